@@ -1,0 +1,102 @@
+"""The two contracts of the house, and the row that everything is made of.
+
+`run` knows `Agent` and nothing else; `behavior` (imagination, search) knows `WorldModel` and nothing else.
+Everything is a pure function over pytrees, so that one `jax.jit` covers a whole update.
+
+A **row** is one step of one env, as a flat dict of arrays:
+
+    obs/<key>      what the env showed at t
+    reward         float32, arrived WITH obs_t
+    is_first       bool, the episode begins at t
+    is_last        bool, the episode ends at t (for any reason; the action has no effect)
+    is_terminal    bool, the world ended at t (implies is_last); is_last alone is a truncation: bootstrap
+    action/<key>   chosen AFTER seeing obs_t
+    out/<key>      what the policy wants stored beside the step (latents, search policies, root values)
+
+A **batch** is rows with two leading axes `[B, C + T]`: C rows of context, then T rows to train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import jax
+from jax import Array
+from jaxtyping import Array as AnyArray
+from jaxtyping import PRNGKeyArray
+
+from reverie.envs.base import Spaces
+
+State = Any  # everything training changes: params, optimizer, slow networks, normalisers, step, RNG key. One pytree
+Carry = Any  # recurrent state of the policy between steps, RNG key included; leading axis [N] on its arrays
+Row = dict[str, Array]
+Metrics = dict[str, Array]
+Mode = Literal["train", "eval", "random"]  # sample | greedy | ignore the network
+
+
+class Agent(Protocol):
+    """What `run` trains. Built by an algorithm from spaces and its own config."""
+
+    obs_space: Spaces
+    act_space: Spaces
+    context: int  # C: rows of a batch that come before the trained ones
+    out_space: Mapping[str, jax.ShapeDtypeStruct]  # <key> -> shape and dtype of the `out` arrays, without batch axes
+
+    def init(self, key: PRNGKeyArray) -> State:
+        """A fresh state. Shapes alone cost nothing: `jax.eval_shape(agent.init, key)`."""
+        ...
+
+    def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
+        """The carry of `batch` envs before their first step."""
+        ...
+
+    def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
+        """One decision for N envs at once.
+
+        Args:
+          state: of `init` or `train`.
+          carry: of `init_carry` or the last call; where `is_first` it is ignored for that env.
+          obs: a row without `action/` and `out/`, arrays `[N, ...]`.
+          mode: static under jit.
+
+        Returns:
+          `(carry, action, out)`: `action/<key>` arrays `[N, ...]` in `act_space`, and `out/<key>` arrays
+          `[N, ...]` in `out_space`.
+        """
+        ...
+
+    def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
+        """One gradient update.
+
+        Args:
+          state: donated by the caller.
+          batch: rows `[B, C + T, ...]`.
+
+        Returns:
+          `(state, out, metrics)`: `out/<key>` arrays `[B, T, ...]` to be written back to the T trained rows
+          (a subset of `out_space`), and scalar metrics. A non-finite loss or gradient leaves `state` as it was
+          (bit for bit, but for the counters `metrics["nonfinite/total"]` and `metrics["nonfinite/streak"]`) and
+          returns the `out` of the batch unchanged.
+        """
+        ...
+
+    def report(self, state: State, batch: Row) -> Metrics:
+        """Held-out figures of a batch (open-loop error); changes nothing."""
+        ...
+
+    def parameters(self, state: State) -> dict[str, int]:
+        """Number of optimised parameters per module; works on shapes (`jax.eval_shape`) too."""
+        ...
+
+
+class WorldModel(Protocol):
+    """What imagination and search both need. Latents are pytrees with any leading axes."""
+
+    def imagine(self, latent: Any, action: Any, key: PRNGKeyArray) -> Any:
+        """One step without data: the latent that follows `latent` when `action` is taken."""
+        ...
+
+    def predict(self, latent: Any) -> tuple[AnyArray, AnyArray]:
+        """`(reward, discount)`, float32, of the latent's own step; the discount includes the horizon."""
+        ...

@@ -1,0 +1,457 @@
+"""DreamerV3, final version (Hafner et al., Nature 2025; arXiv 2301.04104v2).
+
+A recurrent model of the world is learned from replayed sequences; an actor and a critic are learned inside it, from
+imagined continuations of every replayed state. One optimizer, one backward pass, one set of values for all domains.
+
+Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does mix in 1 % uniform, as the papers say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.agent import Metrics, Mode, Row
+from reverie.behavior.imagine import rollout
+from reverie.behavior.policy_gradient import critic, reinforce
+from reverie.behavior.returns import ReturnScale, lambda_return
+from reverie.envs.base import Spaces
+from reverie.model.decode import Decoder
+from reverie.model.encode import Encoder, flat, width
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
+from reverie.model.rssm import RSSM, Latent, features
+from reverie.nn.dists import OneHot, categorical_kl
+from reverie.nn.optim import laprop
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths of one named size; the number of layers never changes (reference `configs.yaml`)."""
+
+    deter: int
+    units: int
+    classes: int
+    depth: int
+
+
+SIZES = {
+    "200k": Size(deter=256, units=32, classes=4, depth=2),  # ours, for laptops and tests; the others are the paper's
+    "1m": Size(deter=512, units=64, classes=4, depth=4),
+    "12m": Size(deter=2048, units=256, classes=16, depth=16),
+    "25m": Size(deter=3072, units=384, classes=24, depth=24),
+    "50m": Size(deter=4096, units=512, classes=32, depth=32),
+    "100m": Size(deter=6144, units=768, classes=48, depth=48),
+    "200m": Size(deter=8192, units=1024, classes=64, depth=64),
+    "400m": Size(deter=12288, units=1536, classes=96, depth=96),
+}
+STOCH = 32  # categorical variables
+BLOCKS = 8  # of the recurrence
+DEPTHS = (2, 3, 4, 4)  # channels per image stage, in multiples of `depth`
+KERNEL = 5
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of the paper. Every one is a flag."""
+
+    size: Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"] = "1m"
+    """Width of all networks, named after the number of parameters."""
+    initial: Literal["zeros", "stored", "stored+refreshed"] = "stored+refreshed"
+    """What a replayed sequence starts from: zeros, the latent stored by the policy, or that latent kept fresh by
+    writing back what training recomputes."""
+    learning_rate: float = 4e-5
+    """Step size of the optimizer after warm-up."""
+    lr_warmup: int = 1000
+    """Updates over which the learning rate rises from zero."""
+    clip: float = 0.3
+    """Adaptive gradient clipping: largest gradient norm as a share of the tensor's own norm. 0 clips nothing."""
+    imagination: int = 15
+    """Imagined steps from every replayed state."""
+    horizon: int = 333
+    """Discount horizon in steps: gamma = 1 - 1 / horizon."""
+    lam: float = 0.95
+    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
+    entropy: float = 3e-4
+    """Weight of the policy's entropy."""
+    unimix: float = 0.01
+    """Share of uniform distribution in the latent categoricals."""
+    policy_unimix: float = 0.01
+    """Share of uniform distribution in discrete actions."""
+    free_nats: float = 1.0
+    """KL below which the dynamics and representation losses are constant."""
+    dynamics_scale: float = 1.0
+    """Weight of the KL that trains the prior."""
+    representation_scale: float = 0.1
+    """Weight of the KL that trains the posterior."""
+    replay_value_scale: float = 0.3
+    """Weight of the critic loss on replayed steps."""
+    slow_rate: float = 0.02
+    """Share of the critic that moves into the slow critic at every update."""
+    return_rate: float = 0.01
+    """Share of the new percentiles that moves into the return scale at every update."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "imagination", "horizon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for name in ("lam", "unimix", "policy_unimix", "slow_rate", "return_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {}
+
+
+class Model(eqx.Module):
+    """All trained networks. Answers the `WorldModel` contract: `imagine` and `predict`."""
+
+    enc: Encoder
+    dyn: RSSM
+    dec: Decoder
+    rew: ScalarHead
+    con: FlagHead
+    pol: PolicyHead
+    val: ScalarHead
+    actions: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray):
+        size = SIZES[config.size]
+        keys = jax.random.split(key, 7)
+        depths = tuple(size.depth * d for d in DEPTHS)
+        stoch = STOCH * size.classes
+        feat = size.deter + stoch
+        shared = {"units": size.units, "layers": 3, "depths": depths, "kernel": KERNEL}
+        self.actions = tuple(sorted(act_space.items()))
+        self.enc = Encoder(obs_space, **shared, key=keys[0])
+        self.dyn = RSSM(
+            action=width(act_space),
+            tokens=self.enc.outputs,
+            deter=size.deter,
+            stoch=STOCH,
+            classes=size.classes,
+            hidden=size.units,
+            blocks=BLOCKS,
+            unimix=config.unimix,
+            key=keys[1],
+        )
+        self.dec = Decoder(obs_space, deter=size.deter, stoch=stoch, blocks=BLOCKS, **shared, key=keys[2])
+        self.rew = ScalarHead(feat, size.units, 1, key=keys[3])
+        self.con = FlagHead(feat, size.units, 1, key=keys[4])
+        self.pol = PolicyHead(act_space, feat, size.units, 3, key=keys[5], unimix=config.policy_unimix)
+        self.val = ScalarHead(feat, size.units, 3, key=keys[6])
+
+    def imagine(self, latent: Latent, action: Mapping[str, Array], key: PRNGKeyArray) -> Latent:
+        return self.dyn.imagine(latent, flat(dict(self.actions), action), key)
+
+    def predict(self, latent: Latent) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        feat = features(latent)
+        return self.rew(feat).pred(), self.con(feat).prob()
+
+
+class State(eqx.Module):
+    """Everything training changes."""
+
+    model: Model
+    slow: ScalarHead  # moving average of the critic
+    returns: ReturnScale
+    optimizer: Any
+    key: PRNGKeyArray
+    updates: Array  # int32, applied updates
+    nonfinite: Array  # int32 [2]: updates skipped in all, and in a row
+
+
+class Carry(eqx.Module):
+    """What the policy remembers between steps: the belief, and the action just taken."""
+
+    latent: Latent
+    action: Float[Array, "N a"]
+    key: PRNGKeyArray
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays."""
+    return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
+
+
+class DreamerV3:
+    """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+        self.config = config
+        self.obs_space, self.act_space = obs_space, act_space
+        self.dtype = dtype
+        size = SIZES[config.size]
+        stored = config.initial != "zeros"
+        self.context = 1 if stored else 0
+        # Latents in replay cost more than a vector observation: half precision for h, one byte per code of z.
+        self.out_space = {
+            "deter": jax.ShapeDtypeStruct((size.deter,), jnp.bfloat16),
+            "stoch": jax.ShapeDtypeStruct((STOCH,), jnp.uint8),
+        } if stored else {}
+        self.optimizer = laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip)
+        self.scales = {
+            "dynamics": config.dynamics_scale,
+            "representation": config.representation_scale,
+            "reward": 1.0,
+            "continue": 1.0,
+            "policy": 1.0,
+            "value": 1.0,
+            "replay_value": config.replay_value_scale,
+            **{f"decode/{key}": 1.0 for key in obs_space},
+        }
+
+    # ---------------------------------------------------------------- acting
+
+    def init(self, key: PRNGKeyArray) -> State:
+        model_key, key = jax.random.split(key)
+        model = Model(self.config, self.obs_space, self.act_space, model_key)
+        return State(
+            model=model,
+            slow=jax.tree.map(jnp.copy, model.val),
+            returns=ReturnScale(),
+            optimizer=self.optimizer.init(model),
+            key=key,
+            updates=jnp.zeros((), jnp.int32),
+            nonfinite=jnp.zeros(2, jnp.int32),
+        )
+
+    def parameters(self, state: State) -> dict[str, int]:
+        names = ("enc", "dyn", "dec", "rew", "con", "pol", "val")
+        return {n: sum(x.size for x in jax.tree.leaves(getattr(state.model, n))) for n in names}
+
+    def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
+        size = SIZES[self.config.size]
+        return Carry(
+            latent=Latent(
+                jnp.zeros((batch, size.deter), self.dtype),
+                jnp.zeros((batch, STOCH, size.classes), self.dtype),
+            ),
+            action=jnp.zeros((batch, width(self.act_space)), jnp.float32),
+            key=key,
+        )
+
+    def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
+        model = state.model
+        key, belief_key, act_key = jax.random.split(carry.key, 3)
+        tokens = model.enc(select(obs, "obs/"), self.dtype)
+        latents, _ = model.dyn.observe(
+            carry.latent, tokens[:, None], carry.action[:, None], obs["is_first"][:, None], belief_key
+        )
+        latent = jax.tree.map(lambda x: x[:, 0], latents)
+        dists = model.pol(features(latent))
+        if mode == "eval":
+            action = {k: d.pred() for k, d in dists.items()}
+        elif mode == "random":
+            action = self._random_action(len(tokens), act_key)
+        else:
+            action = sample(dists, act_key)
+        action = {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
+        carry = Carry(latent, flat(self.act_space, action), key)
+        return carry, prefixed("action/", action), self._stored(latent)
+
+    def _random_action(self, batch: int, key: PRNGKeyArray) -> dict[str, Array]:
+        action = {}
+        for name, key in zip(sorted(self.act_space), jax.random.split(key, len(self.act_space)), strict=True):
+            space = self.act_space[name]
+            if space.kind == "discrete":
+                action[name] = OneHot(jnp.zeros((batch, space.width)), space.classes, space.shape).sample(key)
+            else:
+                action[name] = jax.random.uniform(key, (batch, *space.shape), minval=-1, maxval=1)
+        return action
+
+    def _stored(self, latent: Latent) -> Row:
+        """Latents as replay keeps them."""
+        if not self.context:
+            return {}
+        stoch = jnp.argmax(latent.stoch, -1).astype(jnp.uint8)
+        return {"out/deter": latent.deter.astype(jnp.bfloat16), "out/stoch": stoch}
+
+    def _restored(self, row: Row) -> Latent:
+        """Inverse of `_stored`."""
+        classes = SIZES[self.config.size].classes
+        return Latent(
+            row["out/deter"].astype(self.dtype), jax.nn.one_hot(row["out/stoch"], classes, dtype=self.dtype)
+        )
+
+    # -------------------------------------------------------------- learning
+
+    def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
+        key = jax.random.fold_in(state.key, state.updates)
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (out, returns, metrics)), grads = grad(state.model, state.slow, state.returns, batch, key)
+        norm = optax.global_norm(grads)
+        changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, changes)
+        slow = optax.incremental_update(model.val, state.slow, self.config.slow_rate)
+        new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
+
+        # One poisoned batch must not destroy a run: keep the old state, on the device, without asking the host.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        total, streak = state.nonfinite
+        counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
+        old, new = eqx.partition(state, eqx.is_inexact_array), eqx.partition(new, eqx.is_inexact_array)
+        state = eqx.combine(keep(new[0], old[0]), keep(new[1], old[1]))
+        state = eqx.tree_at(lambda s: s.nonfinite, state, counts)
+        if self.config.initial == "stored+refreshed":
+            out = keep(out, {k: batch[k][:, self.context :] for k in out})
+        else:
+            out = {}
+        metrics |= {"loss/total": loss, "gradient/norm": norm}
+        metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
+        return state, out, metrics
+
+    def loss(
+        self, model: Model, slow: ScalarHead, returns: ReturnScale, batch: Row, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], tuple[Row, ReturnScale, Metrics]]:
+        """The whole objective of one batch.
+
+            row          0 | 1    2    3    ...  T       row 0 is context: its stored latent starts the sequence
+            obs              o1   o2   o3        oT
+            action       a0  a1   a2   a3        aT      latent t needs action t-1
+            latent      (s0) s1   s2   s3        sT
+            reward           r1   r2   r3        rT      arrived with obs t: predicted from latent t
+            continue         c1   c2   c3        cT      1 - is_terminal, times gamma: carries the discount
+
+        Returns:
+          the loss, and `(out, returns, metrics)`: refreshed latents, the moved return scale, scalars.
+        """
+        config = self.config
+        observe_key, imagine_key = jax.random.split(key)
+        losses: dict[str, Array] = {}
+
+        # World model: what was, from what was seen.
+        rows, latents, posterior = self._observe(model, batch, observe_key)
+        obs = select(rows, "obs/")
+        feat = features(latents)
+        prior = model.dyn.prior(latents.deter)
+        dynamics = categorical_kl(stop_gradient(posterior), prior)
+        representation = categorical_kl(posterior, stop_gradient(prior))
+        losses["dynamics"] = jnp.maximum(dynamics, config.free_nats)
+        losses["representation"] = jnp.maximum(representation, config.free_nats)
+        for name, dist in model.dec(latents.deter, feat[..., : -latents.deter.shape[-1]]).items():
+            image = self.obs_space[name].kind == "image"
+            target = obs[name].astype(jnp.float32) / 255 if image else obs[name]
+            losses[f"decode/{name}"] = dist.loss(target)
+        losses["reward"] = model.rew(feat).loss(rows["reward"])
+        gamma = 1 - 1 / config.horizon
+        alive = 1 - rows["is_terminal"].astype(jnp.float32)
+        losses["continue"] = model.con(feat).loss(gamma * alive)
+
+        # Behaviour: what could be, from every replayed state.
+        behave, returns, imagined_returns, metrics = self._behave(model, slow, returns, latents, imagine_key)
+        losses |= {k: v.reshape(rows["reward"].shape) for k, v in behave.items()}
+
+        # The critic also learns from what really happened, with imagination as its bootstrap; this gradient reaches
+        # the world model. A truncated row bootstraps and carries no loss: its successor belongs to another episode.
+        value, slow_value = model.val(feat), slow(stop_gradient(feat)).pred()
+        last = rows["is_last"].astype(jnp.float32)
+        target = lambda_return(
+            rows["reward"], gamma * alive, config.lam * (1 - last), imagined_returns.reshape(last.shape)
+        )
+        padded = jnp.concatenate([target, slow_value[:, -1:]], 1)
+        losses["replay_value"] = ((1 - last) * critic(value, padded, slow_value))[:, :-1]
+
+        assert losses.keys() == self.scales.keys(), (sorted(losses), sorted(self.scales))
+        means = {k: v.mean() for k, v in losses.items()}
+        loss = sum(self.scales[k] * v for k, v in means.items())
+        metrics |= {f"loss/{k}": v for k, v in means.items()}
+        metrics |= {
+            "kl": dynamics.mean(),
+            "entropy/prior": -jnp.sum(jnp.exp(prior) * prior, (-2, -1)).mean(),
+            "entropy/posterior": -jnp.sum(jnp.exp(posterior) * posterior, (-2, -1)).mean(),
+            "replay/return": target.mean(),
+            "replay/reward": rows["reward"].mean(),
+            "replay/value": value.pred().mean(),
+        }
+        return loss, (self._stored(latents), returns, metrics)
+
+    def _observe(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[Row, Latent, Array]:
+        """Splits off the context and runs the model over the rest; rows and latents `[B, T]`."""
+        actions = flat(self.act_space, select(batch, "action/"))
+        rows = {k: v[:, self.context :] for k, v in batch.items()}
+        resets = rows["is_first"]
+        if self.context:
+            start = self._restored({k: v[:, 0] for k, v in batch.items() if k.startswith("out/")})
+            previous = actions[:, :-1]
+        else:
+            # Nothing is known of what came before: every sequence starts like an episode.
+            start = model.dyn.zeros((resets.shape[0],), self.dtype)
+            previous = jnp.concatenate([jnp.zeros_like(actions[:, :1]), actions[:, :-1]], 1)
+            resets = resets.at[:, 0].set(True)
+        tokens = model.enc(select(rows, "obs/"), self.dtype)
+        latents, posterior = model.dyn.observe(start, tokens, previous, resets, key)
+        return rows, latents, posterior
+
+    def _behave(
+        self, model: Model, slow: ScalarHead, returns: ReturnScale, latents: Latent, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], ReturnScale, Array, Metrics]:
+        """Actor and critic losses `[M]` on imagined trajectories, and the return `[M]` of their first states.
+
+            latent      s0   s1   ...   sH       s0 is a replayed state
+            action      a0   a1   ...   (aH)     a_t chosen at s_t
+            reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
+            discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end
+            weight      d0   d0d1 ...            how likely the trajectory is to get this far
+            return      R0   R1   ...   .        of s_t; sH only bootstraps
+        """
+        config = self.config
+        frozen = stop_gradient(model)
+        start = jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), latents)
+        act = lambda latent, key: sample(frozen.pol(features(latent)), key)
+        imagined, actions = rollout(frozen, act, start, config.imagination, key)
+        feat = features(imagined)  # [H + 1, M, F]; time-major, as the loop leaves it
+        reward, discount = frozen.rew(feat).pred(), frozen.con(feat).prob()
+        policy, value = model.pol(feat), model.val(feat)
+        mean, slow_mean = stop_gradient(value.pred()), slow(feat).pred()
+
+        target = lambda_return(reward.T, discount.T, jnp.full_like(mean.T, config.lam), mean.T).T
+        returns = returns.update(target, config.return_rate)
+        advantage = (target - mean[:-1]) / returns.scale()
+        weight = jnp.cumprod(discount, 0)
+        padded = jnp.concatenate([advantage, jnp.zeros_like(advantage[:1])], 0)
+        actor = (weight * reinforce(policy, actions, padded, config.entropy))[:-1]
+        padded = jnp.concatenate([target, slow_mean[-1:]], 0)
+        value_loss = (weight * critic(value, padded, slow_mean))[:-1]
+
+        metrics = {
+            "imagined/return": target.mean(),
+            "imagined/reward": reward.mean(),
+            "imagined/value": mean.mean(),
+            "imagined/discount": discount.mean(),
+            "imagined/length": weight.sum(0).mean(),
+            "policy/return_scale": returns.scale(),
+            "policy/advantage": jnp.abs(advantage).mean(),
+        }
+        for name, dist in policy.items():
+            metrics[f"policy/entropy/{name}"] = dist.entropy().mean()
+            metrics[f"policy/randomness/{name}"] = dist.entropy().mean() / dist.max_entropy()
+        losses = {"policy": actor.mean(0), "value": value_loss.mean(0)}
+        return losses, returns, target[0], stop_gradient(metrics)
+
+    # ------------------------------------------------------------- reporting
+
+    def report(self, state: State, batch: Row) -> Metrics:
+        """Open-loop error: five rows of context, then the model is told only the actions.
+
+        Squared error of decoded observations (symlog space for vectors) and of rewards at 1, 5, 15, ... steps without
+        data, averaged over the batch; horizons beyond the batch, or beyond an episode's end, are left out.
+        """
+        return {}
+
+
+def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """The arrays under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in rows.items() if k.startswith(prefix)}
+
+
+def prefixed(prefix: str, arrays: Mapping[str, Array]) -> Row:
+    return {prefix + k: v for k, v in arrays.items()}

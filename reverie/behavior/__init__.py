@@ -1,0 +1,1 @@
+"""Acting by imagining: rollouts inside a world model, returns, and the losses of what acts."""

@@ -1,0 +1,119 @@
+"""What an environment is, for everything above it.
+
+An env speaks in `Step`s. The flags keep apart what Gymnasium's `done` confuses:
+
+    time      t = 0        1        2        3      |  4        5
+    obs       o0           o1       o2       o3     |  o4       o5
+    reward    0            r1       r2       r3     |  0        r5     reward_t arrived WITH obs_t
+    is_first  1            0        0        0      |  1        0
+    is_last   0            0        0        1      |  0        0      the episode ends here, for any reason
+    is_terminal            0        0        0/1    |  0        0      1: the world ended; 0: only the clock did
+    action    a0           a1       a2       (a3)   |  a4       a5     action_t was chosen AFTER seeing obs_t
+
+The action of an `is_last` row has no effect: the next step of that env is a reset.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Space:
+    """One array of an observation or of an action.
+
+    Attributes:
+      kind: `image` (uint8, `[H, W, C]`, values 0..255), `vector` (float32, any shape) or
+        `discrete` (int32, any shape, element `i` in `0 .. classes[i] - 1`).
+      shape: the shape of one element, without batch or time axes.
+      classes: `discrete` only: the number of classes of every element, flattened.
+      low, high: `vector` only: bounds of every element, flattened; may be infinite.
+        Vector actions are always in [-1, 1]: the adapter rescales them to the env's own bounds.
+    """
+
+    kind: Literal["image", "vector", "discrete"]
+    shape: tuple[int, ...]
+    classes: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype({"image": "uint8", "vector": "float32", "discrete": "int32"}[self.kind])
+
+    @property
+    def width(self) -> int:
+        """Length of this array as a flat float vector; discrete elements count as one-hots."""
+        return sum(self.classes) if self.kind == "discrete" else math.prod(self.shape)
+
+    def describe(self) -> str:
+        extra = f" classes {self.classes}" if self.kind == "discrete" else ""
+        return f"{self.kind} {self.dtype} {list(self.shape)}{extra}"
+
+
+Spaces = dict[str, Space]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an env says at one time step. `obs` holds exactly the keys, shapes and dtypes of `obs_space`."""
+
+    obs: Arrays
+    reward: float
+    is_first: bool
+    is_last: bool
+    is_terminal: bool
+
+
+@runtime_checkable
+class Env(Protocol):
+    """A single environment. Wrappers and adapters speak this, and nothing above `envs` speaks anything else."""
+
+    @property
+    def obs_space(self) -> Spaces: ...
+
+    @property
+    def act_space(self) -> Spaces: ...
+
+    def reset(self, seed: int | None = None) -> Step:
+        """Begins an episode; the same seed and the same actions give the same episode."""
+        ...
+
+    def step(self, action: Arrays) -> Step:
+        """Applies `action` (keys, shapes and dtypes of `act_space`)."""
+        ...
+
+    def render(self) -> np.ndarray | None:
+        """The current picture, uint8 `[H, W, 3]`, or None when the env cannot draw."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def to_json(spaces: Spaces) -> dict[str, Any]:
+    """Spaces as plain JSON values (infinite bounds as strings), for manifests and for comparing."""
+    text = lambda xs: [x if math.isfinite(x) else str(x) for x in xs]
+    return {
+        key: {
+            "kind": s.kind,
+            "shape": list(s.shape),
+            "classes": list(s.classes),
+            "low": text(s.low),
+            "high": text(s.high),
+        }
+        for key, s in spaces.items()
+    }
+
+
+def from_json(data: dict[str, Any]) -> Spaces:
+    """Inverse of `to_json`."""
+    floats = lambda xs: tuple(float(x) for x in xs)
+    return {
+        key: Space(v["kind"], tuple(v["shape"]), tuple(v["classes"]), floats(v["low"]), floats(v["high"]))
+        for key, v in data.items()
+    }

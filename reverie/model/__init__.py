@@ -1,0 +1,1 @@
+"""Parts of world models: encoders, decoders, heads and the recurrent latent dynamics."""

@@ -1,0 +1,206 @@
+"""The recurrent state-space model of DreamerV3: a block-diagonal GRU with categorical latents.
+
+    deter_t  = core(deter_{t-1}, stoch_{t-1}, action_{t-1})      h, deterministic
+    prior    : stoch_t ~ p(. | deter_t)                          imagine: without the observation
+    posterior: stoch_t ~ q(. | deter_t, tokens_t)                observe: with it
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from reverie.nn.dists import sample_one_hot, straight_through, unimix
+from reverie.nn.layers import MLP, BlockLinear, Linear, along_last, block_matmul
+from reverie.nn.norm import RMSNorm
+
+
+class Latent(NamedTuple):
+    """A state of the model: `deter` `[*B, D]` and one-hot `stoch` `[*B, S, Z]`, both in the compute dtype."""
+
+    deter: Float[Array, "*B d"]
+    stoch: Float[Array, "*B s z"]
+
+
+def features(latent: Latent) -> Float[Array, "*B f"]:
+    """What the heads read: `[stoch, deter]`."""
+    stoch = latent.stoch.reshape(*latent.stoch.shape[:-2], -1)
+    return jnp.concatenate([stoch, latent.deter], -1)
+
+
+class BlockGRU(eqx.Module):
+    """The deterministic transition (reference `rssm.py: _core`).
+
+    Three inputs of equal width - from deter, stoch and action - are fed to all blocks; a block of the recurrence sees
+    them and its own slice of deter only. Reset gate, candidate and update gate are split within each block.
+    """
+
+    from_deter: Linear
+    from_stoch: Linear
+    from_action: Linear
+    deter_norm: RMSNorm
+    stoch_norm: RMSNorm
+    action_norm: RMSNorm
+    hidden: BlockLinear
+    hidden_norm: RMSNorm
+    gates: BlockLinear
+
+    def __init__(self, deter: int, stoch: int, action: int, hidden: int, blocks: int, *, key: PRNGKeyArray):
+        keys = jax.random.split(key, 5)
+        self.from_deter = Linear(deter, hidden, key=keys[0])
+        self.from_stoch = Linear(stoch, hidden, key=keys[1])
+        self.from_action = Linear(action, hidden, key=keys[2])
+        self.deter_norm, self.stoch_norm, self.action_norm = (RMSNorm(hidden) for _ in range(3))
+        self.hidden = BlockLinear(deter + blocks * 3 * hidden, deter, blocks, key=keys[3])
+        self.hidden_norm = RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks, key=keys[4])
+
+    def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
+        """What the action adds to the hidden pre-activation. Independent of the state: computed for all steps at once."""
+        action = action / lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+        x = jax.nn.silu(self.action_norm(self.from_action(action.astype(dtype))))
+        _, _, from_action = self._shared_weights()
+        y = x @ from_action.astype(dtype)
+        return y + along_last(self.hidden.bias, y)
+
+    def __call__(
+        self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B d"]
+    ) -> Float[Array, "*B d"]:
+        """The next deter. `drive` is `self.drive(action)`."""
+        from_deter, from_stoch, _ = self._shared_weights()
+        own = self.hidden.weight[:, : deter.shape[-1] // self._blocks]
+        x0 = jax.nn.silu(self.deter_norm(self.from_deter(deter)))
+        x1 = jax.nn.silu(self.stoch_norm(self.from_stoch(stoch)))
+        shared = jnp.concatenate([from_deter, from_stoch], 0).astype(deter.dtype)
+        x = block_matmul(deter, own) + jnp.concatenate([x0, x1], -1) @ shared + drive
+        x = jax.nn.silu(self.hidden_norm(x))
+        gates = self.gates(x).reshape(*x.shape[:-1], self._blocks, 3, -1)
+        reset, candidate, update = (gates[..., i, :].reshape(deter.shape) for i in range(3))
+        candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
+        update = jax.nn.sigmoid(update - 1)
+        return update * candidate + (1 - update) * deter
+
+    @property
+    def _blocks(self) -> int:
+        return self.gates.weight.shape[0]
+
+    def _shared_weights(self) -> tuple[Array, Array, Array]:
+        """The rows of the block weights that read the inputs common to all blocks, as dense matrices `[hidden, D]`."""
+        blocks, rows, outputs = self.hidden.weight.shape
+        width = self.from_deter.weight.shape[1]
+        shared = self.hidden.weight[:, rows - 3 * width :]
+        dense = jnp.swapaxes(shared, 0, 1).reshape(3 * width, blocks * outputs)
+        return dense[:width], dense[width : 2 * width], dense[2 * width :]
+
+
+class RSSM(eqx.Module):
+    """Dynamics and beliefs. All methods take any leading batch shape unless they name a time axis."""
+
+    core: BlockGRU
+    prior_mlp: MLP
+    prior_out: Linear
+    post_hidden: Linear
+    post_norm: RMSNorm
+    post_out: Linear
+    deter: int = eqx.field(static=True)
+    stoch: int = eqx.field(static=True)
+    classes: int = eqx.field(static=True)
+    unimix: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        action: int,
+        tokens: int,
+        deter: int,
+        stoch: int,
+        classes: int,
+        hidden: int,
+        blocks: int,
+        unimix: float,
+        key: PRNGKeyArray,
+    ):
+        keys = jax.random.split(key, 5)
+        self.core = BlockGRU(deter, stoch * classes, action, hidden, blocks, key=keys[0])
+        self.prior_mlp = MLP(deter, hidden, 2, key=keys[1])
+        self.prior_out = Linear(hidden, stoch * classes, key=keys[2])
+        self.post_hidden = Linear(deter + tokens, hidden, key=keys[3])
+        self.post_norm = RMSNorm(hidden)
+        self.post_out = Linear(hidden, stoch * classes, key=keys[4])
+        self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
+
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
+        """The state before an episode."""
+        return Latent(jnp.zeros((*batch, self.deter), dtype), jnp.zeros((*batch, self.stoch, self.classes), dtype))
+
+    def prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s z"]:
+        """Log-probabilities of stoch given deter alone."""
+        return self._logp(self.prior_out(self.prior_mlp(deter)))
+
+    def observe(
+        self,
+        start: Latent,
+        tokens: Float[Array, "B T e"],
+        actions: Float[Array, "B T a"],
+        resets: Bool[Array, "B T"],
+        key: PRNGKeyArray,
+    ) -> tuple[Latent, Float[Array, "B T s z"]]:
+        """Latents of observed sequences.
+
+            tokens    x1   x2   x3         of the rows themselves
+            actions   a0   a1   a2         taken BEFORE the rows: the caller shifts them
+            latents   s1   s2   s3
+
+        Args:
+          start: s0, `[B, ...]`.
+          resets: `is_first` of the rows: there the state and the action before are zeroed.
+
+        Returns:
+          Latents `[B, T, ...]` (straight-through samples) and the posterior's log-probabilities.
+        """
+        dtype = start.deter.dtype
+        # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
+        drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
+        seen = tokens @ self.post_hidden.weight[self.deter :].astype(dtype)
+        seen = seen + along_last(self.post_hidden.bias, seen)
+        uniform = jax.random.uniform(key, (*resets.shape, self.stoch))
+
+        def step(latent: Latent, xs: tuple[Array, ...]) -> tuple[Latent, tuple[Latent, Array]]:
+            drive, seen, reset, uniform = xs
+            latent = jax.tree.map(lambda x: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), 0, x), latent)
+            deter = self.core(latent.deter, self._flat(latent.stoch), drive)
+            logp = self._posterior(deter, seen)
+            latent = Latent(deter, self._sample(logp, uniform).astype(dtype))
+            return latent, (latent, logp)
+
+        time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (drive, seen, resets, uniform))
+        _, out = lax.scan(step, start, time_major)
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
+
+    def imagine(
+        self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray
+    ) -> Latent:
+        """The latent that follows when `action` is taken, sampled from the prior."""
+        drive = self.core.drive(action, latent.deter.dtype)
+        deter = self.core(latent.deter, self._flat(latent.stoch), drive)
+        logp = self.prior(deter)
+        uniform = jax.random.uniform(key, logp.shape[:-1])
+        return Latent(deter, self._sample(logp, uniform).astype(deter.dtype))
+
+    def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s z"]:
+        x = deter @ self.post_hidden.weight[: self.deter].astype(deter.dtype) + seen
+        return self._logp(self.post_out(jax.nn.silu(self.post_norm(x))))
+
+    def _logp(self, logits: Float[Array, "*B sz"]) -> Float[Array, "*B s z"]:
+        return unimix(logits.reshape(*logits.shape[:-1], self.stoch, self.classes), self.unimix)
+
+    def _sample(self, logp: Float[Array, "*B s z"], uniform: Float[Array, "*B s"]) -> Float[Array, "*B s z"]:
+        return straight_through(sample_one_hot(lax.stop_gradient(logp), uniform), jnp.exp(logp))
+
+    def _flat(self, stoch: Float[Array, "*B s z"]) -> Float[Array, "*B sz"]:
+        return stoch.reshape(*stoch.shape[:-2], -1)

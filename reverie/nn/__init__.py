@@ -1,0 +1,1 @@
+"""The lowest room: layers, distributions, transforms, optimizers. Imports nothing of ours."""

@@ -1,0 +1,213 @@
+"""The distributions of the heads: parameters in, float32 losses and predictions out.
+
+Every one takes its parameters with any leading batch shape `*B` and reduces its own event axes, so that `loss`,
+`logp` and `entropy` are `[*B]`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reverie.nn.transforms import symlog, two_hot
+
+
+def unimix(logits: Float[Array, "*B z"], amount: float) -> Float[Array, "*B z"]:
+    """Log-probabilities of `softmax(logits)` mixed with `amount` of a uniform distribution, float32.
+
+    Keeps every class possible, so that no KL or log-probability can become infinite (DreamerV3, section
+    "Robust predictions"). `amount` 0 only normalises.
+    """
+    logits = logits.astype(jnp.float32)
+    if amount == 0.0:
+        return jax.nn.log_softmax(logits, -1)
+    return jnp.log((1 - amount) * jax.nn.softmax(logits, -1) + amount / logits.shape[-1])
+
+
+def sample_one_hot(logp: Float[Array, "*B z"], uniform: Float[Array, "*B"]) -> Float[Array, "*B z"]:
+    """Samples by the inverse of the cumulative distribution: one uniform number in [0, 1) per variable.
+
+    The Gumbel trick needs one per class; random bits are a visible part of an update on a CPU.
+    """
+    cdf = jnp.cumsum(jnp.exp(logp), -1)
+    # Scaled by the total, which rounding leaves a little off one: the last class is always reachable.
+    passed = (cdf[..., :-1] <= uniform[..., None] * cdf[..., -1:]).astype(jnp.float32)
+    ones = jnp.ones((*passed.shape[:-1], 1), jnp.float32)
+    steps = jnp.concatenate([ones, passed, 0 * ones], -1)
+    return steps[..., :-1] - steps[..., 1:]
+
+
+def straight_through(sample: Float[Array, "*B z"], probs: Float[Array, "*B z"]) -> Float[Array, "*B z"]:
+    """The value of `sample` with the gradient of `probs` (Bengio et al. 2013; DreamerV2, algorithm 1)."""
+    return sample + (probs - stop_gradient(probs))
+
+
+def categorical_kl(p: Float[Array, "*B s z"], q: Float[Array, "*B s z"]) -> Float[Array, "*B"]:
+    """KL(p || q) of log-probabilities, summed over the `s` variables."""
+    return jnp.sum(jnp.exp(p) * (p - q), (-2, -1))
+
+
+class OneHot:
+    """Independent categorical variables of one action or observation, with `classes` that may differ.
+
+    `logits` hold the classes of all elements side by side; elements with fewer classes are padded with a mask,
+    so that one code path serves Discrete, MultiDiscrete and MultiBinary. Values are int32 `[*B, *shape]`.
+    """
+
+    logp: Float[Array, "*B n z"]
+    valid: np.ndarray
+    shape: tuple[int, ...]
+
+    def __init__(
+        self, logits: Float[Array, "*B width"], classes: tuple[int, ...], shape: tuple[int, ...], mix: float = 0.0
+    ):
+        counts = np.array(classes)
+        most = counts.max()
+        self.valid = np.arange(most)[None, :] < counts[:, None]
+        self.shape = shape
+        batch = logits.shape[:-1]
+        if (counts == most).all():
+            self.logp = unimix(logits.reshape(*batch, len(classes), most), mix)
+            return
+        starts = np.cumsum(counts) - counts
+        index = np.where(self.valid, starts[:, None] + np.arange(most)[None, :], 0)
+        padded = logits.astype(jnp.float32)[..., index]
+        # The smallest finite number, not minus infinity: 0 * -inf in an entropy is NaN.
+        mask = np.broadcast_to(self.valid, padded.shape)
+        logp = jax.nn.log_softmax(jnp.where(mask, padded, jnp.finfo(jnp.float32).min), -1)
+        floor = np.broadcast_to(mix / counts[:, None], padded.shape)
+        mixed = jnp.log(jnp.where(mask, (1 - mix) * jnp.exp(logp) + floor, 1.0))
+        self.logp = jnp.where(mask, mixed if mix else logp, jnp.finfo(jnp.float32).min)
+
+    def _events(self, x: Float[Array, "*B n"]) -> Float[Array, "*B"]:
+        return jnp.sum(x, -1)
+
+    def pred(self) -> Int[Array, "..."]:
+        """The most probable classes."""
+        best = jnp.argmax(self.logp, -1)
+        return best.reshape(*best.shape[:-1], *self.shape).astype(jnp.int32)
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "..."]:
+        uniform = jax.random.uniform(key, self.logp.shape[:-1])
+        index = jnp.argmax(sample_one_hot(self.logp, uniform), -1)
+        return index.reshape(*index.shape[:-1], *self.shape).astype(jnp.int32)
+
+    def logp_of(self, value: Int[Array, "..."]) -> Float[Array, "*B"]:
+        value = value.reshape(self.logp.shape[:-1])
+        hot = jax.nn.one_hot(value, self.logp.shape[-1], dtype=bool)
+        return self._events(jnp.sum(jnp.where(hot, self.logp, 0.0), -1))
+
+    def loss(self, target: Int[Array, "..."]) -> Float[Array, "*B"]:
+        return -self.logp_of(target)
+
+    def entropy(self) -> Float[Array, "*B"]:
+        mask = np.broadcast_to(self.valid, self.logp.shape)
+        return self._events(-jnp.sum(jnp.where(mask, jnp.exp(self.logp) * self.logp, 0.0), -1))
+
+    def max_entropy(self) -> float:
+        """Nats of the uniform distribution, a scale for `entropy`."""
+        return float(np.log(self.valid.sum(-1)).sum())
+
+
+class BoundedNormal:
+    """Normal(tanh(mean), std) with std in [low, high]: the continuous policy of DreamerV3. Sums over the last axis.
+
+    Samples are not clipped here: a score-function gradient needs the log-probability of what was sampled.
+    """
+
+    mean: Float[Array, "*B n"]
+    std: Float[Array, "*B n"]
+    shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        mean: Float[Array, "*B n"],
+        std: Float[Array, "*B n"],
+        shape: tuple[int, ...],
+        low: float = 0.1,
+        high: float = 1.0,
+    ):
+        self.mean = jnp.tanh(mean.astype(jnp.float32))
+        self.std = (high - low) * jax.nn.sigmoid(std.astype(jnp.float32) + 2.0) + low
+        self.shape = shape
+
+    def pred(self) -> Float[Array, "..."]:
+        return self.mean.reshape(*self.mean.shape[:-1], *self.shape)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
+        x = self.mean + self.std * jax.random.normal(key, self.mean.shape)
+        return x.reshape(*self.mean.shape[:-1], *self.shape)
+
+    def logp_of(self, value: Float[Array, "..."]) -> Float[Array, "*B"]:
+        z = (value.reshape(self.mean.shape) - self.mean) / self.std
+        return jnp.sum(-0.5 * z * z - jnp.log(self.std) - 0.5 * math.log(2 * math.pi), -1)
+
+    def entropy(self) -> Float[Array, "*B"]:
+        return jnp.sum(jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e), -1)
+
+    def max_entropy(self) -> float:
+        """Nats at the largest std of the reference (1.0), a scale for `entropy`."""
+        return self.mean.shape[-1] * 0.5 * math.log(2 * math.pi * math.e)
+
+
+class TwoHot:
+    """A scalar as a categorical over fixed bins in raw space (DreamerV3, "symexp twohot", eqs. 9-11)."""
+
+    logits: Float[Array, "*B v"]
+    bins: np.ndarray
+
+    def __init__(self, logits: Float[Array, "*B v"], bins: np.ndarray):
+        self.logits = logits.astype(jnp.float32)
+        self.bins = bins
+
+    def pred(self) -> Float[Array, "*B"]:
+        """The expected bin. Summed symmetrically: with equal probabilities it is exactly 0, however large the bins."""
+        weighted = jax.nn.softmax(self.logits, -1) * self.bins.reshape((1,) * (self.logits.ndim - 1) + (-1,))
+        half = len(self.bins) // 2
+        pairs = weighted[..., :half][..., ::-1] + weighted[..., -half:]
+        middle = weighted[..., half] if len(self.bins) % 2 else 0.0
+        return jnp.sum(pairs, -1) + middle
+
+    def loss(self, target: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        """Cross-entropy to the two-hot code of `target` (given in raw space; no gradient into it)."""
+        code = two_hot(stop_gradient(target), self.bins)
+        return -jnp.sum(code * jax.nn.log_softmax(self.logits, -1), -1)
+
+
+class Binary:
+    """Bernoulli with soft targets: the continue flag, which may carry the discount."""
+
+    logit: Float[Array, "*B"]
+
+    def __init__(self, logit: Float[Array, "*B"]):
+        self.logit = logit.astype(jnp.float32)
+
+    def prob(self) -> Float[Array, "*B"]:
+        """The probability of 1."""
+        return jax.nn.sigmoid(self.logit)
+
+    def loss(self, target: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        target = stop_gradient(target)
+        return -(target * jax.nn.log_sigmoid(self.logit) + (1 - target) * jax.nn.log_sigmoid(-self.logit))
+
+
+class Squared:
+    """Sum of squared errors over the last `dims` axes: no half and no constant; `squash` is applied to the target."""
+
+    mean: Float[Array, "..."]
+    dims: int
+    squash: bool
+
+    def __init__(self, mean: Float[Array, "..."], dims: int, squash: bool = False):
+        self.mean = mean.astype(jnp.float32)
+        self.dims = dims
+        self.squash = squash
+
+    def loss(self, target: Float[Array, "..."]) -> Float[Array, "*B"]:
+        target = stop_gradient(symlog(target) if self.squash else target)
+        return jnp.sum(jnp.square(self.mean - target), tuple(range(-self.dims, 0)))

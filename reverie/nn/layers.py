@@ -1,0 +1,103 @@
+"""Layers: a few lines each, any leading batch shape, float32 parameters cast to the dtype of their input."""
+
+from __future__ import annotations
+
+import math
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.nn.init import truncated_normal
+from reverie.nn.norm import RMSNorm
+
+
+def along_last(p: Float[Array, " n"], like: Array) -> Array:
+    """`p` as the last axis of `like`, in its dtype: `[n] -> [1, ..., 1, n]`."""
+    return p.astype(like.dtype).reshape((1,) * (like.ndim - 1) + p.shape)
+
+
+class Linear(eqx.Module):
+    """`y = x W + b`."""
+
+    weight: Float[Array, "i o"]
+    bias: Float[Array, " o"]
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0):
+        self.weight = truncated_normal(key, (inputs, outputs), inputs, scale)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
+        y = x @ self.weight.astype(x.dtype)
+        return y + along_last(self.bias, y)
+
+
+class BlockLinear(eqx.Module):
+    """A linear layer with a block-diagonal matrix: block `g` of the input feeds block `g` of the output."""
+
+    weight: Float[Array, "g i o"]
+    bias: Float[Array, " go"]
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, key: PRNGKeyArray):
+        if inputs % blocks or outputs % blocks:
+            raise ValueError(f"{inputs} inputs and {outputs} outputs must both be multiples of {blocks} blocks")
+        # The reference takes the fan-in of the whole input, not of one block.
+        self.weight = truncated_normal(key, (blocks, inputs // blocks, outputs // blocks), inputs)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def __call__(self, x: Float[Array, "*B gi"]) -> Float[Array, "*B go"]:
+        y = block_matmul(x, self.weight)
+        return y + along_last(self.bias, y)
+
+
+def block_matmul(x: Float[Array, "*B gi"], weight: Float[Array, "g i o"]) -> Float[Array, "*B go"]:
+    """Multiplies every block of the last axis by its own matrix."""
+    blocks, inputs, outputs = weight.shape
+    grouped = x.reshape(*x.shape[:-1], blocks, inputs)
+    y = jnp.einsum("...gi,gio->...go", grouped, weight.astype(x.dtype))
+    return y.reshape(*x.shape[:-1], blocks * outputs)
+
+
+class Conv(eqx.Module):
+    """2-D convolution, stride 1, same padding, over `[..., H, W, C]`."""
+
+    weight: Float[Array, "k k i o"]
+    bias: Float[Array, " o"]
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, key: PRNGKeyArray):
+        shape = (kernel, kernel, inputs, outputs)
+        self.weight = truncated_normal(key, shape, kernel * kernel * inputs)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def __call__(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h w o"]:
+        batch = x.shape[:-3]
+        y = lax.conv_general_dilated(
+            x.reshape(math.prod(batch), *x.shape[-3:]),
+            self.weight.astype(x.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        y = y + along_last(self.bias, y)
+        return y.reshape(*batch, *y.shape[1:])
+
+
+class MLP(eqx.Module):
+    """`layers` times linear, RMSNorm, SiLU."""
+
+    linears: tuple[Linear, ...]
+    norms: tuple[RMSNorm, ...]
+
+    def __init__(self, inputs: int, units: int, layers: int, *, key: PRNGKeyArray):
+        widths = [inputs] + [units] * layers
+        keys = jax.random.split(key, layers)
+        self.linears = tuple(
+            Linear(widths[i], widths[i + 1], key=keys[i]) for i in range(layers)
+        )
+        self.norms = tuple(RMSNorm(units) for _ in range(layers))
+
+    def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = jax.nn.silu(norm(linear(x)))
+        return x
