@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.nn.dists import sample_one_hot, straight_through, unimix
-from reverie.nn.layers import MLP, BlockLinear, Linear, along_last, block_matmul
+from reverie.nn.layers import MLP, BlockLinear, Linear, along_last, per_block
 from reverie.nn.norm import RMSNorm
 
 
@@ -73,17 +73,12 @@ class BlockGRU(eqx.Module):
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
         from_deter, from_stoch, _ = self._shared_weights()
-        own = self.hidden.weight[:, : deter.shape[-1] // self._blocks]
+        own = self.hidden.weight[:, : deter.shape[-1] // self._blocks].astype(deter.dtype)
         x0 = jax.nn.silu(self.deter_norm(self.from_deter(deter)))
         x1 = jax.nn.silu(self.stoch_norm(self.from_stoch(stoch)))
         shared = jnp.concatenate([from_deter, from_stoch], 0).astype(deter.dtype)
-        x = block_matmul(deter, own) + jnp.concatenate([x0, x1], -1) @ shared + drive
-        x = jax.nn.silu(self.hidden_norm(x))
-        gates = self.gates(x).reshape(*x.shape[:-1], self._blocks, 3, -1)
-        reset, candidate, update = (gates[..., i, :].reshape(deter.shape) for i in range(3))
-        candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
-        update = jax.nn.sigmoid(update - 1)
-        return update * candidate + (1 - update) * deter
+        x = jnp.concatenate([x0, x1], -1) @ shared + per_block(lambda w, h: h @ w, own, deter) + drive
+        return self.gates.map(gru, jax.nn.silu(self.hidden_norm(x)), deter)
 
     @property
     def _blocks(self) -> int:
@@ -96,6 +91,14 @@ class BlockGRU(eqx.Module):
         shared = self.hidden.weight[:, rows - 3 * width :]
         dense = jnp.swapaxes(shared, 0, 1).reshape(3 * width, blocks * outputs)
         return dense[:width], dense[width : 2 * width], dense[2 * width :]
+
+
+def gru(gates: Float[Array, "*B 3d"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+    """The gated update of `state`; gates are reset, candidate and update, in this order."""
+    reset, candidate, update = jnp.split(gates, 3, -1)
+    candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
+    update = jax.nn.sigmoid(update - 1)
+    return update * candidate + (1 - update) * state
 
 
 class RSSM(eqx.Module):
