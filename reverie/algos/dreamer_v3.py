@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -330,17 +331,14 @@ class DreamerV3:
 
         # World model: what was, from what was seen.
         rows, latents, posterior = self._observe(model, batch, observe_key)
-        obs = select(rows, "obs/")
         feat = features(latents)
         prior = model.dyn.prior(latents.deter)
         dynamics = categorical_kl(stop_gradient(posterior), prior)
         representation = categorical_kl(posterior, stop_gradient(prior))
         losses["dynamics"] = jnp.maximum(dynamics, config.free_nats)
         losses["representation"] = jnp.maximum(representation, config.free_nats)
-        for name, dist in model.dec(latents.deter, feat[..., : -latents.deter.shape[-1]]).items():
-            image = self.obs_space[name].kind == "image"
-            target = obs[name].astype(jnp.float32) / 255 if image else obs[name]
-            losses[f"decode/{name}"] = dist.loss(target)
+        for name, dist in self._decode(model, latents).items():
+            losses[f"decode/{name}"] = dist.loss(self._target(name, rows))
         losses["reward"] = model.rew(feat).loss(rows["reward"])
         gamma = 1 - 1 / config.horizon
         alive = 1 - rows["is_terminal"].astype(jnp.float32)
@@ -440,12 +438,61 @@ class DreamerV3:
     # ------------------------------------------------------------- reporting
 
     def report(self, state: State, batch: Row) -> Metrics:
-        """Open-loop error: five rows of context, then the model is told only the actions.
+        """Open-loop error: the model sees five rows, then is told only the actions.
 
-        Squared error of decoded observations (symlog space for vectors) and of rewards at 1, 5, 15, ... steps without
-        data, averaged over the batch; horizons beyond the batch, or beyond an episode's end, are left out.
+            row      1 .. 5   | 6    7    8  ...  T
+            latent   observed | imagined from the actions a5, a6, ... that were really taken
+            horizon           | 1    2    3
+
+        Returns:
+          `open_loop/<key>/<h>`: error of the decoded observation (summed squares; symlog space for vectors;
+          cross-entropy for discrete values) `h` steps after the last row seen, `open_loop/reward/<h>` the squared
+          error of the reward, and `closed_loop/<key>` the same with the observations seen. Sequences in which an
+          episode begins after the first five rows are left out from there on.
         """
-        return {}
+        key = jax.random.fold_in(state.key, state.updates)
+        rows, latents, _ = self._observe(state.model, batch, key)
+        seen, steps = 5, rows["reward"].shape[1]
+        if steps <= seen:
+            return {}
+
+        def step(latent: Latent, xs: tuple[dict[str, Array], PRNGKeyArray]) -> tuple[Latent, Latent]:
+            latent = state.model.imagine(latent, *xs)
+            return latent, latent
+
+        taken = select(rows, "action/")
+        taken = {k: jnp.swapaxes(v[:, seen - 1 : -1], 0, 1) for k, v in taken.items()}
+        start = jax.tree.map(lambda x: x[:, seen - 1], latents)
+        _, dream = lax.scan(step, start, (taken, jax.random.split(key, steps - seen)))
+        dream = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), dream)
+        truth = {k: v[:, seen:] for k, v in rows.items()}
+        same = jnp.cumprod(1 - truth["is_first"].astype(jnp.float32), 1)
+        horizons = [h for h in (1, 5, 15, 45) if h <= steps - seen]
+
+        metrics: Metrics = {}
+        for h in horizons:
+            weight = same[:, h - 1] / jnp.maximum(1, same[:, h - 1].sum())
+            for name, error in self._errors(state.model, dream, truth).items():
+                metrics[f"open_loop/{name}/{h}"] = jnp.sum(weight * error[:, h - 1])
+        for name, error in self._errors(state.model, latents, rows).items():
+            metrics[f"closed_loop/{name}"] = error.mean()
+        return metrics
+
+    def _errors(self, model: Model, latents: Latent, rows: Row) -> dict[str, Array]:
+        """Error `[B, T]` of every decoded observation and of the reward."""
+        reward, _ = model.predict(latents)
+        errors = {"reward": jnp.square(reward - rows["reward"])}
+        for name, dist in self._decode(model, latents).items():
+            errors[name] = dist.loss(self._target(name, rows))
+        return errors
+
+    def _decode(self, model: Model, latents: Latent) -> dict[str, Any]:
+        return model.dec(latents.deter, latents.stoch.reshape(*latents.stoch.shape[:-2], -1))
+
+    def _target(self, name: str, rows: Row) -> Array:
+        """What the decoder is to say: images in [0, 1], everything else as it is."""
+        value = rows[f"obs/{name}"]
+        return value.astype(jnp.float32) / 255 if self.obs_space[name].kind == "image" else value
 
 
 def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -1,0 +1,454 @@
+"""What a person calls, from Python or through the command line: train, load, evaluate, plan.
+
+Everything here is assembly: a config becomes envs, an agent and a directory, and those go to `run`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from reverie import algos, config, files
+from reverie.agent import Agent, Carry, Mode
+from reverie.config import Config, ConfigError, RunConfig
+from reverie.envs.base import Env, Spaces
+from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
+from reverie.envs.workers import Workers, episode_seed
+from reverie.envs.wrappers import native_action, observe
+from reverie.replay.sequences import bytes_per_row
+from reverie.run import loop
+from reverie.run.checkpoint import Checkpoints
+from reverie.run.directory import RunDirectory
+from reverie.run.loop import Evaluation, Result
+
+FILM = 300  # frames after which a video ends with the episode
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or interrupted) run.
+
+    Attributes:
+      path: its directory; `reverie.train(..., run=path)` continues it.
+      steps, updates: of the whole run.
+      evaluation: the last greedy evaluation, None if there was none.
+    """
+
+    path: Path
+    steps: int
+    updates: int
+    evaluation: Evaluation | None
+
+    def load(self) -> LoadedAgent:
+        """The trained agent."""
+        return load(self.path)
+
+
+def train(
+    algorithm: str,
+    env: EnvLike | None = None,
+    *,
+    run: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    **values: Any,
+) -> Run:
+    """Trains an agent, or continues a run that is there already.
+
+    Args:
+      algorithm: a name of `reverie list`.
+      env: a Gymnasium id, "module:EnvClass", an `EnvSpec`, or a function that builds an env.
+      run: the run's directory; a new one under `runs/` if left out.
+      preset: of the algorithm, applied before `values`.
+      **values: any flag of `reverie train` by its name, with underscores: `steps=10_000, envs=8`.
+
+    Raises:
+      ConfigError: an unknown name, a value out of range, or one that contradicts the run's own.
+      TypeError: a value of the wrong type.
+      UnusableEnv: the env as named cannot be used.
+      KeyboardInterrupt: on Ctrl-C, after everything is saved.
+    """
+    spec = None
+    if env is not None:
+        spec = env_spec(env)
+        values = _spec_values(spec, values)
+    saved = saved_config(Path(run)) if run else None
+    given = saved or config.default(algorithm)
+    if preset:
+        given = config.apply_preset(given, preset)
+    given = config.override(dataclasses.replace(given, algorithm=algorithm), **values)
+    given = settle(saved, given)
+    path = Path(run) if run else new_path(given)
+    result = run_training(given, path, Console(), factory=spec if spec and spec.factory else None)
+    if result.stopped == "SIGINT":
+        raise KeyboardInterrupt
+    return Run(result.path, result.steps, result.updates, result.evaluation)
+
+
+def run_training(
+    conf: Config, path: Path, console: Console, factory: EnvSpec | None = None
+) -> Result:
+    """Trains in `path`, continuing what is there.
+
+    Args:
+      conf: settled with the saved one, if any.
+      console: where a person watches.
+      factory: the env, if it can only be built from an object of this process.
+    """
+    run = conf.run
+    with (
+        loop.Stop() as stop,
+        RunDirectory(path).locked(),
+        computing(run) as (device, precision),
+        Workers(
+            factory or spec_of(run),
+            run.envs,
+            seed=loop.seeds(run.seed).envs,
+            mode="inline" if run.debug else run.workers,
+            deadline=run.deadline,
+        ) as workers,
+    ):
+        conf = dataclasses.replace(conf, run=dataclasses.replace(run, precision=precision))
+        agent = make_agent(conf, workers.obs_space, workers.act_space)
+        forecast = plan(conf, agent, device)
+        directory = RunDirectory(path)
+        write_config(directory, conf)
+        forecast.tell(console, conf, path, workers.mode)
+        return loop.train(conf.run, agent, workers, directory, console, stop)
+
+
+def saved_config(path: Path) -> Config | None:
+    """The config of the run in `path`, None if there is none."""
+    file = RunDirectory(path).config
+    return config.from_text(file.read_text()) if file.exists() else None
+
+
+def settle(saved: Config | None, given: Config) -> Config:
+    """What to run: `given`, or the saved config with what may change in it.
+
+    Raises:
+      ConfigError: no env is named, or `given` contradicts what is saved; names all that do.
+    """
+    if not given.run.env:
+        raise ConfigError("which env? Type for example --env CartPole-v1")
+    if saved is None:
+        return given
+    clashes = config.contradictions(saved, given)
+    if clashes:
+        width = max(len(config.flag(name)) for name, _, _ in clashes)
+        lines = [f"{config.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
+        raise ConfigError(
+            "this run was begun with other values:\n  "
+            + "\n  ".join(lines)
+            + "\nLeave them out to continue it, or give a new run another directory with --run"
+        )
+    return config.continued(saved, given)
+
+
+def write_config(directory: RunDirectory, conf: Config) -> None:
+    """Puts the config into the run directory, whole or not at all."""
+    temporary = directory.config.with_suffix(".tmp")
+    if temporary.exists():
+        files.remove(temporary)
+    files.create(temporary, [config.to_text(conf).encode()])
+    files.rename(temporary, directory.config)
+    files.sync_dir(directory.path)
+
+
+def new_path(conf: Config) -> Path:
+    """`runs/<algorithm>-<env>-<seed>`, with a number if that is taken."""
+    env = re.sub(r"[^A-Za-z0-9._]+", "-", conf.run.env).strip("-.")
+    first = Path("runs") / f"{conf.algorithm}-{env}-{conf.run.seed}"
+    path, number = first, 2
+    while path.exists():
+        path, number = first.with_name(f"{first.name}-{number}"), number + 1
+    return path
+
+
+def spec_of(run: RunConfig) -> EnvSpec:
+    """The env of a run, by name."""
+    return EnvSpec(
+        run.env,
+        action_repeat=run.action_repeat,
+        time_limit=run.time_limit,
+        image_size=run.image_size,
+        gray=run.gray,
+        kwargs=run.env_kwargs,  # type: ignore[arg-type]  # text is parsed
+    )
+
+
+# --------------------------------------------------------------------------------------- planning
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices that matter, and what they cost.
+
+    Attributes:
+      parameters: `{"total": n, "modules": {name: n}}`.
+      replay_bytes: memory that replay takes by the end of the run.
+      updates: that the run does in all.
+    """
+
+    parameters: dict[str, Any]
+    replay_bytes: int
+    replay_rows: int
+    device: str
+    precision: str
+    size: str | None
+    updates: int
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def tell(self, console: Console, conf: Config, path: Path, workers: str) -> None:
+        """Prints the plan of a run that begins in `path`."""
+        run, total = conf.run, self.parameters["total"]
+        size = f"size {self.size}, " if self.size else ""
+        every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
+        console.print(
+            f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {run.steps:,} steps, "
+            f"{self.updates:,} updates\n"
+            f"  run          {path}\n"
+            f"  model        {size}{total:,} parameters\n"
+            f"  device       {self.device}, {self.precision}\n"
+            f"  envs         {run.envs} ({workers})\n"
+            f"  replay ratio {run.replay_ratio:g} trained steps per env step\n"
+            f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB\n"
+            f"  checkpoint   {every}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def dry_run(conf: Config) -> Plan:
+    """The plan of a run, from the shapes of its model alone."""
+    with computing(conf.run) as (device, precision):
+        run = dataclasses.replace(conf.run, precision=precision)
+        env = make_env(spec_of(run))
+        try:
+            conf = dataclasses.replace(conf, run=run)
+            return plan(conf, make_agent(conf, env.obs_space, env.act_space), device)
+        finally:
+            env.close()
+
+
+def plan(conf: Config, agent: Agent, device: jax.Device) -> Plan:
+    """What `conf` comes to.
+
+    Raises:
+      ConfigError: replay cannot hold what it must, or more than the machine has.
+    """
+    run = conf.run
+    modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
+    capacity, window = loop.capacity(run, agent), agent.context + run.length
+    width = bytes_per_row(loop.fields(agent))
+    if capacity // run.envs < window:
+        raise ConfigError(
+            f"replay may hold {capacity} steps, {capacity // run.envs} of each env, and a sequence "
+            f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
+        )
+    rows = min(capacity, run.steps)
+    memory = _memory()
+    if rows * width > 0.9 * memory:
+        raise ConfigError(
+            f"replay would take {rows * width / 1e9:.1f} GB and this machine has "
+            f"{memory / 1e9:.1f} GB: lower --replay-gb or --replay-size"
+        )
+    return Plan(
+        parameters={"total": sum(modules.values()), "modules": modules},
+        replay_bytes=rows * width,
+        replay_rows=rows,
+        device=f"gpu ({device.device_kind})" if device.platform == "gpu" else device.platform,
+        precision=run.precision,
+        size=getattr(conf.agent, "size", None),
+        updates=loop.ratio(run, agent).total(run.steps),
+    )
+
+
+def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
+    """The agent of a config whose precision is settled."""
+    algorithm = algos.load(conf.algorithm)
+    agent: Agent = algorithm.make_agent(
+        conf.agent, obs_space, act_space, precision=conf.run.precision
+    )
+    return agent
+
+
+@contextmanager
+def computing(run: RunConfig) -> Iterator[tuple[jax.Device, str]]:
+    """Makes the chosen device JAX's default; yields it and the precision that suits it.
+
+    Raises:
+      ConfigError: there is no such device.
+    """
+    if run.device == "cpu":
+        device = jax.devices("cpu")[0]
+    else:
+        device = jax.devices()[0]
+        if run.device == "gpu" and device.platform != "gpu":
+            raise ConfigError(
+                "--device gpu, but JAX sees none: install `reverie[cuda]`, or type --device cpu"
+            )
+    precision = run.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.platform == "gpu" else "float32"
+    with jax.default_device(device), jax.disable_jit() if run.debug else nullcontext():
+        yield device, precision
+
+
+def _memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or the container's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what an env says about itself."""
+    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray")}
+    own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
+    if spec.kwargs:
+        own["env_kwargs"] = config.json_text(spec.kwargs)
+    for key in sorted(own.keys() & values.keys()):
+        if own[key] != values[key]:
+            raise ConfigError(f"{key} is {values[key]!r}, but the env given says {own[key]!r}")
+    return {**values, **own, "env": spec.id}
+
+
+# -------------------------------------------------------------------------------------- afterwards
+
+
+class LoadedAgent:
+    """A trained agent. Acts in the env's own words: raw observations in, raw actions out.
+
+    Attributes:
+      config: of its run.
+      step: env steps it was trained for.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], env: EnvLike | None = None) -> None:
+        self.path = Path(path)
+        saved = saved_config(self.path)
+        if saved is None:
+            raise ConfigError(f"no run in {self.path}: it has no config.json")
+        checkpoint = Checkpoints(RunDirectory(self.path).checkpoints).load_latest()
+        if checkpoint is None:
+            raise ConfigError(f"the run in {self.path} has no checkpoint yet")
+        self.config, self.step = saved, checkpoint.step
+        self.spec = env_spec(env) if env is not None else spec_of(saved.run)
+        self.env: Env = make_env(self.spec)
+        agent = make_agent(saved, self.env.obs_space, self.env.act_space)
+        self.compiled = loop.Compiled(agent)
+        self.state = loop.agent_state(agent, checkpoint)
+
+    def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
+        """One decision.
+
+        Args:
+          obs: an observation of the Gymnasium env itself, without batch axis.
+          carry: what the last call returned; None to begin an episode.
+          mode: `eval` is greedy, `train` samples, `random` ignores the network.
+
+        Returns:
+          `(action, carry)`; the action is ready for the Gymnasium env's `step`.
+        """
+        return self._act(observe(self.env, obs), carry, mode, native=True)
+
+    def film(self, seed: int = 0) -> list[np.ndarray]:
+        """Frames, uint8 `[H, W, 3]`, of greedy episodes: as many as make a video of some seconds.
+
+        Raises:
+          ConfigError: the env cannot draw.
+        """
+        frames: list[np.ndarray] = []
+        episode = 0
+        while len(frames) < FILM:
+            step, carry = self.env.reset(episode_seed(seed, 0, episode)), None
+            while True:
+                frame = self.env.render()
+                if frame is None:
+                    raise ConfigError(
+                        f"{self.spec.id} draws no pictures: it needs a render() that returns uint8 "
+                        f'[H, W, 3], and "rgb_array" in metadata["render_modes"]'
+                    )
+                frames.append(frame)
+                if step.is_last:
+                    break
+                action, carry = self._act(step.obs, carry, "eval", native=False)
+                step = self.env.step(action)
+            episode += 1
+        return frames
+
+    def _act(self, obs: dict[str, np.ndarray], carry: Carry, mode: Mode, native: bool) -> Any:
+        rows = {f"obs/{k}": np.asarray(x)[None] for k, x in obs.items()}
+        rows["is_first"] = np.array([carry is None])
+        rows["reward"] = np.zeros(1, np.float32)
+        rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
+        if carry is None:
+            carry = self.compiled.agent.init_carry(1, jax.random.key(self.config.run.seed))
+        carry, action, _ = self.compiled.policy[mode](self.state, carry, rows)
+        single = {k.removeprefix("action/"): np.asarray(a)[0] for k, a in action.items()}
+        return (native_action(self.env, single) if native else single), carry
+
+
+def load(path: str | os.PathLike[str], env: EnvLike | None = None) -> LoadedAgent:
+    """The agent of the newest checkpoint of a run.
+
+    Args:
+      path: the run's directory.
+      env: needed only if the run's env was a function that cannot be imported by name.
+
+    Raises:
+      ConfigError: there is no run, or no checkpoint in it yet.
+      Mismatch: the env has other spaces than the agent was trained with.
+    """
+    return LoadedAgent(path, env)
+
+
+def evaluate(
+    agent: LoadedAgent | str | os.PathLike[str], episodes: int = 10, seed: int | None = None
+) -> Evaluation:
+    """Plays greedy episodes.
+
+    Args:
+      agent: a loaded one, or the path of a run.
+      episodes: how many.
+      seed: of the episodes; the one of the run's own evaluations if left out.
+    """
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be 1 or more, got {episodes}")
+    if not isinstance(agent, LoadedAgent):
+        agent = load(agent)
+    run = agent.config.run
+    seed = loop.seeds(run.seed).evaluation if seed is None else seed
+    with Workers(
+        agent.spec,
+        min(run.eval_envs, episodes),
+        seed=seed,
+        mode="inline" if run.debug else run.workers,
+        deadline=run.deadline,
+    ) as workers:
+        key = jax.random.fold_in(jax.random.key(run.seed), agent.step)
+        played = loop.evaluate(agent.compiled, agent.state, workers, episodes, key)
+    assert played is not None, "only a signal gives up an evaluation"
+    return played
+
+
+def list_presets() -> dict[str, list[str]]:
+    """Algorithm -> names of its presets."""
+    return {name: list(algos.load(name).PRESETS) for name in algos.ALGORITHMS}

@@ -1,0 +1,276 @@
+"""The configuration of a run: frozen, typed, strict, and saved with the run as text.
+
+A value comes from, in rising order: the default in the dataclass, a preset, an explicit flag. A run that
+continues takes its own saved values as defaults; a flag that contradicts them is an error, except for the
+fields in `MAY_CHANGE`, which cannot change what a step computes.
+
+The bases of `RunConfig` are the groups of flags in `--help`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from reverie import algos
+
+SCHEMA = 1
+MAY_CHANGE = frozenset({"steps", "log_every", "keep", "workers", "deadline", "debug"})
+
+
+class ConfigError(ValueError):
+    """A run as asked for cannot be; the message says what to type instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the agent lives in, and how it is stepped."""
+
+    env: str = ""
+    """A Gymnasium id (CartPole-v1), module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the env, as a JSON object."""
+    action_repeat: int = 1
+    """How often every action is taken; the rewards are summed."""
+    time_limit: int = 0
+    """Env steps (before action repeat) after which an episode is truncated. 0: the env's own limit."""
+    image_size: int = 0
+    """Images are resized to this height and width. 0 leaves them as they are."""
+    gray: bool = False
+    """Turn colour images into gray ones."""
+    envs: int = 4
+    """Environments stepped together."""
+    groups: int = 1
+    """Stepped alternately in this many groups, so that the device never waits for all of them."""
+    workers: Literal["auto", "inline", "process"] = "auto"
+    """Where envs run: in this process, in one supervised process each, or what is measured to be cheaper."""
+    deadline: float = 60.0
+    """Seconds that a reset or a step may take before the env is killed and rebuilt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How much is learned, and from what."""
+
+    steps: int = 100_000
+    """Env steps of the whole run, over all envs."""
+    seed: int = 0
+    """Of everything random: parameters, actions, replay and envs."""
+    replay_ratio: float = 32.0
+    """Replayed steps trained on per env step: updates = steps * ratio / (batch * length)."""
+    batch: int = 16
+    """Sequences in a batch."""
+    length: int = 64
+    """Trained rows of a sequence."""
+    warmup: int = 1024
+    """Env steps with random actions before the first update."""
+    max_nonfinite: int = 20
+    """Updates with a NaN or infinite loss or gradient, in a row, that end the run. Each is skipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What replay holds."""
+
+    replay_size: int = 1_000_000
+    """Env steps that replay holds at most."""
+    replay_gb: float = 4.0
+    """Gigabytes (10^9 bytes) that replay holds at most; the smaller of the two bounds counts."""
+    online: bool = True
+    """Train on every new sequence once as soon as it is complete, before uniform draws."""
+    within_episodes: bool = False
+    """Draw only sequences that lie inside one episode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When the run is measured and saved; all in env steps, 0 for never."""
+
+    log_every: int = 1000
+    """Metrics are averaged over this many steps."""
+    eval_every: int = 10_000
+    """Greedy evaluation."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation. The run also ends with one. 0 for none at all."""
+    eval_envs: int = 4
+    """Environments stepped together in an evaluation."""
+    report_every: int = 10_000
+    """Open-loop error of the model on replayed sequences."""
+    checkpoint_every: int = 10_000
+    """Everything is saved, so that the same command continues from here. The run also ends with one."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the run computes on."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: the GPU if JAX sees one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. Parameters and losses are float32."""
+    debug: bool = False
+    """Run without jit and with envs in this process, so that a breakpoint in a loss works. Slow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Environment, Training, Memory, Schedule, Machine):
+    """Everything about a run that is not the algorithm's own."""
+
+    def __post_init__(self) -> None:
+        for name in ("action_repeat", "envs", "groups", "steps", "batch", "keep", "eval_envs"):
+            self._at_least(name, 1)
+        self._at_least("length", 2)
+        self._at_least("max_nonfinite", 1)
+        for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio"):
+            self._at_least(name, 0)
+        for name in ("log", "eval", "report", "checkpoint"):
+            self._at_least(f"{name}_every", 0)
+        self._at_least("eval_episodes", 0)
+        for name in ("deadline", "replay_gb", "replay_size"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{flag(name)} must be positive, got {getattr(self, name)}")
+        if self.envs % self.groups:
+            raise ConfigError(
+                f"--groups {self.groups} must divide --envs {self.envs}, so that all are equally large"
+            )
+        try:
+            kwargs = json.loads(self.env_kwargs)
+        except json.JSONDecodeError as error:
+            kwargs = error
+        if not isinstance(kwargs, dict):
+            raise ConfigError(
+                f"--env-kwargs must be a JSON object such as '{{\"size\": 5}}', got {self.env_kwargs!r}"
+            )
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not least <= value < math.inf:
+            raise ConfigError(f"{flag(name)} must be {least} or more, got {value}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run: the algorithm's name, the run's values, the algorithm's own values (its `Config`)."""
+
+    algorithm: str
+    run: RunConfig
+    agent: Any
+
+    def values(self) -> dict[str, Any]:
+        """All fields in one flat dict; the names of run and algorithm never collide."""
+        return dataclasses.asdict(self.run) | dataclasses.asdict(self.agent)
+
+
+def flag(name: str) -> str:
+    """`replay_ratio` as it is typed: `--replay-ratio`."""
+    return "--" + name.replace("_", "-")
+
+
+def default(algorithm: str, preset: str | None = None) -> Config:
+    """The defaults of an algorithm, with a preset applied; raises ConfigError for unknown names."""
+    config = Config(algorithm, RunConfig(), algos.load(algorithm).Config())
+    return apply_preset(config, preset) if preset else config
+
+
+def apply_preset(config: Config, name: str) -> Config:
+    """`config` with the values of a preset of its algorithm."""
+    presets = algos.load(config.algorithm).PRESETS
+    if name not in presets:
+        known = f"Expected one of {', '.join(presets)}" if presets else "It has no presets"
+        raise ConfigError(
+            f"{config.algorithm} has no preset {name!r}{_nearest(name, presets)}. {known}"
+        )
+    return override(config, **presets[name])
+
+
+def override(config: Config, **values: Any) -> Config:
+    """`config` with other values for fields of the run or of the algorithm.
+
+    Raises:
+      ConfigError: an unknown key, naming the nearest; or a value outside its range.
+      TypeError: a value of the wrong type, naming the key, what was given and what is expected.
+    """
+    parts = {"run": config.run, "agent": config.agent}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in parts}
+    hints = {name: get_type_hints(type(part)) for name, part in parts.items()}
+    for key, value in values.items():
+        home = next((name for name in parts if key in hints[name]), None)
+        if home is None:
+            known = [k for h in hints.values() for k in h]
+            raise ConfigError(f"no value is called {key!r}{_nearest(key, known)}")
+        changes[home][key] = _checked(key, value, hints[home][key])
+    new = {name: dataclasses.replace(part, **changes[name]) for name, part in parts.items()}
+    return dataclasses.replace(config, **new)
+
+
+def to_text(config: Config) -> str:
+    """JSON with one value per line."""
+    data = {
+        "schema": SCHEMA,
+        "algorithm": config.algorithm,
+        "run": dataclasses.asdict(config.run),
+        "agent": dataclasses.asdict(config.agent),
+    }
+    return json.dumps(data, indent=2) + "\n"
+
+
+def from_text(text: str) -> Config:
+    """Inverse of `to_text`: values that are missing take their defaults, unknown ones are errors."""
+    data = json.loads(text)
+    if data.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"config has schema {data.get('schema')!r}, expected {SCHEMA}: it was written by another "
+            f"version of reverie"
+        )
+    return override(default(data["algorithm"]), **data["run"], **data["agent"])
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """A mapping as the text of a flag such as `--env-kwargs`."""
+    return json.dumps(dict(values), sort_keys=True)
+
+
+def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
+    """(name, saved, given) of every value that differs and may not; `auto` contradicts nothing."""
+    before, after = {"algorithm": saved.algorithm}, {"algorithm": given.algorithm}
+    if saved.algorithm == given.algorithm:
+        before |= saved.values()
+        after |= given.values()
+    return [
+        (name, before[name], after[name])
+        for name in before
+        if before[name] != after[name] and name not in MAY_CHANGE and after[name] != "auto"
+    ]
+
+
+def continued(saved: Config, given: Config) -> Config:
+    """What a run continues with: its own values, and those of `given` that may change."""
+    free = {name: getattr(given.run, name) for name in MAY_CHANGE}
+    return dataclasses.replace(saved, run=dataclasses.replace(saved.run, **free))
+
+
+def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    near = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the field's type, or TypeError: an int passes for a float, a bool never for a number."""
+    if get_origin(hint) is Literal:
+        fits, expected = value in get_args(hint), " or ".join(repr(x) for x in get_args(hint))
+    else:
+        fits, expected = isinstance(value, hint), hint.__name__
+        if hint is float and isinstance(value, int):
+            fits, value = True, float(value) if not isinstance(value, bool) else value
+        if hint is not bool and isinstance(value, bool):
+            fits = False
+    if not fits:
+        raise TypeError(f"{key} is {value!r} ({type(value).__name__}), expected {expected}")
+    return value

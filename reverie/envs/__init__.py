@@ -1,0 +1,1 @@
+"""Environments: an adapter, supervised workers, a conformance check. Nothing here imports JAX."""

@@ -1,0 +1,413 @@
+"""Everything that can be wrong with an env, found before training instead of during it.
+
+The env is examined in a process of its own with a deadline, so that one that hangs or crashes is a
+finding like any other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import statistics
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from reverie.envs import host
+from reverie.envs.base import Arrays, Env, Step
+from reverie.envs.gym import GymEnv
+from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
+from reverie.envs.values import Gate, Malformed, sample
+from reverie.envs.workers import Fault, guarded
+from reverie.envs.wrappers import Wrapper
+
+SLOW = 0.05  # seconds a step: training waits for the env most of the time
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, doubtful, or good to know.
+
+    Attributes:
+      severity: `error`, training would fail or cut episodes; `warning`, it works but surprises;
+        `note`, a fact.
+      what: was found.
+      fix: what to do about it; empty if nothing.
+    """
+
+    severity: Literal["error", "warning", "note"]
+    what: str
+    fix: str = ""
+
+
+def check_env(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> list[Finding]:
+    """Examines an env the way training will use it.
+
+    Args:
+      env: an id, a callable or an `EnvSpec`.
+      steps: random steps to take, over as many episodes as they give.
+      deadline: seconds allowed for each phase that should be short: building, a reset, a step.
+
+    Returns:
+      what was found, errors first. No `error` among them: the env can be trained on.
+    """
+    spec = env_spec(env)
+    found: list[Finding] = []
+    told = _here(spec, steps, deadline) if spec.factory else _apart(spec, steps, deadline)
+    for finding in told:
+        if finding not in found:
+            found.append(finding)
+    order = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+# ---------------------------------------------------------------------------- where it is examined
+
+
+def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding]:
+    """In a process. It writes one line per phase and per finding; silence means that it hangs."""
+    child = Child("reverie.envs.check:serve", {"spec": spec.to_json(), "steps": steps})
+    phase = "building it"
+    try:
+        while True:
+            line = _line(child, time.monotonic() + deadline)
+            if "finding" in line:
+                yield Finding(**line["finding"])
+            elif line["phase"] == "":
+                return
+            else:
+                phase = line["phase"]
+    except Hung:
+        yield _hung(phase, deadline)
+    except Gone as gone:
+        yield Finding("error", f"{phase}: {gone}", "run the env alone to see where it crashes")
+    finally:
+        child.end()
+
+
+def _line(child: Child, until: float) -> dict[str, Any]:
+    size = int.from_bytes(child.read(4, until), "little")
+    parsed: dict[str, Any] = json.loads(child.read(size, until))
+    return parsed
+
+
+def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
+    """The examining process."""
+    for told in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
+        tell = {"phase": told} if isinstance(told, str) else {"finding": asdict(told)}
+        _write(write, tell)
+    _write(write, {"phase": ""})
+
+
+def _write(fd: int, values: dict[str, Any]) -> None:
+    text = json.dumps(values).encode()
+    data = len(text).to_bytes(4, "little") + text
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding]:
+    """In this process, for a callable that no other one can import."""
+    told = _examine(spec, steps)
+    phase = "building it"
+    while True:
+        try:
+            with guarded(deadline):
+                item = next(told, None)
+        except Fault as fault:  # a hang: what the env raises has become a finding before
+            yield Finding("error", f"{phase}: {fault}", _hung(phase, deadline).fix)
+            return
+        if item is None:
+            return
+        if isinstance(item, Finding):
+            yield item
+        else:
+            phase = item
+
+
+def _hung(phase: str, deadline: float) -> Finding:
+    return Finding(
+        "error",
+        f"{phase}: no answer within {deadline:g} s",
+        "find out what it waits for; a slow constructor may need a longer --deadline",
+    )
+
+
+# ------------------------------------------------------------------------------- what is examined
+
+
+def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
+    """Names each phase before it, and yields what was found in it."""
+    yield "building it"
+    try:
+        raw = build(spec)
+    except UnusableEnv as error:
+        yield Finding("error", str(error))
+        return
+    except (Exception, SystemExit) as error:  # the border of the user's code
+        yield Finding("error", f"building it: {host.explain(error)}", "fix the constructor")
+        return
+    if isinstance(raw, gymnasium.Env):
+        yield from _interface(raw)
+    for name in ("observation_space", "action_space"):
+        if isinstance(raw, gymnasium.Env) and not isinstance(
+            getattr(raw, name, None), gymnasium.Space
+        ):
+            yield Finding(
+                "error",
+                f"{name} is {getattr(raw, name, 'not set')}",
+                f"set self.{name} in __init__, to one of gymnasium.spaces",
+            )
+            return
+    try:
+        adapt(raw, spec.id)
+        raw.close()
+        env = make_env(spec)
+    except UnusableEnv as error:
+        yield Finding("error", str(error))
+        return
+    except (Exception, SystemExit) as error:  # the border of the user's code
+        yield Finding("error", f"building it: {host.explain(error)}", "fix the exception")
+        return
+    finder = _Episodes(env)
+    yield from finder.play(steps)
+    if finder.sound:
+        yield from _repeats(spec, env)
+        yield from _picture(env)
+    env.close()
+
+
+def _interface(raw: gymnasium.Env) -> Iterator[Finding]:
+    """What can be seen without calling anything."""
+    parameters = inspect.signature(raw.unwrapped.reset).parameters
+    if "seed" not in parameters and not any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    ):
+        yield Finding(
+            "error",
+            f"reset({', '.join(parameters)}) takes no seed",
+            "write `def reset(self, *, seed=None, options=None):` and begin it with "
+            "`super().reset(seed=seed)`",
+        )
+    space = getattr(raw, "observation_space", None)
+    boxes = [space] if isinstance(space, spaces.Box) else []
+    if isinstance(space, spaces.Dict):
+        boxes = [sub for sub in space.spaces.values() if isinstance(sub, spaces.Box)]
+    for box in boxes:
+        yield from _looks_like_an_image(box)
+
+
+def _looks_like_an_image(box: spaces.Box) -> Iterator[Finding]:
+    channels = (1, 3, 4)
+    if box.dtype == np.uint8 and len(box.shape) == 3:
+        if box.shape[0] in channels and box.shape[2] > 16:
+            yield Finding(
+                "warning",
+                f"an image {list(box.shape)} looks like channels first",
+                "transpose it to [height, width, channels]",
+            )
+    elif box.dtype == np.uint8 and len(box.shape) == 2 and min(box.shape) >= 16:
+        yield Finding(
+            "warning",
+            f"uint8 {list(box.shape)} is taken as a vector, but looks like a gray image",
+            f"declare and return [{box.shape[0]}, {box.shape[1]}, 1]",
+        )
+    elif len(box.shape) == 3 and box.shape[2] in channels and min(box.shape[:2]) >= 16:
+        yield Finding(
+            "warning",
+            f"{box.dtype} {list(box.shape)} is taken as a vector, but looks like an image",
+            "declare and return it as uint8 from 0 to 255",
+        )
+
+
+class _Episodes:
+    """Random episodes, step by step; each kind of fault is told once.
+
+    Attributes:
+      sound: nothing was so wrong that going on makes no sense.
+    """
+
+    def __init__(self, env: Env) -> None:
+        self.sound = True
+        self._env = env
+        self._recorder = _record(env)
+        self._gate = Gate(env.obs_space)
+        self._kinds: set[str] = set()
+
+    def play(self, steps: int) -> Iterator[str | Finding]:
+        rng = np.random.default_rng(0)
+        times: list[float] = []
+        episodes = ended = longest = length = 0
+        last = True
+        for _ in range(steps):
+            phase = "reset" if last else f"step {length + 1} of episode {episodes - 1}"
+            yield phase
+            began = time.perf_counter()
+            try:
+                if last:
+                    step, length, episodes = self._env.reset(episodes), 0, episodes + 1
+                else:
+                    step = self._env.step(sample(self._env.act_space, rng))
+                    length += 1
+                    times.append(time.perf_counter() - began)
+            except Malformed as error:
+                yield from self._tell(phase, str(error), "return what the message expects")
+                self.sound = False
+                return
+            except (Exception, SystemExit) as error:  # the border of the user's code
+                yield Finding("error", f"{phase}: {host.explain(error)}", "fix the exception")
+                self.sound = False
+                return
+            yield from self._judge(phase, step, first=last)
+            last = step.is_last
+            ended += last
+            longest = max(longest, length)
+        yield from self._summary(steps, ended, longest, times)
+
+    def _judge(self, phase: str, step: Step, first: bool) -> Iterator[Finding]:
+        problems = self._gate.problems(step)
+        for problem in problems:
+            yield from self._tell(
+                phase,
+                problem,
+                "make the space and what reset() and step() return agree; "
+                "while training, such a step cuts the episode",
+            )
+        if step.is_first != first:
+            yield from self._tell(phase, f"is_first: {step.is_first}", "set it on reset only")
+        if self._recorder is not None and not problems:
+            space = self._recorder.observation_space
+            for given, declared in _casts(space, self._recorder.observed):
+                yield Finding(
+                    "warning",
+                    f"it returns {given} where its space declares {declared}; it is cast",
+                    f"return {declared}, or declare {given}",
+                )
+
+    def _tell(self, phase: str, problem: str, fix: str) -> Iterator[Finding]:
+        kind = problem.partition(":")[0] + problem.partition(",")[2]
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            yield Finding("error", f"{phase}: {problem}", fix)
+
+    def _summary(
+        self, steps: int, ended: int, longest: int, times: list[float]
+    ) -> Iterator[Finding]:
+        if self._kinds:
+            self.sound = False
+        if not ended:
+            yield Finding(
+                "note",
+                f"no episode ended within {steps} random steps",
+                "if it never ends by itself, give it --time-limit",
+            )
+        else:
+            yield Finding("note", f"{ended} random episodes, the longest of {longest} steps")
+        if times:
+            typical = statistics.median(times)
+            yield Finding(
+                "warning" if typical > SLOW else "note",
+                f"a step takes {typical * 1e6:.0f} us",
+                "profile step(); training waits for it" if typical > SLOW else "",
+            )
+
+
+class _Recorder(gymnasium.Wrapper):
+    """Keeps the last observation as the env itself returned it."""
+
+    observed: Any = None
+
+    def reset(self, **kwargs: Any) -> Any:
+        result = self.env.reset(**kwargs)
+        self.observed = result[0] if isinstance(result, tuple) else None
+        return result
+
+    def step(self, action: Any) -> Any:
+        result = self.env.step(action)
+        self.observed = result[0] if isinstance(result, tuple) else None
+        return result
+
+
+def _record(env: Env) -> _Recorder | None:
+    while isinstance(env, Wrapper):
+        env = env.env
+    if not isinstance(env, GymEnv):
+        return None
+    env.env = recorder = _Recorder(env.env)
+    return recorder
+
+
+def _casts(space: gymnasium.Space, value: Any) -> set[tuple[str, str]]:
+    """`(given, declared)` dtypes where a sound observation is cast on its way in."""
+    if isinstance(space, spaces.Dict):
+        return {cast for key, sub in space.spaces.items() for cast in _casts(sub, value[key])}
+    if isinstance(space, spaces.Tuple):
+        return {
+            cast
+            for sub, part in zip(space.spaces, value, strict=True)
+            for cast in _casts(sub, part)
+        }
+    given = np.asarray(value).dtype
+    if isinstance(space, spaces.Box) and given != space.dtype:
+        return {(str(given), str(space.dtype))}
+    return set()
+
+
+def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
+    yield "repeating an episode"
+    fix = "draw from self.np_random only, after super().reset(seed=seed)"
+    consequence = "a resumed run will cut the open episodes instead of continuing them"
+    first, second = _trace(make_env(spec)), _trace(make_env(spec))
+    if first != second:
+        yield Finding(
+            "warning", f"the same seed and actions give another episode: {consequence}", fix
+        )
+    elif _trace(env) != first:
+        yield Finding(
+            "warning",
+            f"an episode depends on those before it, whatever the seed: {consequence}",
+            "reset everything in reset(), counters too",
+        )
+
+
+def _trace(env: Env, steps: int = 100) -> list[int]:
+    """A fingerprint of every step of one episode."""
+    rng = np.random.default_rng(1)
+    step = env.reset(7)
+    trace = [_fingerprint(step)]
+    while not step.is_last and len(trace) < steps:
+        step = env.step(sample(env.act_space, rng))
+        trace.append(_fingerprint(step))
+    return trace
+
+
+def _fingerprint(step: Step) -> int:
+    obs: Arrays = step.obs
+    crc = zlib.crc32(repr((step.reward, step.is_last, step.is_terminal)).encode())
+    for key in sorted(obs):
+        crc = zlib.crc32(obs[key].tobytes(), crc)
+    return crc
+
+
+def _picture(env: Env) -> Iterator[str | Finding]:
+    yield "rendering"
+    try:
+        frame = env.render()
+    except (Exception, SystemExit) as error:  # the border of the user's code
+        yield Finding("warning", f"render: {host.explain(error)}", "videos will not work")
+        return
+    if frame is None:
+        yield Finding(
+            "note",
+            "it cannot be rendered",
+            'for videos: metadata = {"render_modes": ["rgb_array"]}, take render_mode in '
+            "__init__, and return uint8 [height, width, 3] from render()",
+        )

@@ -1,0 +1,317 @@
+"""Gymnasium envs, translated: any `gymnasium.Env` in, an `Env` of ours out.
+
+Gymnasium space                     becomes
+    Box uint8, three axes [H, W, C] `image`
+    any other Box                   `vector`: float32; as an action rescaled to [-1, 1]
+    Discrete, MultiDiscrete         `discrete`: classes counted from 0 whatever `start` is
+    MultiBinary                     `discrete` of 2 classes
+    Dict, Tuple (nested)            one array per leaf, names joined with "/"
+
+A space that is a single leaf has no name of its own: as an observation it is called by its kind
+("image", "vector", "discrete"), as an action "action".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from reverie.envs.base import Arrays, Space, Spaces, Step
+from reverie.envs.values import Malformed
+
+Path = tuple[Any, ...]
+
+
+class GymEnv:
+    """The adapter. Termination and truncation stay apart: both at once count as termination.
+
+    Args:
+      env: any `gymnasium.Env` (Gymnasium >= 1.0).
+
+    Raises:
+      ValueError: a space that no agent here can use; the message says what to declare instead.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        self.env = env
+        self._obs_space = observation_spaces(env.observation_space)
+        self._act_space = action_spaces(env.action_space)
+        self.observe = observer(env.observation_space)  # the env's own observation -> Arrays
+        self.native = actor(env.action_space)  # Arrays -> the env's own action
+
+    @property
+    def obs_space(self) -> Spaces:
+        return self._obs_space
+
+    @property
+    def act_space(self) -> Spaces:
+        return self._act_space
+
+    def reset(self, seed: int | None = None) -> Step:
+        result = self.env.reset(seed=seed)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise Malformed(
+                f"reset() returned a {type(result).__name__}, expected two values: obs, info"
+            )
+        obs, info = result
+        _check_info("reset", info)
+        return Step(self.observe(obs), 0.0, True, False, False)
+
+    def step(self, action: Arrays) -> Step:
+        result = self.env.step(self.native(action))
+        if not (isinstance(result, tuple) and len(result) == 5):
+            given = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+            raise Malformed(
+                f"step() returned {given}, expected five: obs, reward, terminated, truncated, info "
+                "(four is the old Gym interface: split `done` into terminated and truncated)"
+            )
+        obs, reward, terminated, truncated, info = result
+        _check_info("step", info)
+        terminated = _flag("terminated", terminated)
+        return Step(
+            self.observe(obs),
+            _reward(reward),
+            False,
+            terminated or _flag("truncated", truncated),
+            terminated,
+        )
+
+    def render(self) -> np.ndarray | None:
+        if self.env.render_mode is None:
+            return None
+        frame = self.env.render()
+        if isinstance(frame, list):
+            frame = frame[-1] if frame else None
+        if isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.dtype == np.uint8:
+            return frame
+        return None
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def observation_spaces(space: gymnasium.Space) -> Spaces:
+    """The `obs_space` of a Gymnasium observation space; raises ValueError where there is none."""
+    return _named(space, _observed, single=None)
+
+
+def action_spaces(space: gymnasium.Space) -> Spaces:
+    """The `act_space` of a Gymnasium action space; raises ValueError where there is none."""
+    return _named(space, _acted, single="action")
+
+
+def observer(space: gymnasium.Space) -> Callable[[Any], Arrays]:
+    """A function from the env's own observations to `Arrays`.
+
+    It casts what can be cast without changing the meaning (float64 to float32, int64 to int32).
+    Everything else it hands on as it came, for the `Gate` to reject with a proper message.
+    """
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        (name,) = observation_spaces(space)
+        convert = _converter(space)
+        return lambda value: {name: convert(value)}
+    converters = {path: _converter(leaf) for path, leaf in _leaves(space)}
+
+    def observe(value: Any) -> Arrays:
+        out: Arrays = {}
+        _walk(space, value, (), converters, out)
+        return out
+
+    return observe
+
+
+def actor(space: gymnasium.Space) -> Callable[[Arrays], Any]:
+    """A function from an action in [-1, 1] and class numbers to the env's own action."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        native = _native(space)
+        return lambda action: native(action["action"])
+    natives = {path: _native(leaf) for path, leaf in _leaves(space)}
+
+    def build(action: Arrays, node: gymnasium.Space, path: Path) -> Any:
+        if isinstance(node, spaces.Dict):
+            return {key: build(action, sub, (*path, key)) for key, sub in node.spaces.items()}
+        if isinstance(node, spaces.Tuple):
+            return tuple(build(action, sub, (*path, i)) for i, sub in enumerate(node.spaces))
+        return natives[path](action[_name(path)])
+
+    return lambda action: build(action, space, ())
+
+
+# ---------------------------------------------------------------------------------------- spaces
+
+
+def _named(
+    space: gymnasium.Space, translate: Callable[[gymnasium.Space, str], Space], single: str | None
+) -> Spaces:
+    out: Spaces = {}
+    for path, leaf in _leaves(space):
+        ours = translate(leaf, _name(path) or "the space")
+        name = _name(path) or single or ours.kind
+        if name in out:
+            raise ValueError(f"two spaces are called {name!r}; rename one key of the Dict space")
+        out[name] = ours
+    if not out:
+        raise ValueError(f"{space} is empty: there is nothing to see or to do")
+    return out
+
+
+def _leaves(space: gymnasium.Space, path: Path = ()) -> list[tuple[Path, gymnasium.Space]]:
+    if isinstance(space, spaces.Dict):
+        return [x for key, sub in space.spaces.items() for x in _leaves(sub, (*path, key))]
+    if isinstance(space, spaces.Tuple):
+        return [x for i, sub in enumerate(space.spaces) for x in _leaves(sub, (*path, i))]
+    return [(path, space)]
+
+
+def _name(path: Path) -> str:
+    return "/".join(str(part) for part in path)
+
+
+def _observed(space: gymnasium.Space, name: str) -> Space:
+    if isinstance(space, spaces.Box):
+        if _is_image(space):
+            return Space("image", _shape(space))
+        with np.errstate(over="ignore"):  # a float64 bound may be infinite as a float32
+            low, high = (x.astype(np.float32).reshape(-1) for x in (space.low, space.high))
+        return Space("vector", _shape(space), (), tuple(low.tolist()), tuple(high.tolist()))
+    return _discrete(space, name)
+
+
+def _acted(space: gymnasium.Space, name: str) -> Space:
+    if not isinstance(space, spaces.Box):
+        return _discrete(space, name)
+    with np.errstate(over="ignore"):
+        width = space.high.astype(np.float32) - space.low.astype(np.float32)
+    if not np.isfinite(width).all():
+        raise ValueError(
+            f"action {name}: {space} is unbounded, expected finite low and high, for example "
+            f"Box(-1.0, 1.0, {space.shape}); agents act in [-1, 1] and need to know what that spans"
+        )
+    size = math.prod(space.shape)
+    return Space("vector", _shape(space), (), (-1.0,) * size, (1.0,) * size)
+
+
+def _discrete(space: gymnasium.Space, name: str) -> Space:
+    if isinstance(space, spaces.Discrete):
+        return Space("discrete", (), (int(space.n),))
+    if isinstance(space, spaces.MultiDiscrete):
+        return Space("discrete", _shape(space), tuple(int(n) for n in space.nvec.reshape(-1)))
+    if isinstance(space, spaces.MultiBinary):
+        return Space("discrete", _shape(space), (2,) * math.prod(space.shape))
+    raise ValueError(
+        f"{name}: {type(space).__name__} spaces are not supported, expected Box, Discrete, "
+        "MultiDiscrete, MultiBinary, or a Dict or Tuple of these; encode it as one of them in a "
+        "gymnasium.ObservationWrapper or gymnasium.ActionWrapper"
+    )
+
+
+def _shape(space: gymnasium.Space) -> tuple[int, ...]:
+    return tuple(int(n) for n in space.shape or ())
+
+
+def _is_image(space: spaces.Box) -> bool:
+    return space.dtype == np.uint8 and len(space.shape) == 3
+
+
+# ---------------------------------------------------------------------------------------- values
+
+
+def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
+    if isinstance(space, spaces.Box):
+        if _is_image(space):
+            return np.asarray
+        kinds = "iu" if space.dtype.kind in "iu" else space.dtype.kind
+        return lambda value: _cast(value, kinds, np.float32)
+    if isinstance(space, spaces.MultiBinary):
+        return lambda value: _cast(value, "iub", np.int32)
+    start = np.asarray(getattr(space, "start", 0))
+    if not start.any():
+        return lambda value: _cast(value, "iu", np.int32)
+    # An array of the wrong shape or dtype is left alone: the gate names it.
+    return lambda value: (
+        _cast(np.asarray(value) - start, "iu", np.int32)
+        if np.shape(value) == start.shape and np.asarray(value).dtype.kind in "iu"
+        else np.asarray(value)
+    )
+
+
+def _cast(value: Any, kinds: str, dtype: type) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(dtype) if array.dtype.kind in kinds else array
+
+
+def _walk(
+    node: gymnasium.Space,
+    value: Any,
+    path: Path,
+    converters: Mapping[Path, Callable[[Any], np.ndarray]],
+    out: Arrays,
+) -> None:
+    if path in converters:
+        out[_name(path)] = converters[path](value)
+        return
+    if isinstance(node, spaces.Dict):
+        if not isinstance(value, Mapping):
+            raise Malformed(
+                f"obs/{_name(path)}: a {type(value).__name__}, expected a dict with the keys "
+                f"{list(node.spaces)}"
+            )
+        for key, sub in value.items():
+            if key in node.spaces:
+                _walk(node.spaces[key], sub, (*path, key), converters, out)
+            else:
+                out[_name((*path, key))] = np.asarray(sub)
+        return
+    assert isinstance(node, spaces.Tuple), node
+    if not isinstance(value, tuple | list) or len(value) != len(node.spaces):
+        raise Malformed(
+            f"obs/{_name(path)}: a {type(value).__name__}, expected a tuple of {len(node.spaces)}"
+        )
+    for i, sub in enumerate(value):
+        _walk(node.spaces[i], sub, (*path, i), converters, out)
+
+
+def _native(space: gymnasium.Space) -> Callable[[np.ndarray], Any]:
+    if isinstance(space, spaces.Box):
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        half, dtype = (high - low) / 2, space.dtype
+        whole = dtype.kind in "iu"
+
+        def rescale(action: np.ndarray) -> np.ndarray:
+            value = np.clip(low + (np.asarray(action, np.float64) + 1) * half, low, high)
+            return np.asarray(np.rint(value) if whole else value, dtype)
+
+        return rescale
+    if isinstance(space, spaces.Discrete):
+        first = int(space.start)
+        return lambda action: int(action) + first
+    start = getattr(space, "start", 0)
+    return lambda action: np.asarray(action + start, space.dtype)
+
+
+def _check_info(where: str, info: Any) -> None:
+    if not isinstance(info, dict):
+        raise Malformed(f"{where}() returned an info of type {type(info).__name__}, expected dict")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "biu":
+        return bool(array)
+    raise Malformed(f"{name} is {value!r}, expected True or False")
+
+
+def _reward(value: Any) -> float:
+    if isinstance(value, float | int):
+        return float(value)
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "biuf":
+        return float(array)
+    raise Malformed(f"reward is {value!r}, expected one number")

@@ -1,0 +1,146 @@
+"""One env and the rows of shared memory it writes to. The same code inline and in a process."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import struct
+import traceback
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reverie.envs.base import Arrays, Space, Spaces, Step, to_json
+from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
+from reverie.envs.values import Gate, Malformed
+
+# Protocol. To the process: what to do, and the seed. Back: how it went, length of a text that
+# follows, and the flags. Observations and actions never travel: they lie in the mapping.
+COMMAND = struct.Struct("<cQ")
+RESET, STEP = b"r", b"s"
+REPLY = struct.Struct("<cIf???")
+DONE, BUILT, FAILED, UNUSABLE = b"d", b"b", b"f", b"u"
+
+
+class Flags(NamedTuple):
+    """A step without its observation."""
+
+    reward: float
+    is_first: bool
+    is_last: bool
+    is_terminal: bool
+
+
+NOTHING = Flags(0.0, False, False, False)
+
+
+class Host:
+    """Builds an env and lets only sound steps into the buffers.
+
+    Args:
+      spec: which env.
+
+    Raises:
+      Exception: anything the env's constructor raises, now; anything at all in `reset` and `step`.
+    """
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.env = make_env(spec)
+        self._gate = Gate(self.env.obs_space)
+        self._obs: Arrays = {}
+        self._action: Arrays = {}
+
+    def bind(self, obs: Arrays, action: Arrays, index: int) -> None:
+        """From now on observations go to `obs[key][index]`, actions come from `action`."""
+        self._obs = {key: array[index, ...] for key, array in obs.items()}
+        self._action = {key: array[index, ...] for key, array in action.items()}
+
+    def reset(self, seed: int) -> Flags:
+        return self._shown(self.env.reset(seed), first=True)
+
+    def step(self) -> Flags:
+        # Copies: an env may keep its last action, and the buffer will change under it.
+        action = {key: array.copy() for key, array in self._action.items()}
+        return self._shown(self.env.step(action), first=False)
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _shown(self, step: Step, first: bool) -> Flags:
+        self._gate.check(step)
+        if step.is_first != first:
+            raise Malformed(f"is_first is {step.is_first}, expected it on reset and only there")
+        for key, view in self._obs.items():
+            np.copyto(view, step.obs[key])
+        return Flags(step.reward, step.is_first, step.is_last, step.is_terminal)
+
+
+def nbytes(obs_space: Spaces, act_space: Spaces, num: int) -> int:
+    """Bytes of the buffers of `num` envs."""
+    return sum(size for *_, size in _layout(obs_space, act_space, num))
+
+
+def views(
+    memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, num: int
+) -> tuple[Arrays, Arrays]:
+    """`(obs, action)`: arrays `[num, ...]` over `memory`."""
+    arrays: dict[str, Arrays] = {"obs": {}, "action": {}}
+    offset = 0
+    for group, key, space, size in _layout(obs_space, act_space, num):
+        count = num * math.prod(space.shape)
+        flat = np.frombuffer(memory, space.dtype, count, offset)
+        arrays[group][key] = flat.reshape(num, *space.shape)
+        offset += size
+    return arrays["obs"], arrays["action"]
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong in an env, as text: a malformed value needs no traceback, the rest does."""
+    if isinstance(error, Malformed):
+        return f"it returned a malformed value: {error}"
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "it raised\n" + "".join(lines)[-8000:].rstrip()
+
+
+def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
+    """The life of a worker process: build, then reset and step as told, until the pipe closes."""
+    try:
+        host = Host(EnvSpec.from_json(values["spec"]))
+    except UnusableEnv as error:
+        return _reply(write, UNUSABLE, text=str(error))
+    except BaseException as error:  # the border of the user's code: even SystemExit is only a text
+        return _reply(write, FAILED, text=explain(error))
+    spaces = (host.env.obs_space, host.env.act_space)
+    _reply(write, BUILT, text=json.dumps([to_json(s) for s in spaces]))
+    bound = False
+    while len(command := os.read(read, COMMAND.size)) == COMMAND.size:
+        what, seed = COMMAND.unpack(command)
+        if not bound:  # the parent gives the mapping its size before the first command
+            host.bind(*views(mmap.mmap(fds[0], 0), *spaces, values["num"]), values["index"])
+            bound = True
+        try:
+            flags = host.reset(seed) if what == RESET else host.step()
+        except BaseException as error:  # as above
+            _reply(write, FAILED, text=explain(error))
+        else:
+            _reply(write, DONE, flags)
+    host.close()
+
+
+def _reply(write: int, how: bytes, flags: Flags = NOTHING, text: str = "") -> None:
+    encoded = text.encode("utf-8", "replace")
+    data = REPLY.pack(how, len(encoded), *flags) + encoded
+    while data:
+        data = data[os.write(write, data) :]
+
+
+def _layout(
+    obs_space: Spaces, act_space: Spaces, num: int
+) -> Iterator[tuple[str, str, Space, int]]:
+    for group, spaces in (("obs", obs_space), ("action", act_space)):
+        for key, space in spaces.items():
+            size = num * math.prod(space.shape) * space.dtype.itemsize
+            yield group, key, space, -(-max(size, 1) // 64) * 64  # each array on its cache line

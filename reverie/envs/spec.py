@@ -1,0 +1,297 @@
+"""Envs by name: what is needed to build the same env again, here or in another process."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import gymnasium
+from gymnasium.error import DependencyNotInstalled
+
+from reverie.envs.base import Env
+from reverie.envs.gym import GymEnv
+from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
+
+# Ids of packages that register with Gymnasium on import: (what to install, the module to name).
+_ELSEWHERE = {
+    "ALE/": ("ale-py", "ale_py"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "highway-": ("highway-env", "highway_env"),
+}
+
+
+class UnusableEnv(ValueError):
+    """The env as named cannot be used; the message says what to type, install or change instead."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An env by name.
+
+    Attributes:
+      id: a Gymnasium id (`CartPole-v1`, `ale_py:ALE/Pong-v5`), or `module:EnvClass`,
+        `module:make_fn`, `path/to/file.py:EnvClass`; modules in the current directory are found.
+      action_repeat: how often every action is taken; rewards are summed.
+      time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
+      image_size: images become `[image_size, image_size, C]`; 0 leaves them.
+      gray: images become `[H, W, 1]`.
+      kwargs: keyword arguments of the env, a dict or its JSON text.
+      factory: a callable that no other process can import; such an env can only run inline.
+    """
+
+    id: str
+    action_repeat: int = 1
+    time_limit: int = 0
+    image_size: int = 0
+    gray: bool = False
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    factory: Callable[..., Any] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kwargs, str):
+            try:
+                parsed = json.loads(self.kwargs or "{}")
+            except json.JSONDecodeError as error:
+                raise UnusableEnv(
+                    f"env kwargs {self.kwargs!r} is not JSON ({error}), expected for example "
+                    '{"size": 5}'
+                ) from None
+            object.__setattr__(self, "kwargs", parsed)
+        if not isinstance(self.kwargs, Mapping):
+            raise UnusableEnv(f'env kwargs {self.kwargs!r}, expected a dict such as {{"size": 5}}')
+        for name, least in (("action_repeat", 1), ("time_limit", 0), ("image_size", 0)):
+            if getattr(self, name) < least:
+                raise UnusableEnv(f"{name} is {getattr(self, name)}, expected {least} or more")
+
+    def to_json(self) -> str:
+        """Text from which another process builds the same env; UnusableEnv for a `factory`."""
+        if self.factory is not None:
+            raise UnusableEnv(
+                f"{self.id} lives in this process only: move it into a module of its own and pass "
+                'it by name, env="my_module:make_env", or run it with workers="inline"'
+            )
+        names = ("id", "action_repeat", "time_limit", "image_size", "gray")
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return json.dumps(values | {"kwargs": dict(self.kwargs)})
+
+    @classmethod
+    def from_json(cls, text: str) -> EnvSpec:
+        """Inverse of `to_json`."""
+        return cls(**json.loads(text))
+
+
+EnvLike = EnvSpec | str | Callable[..., Any]
+
+
+def env_spec(env: EnvLike) -> EnvSpec:
+    """`env` as an `EnvSpec`. A callable goes by its name if another process can import it."""
+    if isinstance(env, EnvSpec):
+        return env
+    if isinstance(env, str):
+        return EnvSpec(env)
+    if not callable(env):
+        raise UnusableEnv(
+            f"env is {env!r}, expected an id such as 'CartPole-v1', 'my_module:MyEnv', or a "
+            "function that builds an env (an env that is already built cannot be built again)"
+        )
+    module, name = getattr(env, "__module__", None), getattr(env, "__qualname__", None)
+    if module and name and module != "__main__" and "<" not in name:
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is env:
+            return EnvSpec(f"{module}:{name}")
+    return EnvSpec(f"{module or 'python'}:{name or type(env).__name__}", factory=env)
+
+
+def make_env(env: EnvLike) -> Env:
+    """Builds an env: adapter inside, wrappers around it.
+
+    Raises:
+      UnusableEnv: (a ValueError) unknown id, missing package, unsupported space, not an env.
+      Exception: whatever the env's own constructor raises.
+    """
+    spec = env_spec(env)
+    raw = build(spec)
+    try:
+        adapted = adapt(raw, spec.id)
+        # The clock counts the env's own steps, so it sits inside the action repeat.
+        if spec.time_limit:
+            adapted = TimeLimit(adapted, spec.time_limit)
+        if spec.action_repeat > 1:
+            adapted = ActionRepeat(adapted, spec.action_repeat)
+        if spec.image_size:
+            adapted = ResizeImages(adapted, spec.image_size)
+        if spec.gray:
+            adapted = GrayImages(adapted)
+    except ValueError as error:
+        raw.close()
+        raise UnusableEnv(f"{spec.id}: {error}") from error
+    return adapted
+
+
+def build(spec: EnvSpec) -> Any:
+    """The bare object that the id names: a `gymnasium.Env` or an `Env`, if all is well."""
+    if spec.factory is not None:
+        return spec.factory(**spec.kwargs)
+    module, _, name = spec.id.rpartition(":")
+    if module and name.replace(".", "").isidentifier():
+        return _call(_find(module, name), spec)
+    return _registered(spec)
+
+
+def adapt(raw: Any, name: str) -> Env:
+    """`raw` as an `Env`; raises UnusableEnv if it is neither a `gymnasium.Env` nor an `Env`."""
+    if isinstance(raw, gymnasium.Env):
+        return GymEnv(raw)
+    if isinstance(raw, Env):
+        return raw
+    if any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
+        raise UnusableEnv(
+            f"{name} is an env of the old `gym` package, expected gymnasium: "
+            "`import gymnasium as gym`, and return five values from step()"
+        )
+    raise UnusableEnv(
+        f"{name} built a {type(raw).__name__}, expected a gymnasium.Env: write "
+        f"`class {type(raw).__name__}(gymnasium.Env):`, or a reverie.envs.base.Env"
+    )
+
+
+class Family(NamedTuple):
+    """A line of `reverie list`: `extra` is what to `pip install`, empty if nothing."""
+
+    name: str
+    extra: str
+    installed: bool
+
+
+def families() -> list[Family]:
+    """The kinds of env that can be named, and whether they can be used as things are installed."""
+    return [
+        Family("gymnasium classic-control", "", True),
+        Family("your own module:EnvClass or file.py:EnvClass", "", True),
+        Family("toy (reverie.envs.toy:Catch)", "", True),
+    ]
+
+
+# ------------------------------------------------------------------------------------ by Gymnasium
+
+
+def _registered(spec: EnvSpec) -> gymnasium.Env:
+    module, _, name = spec.id.rpartition(":")
+    if module:
+        _import(module)
+    if name not in gymnasium.registry:
+        raise UnusableEnv(_unknown(name))
+    kwargs = dict(spec.kwargs)
+    if "render_mode" not in kwargs and _can_draw(gymnasium.spec(name).entry_point):
+        kwargs["render_mode"] = "rgb_array"
+    try:
+        # Our own gate and `check-env` replace Gymnasium's checker, which costs time at every step.
+        return gymnasium.make(name, disable_env_checker=True, **kwargs)
+    except DependencyNotInstalled as error:
+        raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
+
+
+def _unknown(name: str) -> str:
+    for prefix, (package, module) in _ELSEWHERE.items():
+        if name.startswith(prefix):
+            return (
+                f"no env {name!r}: it comes with the package {package}. "
+                f"Type `pip install {package}`, then --env {module}:{name}"
+            )
+    near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
+    return (
+        f"no env {name!r}: {meant} Expected a Gymnasium id such as CartPole-v1, or "
+        "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
+    )
+
+
+def _can_draw(entry_point: Any) -> bool:
+    """Whether an env class, or the text that leads to it, offers pictures; False if unsure."""
+    if isinstance(entry_point, str):
+        try:
+            entry_point = gymnasium.envs.registration.load_env_creator(entry_point)
+        except (ImportError, AttributeError, DependencyNotInstalled):
+            return False  # `gymnasium.make` meets the same error and explains it
+    metadata = getattr(entry_point, "metadata", None) or {}
+    return "rgb_array" in metadata.get("render_modes", ())
+
+
+# --------------------------------------------------------------------------------------- by module
+
+
+def _find(module: str, name: str) -> Any:
+    found: Any = _file(module) if module.endswith(".py") else _import(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=3)
+            meant = (
+                f"did you mean {' or '.join(near)}?" if near else "nothing there is called like it"
+            )
+            raise UnusableEnv(f"{module} has no {part!r}: {meant}")
+        found = getattr(found, part)
+    return found
+
+
+def _import(module: str) -> ModuleType:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # the console script, unlike `python -m`, does not look here
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise UnusableEnv(
+                f"no module {module!r} in {here} or on sys.path: expected a Gymnasium id, "
+                "module:EnvClass, or path/to/file.py:EnvClass"
+            ) from None
+        raise
+
+
+def _file(path: str) -> ModuleType:
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UnusableEnv(f"no file {file}, expected path/to/file.py:EnvClass")
+    # A name of its own, so that a user's random.py cannot replace the standard one.
+    name = f"reverie_file_{file.stem}_{abs(hash(str(file))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, file
+    assert spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half a module must not pass for a whole one the next time
+        raise
+    return module
+
+
+def _call(target: Any, spec: EnvSpec) -> Any:
+    if not callable(target):
+        raise UnusableEnv(
+            f"{spec.id} is a {type(target).__name__}, expected a class or a function that builds "
+            "an env (an env that is already built cannot be built again)"
+        )
+    kwargs = dict(spec.kwargs)
+    draws = inspect.isclass(target) and _can_draw(target)
+    if draws and "render_mode" in inspect.signature(target).parameters:
+        kwargs.setdefault("render_mode", "rgb_array")
+    return target(**kwargs)

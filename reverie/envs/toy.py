@@ -1,0 +1,253 @@
+"""Envs of our own, for tests and demos. Plain `gymnasium.Env`s: they take a user's road."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Catch(gymnasium.Env):
+    """A ball falls, a paddle catches it: the smallest task that must be seen to be solved.
+
+    Observation: uint8 [64, 64, 3], a grid of `cells` by `cells` enlarged. Actions: left, stay,
+    right.
+    The ball starts in a random column of the top row and falls one cell a step; when it reaches the
+    bottom the episode ends, with reward +1 if the paddle is under it and -1 if not.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, cells: int = 8, render_mode: str | None = None) -> None:
+        if cells < 2 or 64 % cells:
+            raise ValueError(f"cells is {cells}, expected a divisor of 64 from 2 on: 4, 8, 16 ...")
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+        self.action_space = spaces.Discrete(3)
+        self._cells = cells
+        self._ball = [0, 0]
+        self._paddle = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._ball = [0, int(self.np_random.integers(self._cells))]
+        self._paddle = self._cells // 2
+        return self._picture(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._paddle = min(max(self._paddle + int(action) - 1, 0), self._cells - 1)
+        self._ball[0] += 1
+        over = self._ball[0] == self._cells - 1
+        caught = self._ball[1] == self._paddle
+        reward = (1.0 if caught else -1.0) if over else 0.0
+        return self._picture(), reward, over, False, {}
+
+    def render(self) -> np.ndarray | None:
+        return self._picture() if self.render_mode == "rgb_array" else None
+
+    def _picture(self) -> np.ndarray:
+        grid = np.full((self._cells, self._cells, 3), 16, np.uint8)
+        grid[-1, self._paddle] = (80, 160, 255)
+        grid[tuple(self._ball)] = (255, 220, 80)
+        size = 64 // self._cells
+        return grid.repeat(size, 0).repeat(size, 1)
+
+
+class Counting(gymnasium.Env):
+    """Counts, so that a test can tell from the data alone which step of which episode it sees.
+
+    Observation: `step` (steps since the reset) and `episode` (how often this instance was reset,
+    from 0), both float32 `[1]`. The reward is the step count. The action (2 classes) does nothing.
+
+    Args:
+      length: steps of an episode; 0 draws each length from 1 .. `longest` by the seed.
+      longest: upper end of the random lengths.
+      truncate: whether episodes end by truncation; None draws it by the seed.
+      episodes: whether `episode` is shown. It outlives a reset, so re-enactment cannot restore it.
+    """
+
+    def __init__(
+        self, length: int = 0, longest: int = 9, truncate: bool | None = None, episodes: bool = True
+    ) -> None:
+        count = spaces.Box(-1, np.inf, (1,), np.float32)
+        self._keys = ("step", "episode") if episodes else ("step",)
+        self.observation_space = spaces.Dict(dict.fromkeys(self._keys, count))
+        self.action_space = spaces.Discrete(2)
+        self._length, self._longest, self._truncate = length, longest, truncate
+        self._step, self._episode, self._end, self._cut = 0, -1, 0, False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._step = 0
+        self._episode += 1
+        self._end = self._length or int(self.np_random.integers(1, self._longest + 1))
+        coin = bool(self.np_random.integers(2))
+        self._cut = coin if self._truncate is None else self._truncate
+        return self._shown(), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        over = self._step >= self._end
+        return self._shown(), float(self._step), over and not self._cut, over and self._cut, {}
+
+    def _shown(self) -> dict[str, np.ndarray]:
+        values = {"step": self._step, "episode": self._episode}
+        return {key: np.array([values[key]], np.float32) for key in self._keys}
+
+
+class Dummy(gymnasium.Env):
+    """Every kind of space at once, random contents; reward 1 a step, `length` steps."""
+
+    def __init__(self, length: int = 100) -> None:
+        self.observation_space = spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (64, 64, 3), np.uint8),
+                "vector": spaces.Box(-np.inf, np.inf, (7,), np.float32),
+                "token": spaces.Discrete(256),
+                "count": spaces.Box(0, length, (), np.float32),
+                "float2d": spaces.Box(-np.inf, np.inf, (4, 5), np.float32),
+                "int2d": spaces.MultiDiscrete(np.full((2, 3), 4)),
+            }
+        )
+        self.action_space = spaces.Dict(
+            {"disc": spaces.Discrete(5), "cont": spaces.Box(-1, 1, (6,), np.float32)}
+        )
+        self._length, self._step = length, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._step = 0
+        return self._shown(), {}
+
+    def step(
+        self, action: dict[str, Any]
+    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self._step += 1
+        return self._shown(), 1.0, False, self._step >= self._length, {}
+
+    def _shown(self) -> dict[str, Any]:
+        rng = self.np_random
+        return {
+            "image": rng.integers(0, 256, (64, 64, 3), np.uint8),
+            "vector": rng.standard_normal(7).astype(np.float32),
+            "token": int(rng.integers(256)),
+            "count": np.float32(self._step),
+            "float2d": rng.standard_normal((4, 5)).astype(np.float32),
+            "int2d": rng.integers(0, 4, (2, 3)),
+        }
+
+
+FAULTS = (
+    "raise",
+    "hang",
+    "exit",
+    "sigkill",
+    "nan_reward",
+    "nan_obs",
+    "wrong_shape",
+    "wrong_dtype",
+    "missing_key",
+    "extra_key",
+    "out_of_bounds",
+    "wrong_info",
+)
+
+
+class Faulty(gymnasium.Env):
+    """Counts like `Counting`, and breaks by a script.
+
+    Observation: `step`, float32 `[1]` in [0, 1000]; `pair`, float32 `[2]`, the step count twice.
+    The reward is the step count; an episode is truncated after `length` steps.
+
+    Args:
+      script: moment -> one of `FAULTS`. A moment is `"build"`, `"reset"` (every one), `"3"` (step 3
+        of every episode), `"total:5"` (the fifth step of this instance, counted over episodes), or
+        `"reset:2"` (the reset that begins episode 2 of this instance, counted from 0).
+      length: steps of an episode.
+      once: path of a file; a fault leaves it behind, and none strikes while it exists.
+    """
+
+    def __init__(
+        self, script: Mapping[str, str] | None = None, length: int = 10, once: str = ""
+    ) -> None:
+        self._script = dict(script or {})
+        unknown = set(self._script.values()) - set(FAULTS)
+        if unknown:
+            raise ValueError(f"unknown faults {sorted(unknown)}, expected some of {FAULTS}")
+        self.observation_space = spaces.Dict(
+            {
+                "step": spaces.Box(0, 1000, (1,), np.float32),
+                "pair": spaces.Box(0, 1000, (2,), np.float32),
+            }
+        )
+        self.action_space = spaces.Discrete(2)
+        self._length, self._once = length, once
+        self._step, self._total, self._episode = 0, 0, -1
+        self._strike("build")
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        self._step = 0
+        self._episode += 1
+        fault = self._strike("reset", f"reset:{self._episode}")
+        obs, _, info = self._returned(fault)
+        return obs, info
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, Any]:
+        self._step += 1
+        self._total += 1
+        fault = self._strike(str(self._step), f"total:{self._total}")
+        obs, reward, info = self._returned(fault)
+        return obs, reward, False, self._step >= self._length, info
+
+    def _strike(self, *moments: str) -> str:
+        fault = next((self._script[m] for m in moments if m in self._script), "")
+        if not fault:
+            return ""
+        if self._once:
+            try:  # atomic: of several envs with one file, one is struck
+                os.close(os.open(self._once, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return ""
+        if fault == "raise":
+            raise RuntimeError(f"a fault on purpose at {moments[0]}")
+        if fault == "hang":
+            time.sleep(10_000)
+        if fault == "exit":
+            os._exit(3)
+        if fault == "sigkill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fault
+
+    def _returned(self, fault: str) -> tuple[Any, float, Any]:
+        count = np.array([self._step], np.float32)
+        obs: dict[str, Any] = {"step": count, "pair": count.repeat(2)}
+        if fault == "nan_obs":
+            obs["pair"] = np.array([0, np.nan], np.float32)
+        if fault == "wrong_shape":
+            obs["pair"] = np.zeros(3, np.float32)
+        if fault == "wrong_dtype":
+            obs["pair"] = np.zeros(2, np.int64)
+        if fault == "missing_key":
+            del obs["pair"]
+        if fault == "extra_key":
+            obs["more"] = count
+        if fault == "out_of_bounds":
+            obs["pair"] = np.array([0, 1001], np.float32)
+        reward = float("nan") if fault == "nan_reward" else float(self._step)
+        return obs, reward, "nothing" if fault == "wrong_info" else {}

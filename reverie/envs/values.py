@@ -1,0 +1,107 @@
+"""Which values an env may return. One gate at the border, inline and in processes alike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reverie.envs.base import Arrays, Space, Spaces, Step
+
+TOLERANCE = 1e-4  # of max(1, |bound|): float32 rounding is forgiven, a wrong bound is not
+_MAX = float(np.finfo(np.float32).max)
+
+
+class Malformed(ValueError):
+    """An env returned something that its own spaces (or Gymnasium's interface) do not allow."""
+
+
+class Gate:
+    """Lets through the steps that obey `obs_space`, so that nothing else ever reaches the replay.
+
+    A vector must be finite and inside its bounds (within `TOLERANCE`), a discrete value inside its
+    classes; keys, shapes and dtypes must be those of the space; the reward a finite float32.
+    """
+
+    def __init__(self, obs_space: Spaces) -> None:
+        self._space = obs_space
+        # Infinite bounds become the largest finite float: then one pair of comparisons rejects
+        # NaN, infinity and out-of-bounds together.
+        self._bounds = {key: _bounds(space) for key, space in obs_space.items()}
+
+    def check(self, step: Step) -> None:
+        """Raises `Malformed`, naming every fault of this step."""
+        if not (-_MAX <= step.reward <= _MAX) or (step.is_terminal and not step.is_last):
+            raise Malformed("; ".join(self.problems(step)))
+        if step.obs.keys() != self._space.keys():
+            raise Malformed("; ".join(self.problems(step)))
+        for key, space in self._space.items():
+            if _fault(step.obs[key], space, self._bounds[key]):
+                raise Malformed("; ".join(self.problems(step)))
+
+    def problems(self, step: Step) -> list[str]:
+        """Every fault of this step, as `what was given, expected ...`; empty if it is sound."""
+        found = []
+        for key in sorted(self._space.keys() - step.obs.keys()):
+            found.append(
+                f"obs/{key}: missing, expected {self._space[key].describe()} as the space declares"
+            )
+        for key in sorted(step.obs.keys() - self._space.keys()):
+            found.append(f"obs/{key}: not in the space, expected only {sorted(self._space)}")
+        for key, space in self._space.items():
+            if key in step.obs:
+                fault = _fault(step.obs[key], space, self._bounds[key])
+                found += [f"obs/{key}: {fault}"] if fault else []
+        if not (-_MAX <= step.reward <= _MAX):
+            found.append(f"reward: {step.reward}, expected a finite float32")
+        if step.is_terminal and not step.is_last:
+            found.append("is_terminal is true but is_last is not, expected is_last with it")
+        return found
+
+
+def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
+    """One uniformly random element of `spaces`; vectors are drawn from [-1, 1] as actions are."""
+    out: Arrays = {}
+    for key, space in spaces.items():
+        if space.kind == "discrete":
+            flat = rng.integers(0, np.asarray(space.classes))
+            out[key] = flat.astype(np.int32).reshape(space.shape)
+        elif space.kind == "image":
+            out[key] = rng.integers(0, 256, space.shape, np.uint8)
+        else:
+            out[key] = np.asarray(rng.uniform(-1, 1, space.shape), np.float32)
+    return out
+
+
+def _bounds(space: Space) -> tuple[np.ndarray, np.ndarray] | None:
+    if space.kind == "image":
+        return None  # every uint8 is a pixel
+    if space.kind == "discrete":
+        high = (np.asarray(space.classes, np.int32) - 1).reshape(space.shape)
+        return np.zeros_like(high), high
+    low = np.asarray(space.low or [-np.inf], np.float64)
+    high = np.asarray(space.high or [np.inf], np.float64)
+    low = np.maximum(low - TOLERANCE * np.maximum(1, np.abs(low)), -_MAX)
+    high = np.minimum(high + TOLERANCE * np.maximum(1, np.abs(high)), _MAX)
+    shape = space.shape if space.low else ()
+    return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
+
+
+def _fault(
+    value: np.ndarray, space: Space, bounds: tuple[np.ndarray, np.ndarray] | None
+) -> str | None:
+    if not isinstance(value, np.ndarray):
+        return f"a {type(value).__name__}, expected a numpy array: {space.describe()}"
+    if value.shape != space.shape or value.dtype != space.dtype:
+        return f"{value.dtype} {list(value.shape)}, expected {space.describe()}"
+    if bounds is None or ((value >= bounds[0]).all() and (value <= bounds[1]).all()):
+        return None
+    flat = value.reshape(-1)
+    if not np.isfinite(flat).all():
+        at = int(np.argmin(np.isfinite(flat)))
+        return f"element {at} is {flat[at]}, expected finite values only"
+    low = np.broadcast_to(bounds[0], space.shape).reshape(-1)
+    high = np.broadcast_to(bounds[1], space.shape).reshape(-1)
+    at = int(np.argmax((flat < low) | (flat > high)))
+    return (
+        f"element {at} is {flat[at]}, out of bounds: expected {low[at]:.6g} to {high[at]:.6g}; "
+        "widen the space or clip the observation"
+    )

@@ -1,0 +1,638 @@
+"""N envs stepped together, supervised: nothing an env does can stop a run or reach the replay.
+
+An env that raises, hangs, dies or returns a malformed value is replaced. Its episode is over, and
+the caller is told so (`cut`). What a budget of failures cannot repair ends the run: `EnvFailed`.
+
+The timeline of one env. `send` and `recv` alternate; between them the env works on its own:
+
+    send   recv     send   recv     send   recv     send    recv
+    reset  o0       a0     o1       a1     o2 last  (a2)    o0'      a2 has no effect: a reset
+    reset  o0       a0     -- env dies, is rebuilt and reset --   o0'  with cut: o0 was the last
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import mmap
+import os
+import signal
+import statistics
+import struct
+import tempfile
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from reverie.envs import host
+from reverie.envs.base import Arrays, Spaces, from_json
+from reverie.envs.host import Flags, Host
+from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
+from reverie.envs.values import sample
+
+Mode = Literal["auto", "inline", "process"]
+
+CHEAP = 200e-6  # seconds a step: above, a process costs less than waiting for the env
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a rebuild, doubling
+_FLAGS = struct.Struct("<f???")
+_log = logging.getLogger("reverie")
+
+
+class EnvFailed(RuntimeError):
+    """An env failed too often, or could not be built at all. Says which, when, and how."""
+
+
+class Fault(Exception):
+    """One failure of one env; the message is its story."""
+
+
+@dataclass
+class _Tape:
+    """What it takes to bring an env back to where it is: the open episode."""
+
+    episode: int = -1
+    ended: bool = True  # the next `send` is a reset
+    in_flight: bool = False
+    actions: list[bytes] = field(default_factory=list)
+    crcs: list[int] = field(default_factory=list)  # of the rows received: one more, or as many
+    steps: int = 0  # rows ever received from this env
+    failed_at: deque[int] = field(default_factory=deque)  # `steps` at the failures in the window
+
+    def clear(self) -> None:
+        self.actions.clear()
+        self.crcs.clear()
+
+
+class Workers:
+    """N supervised envs.
+
+    Args:
+      spec: an id, a callable or an `EnvSpec`.
+      num: N.
+      seed: episode e of env i begins with `episode_seed(seed, i, e)`, whatever the mode.
+      mode: `inline` runs the envs here, `process` one process each; `auto` measures: inline only
+        for envs shipped with Gymnasium (and our toys) that step in less than 200 us.
+      deadline: seconds allowed for every constructor, reset and step. Inline it works in the main
+        thread only, and cannot interrupt compiled code.
+      max_failures, window: more failures than this within so many steps of one env are too many.
+
+    Attributes:
+      obs_space, act_space: of every env.
+      mode: `inline` or `process`, as resolved.
+      failures: of all envs together, since the beginning.
+
+    Raises:
+      UnusableEnv: (a ValueError) the env as named cannot be used; the message says what to change.
+      EnvFailed: an env could not be built, or its spaces differ from those of the first.
+    """
+
+    def __init__(
+        self,
+        spec: EnvLike,
+        num: int,
+        *,
+        seed: int,
+        mode: Mode = "auto",
+        deadline: float = 60.0,
+        max_failures: int = 10,
+        window: int = 1000,
+    ) -> None:
+        if num < 1:
+            raise ValueError(f"envs is {num}, expected 1 or more")
+        if deadline <= 0:
+            raise ValueError(f"deadline is {deadline} s, expected more than 0")
+        if mode not in ("auto", "inline", "process"):
+            raise ValueError(f"workers is {mode!r}, expected 'auto', 'inline' or 'process'")
+        self.spec = env_spec(spec)
+        self.num = num
+        self.failures = 0
+        self.mode: Literal["inline", "process"] = _resolve(self.spec, mode)
+        self._seed, self._max_failures, self._window = seed, max_failures, window
+        self._tapes = [_Tape() for _ in range(num)]
+        self._cut = np.zeros(num, bool)
+        self._fd = _anonymous_file() if self.mode == "process" else -1
+        self._seats: list[_Seat] = [self._seat(i, deadline) for i in range(num)]
+        try:
+            self.obs_space, self.act_space = self._build_all()
+        except BaseException:
+            self.close()
+            raise
+        size = host.nbytes(self.obs_space, self.act_space, num)
+        memory: mmap.mmap | bytearray = bytearray(size)
+        if self.mode == "process":
+            os.ftruncate(self._fd, size)
+            memory = mmap.mmap(self._fd, size)
+        self._obs, self._action = host.views(memory, self.obs_space, self.act_space, num)
+        for seat in self._seats:
+            seat.bind(self._obs, self._action)
+
+    def send(self, indices: np.ndarray, actions: Arrays) -> None:
+        """Begins one step of the envs `indices` [n]; does not wait.
+
+        Args:
+          indices: int [n], which envs.
+          actions: `[n, ...]` as in `act_space`. Without effect on an env whose last row was
+            `is_last`, or that has not begun: it is reset instead.
+
+        Raises:
+          ValueError: an action that is not in `act_space`: the policy is at fault, not the env.
+        """
+        self._check_actions(len(indices), actions)
+        for key, buffer in self._action.items():
+            buffer[indices] = actions[key]
+        for i in indices.tolist():
+            tape = self._tapes[i]
+            if tape.in_flight:
+                raise RuntimeError(f"env {i}: send without recv before it")
+            if tape.ended:
+                self._begin(i)
+            else:
+                tape.actions.append(self._action_bytes(i))
+                tape.in_flight = True
+                self._seats[i].step()
+
+    def recv(self, indices: np.ndarray) -> tuple[Arrays, np.ndarray]:
+        """Waits for the envs `indices` [n].
+
+        Returns:
+          `(rows, cut)`. Rows `[n, ...]` hold `obs/<key>`, `reward`, `is_first`, `is_last` and
+          `is_terminal`. Where `cut` [n] is true the env failed, so the episode it was in is over
+          without another row (a truncation), and the row is the first of the next episode.
+
+        Raises:
+          EnvFailed: the budget of failures is exhausted.
+        """
+        flags = []
+        for i in indices.tolist():
+            if not self._tapes[i].in_flight:
+                raise RuntimeError(f"env {i}: recv without send before it")
+            flags.append(self._receive(i))
+        cut = self._cut[indices]
+        self._cut[indices] = False
+        rows = {f"obs/{key}": buffer[indices] for key, buffer in self._obs.items()}
+        rows["reward"] = np.array([f.reward for f in flags], np.float32)
+        rows["is_first"] = np.array([f.is_first for f in flags], bool)
+        rows["is_last"] = np.array([f.is_last for f in flags], bool)
+        rows["is_terminal"] = np.array([f.is_terminal for f in flags], bool)
+        return rows, cut
+
+    def state(self) -> Arrays:
+        """What `restore` needs, at any time, also between `send` and `recv`; waits for nothing."""
+        tapes = self._tapes
+        actions = b"".join(b"".join(tape.actions) for tape in tapes)
+        width = len(self._action_bytes(0))
+        return {
+            "episode": np.array([tape.episode for tape in tapes], np.int64),
+            "ended": np.array([tape.ended for tape in tapes], bool),
+            "in_flight": np.array([tape.in_flight for tape in tapes], bool),
+            "steps": np.array([tape.steps for tape in tapes], np.int64),
+            "cut": self._cut.copy(),
+            "failures": np.array(self.failures, np.int64),
+            "actions": np.frombuffer(actions, np.uint8).reshape(-1, width).copy(),
+            "action_counts": np.array([len(tape.actions) for tape in tapes], np.int64),
+            "crcs": np.array([crc for tape in tapes for crc in tape.crcs], np.uint32),
+            "crc_counts": np.array([len(tape.crcs) for tape in tapes], np.int64),
+        }
+
+    def restore(self, state: Arrays) -> np.ndarray:
+        """Brings fresh envs back to where they were, by re-enactment.
+
+        Every open episode is reset with its seed and its actions are taken again; all rows are
+        compared with those of the first time. An env that does not repeat itself begins a new
+        episode, and says so at its next `recv` (`cut`).
+
+        Args:
+          state: of `state`, from Workers of the same env, number and seed.
+
+        Returns:
+          bool [N], the envs that did not repeat themselves.
+
+        Raises:
+          ValueError: the state is of other envs.
+          EnvFailed: as `recv`.
+        """
+        width = len(self._action_bytes(0))
+        if state["episode"].shape != (self.num,) or state["actions"].shape[1:] != (width,):
+            raise ValueError(
+                f"the state is of {len(state['episode'])} envs with actions of "
+                f"{state['actions'].shape[-1]} bytes, expected {self.num} with {width}"
+            )
+        if any(tape.in_flight for tape in self._tapes):
+            raise RuntimeError("restore after send: expected Workers that have not begun")
+        self.failures = int(state["failures"])
+        self._cut[:] = state["cut"]
+        actions = np.split(state["actions"], np.cumsum(state["action_counts"])[:-1])
+        crcs = np.split(state["crcs"], np.cumsum(state["crc_counts"])[:-1])
+        playing = []
+        for i, tape in enumerate(self._tapes):
+            tape.clear()
+            tape.steps = int(state["steps"][i])
+            tape.episode, tape.ended = int(state["episode"][i]), bool(state["ended"][i])
+            if not tape.ended:
+                tape.episode -= 1  # `_begin` adds it again
+                self._begin(i)
+                playing.append(i)
+        # All envs together, step by step, so that processes re-enact at the same time.
+        mismatch = np.zeros(self.num, bool)
+        for t in range(max((len(c) for c in crcs), default=0)):
+            playing = [i for i in playing if t < len(crcs[i]) and not mismatch[i]]
+            for i in playing:
+                mismatch[i] = not self._repeats(i, int(crcs[i][t]))
+                if not mismatch[i] and t < len(actions[i]):
+                    self._retake(i, actions[i][t].tobytes())
+        for i in np.flatnonzero(mismatch).tolist():
+            _log.warning(
+                "env %d of %s did not repeat episode %d after the resume: the episode is cut "
+                "(a truncation). `reverie check-env` says whether the env is deterministic",
+                i,
+                self.spec.id,
+                self._tapes[i].episode,
+            )
+            self._cut[i] = True
+            self._tapes[i].ended = True
+            if state["in_flight"][i]:
+                self._begin(i)
+        return mismatch
+
+    def close(self) -> None:
+        """Ends all envs; processes that do not end by themselves within a second are killed."""
+        for seat in self._seats:
+            seat.hang_up()
+        for seat in self._seats:
+            seat.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------- episodes
+
+    def _begin(self, i: int) -> None:
+        tape = self._tapes[i]
+        tape.clear()
+        tape.episode += 1
+        tape.ended = False
+        tape.in_flight = True
+        self._seats[i].reset(episode_seed(self._seed, i, tape.episode))
+
+    def _receive(self, i: int) -> Flags:
+        """The result of env i, whatever it takes; notes in `_cut` if the open episode is lost."""
+        tape = self._tapes[i]
+        while True:
+            try:
+                flags = self._seats[i].result()
+            except Fault as fault:
+                # Before its first row an episode has nothing that could be cut.
+                self._cut[i] |= len(tape.crcs) > 0
+                self._revive(i, fault)
+                self._begin(i)
+            else:
+                self._note(i, flags)
+                return flags
+
+    def _note(self, i: int, flags: Flags) -> None:
+        tape = self._tapes[i]
+        tape.steps += 1
+        tape.in_flight = False
+        tape.ended = flags.is_last
+        if tape.ended:
+            tape.clear()  # nothing to re-enact
+        else:
+            tape.crcs.append(self._crc(i, flags))
+
+    def _repeats(self, i: int, crc: int) -> bool:
+        """Whether the row that env i yields now is the one recorded as `crc`."""
+        try:
+            flags = self._seats[i].result()
+        except Fault as fault:
+            self._revive(i, fault)
+            self._tapes[i].in_flight = False
+            return False
+        self._tapes[i].in_flight = False
+        self._tapes[i].crcs.append(self._crc(i, flags))
+        return self._tapes[i].crcs[-1] == crc
+
+    def _retake(self, i: int, action: bytes) -> None:
+        offset = 0
+        for buffer in self._action.values():
+            row = buffer[i, ...]
+            flat = np.frombuffer(action, row.dtype, row.size, offset)
+            np.copyto(row, flat.reshape(row.shape))
+            offset += row.nbytes
+        self._tapes[i].actions.append(action)
+        self._tapes[i].in_flight = True
+        self._seats[i].step()
+
+    def _action_bytes(self, i: int) -> bytes:
+        return b"".join(buffer[i].tobytes() for buffer in self._action.values())
+
+    def _crc(self, i: int, flags: Flags) -> int:
+        crc = zlib.crc32(_FLAGS.pack(*flags))
+        for buffer in self._obs.values():
+            crc = zlib.crc32(buffer[i, ...].data, crc)
+        return crc
+
+    def _check_actions(self, n: int, actions: Arrays) -> None:
+        if actions.keys() != self.act_space.keys():
+            raise ValueError(f"actions {sorted(actions)}, expected {sorted(self.act_space)}")
+        for key, space in self.act_space.items():
+            value = actions[key]
+            if value.shape != (n, *space.shape) or value.dtype != space.dtype:
+                raise ValueError(
+                    f"action/{key}: {value.dtype} {list(value.shape)}, expected {space.dtype} "
+                    f"{[n, *space.shape]}"
+                )
+            if space.kind == "discrete":
+                sound = (value >= 0).all() and (value.reshape(n, -1) < space.classes).all()
+            else:
+                sound = np.isfinite(value).all()
+            if not sound:
+                raise ValueError(f"action/{key}: {value} is not in {space.describe()}")
+
+    # ------------------------------------------------------------------------------- failures
+
+    def _revive(self, i: int, fault: Fault) -> None:
+        """Replaces env i; it can be reset afterwards."""
+        while True:
+            self._count(i, fault)
+            wait = FIRST_WAIT * 2 ** (len(self._tapes[i].failed_at) - 1)
+            time.sleep(min(wait, LONGEST_WAIT))
+            self._seats[i].close()
+            try:
+                self._seats[i].begin_build()
+                spaces = self._seats[i].built()
+            except (Fault, UnusableEnv) as again:
+                fault = Fault(f"it could not be built again: {again}")
+                continue
+            if spaces != (self.obs_space, self.act_space):
+                fault = Fault("it came back with other spaces")
+                continue
+            self._seats[i].bind(self._obs, self._action)
+            return
+
+    def _count(self, i: int, fault: Fault) -> None:
+        tape = self._tapes[i]
+        self.failures += 1
+        tape.failed_at.append(tape.steps)
+        while tape.failed_at[0] <= tape.steps - self._window:
+            tape.failed_at.popleft()
+        where = (
+            f"env {i} of {self.spec.id} failed in episode {tape.episode} after "
+            f"{max(len(tape.crcs) - 1, 0)} steps of it ({tape.steps} rows in all); "
+            f"last action {self._last_action(i)}; {fault}"
+        )
+        if len(tape.failed_at) > self._max_failures:
+            raise EnvFailed(
+                f"{len(tape.failed_at)} failures within {self._window} steps, "
+                f"{self._max_failures} are allowed. The last one: {where}"
+            ) from fault
+        _log.warning("%s\nThe episode is cut (a truncation) and the env rebuilt", where)
+
+    def _last_action(self, i: int) -> str:
+        if not self._tapes[i].actions:
+            return "none since the reset"
+        return str({key: buffer[i].tolist() for key, buffer in self._action.items()})
+
+    # ------------------------------------------------------------------------------- building
+
+    def _seat(self, i: int, deadline: float) -> _Seat:
+        if self.mode == "inline":
+            return _Inline(self.spec, i, deadline)
+        return _Process(self.spec.to_json(), i, self.num, self._fd, deadline)
+
+    def _build_all(self) -> tuple[Spaces, Spaces]:
+        try:
+            for seat in self._seats:
+                seat.begin_build()
+            first, *others = [seat.built() for seat in self._seats]
+        except Fault as fault:
+            raise EnvFailed(f"{self.spec.id} could not be built: {fault}") from fault
+        for i, spaces in enumerate(others, 1):
+            if spaces != first:
+                raise EnvFailed(
+                    f"env {i} of {self.spec.id} has other spaces than env 0: {spaces}, "
+                    f"expected {first}"
+                )
+        return first
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """The seed of one episode of one env: a pure function, so that it can be re-enacted."""
+    state = np.random.SeedSequence(seed, spawn_key=(index, episode)).generate_state(1)
+    return int(state[0] >> 1)  # 31 bits: some envs keep their seed in a C int
+
+
+# The two places where an env may live. Both: `begin_build` then `built`; `bind`; `reset` or `step`
+# to begin something, `result` to wait for it; `hang_up` then `close`. All failures are `Fault`s.
+
+
+class _Inline:
+    """An env in this process. It works when its result is asked for."""
+
+    def __init__(self, spec: EnvSpec, index: int, deadline: float) -> None:
+        self._spec, self._index, self._deadline = spec, index, deadline
+        self._host: Host | None = None
+        self._seed: int | None = None  # of the reset to do; None: a step
+
+    def begin_build(self) -> None:
+        with guarded(self._deadline):
+            self._host = Host(self._spec)
+
+    def built(self) -> tuple[Spaces, Spaces]:
+        assert self._host is not None
+        return self._host.env.obs_space, self._host.env.act_space
+
+    def bind(self, obs: Arrays, action: Arrays) -> None:
+        assert self._host is not None
+        self._host.bind(obs, action, self._index)
+
+    def reset(self, seed: int) -> None:
+        self._seed = seed
+
+    def step(self) -> None:
+        self._seed = None
+
+    def result(self) -> Flags:
+        assert self._host is not None
+        with guarded(self._deadline):
+            return self._host.step() if self._seed is None else self._host.reset(self._seed)
+
+    def hang_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._host is not None:
+            # A broken env may well fail to close; it is thrown away either way.
+            with contextlib.suppress(Fault), guarded(self._deadline):
+                self._host.close()
+            self._host = None
+
+
+class _Process:
+    """An env in a process of its own."""
+
+    def __init__(self, spec: str, index: int, num: int, fd: int, deadline: float) -> None:
+        self._values: dict[str, Any] = {"spec": spec, "index": index, "num": num}
+        self._fd, self._deadline = fd, deadline
+        self._child: Child | None = None
+        self._until = 0.0
+
+    def begin_build(self) -> None:
+        self._until = time.monotonic() + self._deadline
+        self._child = Child("reverie.envs.host:serve", self._values, (self._fd,))
+
+    def built(self) -> tuple[Spaces, Spaces]:
+        _, text = self._answer()
+        obs_space, act_space = json.loads(text)
+        return from_json(obs_space), from_json(act_space)
+
+    def bind(self, obs: Arrays, action: Arrays) -> None:
+        pass  # the process maps the memory itself
+
+    def reset(self, seed: int) -> None:
+        self._command(host.RESET, seed)
+
+    def step(self) -> None:
+        self._command(host.STEP, 0)
+
+    def result(self) -> Flags:
+        return self._answer()[0]
+
+    def hang_up(self) -> None:
+        if self._child is not None:
+            self._child.hang_up()
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.end(patience=1.0)
+            self._child = None
+
+    def _command(self, what: bytes, seed: int) -> None:
+        assert self._child is not None
+        self._until = time.monotonic() + self._deadline
+        self._child.write(host.COMMAND.pack(what, seed))
+
+    def _answer(self) -> tuple[Flags, str]:
+        assert self._child is not None
+        try:
+            how, length, *flags = host.REPLY.unpack(self._child.read(host.REPLY.size, self._until))
+            text = self._child.read(length, self._until).decode() if length else ""
+        except Hung:
+            self._child.end()
+            raise Fault(f"it hung: no answer within {self._deadline:g} s") from None
+        except Gone as gone:
+            raise Fault(str(gone)) from None
+        if how == host.UNUSABLE:
+            raise UnusableEnv(text)
+        if how == host.FAILED:
+            raise Fault(text)
+        return Flags(*flags), text
+
+
+_Seat = _Inline | _Process
+
+
+class _Alarm(BaseException):
+    """Not an Exception, so that an env's own `except Exception` does not swallow it."""
+
+
+@contextlib.contextmanager
+def guarded(deadline: float) -> Iterator[None]:
+    """Turns what an env does wrong in this process into a `Fault`; Ctrl-C passes through."""
+    try:
+        with _alarm(deadline):
+            yield
+    except _Alarm:
+        raise Fault(f"it hung: no answer within {deadline:g} s") from None
+    except UnusableEnv:
+        raise
+    except (Exception, SystemExit) as error:  # the border of the user's code
+        raise Fault(host.explain(error)) from error
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise _Alarm
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, ring)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:  # somebody else's alarm goes on as if nothing had been
+            left = max(left - (time.monotonic() - began), 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+def _resolve(spec: EnvSpec, mode: Mode) -> Literal["inline", "process"]:
+    if mode != "auto":
+        return mode
+    if spec.factory is not None:
+        return "inline"
+    if not _harmless(spec.id):
+        return "process"
+    try:
+        with guarded(LONGEST_WAIT):
+            return "inline" if _seconds_per_step(spec) < CHEAP else "process"
+    except Fault:
+        return "inline"  # building it in earnest meets the same fault, and tells
+
+
+def _harmless(name: str) -> bool:
+    """Whether the env is one that neither hangs nor crashes: it may run in this process."""
+    if name.startswith("reverie.envs.toy:"):
+        return name != "reverie.envs.toy:Faulty"
+    import gymnasium
+
+    registered = gymnasium.registry.get(name)
+    return registered is not None and str(registered.entry_point).startswith("gymnasium.")
+
+
+def _seconds_per_step(spec: EnvSpec) -> float:
+    subject = host.make_env(spec)
+    rng = np.random.default_rng(0)
+    times: list[float] = []
+    last = True
+    stop = time.perf_counter() + 5e-3
+    while len(times) < 5 or time.perf_counter() < stop:
+        action = sample(subject.act_space, rng)
+        began = time.perf_counter()
+        last = (subject.reset(0) if last else subject.step(action)).is_last
+        times.append(time.perf_counter() - began)
+    subject.close()
+    return statistics.median(times)
+
+
+def _anonymous_file() -> int:
+    """Shared memory without a name: nothing is left behind, however the processes end."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("reverie")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

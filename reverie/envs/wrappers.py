@@ -1,0 +1,185 @@
+"""Small changes to an env: action repeat, time limit, image size, gray. An `Env` in, one out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reverie.envs.base import Arrays, Env, Space, Spaces, Step
+from reverie.envs.gym import GymEnv
+
+
+class Wrapper:
+    """Passes everything on. A wrapper overrides `step`, or `obs_space` and `observation`."""
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+
+    @property
+    def obs_space(self) -> Spaces:
+        return self.env.obs_space
+
+    @property
+    def act_space(self) -> Spaces:
+        return self.env.act_space
+
+    def observation(self, obs: Arrays) -> Arrays:
+        return obs
+
+    def reset(self, seed: int | None = None) -> Step:
+        return self._seen(self.env.reset(seed))
+
+    def step(self, action: Arrays) -> Step:
+        return self._seen(self.env.step(action))
+
+    def render(self) -> np.ndarray | None:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _seen(self, step: Step) -> Step:
+        return replace(step, obs=self.observation(step.obs))
+
+
+class ActionRepeat(Wrapper):
+    """Every action is taken `repeat` times (fewer if the episode ends); the rewards are summed."""
+
+    def __init__(self, env: Env, repeat: int) -> None:
+        super().__init__(env)
+        self._repeat = _at_least_one("action_repeat", repeat)
+
+    def step(self, action: Arrays) -> Step:
+        total = 0.0
+        for _ in range(self._repeat):
+            step = self.env.step(action)
+            total += step.reward
+            if step.is_last:
+                break
+        return replace(step, reward=total)
+
+
+class TimeLimit(Wrapper):
+    """Truncates an episode after `limit` steps: `is_last` without `is_terminal`."""
+
+    def __init__(self, env: Env, limit: int) -> None:
+        super().__init__(env)
+        self._limit = _at_least_one("time_limit", limit)
+        self._taken = 0
+
+    def reset(self, seed: int | None = None) -> Step:
+        self._taken = 0
+        return self.env.reset(seed)
+
+    def step(self, action: Arrays) -> Step:
+        self._taken += 1
+        step = self.env.step(action)
+        return replace(step, is_last=True) if self._taken >= self._limit else step
+
+
+class _ImageWrapper(Wrapper):
+    """Changes images only."""
+
+    def __init__(self, env: Env, flag: str) -> None:
+        super().__init__(env)
+        self._images = {key for key, space in env.obs_space.items() if space.kind == "image"}
+        if not self._images:
+            seen = {key: space.describe() for key, space in env.obs_space.items()}
+            raise ValueError(
+                f"{flag} needs an image (a uint8 Box [H, W, C]), but the env shows {seen}; "
+                f"leave {flag} out"
+            )
+
+    def _is_image(self, key: str, value: np.ndarray) -> bool:
+        # A malformed image is passed on as it is: changing it would hide it from the gate.
+        return (
+            key in self._images
+            and value.dtype == np.uint8
+            and value.shape == self.env.obs_space[key].shape
+        )
+
+
+class ResizeImages(_ImageWrapper):
+    """Every image becomes `[size, size, C]` (bilinear, antialiased)."""
+
+    def __init__(self, env: Env, size: int) -> None:
+        super().__init__(env, "image_size")
+        self._size = _at_least_one("image_size", size)
+
+    @property
+    def obs_space(self) -> Spaces:
+        small = {
+            key: Space("image", (self._size, self._size, self.env.obs_space[key].shape[2]))
+            for key in self._images
+        }
+        return {key: small.get(key, space) for key, space in self.env.obs_space.items()}
+
+    def observation(self, obs: Arrays) -> Arrays:
+        return {
+            key: _resize(x, self._size) if self._is_image(key, x) else x for key, x in obs.items()
+        }
+
+
+class GrayImages(_ImageWrapper):
+    """Every colour image becomes `[H, W, 1]`: ITU-R 601 luma; a gray image stays as it is."""
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env, "gray")
+        for key in self._images:
+            if env.obs_space[key].shape[2] not in (1, 3, 4):
+                raise ValueError(
+                    f"gray: obs/{key} is {env.obs_space[key].describe()}, expected 1 channel, 3 "
+                    "(RGB) or 4 (RGBA)"
+                )
+
+    @property
+    def obs_space(self) -> Spaces:
+        gray = {
+            key: Space("image", (*self.env.obs_space[key].shape[:2], 1)) for key in self._images
+        }
+        return {key: gray.get(key, space) for key, space in self.env.obs_space.items()}
+
+    def observation(self, obs: Arrays) -> Arrays:
+        return {key: _gray(x) if self._is_image(key, x) else x for key, x in obs.items()}
+
+
+def observe(env: Env, raw: Any) -> Arrays:
+    """What `env`'s agent would see where the innermost Gymnasium env shows `raw`."""
+    if isinstance(env, Wrapper):
+        return env.observation(observe(env.env, raw))
+    return env.observe(raw) if isinstance(env, GymEnv) else raw
+
+
+def native_action(env: Env, action: Arrays) -> Any:
+    """`action` in the words of the innermost Gymnasium env: own bounds, own nesting."""
+    if isinstance(env, Wrapper):
+        return native_action(env.env, action)
+    return env.native(action) if isinstance(env, GymEnv) else action
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    if image.shape[:2] == (size, size):
+        return image
+    if image.shape[2] in (3, 4):
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    planes = [  # Pillow knows no other number of channels: frame stacks go plane by plane
+        np.asarray(Image.fromarray(image[:, :, c]).resize((size, size), Image.Resampling.BILINEAR))
+        for c in range(image.shape[2])
+    ]
+    return np.stack(planes, -1)
+
+
+def _gray(image: np.ndarray) -> np.ndarray:
+    if image.shape[2] == 1:
+        return image
+    luma = image[..., :3].astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+    return ((luma + 500) // 1000).astype(np.uint8)[..., None]
+
+
+def _at_least_one(flag: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{flag} is {value}, expected 1 or more")
+    return value

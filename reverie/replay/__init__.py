@@ -1,0 +1,1 @@
+"""Rows as they happened: rings in memory (`sequences`), append-only segments (`segments`)."""

@@ -1,0 +1,346 @@
+"""Replay: the streams of rows as they happened, and every window of them equally likely.
+
+    stream 0   . . . r r r r r r r r r|          |: the newest row
+    stream 1         r r r r r|                  r: held,  .: overwritten by the ring
+                       [-----]                   a window: L rows that follow each other
+
+A row is named by its **id**, `stream << 40 | t`, with `t` counting from the first row of its
+stream. Ids are how training writes back to the rows it was given: those overwritten in the meantime
+are skipped and counted.
+
+Rows lie in preallocated rings, one array per key, so memory is known before the first row and never
+grows. The beginnings of all complete windows are kept in order of time, one ring per stream: a
+uniform draw is one look-up, and "inside one episode" or "not over a damaged row" only decides what
+enters that ring.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, np.ndarray]
+
+ID_BITS = 40  # of an id, for t: 10^12 rows per stream
+# Bytes per row: held, unsaved, dirty; the begin of a window; two segment numbers in `segments`.
+_BOOKKEEPING = 3 + 8 + 2 * 4
+
+
+@dataclass(frozen=True)
+class Field:
+    """Shape and dtype of one key of a row, without leading axes. bfloat16 is allowed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def stored(self) -> np.dtype:
+        """The dtype in memory. numpy copies the types it does not know (bfloat16) one by one: as
+        integers of the same width they are fast."""
+        dtype = np.dtype(self.dtype)
+        return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def bytes_per_row(fields: Mapping[str, Field]) -> int:
+    """Memory of one row, bookkeeping included: known before anything is allocated."""
+    return sum(f.nbytes for f in fields.values()) + _BOOKKEEPING
+
+
+class Replay:
+    """The newest `capacity` rows of `streams` streams; hands out windows of `length` rows.
+
+    Args:
+      fields: key -> shape and dtype, of every key a row has.
+      streams: number of env instances. Each keeps its newest `capacity // streams` rows.
+      length: rows of a window, `L = C + T`.
+      capacity: rows held in all.
+      seed: of the sampler.
+      online: serve every new window once, as soon as it is complete, before uniform draws. Those
+        windows follow each other without overlap, the oldest comes first, and the ones overwritten
+        before their turn are dropped.
+      within_episodes: only windows that lie inside one episode (`is_first` at position 0 at most).
+        Otherwise every window of a stream counts, whatever begins or ends in it.
+
+    Raises ValueError if a stream cannot hold one window.
+
+    For `segments` there are also the flat arrays of `capacity` slots: `arrays` (the rows), `held`
+    (the slot has a row), `unsaved` (the row came since the last save), `dirty` (its `out/` did).
+    """
+
+    def __init__(
+        self,
+        fields: dict[str, Field],
+        *,
+        streams: int,
+        length: int,
+        capacity: int,
+        seed: int,
+        online: bool = True,
+        within_episodes: bool = False,
+    ) -> None:
+        ring = capacity // streams
+        if length < 1 or ring < length:
+            raise ValueError(
+                f"a stream must hold one window of {length} rows, but {capacity} rows over "
+                f"{streams} streams are {ring} each: raise the capacity to "
+                f"{streams * max(1, length)} or more, or use fewer envs or shorter windows"
+            )
+        if within_episodes and "is_first" not in fields:
+            raise ValueError("within_episodes=True needs the key is_first in the rows")
+        self.fields = dict(fields)
+        self.streams, self.length, self.ring = streams, length, ring
+        self.online, self.within_episodes = online, within_episodes
+        self.capacity = streams * ring
+        # Zeros cost nothing until they are written to: the pages come as the rings fill.
+        self.arrays = {k: np.zeros((self.capacity, *f.shape), f.stored) for k, f in fields.items()}
+        self.held, self.unsaved, self.dirty = np.zeros((3, self.capacity), bool)
+        self.skipped = 0  # ids of `update` that were overwritten before their values came
+        self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        self._span = np.arange(length)
+        self._count = np.zeros(streams, np.int64)  # rows ever added
+        self._run = np.zeros(streams, np.int64)  # t since when rows follow each other unbroken
+        self._starts = np.zeros(
+            (streams, ring), np.int64
+        )  # beginnings of complete windows, ascending
+        self._head = np.zeros(streams, np.int64)  # of `_starts`: the oldest
+        self._tail = np.zeros(streams, np.int64)  # of `_starts`: one past the newest
+        self._cursor = np.zeros(streams, np.int64)  # of `_starts`: the next to serve online
+        self._next = np.zeros(streams, np.int64)  # t before which everything was served online
+
+    def __len__(self) -> int:
+        """Rows held now."""
+        return int(np.count_nonzero(self.held))
+
+    @property
+    def added(self) -> int:
+        """Rows ever added."""
+        return int(self._count.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory when full."""
+        return self.capacity * bytes_per_row(self.fields)
+
+    @property
+    def windows(self) -> int:
+        """Windows that can be drawn now."""
+        return int((self._tail - self._head).sum())
+
+    def can_sample(self) -> bool:
+        return self.windows > 0
+
+    # --- adding -----------------------------------------------------------------------------------
+
+    def add(self, streams: np.ndarray, rows: Row) -> None:
+        """Appends one row to each of `streams`.
+
+        Args:
+          streams: [n] integers, all different.
+          rows: key -> [n, ...], exactly the keys, shapes and dtypes of `fields`.
+
+        Raises ValueError naming every key that differs; nothing is added then.
+        """
+        streams = np.asarray(streams)
+        self._check(streams, rows)
+        t = self._count[streams]
+        slots = streams * self.ring + t % self.ring
+        for key, array in self.arrays.items():
+            array[slots] = rows[key].view(array.dtype)
+        self.held[slots] = True
+        self.unsaved[slots] = True
+        self.dirty[slots] = False
+        self._count[streams] = t + 1
+        self._drop_window(streams, t - self.ring)
+        if self.within_episodes:
+            self._run[streams] = np.where(rows["is_first"], t, self._run[streams])
+        start = t - (self.length - 1)
+        complete = self._run[streams] <= start
+        self._add_window(streams[complete], start[complete])
+
+    def _check(self, streams: np.ndarray, rows: Row) -> None:
+        if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (
+            streams.size and streams.max() >= self.streams
+        ):
+            raise ValueError(f"streams must differ and be below {self.streams}; given {streams}")
+        faults = [f"{key}: not a key of the rows" for key in rows.keys() - self.fields.keys()]
+        for key, field in self.fields.items():
+            want = (streams.size, *field.shape)
+            if key not in rows:
+                faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
+            elif rows[key].dtype != field.dtype or rows[key].shape != want:
+                got = rows[key]
+                faults.append(
+                    f"{key}: given {got.dtype} {list(got.shape)}, expected {field.dtype} "
+                    f"{list(want)}"
+                )
+        if faults:
+            raise ValueError("rows do not fit the replay:\n  " + "\n  ".join(sorted(faults)))
+
+    def _drop_window(self, streams: np.ndarray, start: np.ndarray) -> None:
+        """Forgets the windows that began at the rows just overwritten."""
+        head = self._head[streams]
+        gone = (head < self._tail[streams]) & (self._starts[streams, head % self.ring] == start)
+        if gone.any():
+            for s in streams[gone & (self._cursor[streams] == head)]:
+                self._advance(int(s))  # it waited for its online turn in vain
+            self._head[streams[gone]] += 1
+
+    def _add_window(self, streams: np.ndarray, start: np.ndarray) -> None:
+        tail = self._tail[streams]
+        self._starts[streams, tail % self.ring] = start
+        self._tail[streams] = tail + 1
+        # What overlaps the last window served online is no new window for the online queue.
+        self._cursor[streams] += (self._cursor[streams] == tail) & (start < self._next[streams])
+
+    # --- sampling ---------------------------------------------------------------------------------
+
+    def sample(self, batch: int) -> Row:
+        """`batch` windows: new ones in their turn (see `online`), then uniform over all windows
+        held.
+
+        Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]. The arrays
+        are fresh. Raises ValueError while no window is complete (`can_sample`).
+        """
+        if not self.can_sample():
+            raise ValueError(
+                f"no window of {self.length} rows is complete yet: {len(self)} rows in "
+                f"{self.streams} streams. Ask can_sample() first, or raise the warm-up"
+            )
+        picks = self._serve(batch) if self.online else []
+        windows = self._tail - self._head
+        ends = np.cumsum(windows)
+        draw = self._rng.integers(ends[-1], size=batch - len(picks))
+        stream = np.searchsorted(ends, draw, side="right")
+        place = self._head[stream] + draw - (ends - windows)[stream]
+        start = self._starts[stream, place % self.ring]
+        if picks:
+            first = np.array(picks, np.int64)
+            stream = np.concatenate([first[:, 0], stream])
+            start = np.concatenate([first[:, 1], start])
+        t = start[:, None] + self._span  # [B, L]
+        slots = stream[:, None] * self.ring + t % self.ring
+        rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
+        return {**rows, "id": (stream[:, None] << ID_BITS) | t}
+
+    def _serve(self, most: int) -> list[tuple[int, int]]:
+        """(stream, start) of up to `most` windows whose online turn it is; each is served once."""
+        picks: list[tuple[int, int]] = []
+        while len(picks) < most:
+            ready = np.flatnonzero(self._cursor < self._tail)
+            if not ready.size:
+                break
+            start = self._starts[ready, self._cursor[ready] % self.ring]
+            oldest = int(start.argmin())
+            picks.append((int(ready[oldest]), int(start[oldest])))
+            self._advance(int(ready[oldest]))
+        return picks
+
+    def _advance(self, stream: int) -> None:
+        """Moves the online turn of a stream past the window it stands on and any that overlap."""
+        cursor = int(self._cursor[stream])
+        start = int(self._starts[stream, cursor % self.ring])
+        self._next[stream] = start + self.length
+        places = np.arange(cursor, min(cursor + self.length, int(self._tail[stream])))
+        following = self._starts[stream, places % self.ring]
+        self._cursor[stream] = cursor + np.searchsorted(following, start + self.length)
+
+    # --- write-back -------------------------------------------------------------------------------
+
+    def update(self, ids: np.ndarray, values: Row) -> int:
+        """Writes what training recomputed to the rows it was given.
+
+        Args:
+          ids: int64 of any shape, as `sample` gave them.
+          values: `out/<key>` -> [*ids.shape, ...], dtypes of `fields`. Where an id stands twice,
+            the last counts.
+
+        Returns the number of ids whose row was overwritten in the meantime: they are skipped (and
+        added to `skipped`). Raises ValueError for keys, shapes, dtypes or ids that do not fit.
+        """
+        for key, value in values.items():
+            field = self.fields.get(key) if key.startswith("out/") else None
+            if field is None:
+                known = sorted(k for k in self.fields if k.startswith("out/"))
+                raise ValueError(f"cannot write back {key!r}: the rows have {known}")
+            if value.shape != (*ids.shape, *field.shape) or value.dtype != field.dtype:
+                raise ValueError(
+                    f"cannot write back {key}: given {value.dtype} {list(value.shape)}, expected "
+                    f"{field.dtype} {[*ids.shape, *field.shape]}"
+                )
+        ids = ids.reshape(-1)
+        slots, live = self.slots(ids)
+        skipped = ids.size - int(np.count_nonzero(live))
+        for key, value in values.items():
+            array = self.arrays[key]
+            flat = value.view(array.dtype).reshape(-1, *self.fields[key].shape)
+            array[slots] = flat[live] if skipped else flat
+        self.dirty[slots] = True
+        self.skipped += skipped
+        return skipped
+
+    # --- for segments: names of slots, and state --------------------------------------------------
+
+    def slots(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rows `ids` [n] lie: (slots [m] of those not overwritten, their mask [n])."""
+        stream, t = ids >> ID_BITS, ids & ((1 << ID_BITS) - 1)
+        if ids.size and (ids.min() < 0 or stream.max() >= self.streams):
+            raise ValueError(f"ids name streams outside 0..{self.streams - 1}")
+        age = self._count[stream] - t
+        if ids.size and age.min() <= 0:
+            raise ValueError("ids name rows that were never added")
+        live = age <= self.ring
+        slots = stream * self.ring + t % self.ring
+        return (slots if live.all() else slots[live]), live
+
+    def ids(self, slots: np.ndarray) -> np.ndarray:
+        """The ids of the rows in `slots` [n]."""
+        stream, place = np.divmod(slots, self.ring)
+        newest = self._count[stream] - 1
+        return (stream << ID_BITS) | (newest - (newest - place) % self.ring)
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able: everything but the rows themselves."""
+        return {
+            "count": self._count.tolist(),
+            "next": self._next.tolist(),
+            "skipped": self.skipped,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Sets the counters and the sampler. No row is held until `segments` puts them back
+        (`reindex`)."""
+        self._count[:] = state["count"]
+        self._next[:] = state["next"]
+        self.skipped = int(state["skipped"])
+        self._rng.bit_generator.state = state["rng"]
+        self.held[:] = self.unsaved[:] = self.dirty[:] = False
+        self.reindex()
+
+    def reindex(self) -> None:
+        """Finds all windows anew from `held` and `is_first`; a row that is not held is in none of
+        them."""
+        for s in range(self.streams):
+            count = int(self._count[s])
+            t = np.arange(max(0, count - self.ring), count)
+            slots = s * self.ring + t % self.ring
+            held = self.held[slots]
+            seam = ~held
+            seam[1:] |= ~held[:-1]
+            seam[:1] = True
+            if self.within_episodes:
+                seam |= self.arrays["is_first"][slots]
+            run = np.maximum.accumulate(np.where(seam, t + ~held, 0))
+            starts = t[run <= t - (self.length - 1)] - (self.length - 1)
+            self._run[s] = run[-1] if t.size else 0
+            self._head[s], self._tail[s] = 0, starts.size
+            self._starts[s, : starts.size] = starts
+            self._cursor[s] = np.searchsorted(starts, self._next[s])

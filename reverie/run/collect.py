@@ -1,0 +1,253 @@
+"""Envs and a policy, turned into rows; and rows turned into chunks.
+
+One step of a group of envs, with the row of t committed when its successor is known:
+
+    recv        o_t+1 arrives                 or the env failed in between (cut):
+    commit      (o_t, a_t, out_t)             the same row with is_last: a truncation
+    policy      a_t+1, out_t+1 from o_t+1     from the first observation of the next episode
+    send        a_t+1                         the env works while the next group is served
+
+With two groups the envs of one work while the policy decides for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from reverie.envs.workers import Workers
+from reverie.run.checkpoint import flatten, unflatten
+
+Row = dict[str, np.ndarray]
+Carry = Any
+Policy = Callable[[Carry, Row], tuple[Carry, Row, Row]]
+
+
+class Episode(NamedTuple):
+    """A finished episode. One that was cut by a failing env is none: its return means nothing."""
+
+    env: int
+    episode_return: float
+    length: int  # steps taken, one less than its rows
+
+
+class Collector:
+    """Steps groups of envs in turn and commits their rows.
+
+    Args:
+      workers: the envs.
+      add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
+      groups: number of groups that take turns; env i is in group `i * groups // num`.
+
+    Attributes:
+      groups: the envs of each group, int [n].
+      carry: the policy's carry of each group. The caller sets it before the first `step`.
+    """
+
+    def __init__(
+        self, workers: Workers, add: Callable[[np.ndarray, Row], object], groups: int = 1
+    ) -> None:
+        if not 1 <= groups <= workers.num:
+            raise ValueError(f"groups is {groups}, expected 1 to {workers.num}, the number of envs")
+        self.groups = np.array_split(np.arange(workers.num), groups)
+        self.carry: list[Carry] = [None] * groups
+        self._workers, self._add = workers, add
+        self._pending: list[Row] = [{} for _ in range(groups)]
+        self._turn = 0
+        self._begun = False
+        self._returns = np.zeros(workers.num, np.float64)
+        self._lengths = np.zeros(workers.num, np.int64)
+        self._episodes: list[Episode] = []
+
+    def step(self, policy: Policy) -> int:
+        """Advances the group whose turn it is by one step.
+
+        Args:
+          policy: `(carry, rows) -> (carry, action, out)` over the n envs of a group; keys of
+            `action` and `out` without prefix or with `action/` and `out/`.
+
+        Returns:
+          the number of rows committed: n, or 0 in a group's first step.
+        """
+        if not self._begun:
+            nothing = {
+                key: np.zeros((self._workers.num, *space.shape), space.dtype)
+                for key, space in self._workers.act_space.items()
+            }
+            self._workers.send(np.arange(self._workers.num), nothing)  # every env is reset
+            self._begun = True
+        group, self._turn = self._turn, (self._turn + 1) % len(self.groups)
+        envs, pending = self.groups[group], self._pending[group]
+        rows, cut = self._workers.recv(envs)
+        if pending:
+            pending["is_last"] = pending["is_last"] | cut
+            self._add(envs, pending)
+        self._tally(envs, rows)
+        self.carry[group], action, out = policy(self.carry[group], rows)
+        action, out = jax.tree.map(np.array, (action, out))  # own memory: jax may reuse its
+        action = {key.removeprefix("action/"): value for key, value in action.items()}
+        out = {key.removeprefix("out/"): value for key, value in out.items()}
+        self._workers.send(envs, action)
+        rows |= {f"action/{key}": value for key, value in action.items()}
+        rows |= {f"out/{key}": value for key, value in out.items()}
+        self._pending[group] = rows
+        return len(envs) if pending else 0
+
+    def episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call."""
+        finished, self._episodes = self._episodes, []
+        return finished
+
+    def state(self) -> Row:
+        """All there is to know between two steps, as arrays; the envs go on working."""
+        state = {f"workers/{key}": value for key, value in self._workers.state().items()}
+        for group, pending in enumerate(self._pending):
+            state |= {f"pending/{group}/{key}": value for key, value in pending.items()}
+            carry = flatten(self.carry[group])
+            state |= {f"carry/{group}/{key}": value for key, value in carry.items()}
+        state["turn"] = np.array(self._turn, np.int64)
+        state["begun"] = np.array(self._begun)
+        state["returns"], state["lengths"] = self._returns.copy(), self._lengths.copy()
+        state["episodes"] = np.array(self._episodes, np.float64).reshape(-1, 3)
+        return state
+
+    def restore(self, state: Row) -> np.ndarray:
+        """Continues from `state`, with fresh workers and with `carry` as it was to begin with.
+
+        Returns:
+          bool [N]: envs that could not be brought back; their episodes are cut.
+
+        Raises:
+          ValueError: the state is of other envs, groups or carries; nothing is changed then.
+        """
+        carry = [unflatten(like, _under(f"carry/{g}/", state)) for g, like in enumerate(self.carry)]
+        cut = self._workers.restore(_under("workers/", state))
+        self.carry = carry
+        self._pending = [_under(f"pending/{g}/", state) for g in range(len(self.groups))]
+        self._turn, self._begun = int(state["turn"]), bool(state["begun"])
+        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        self._episodes = [Episode(int(e), float(r), int(n)) for e, r, n in state["episodes"]]
+        return cut
+
+    def _tally(self, envs: np.ndarray, rows: Row) -> None:
+        on = ~rows["is_first"]
+        self._returns[envs] = np.where(on, self._returns[envs] + rows["reward"], 0.0)
+        self._lengths[envs] = np.where(on, self._lengths[envs] + 1, 0)
+        for i in envs[rows["is_last"]].tolist():
+            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i])))
+
+
+# ------------------------------------------------------------------------------ the classical view
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """B pieces of episodes, in transitions. Zero where `mask` is false.
+
+        position p      0       1       2       3
+        obs             o0      o1      o2      0        next_obs: o3
+        action          a0      a1      a2      0
+        reward          r1      r2      r3      0        reward_p arrived AFTER action_p
+        terminated                      1?      0        the world ended with o3
+        truncated                       1?      0        the episode did, the world did not
+        mask            1       1       1       0
+
+    Attributes:
+      obs: `[B, T, ...]` per key.
+      action: `[B, T, ...]` per key.
+      reward: float32 [B, T].
+      terminated, truncated: bool [B, T], true only at the last real position.
+      mask: bool [B, T]: the position is real, its action had an effect.
+      next_obs: `[B, ...]` per key, what followed the last real position; for bootstrapping.
+      is_first: bool [B], the piece begins its episode.
+    """
+
+    obs: Row
+    action: Row
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    mask: np.ndarray
+    next_obs: Row
+    is_first: np.ndarray
+
+
+def chunks(rows: Iterable[tuple[np.ndarray, Row]], length: int, batch: int) -> Iterator[Chunk]:
+    """Cuts committed rows into pieces that end with their episode, or after `length` positions.
+
+    Args:
+      rows: what a `Collector` gives to `add`: `(envs [n], rows [n, ...])`, in order.
+      length: T.
+      batch: B.
+
+    Yields:
+      Chunks of B pieces in the order in which the pieces ended. When `rows` is exhausted, the
+      pieces still open follow; a last chunk with fewer than B is filled up with pieces that are
+      all padding.
+
+    Every transition appears exactly once. A row that is last has none of its own: its action had no
+    effect. That holds for the last row of an episode that a failing env cut, too.
+    """
+    if length < 1 or batch < 1:
+        raise ValueError(f"length is {length} and batch is {batch}, expected 1 or more of both")
+    last: dict[int, Row] = {}  # env -> its newest row
+    open_: dict[int, list[tuple[Row, Row]]] = {}  # env -> (row, its successor), one per position
+    ready: list[list[tuple[Row, Row]]] = []
+    for envs, many in rows:
+        for at, env in enumerate(envs.tolist()):
+            row = {key: value[at] for key, value in many.items()}
+            before = last.get(env)
+            last[env] = row
+            if before is None or before["is_last"]:
+                continue
+            if row["is_first"]:
+                raise ValueError(f"env {env}: an episode begins before the one before it ended")
+            piece = open_.setdefault(env, [])
+            piece.append((before, row))
+            if row["is_last"] or len(piece) == length:
+                ready.append(open_.pop(env))
+            if len(ready) == batch:
+                yield _chunk(ready, length, batch)
+                ready = []
+    ready += open_.values()
+    for begin in range(0, len(ready), batch):
+        yield _chunk(ready[begin : begin + batch], length, batch)
+
+
+def _chunk(pieces: list[list[tuple[Row, Row]]], length: int, batch: int) -> Chunk:
+    like = pieces[0][0][0]
+    full = {key: np.zeros((batch, length, *x.shape), x.dtype) for key, x in like.items()}
+    tail = {key: np.zeros((batch, *x.shape), x.dtype) for key, x in like.items()}
+    mask = np.zeros((batch, length), bool)
+    terminated, truncated = np.zeros_like(mask), np.zeros_like(mask)
+    for b, piece in enumerate(pieces):
+        mask[b, : len(piece)] = True
+        for p, (row, after) in enumerate(piece):
+            for key, value in row.items():
+                full[key][b, p] = value
+            full["reward"][b, p] = after["reward"]
+        for key, value in after.items():
+            tail[key][b] = value
+        terminated[b, p] = after["is_terminal"]
+        truncated[b, p] = after["is_last"] and not after["is_terminal"]
+    return Chunk(
+        obs=_under("obs/", full),
+        action=_under("action/", full),
+        reward=full["reward"],
+        terminated=terminated,
+        truncated=truncated,
+        mask=mask,
+        next_obs=_under("obs/", tail),
+        is_first=full["is_first"][:, 0],
+    )
+
+
+def _under(prefix: str, arrays: Row) -> Row:
+    """The arrays whose name begins with `prefix`, without it."""
+    return {
+        key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)
+    }

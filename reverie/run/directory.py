@@ -1,0 +1,110 @@
+"""One run is one directory; whoever holds its lock may write there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reverie import files
+
+
+class RunLocked(RuntimeError):
+    """Another process is writing to the run directory."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where the parts of a run lie.
+
+    config.json     the configuration, as text
+    metrics.jsonl   one JSON object per line
+    checkpoints/    step-%012d/
+    replay/         append-only segments
+    videos/
+    run.lock        who holds the run: pid, host, start time
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        return self.path / "replay"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "run.lock"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directories and holds the exclusive lock until the block ends or the process
+        dies.
+
+        The lock is the kernel's (`flock`), the file only says whose it is: a file left by a killed
+        process is taken over.
+
+        Raises:
+          RunLocked: another process (or this one) holds the run; names its pid and host.
+          files.DiskError: the directory cannot be written to.
+        """
+        for folder in (self.path, self.checkpoints, self.replay, self.videos):
+            files.make_dir(folder)
+        self._probe()
+        # Workers do not inherit it (Python opens files close-on-exec): it ends with this process.
+        handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunLocked(self._holder(handle)) from None
+            owner = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "start": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(owner).encode(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+    def _holder(self, handle: int) -> str:
+        text = os.pread(handle, 4096, 0)
+        try:
+            owner = json.loads(text)
+            who = f"process {owner['pid']} on {owner['host']} (since {owner['start']})"
+        except (ValueError, KeyError, TypeError):  # caught between its flock and its first write
+            who = "another process"
+        return (
+            f"{self.path} is in use by {who}. Wait for it, stop it, or give another directory "
+            f"with --run"
+        )
+
+    def _probe(self) -> None:
+        """Finds a full, read-only or foreign directory now instead of at the first checkpoint."""
+        probe = self.path / f".probe-{os.getpid()}"
+        probe.unlink(missing_ok=True)  # of a process that died here with the same pid
+        files.create(probe, [b"reverie"])
+        files.remove(probe)

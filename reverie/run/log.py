@@ -1,0 +1,233 @@
+"""Where a run says how it is doing: JSON lines, TensorBoard, and the terminal.
+
+A line of `metrics.jsonl` is one JSON object with `step` (env steps), the wall time spent under `time/...`, and
+numbers; a number that is not finite stands as null. Everything but `time/...` is the same in every run of the
+same command.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+logger = logging.getLogger("reverie")
+
+PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
+# What the terminal shows, in this order, of the metrics that there are.
+SHOWN = {
+    "episode/return": "episode return",
+    "episode/length": "episode length",
+    "eval/mean_return": "greedy return",
+    "loss/total": "loss",
+    "replay/rows": "replay rows",
+    "time/updates_per_second": "updates/s",
+    "time/steps_per_second": "env steps/s",
+    "nonfinite/total": "skipped updates",
+    "env/failures": "env failures",
+}
+
+
+class JsonLines:
+    """An append-only file of JSON objects.
+
+    Args:
+      path: of the file; made if missing.
+      keep: bytes to keep. What lies behind was written after the checkpoint that the run continues from.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        size = os.fstat(self._handle).st_size
+        if size < keep:
+            logger.warning("%s lost %d bytes; metrics go on behind the gap", path, keep - size)
+        self.offset = min(keep, size)
+        os.ftruncate(self._handle, self.offset)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one line. A full disk is a warning: metrics are not worth a run."""
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            written = 0
+            while written < len(line):
+                written += os.pwrite(self._handle, line[written:], self.offset + written)
+        except OSError as error:
+            logger.warning("cannot write %d bytes to %s: %s", len(line), self.path, error)
+            os.ftruncate(self._handle, self.offset)  # no half a line before the next one
+            return
+        self.offset += len(line)
+
+    def sync(self) -> None:
+        """Makes what was written durable, before a checkpoint refers to it."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All records of a file of JSON lines; a torn last line is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [
+        json.loads(line) for line in lines[:-1]
+    ]  # what follows the last newline is torn, or nothing
+
+
+class Display(Protocol):
+    """Something that shows a run while it goes."""
+
+    def update(self, step: int) -> None: ...
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Plain:
+    """A line every few seconds, for files and pipes."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console, self._steps = console, steps
+        self._values: dict[str, Any] = {}
+        self._next = 0.0
+
+    def update(self, step: int) -> None:
+        now = time.monotonic()
+        if now >= self._next and self._values:
+            self._next = now + PLAIN_EVERY
+            self._line(step)
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        self._values.update(values)
+
+    def close(self) -> None:
+        if self._values:
+            self._line(self._values["step"])
+
+    def _line(self, step: int) -> None:
+        shown = [
+            f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values
+        ]
+        self._console.print(
+            f"step {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True
+        )
+
+
+class Terminal:
+    """A progress bar with the time left, and the newest figures below it."""
+
+    def __init__(self, console: Console, steps: int, start: int) -> None:
+        self._progress = Progress(
+            TextColumn("env steps"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=steps, completed=start)
+        self._step = start
+        self._values: dict[str, Any] = {}
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
+        self._live.start()
+
+    def update(self, step: int) -> None:
+        self._step = step  # drawn when the terminal is
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        self._values.update(values)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _render(self) -> Group:
+        self._progress.update(self._task, completed=self._step)
+        table = Table.grid(padding=(0, 3))
+        shown = [(text, show(self._values[k])) for k, text in SHOWN.items() if k in self._values]
+        half = (len(shown) + 1) // 2
+        for left, right in zip(shown[:half], [*shown[half:], ("", "")], strict=False):
+            table.add_row(left[0], f"[bold]{left[1]}", right[0], f"[bold]{right[1]}")
+        return Group(self._progress, table)
+
+
+class Log:
+    """All sinks of one session of a run. A context manager.
+
+    Args:
+      path: the JSON lines file.
+      tensorboard: a directory for event files.
+      console: of the terminal.
+      steps: of the whole run; `start` of them are done.
+      keep: bytes of the JSON lines that stay.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensorboard: Path,
+        console: Console,
+        *,
+        steps: int,
+        start: int = 0,
+        keep: int = 0,
+    ) -> None:
+        self.lines = JsonLines(path, keep)
+        self._events = SummaryWriter(str(tensorboard), purge_step=start or None)
+        self._display: Display
+        if console.is_terminal:
+            self._display = Terminal(console, steps, start)
+        else:
+            self._display = Plain(console, steps)
+
+    def update(self, step: int) -> None:
+        """Tells the display how far the run is; cheap enough for every step."""
+        self._display.update(step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records one line of metrics, everywhere."""
+        numbers = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+        record = {"step": step, **numbers}
+        self.lines.write(record)
+        try:
+            for name, value in numbers.items():
+                if value is not None:
+                    self._events.add_scalar(name, value, step)
+        except OSError as error:
+            logger.warning("cannot write to TensorBoard: %s", error)
+        self._display.metrics(step, record)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._display.close()
+        self._events.close()
+        self.lines.close()
+
+
+def show(value: float | None) -> str:
+    """A number as a person wants to read it: four digits, no exponents where they can be avoided."""
+    if value is None:
+        return "not finite"
+    if value == int(value) and abs(value) < 1e12:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

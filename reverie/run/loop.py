@@ -1,0 +1,628 @@
+"""The training loop: synchronous, deterministic, and at every step boundary ready to be killed.
+
+One turn of the loop:
+
+    measure     evaluation, report and averages where their step is due; one line of metrics; a checkpoint
+    collect     one step of one group of envs; the rows whose successor is known go to replay
+    update      as often as the replay ratio says; what training recomputes is written back to replay
+
+A checkpoint holds everything that decides what happens next, so a run that continues from one does, bit for
+bit, what it would have done. Steps alone decide when something is due, never the clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from reverie.agent import Agent, Carry, Mode, State
+from reverie.config import RunConfig
+from reverie.envs import base
+from reverie.envs.workers import Workers
+from reverie.replay.segments import Segments
+from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
+from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
+from reverie.run.collect import Collector, Episode
+from reverie.run.directory import RunDirectory
+from reverie.run.log import Log
+from reverie.run.ratio import Ratio
+
+logger = logging.getLogger("reverie")
+
+COUNTERS = ("nonfinite/total", "nonfinite/streak")  # metrics that are not averaged
+
+
+class NonFinite(RuntimeError):
+    """Too many updates in a row had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy episodes: undiscounted returns, and lengths in steps."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean_return(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std_return(self) -> float:
+        return float(np.std(self.returns))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "mean_return": self.mean_return,
+            "std_return": self.std_return,
+            "returns": self.returns,
+            "lengths": self.lengths,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a session of training leaves.
+
+    Attributes:
+      steps, updates: of the whole run, earlier sessions included.
+      evaluation: the newest greedy evaluation, None if there was none.
+      stopped: the signal that ended the session before its last step, or None.
+      traces: how often each function was traced in this session.
+      seconds: wall time of this session by what it was spent on.
+    """
+
+    path: Path
+    steps: int
+    updates: int
+    evaluation: Evaluation | None
+    stopped: str | None
+    traces: dict[str, int]
+    seconds: dict[str, float]
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of the parts that draw numbers on the host."""
+
+    envs: int
+    evaluation: int
+    replay: int
+
+
+def seeds(seed: int) -> Seeds:
+    return Seeds(*(int(x) for x in np.random.SeedSequence(seed).generate_state(3)))
+
+
+def fields(agent: Agent) -> dict[str, Field]:
+    """What replay stores of one step of this agent."""
+    flags = {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
+    return (
+        {f"obs/{key}": Field(space.shape, space.dtype) for key, space in agent.obs_space.items()}
+        | {
+            f"action/{key}": Field(space.shape, space.dtype)
+            for key, space in agent.act_space.items()
+        }
+        | {f"out/{key}": Field(x.shape, np.dtype(x.dtype)) for key, x in agent.out_space.items()}
+        | {"reward": Field((), np.dtype("float32"))}
+        | flags
+    )
+
+
+def capacity(run: RunConfig, agent: Agent) -> int:
+    """Rows that replay may hold: by their number and by their bytes."""
+    return min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(fields(agent)))
+
+
+def ratio(run: RunConfig, agent: Agent) -> Ratio:
+    """Updates per step. The first is due when warm-up is over and some env has filled one window."""
+    start = max(run.warmup, run.envs * (agent.context + run.length))
+    return Ratio(run.replay_ratio, run.batch * run.length, start)
+
+
+class Traced:
+    """A function under jit that knows how often it was traced: more than once is a mistake."""
+
+    def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
+        self.traces = 0
+
+        def traced(*args: Any) -> Any:
+            self.traces += 1
+            if self.traces > 1 and not jax.config.jax_disable_jit:
+                logger.warning("%s is compiled again: its arguments changed shape or dtype", name)
+            return function(*args)
+
+        self._call = jax.jit(traced, **options)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+
+class Compiled:
+    """The functions of an agent under jit.
+
+    Attributes:
+      policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
+      train: `(state, batch) -> (state, out, metrics)`. The state is donated. Metrics come as one float32
+        vector, so that keeping them costs nothing until somebody looks; `names` says what its elements are.
+      report: `(state, batch) -> metrics`.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.names: list[str] = []
+        self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
+        self.train = Traced("train", self._train, donate_argnums=0)
+        self.report = Traced("report", agent.report)
+
+    @property
+    def traces(self) -> dict[str, int]:
+        policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
+        return policies | {"train": self.train.traces, "report": self.report.traces}
+
+    def _policy(self, mode: Mode) -> Traced:
+        decide = lambda state, carry, obs: self.agent.policy(state, carry, obs, mode)
+        return Traced(f"policy/{mode}", decide)
+
+    def _train(self, state: State, batch: agent.Row) -> tuple[State, Row, jax.Array]:
+        state, out, metrics = self.agent.train(state, batch)
+        self.names = sorted(metrics)
+        return state, out, jnp.stack([jnp.float32(metrics[name]) for name in self.names])
+
+
+class Clock:
+    """Wall time by what it was spent on; inside nested blocks, the innermost counts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"rest": 0.0}
+        self._name, self._since = "rest", time.perf_counter()
+
+    @contextmanager
+    def spent(self, name: str) -> Iterator[None]:
+        outer = self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def read(self) -> dict[str, float]:
+        """Seconds so far."""
+        self._switch(self._name)
+        return dict(self.seconds)
+
+    def _switch(self, name: str) -> str:
+        now, outer = time.perf_counter(), self._name
+        self.seconds[outer] = self.seconds.get(outer, 0.0) + now - self._since
+        self._name, self._since = name, now
+        return outer
+
+
+class Stop:
+    """Turns SIGTERM and SIGINT into a wish that the loop grants at its next step boundary.
+
+    A second Ctrl-C raises KeyboardInterrupt at once: nothing more is saved, and what is being saved does not
+    count. Works in the main thread only; elsewhere signals are not ours to take.
+
+    Attributes:
+      signal: the name of the first signal, None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._wish)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _wish(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == "SIGINT":
+            raise KeyboardInterrupt
+        self.signal = self.signal or signal.Signals(number).name
+
+
+def evaluate(
+    compiled: Compiled,
+    state: State,
+    workers: Workers,
+    episodes: int,
+    key: jax.Array,
+    stop: Stop | None = None,
+) -> Evaluation | None:
+    """Plays greedy episodes.
+
+    Every env plays its share to the end, so that short episodes do not crowd out long ones. An episode that a
+    failing env cut is played again.
+
+    Args:
+      workers: fresh ones. Episode e is number `e // N` of env `e % N`.
+      episodes: how many, 1 or more.
+      key: for the policy.
+      stop: gives up when it has a signal.
+
+    Returns:
+      the evaluation, or None if it was given up.
+    """
+    num = workers.num
+    share = np.array([len(range(env, episodes, num)) for env in range(num)])
+    played: list[list[tuple[float, int]]] = [[] for _ in range(num)]
+    returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
+    carry = compiled.agent.init_carry(num, key)
+    action = {k: np.zeros((num, *s.shape), s.dtype) for k, s in workers.act_space.items()}
+    rows: Row = {}
+    active = np.flatnonzero(share)
+    while active.size:
+        if stop and stop.signal:
+            return None
+        workers.send(active, {k: a[active] for k, a in action.items()})
+        new, _ = workers.recv(active)  # a cut shows as `is_first`: the episode starts over
+        rows = rows or {k: np.zeros((num, *x.shape[1:]), x.dtype) for k, x in new.items()}
+        for k, x in new.items():
+            rows[k][active] = x
+        returns[active] = np.where(new["is_first"], 0, returns[active] + new["reward"])
+        lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
+        for env in active[new["is_last"]].tolist():
+            played[env].append((float(returns[env]), int(lengths[env])))
+        carry, actions, _ = compiled.policy["eval"](state, carry, rows)
+        action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
+        active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
+    order = [played[e % num][e // num] for e in range(episodes)]
+    return Evaluation([r for r, _ in order], [n for _, n in order])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counters of a run.
+
+    Attributes:
+      step: rows in replay, ever: env steps of all envs.
+      updates: done, skipped ones included.
+      measured: the step up to which everything due is measured. Behind `step` when a signal came first.
+      evaluated: the step of `evaluation`, or -1.
+    """
+
+    step: int = 0
+    updates: int = 0
+    measured: int = 0
+    evaluated: int = -1
+    evaluation: Evaluation | None = None
+
+
+class Training:
+    """One session of a run: everything that changes, and how it is saved and restored."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        agent: Agent,
+        workers: Workers,
+        directory: RunDirectory,
+        stop: Stop,
+    ) -> None:
+        self.run, self.agent, self.workers = run, agent, workers
+        self.directory, self.stop = directory, stop
+        self.clock = Clock()
+        self.compiled = Compiled(agent)
+        self.replay = Replay(
+            fields(agent),
+            streams=run.envs,
+            length=agent.context + run.length,
+            capacity=capacity(run, agent),
+            seed=seeds(run.seed).replay,
+            online=run.online,
+            within_episodes=run.within_episodes,
+        )
+        self.segments = Segments(directory.replay)
+        self.checkpoints = Checkpoints(directory.checkpoints, run.keep)
+        self.ratio = ratio(run, agent)
+        self.collector = Collector(workers, self._remember, run.groups)
+        init, act, self.eval_key = jax.random.split(jax.random.key(run.seed), 3)
+        self.collector.carry = [
+            agent.init_carry(len(envs), jax.random.fold_in(act, group))
+            for group, envs in enumerate(self.collector.groups)
+        ]
+        self.progress = Progress()
+        self.saved: Progress | None = None
+        self.metrics_bytes = 0  # of metrics.jsonl that count
+        # Since the last line of metrics:
+        self.figures: list[jax.Array | np.ndarray] = []  # of every update, float32 [len(names)]
+        self.names: list[str] = []
+        self.episodes: list[Episode] = []
+        self._latest: jax.Array | None = None
+        self._logged, self._seconds = self.progress, self.clock.read()
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint:
+            self._restore(checkpoint)
+        else:
+            self.state = jax.jit(agent.init)(init)
+            self.segments.collect_garbage([])
+
+    # ------------------------------------------------------------------------------------- one turn
+
+    def collect(self) -> None:
+        """One step of one group of envs."""
+        mode = "train" if self.progress.step >= self.run.warmup else "random"
+        policy = self.compiled.policy[mode]
+
+        def decide(carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
+            with self.clock.spent("policy"):
+                carry, action, out = policy(self.state, carry, rows)
+                return carry, *jax.device_get((action, out))
+
+        with self.clock.spent("envs"):
+            committed = self.collector.step(decide)
+        self.episodes += self.collector.episodes()
+        self.progress = replace(self.progress, step=self.progress.step + committed)
+
+    def update(self) -> None:
+        """The updates that are due now."""
+        due = self.ratio.due(self.progress.step)
+        if due and not self.replay.can_sample():
+            logger.warning(
+                "step %d: %d updates left out, replay holds no sequence of %d rows%s",
+                self.progress.step,
+                due,
+                self.replay.length,
+                " inside one episode: try a smaller --length, or --no-within-episodes"
+                if self.run.within_episodes
+                else "",
+            )
+            return
+        for _ in range(due):
+            with self.clock.spent("replay"):
+                batch = self.replay.sample(self.run.batch)
+                ids = batch.pop("id")
+            with self.clock.spent("train"):
+                self.state, out, figures = self.compiled.train(self.state, batch)
+                out = jax.device_get(out)
+            with self.clock.spent("replay"):
+                if out:
+                    self.replay.update(ids[:, self.agent.context :], out)
+            self.progress = replace(self.progress, updates=self.progress.updates + 1)
+            self.names = self.compiled.names
+            self.figures.append(figures)
+            streak = self._streak()  # of the update before this one: no wait for the device
+            self._latest = figures
+            if streak >= self.run.max_nonfinite:
+                raise NonFinite(
+                    f"{streak} updates in a row had a loss or gradient that is not finite (step "
+                    f"{self.progress.step}, update {self.progress.updates}). The last good checkpoint is kept in "
+                    f"{self.directory.checkpoints}. Look at the env with `reverie check-env`, or start over with "
+                    f"a smaller --learning-rate"
+                )
+
+    def measure(self, log: Log, final: bool) -> None:
+        """Whatever is due at this step; gives up if a signal comes meanwhile, to be done after the resume."""
+        now, run = self.progress, self.run
+        due = lambda every: every and now.step // every > now.measured // every
+        values: dict[str, float] = {}
+        if run.eval_episodes and now.evaluated != now.step and (final or due(run.eval_every)):
+            evaluation = self._evaluate()
+            if evaluation is None:
+                return
+            self.progress = replace(self.progress, evaluation=evaluation, evaluated=now.step)
+            values["eval/mean_return"] = evaluation.mean_return
+            values["eval/std_return"] = evaluation.std_return
+            values["eval/length"] = float(np.mean(evaluation.lengths))
+        if now.step == now.measured and not values:
+            return
+        if due(run.report_every) and self.replay.can_sample():
+            values |= self._report()
+        if due(run.log_every) or (final and now.step > now.measured):
+            values |= self._averages()
+        if values:
+            log.write(now.step, values)
+        self.progress = replace(self.progress, measured=now.step)
+        if due(run.checkpoint_every) and not final:
+            try:
+                self.save(log)
+            except (
+                OSError
+            ) as error:  # the older checkpoints are whole; there may be space for the next one
+                logger.error("step %d: no checkpoint, training goes on: %s", now.step, error)
+
+    # --------------------------------------------------------------------------- saving and restoring
+
+    def save(self, log: Log) -> None:
+        """Commits a checkpoint of this very moment; raises OSError if the disk will not take it."""
+        if self._streak():
+            logger.warning(
+                "step %d: no checkpoint, the last update was not finite", self.progress.step
+            )
+            return
+        with self.clock.spent("checkpoint"):
+            log.lines.sync()
+            replay = self.segments.save(self.replay)
+            arrays = {f"agent/{k}": x for k, x in flatten(self.state).items()}
+            arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
+            table = [np.asarray(x) for x in self.figures]
+            arrays["recent/figures"] = np.array(table, np.float32).reshape(-1, len(self.names))
+            arrays["recent/episodes"] = np.array(self.episodes, np.float64).reshape(-1, 3)
+            meta = {
+                "obs_space": base.to_json(self.agent.obs_space),
+                "act_space": base.to_json(self.agent.act_space),
+                "progress": asdict(self.progress),
+                "ratio": self.ratio.state(),
+                "names": self.names,
+                "metrics_bytes": log.lines.offset,
+                "replay": replay,
+            }
+            self.checkpoints.save(self.progress.step, arrays, meta)
+            self.segments.collect_garbage(m["meta"]["replay"] for m in self.checkpoints.manifests())
+        self.saved = self.progress
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        meta, arrays = checkpoint.meta, checkpoint.arrays
+        self.state = agent_state(self.agent, checkpoint)
+        self.segments.load(self.replay, meta["replay"])
+        self.collector.restore(_below("collector/", arrays))
+        self.ratio.restore(meta["ratio"])
+        self.names, self.metrics_bytes = meta["names"], meta["metrics_bytes"]
+        self.figures = list(arrays["recent/figures"])
+        self.episodes = [Episode(int(e), float(r), int(n)) for e, r, n in arrays["recent/episodes"]]
+        progress = dict(meta["progress"])
+        if progress["evaluation"]:
+            progress["evaluation"] = Evaluation(**progress["evaluation"])
+        self.progress = self.saved = self._logged = Progress(**progress)
+
+    # -------------------------------------------------------------------------------------- measuring
+
+    def _evaluate(self) -> Evaluation | None:
+        run = self.run
+        with (
+            self.clock.spent("evaluation"),
+            Workers(
+                self.workers.spec,
+                min(run.eval_envs, run.eval_episodes),
+                seed=seeds(run.seed).evaluation,
+                mode=self.workers.mode,
+                deadline=run.deadline,
+            ) as workers,
+        ):
+            key = jax.random.fold_in(self.eval_key, self.progress.step)
+            return evaluate(self.compiled, self.state, workers, run.eval_episodes, key, self.stop)
+
+    def _report(self) -> dict[str, float]:
+        with self.clock.spent("report"):
+            batch = self.replay.sample(self.run.batch)
+            del batch["id"]
+            figures = jax.device_get(self.compiled.report(self.state, batch))
+        return {f"report/{k}": float(v) for k, v in figures.items()}
+
+    def _averages(self) -> dict[str, float]:
+        """What happened since the last log; counters stand as they are."""
+        now = self.progress
+        values: dict[str, float] = {"updates": now.updates}
+        if self.figures:
+            table = np.stack([np.asarray(x) for x in self.figures])
+            values |= dict(zip(self.names, table.mean(0).tolist(), strict=True))
+            values |= {k: float(table[-1, self.names.index(k)]) for k in COUNTERS}
+        if self.episodes:
+            values["episode/return"] = float(np.mean([e.episode_return for e in self.episodes]))
+            values["episode/length"] = float(np.mean([e.length for e in self.episodes]))
+        values["episode/count"] = len(self.episodes)
+        values["env/failures"] = self.workers.failures
+        values["replay/rows"] = len(self.replay)
+        values["replay/evicted_before_update"] = self.replay.skipped
+        seconds = self.clock.read()
+        spent = {k: s - self._seconds.get(k, 0.0) for k, s in seconds.items()}
+        whole = sum(spent.values())
+        values |= {f"time/share/{k}": s / whole for k, s in spent.items()}
+        values["time/session"] = sum(seconds.values())
+        values["time/steps_per_second"] = (now.step - self._logged.step) / whole
+        values["time/updates_per_second"] = (now.updates - self._logged.updates) / whole
+        values["time/traces"] = sum(self.compiled.traces.values())
+        self.figures, self.episodes = [], []
+        self._seconds, self._logged = seconds, now
+        return values
+
+    def _streak(self) -> int:
+        """Updates in a row that were not finite, up to the newest whose figures are known."""
+        if self._latest is None:
+            return 0
+        return int(self._latest[self.names.index("nonfinite/streak")])
+
+    def _remember(self, envs: np.ndarray, rows: Row) -> None:
+        with self.clock.spent("replay"):
+            self.replay.add(envs, rows)
+
+
+def train(
+    run: RunConfig,
+    agent: Agent,
+    workers: Workers,
+    directory: RunDirectory,
+    console: Console,
+    stop: Stop,
+) -> Result:
+    """Trains until `run.steps` or a signal, from the newest checkpoint in `directory` if there is one.
+
+    Args:
+      agent: of the spaces of `workers`.
+      workers: fresh, `run.envs` of them, seeded with `seeds(run.seed).envs`.
+      directory: locked by the caller.
+      console: where a person watches.
+      stop: entered by the caller.
+
+    Raises:
+      NonFinite: `run.max_nonfinite` updates in a row were not finite.
+      EnvFailed: an env failed too often.
+      Mismatch: the checkpoint is of another agent.
+      OSError: the last checkpoint could not be written.
+    """
+    session = Training(run, agent, workers, directory, stop)
+    with Log(
+        directory.metrics,
+        directory.path / "tensorboard",
+        console,
+        steps=run.steps,
+        start=session.progress.step,
+        keep=session.metrics_bytes,
+    ) as log:
+        while True:
+            finished = session.progress.step >= run.steps
+            session.measure(log, finished)
+            log.update(session.progress.step)
+            if finished or stop.signal:
+                break
+            session.collect()
+            session.update()
+        if session.saved != session.progress:
+            session.save(log)
+    done = session.progress
+    return Result(
+        path=directory.path,
+        steps=done.step,
+        updates=done.updates,
+        evaluation=done.evaluation,
+        stopped=stop.signal if done.step < run.steps or done.measured < done.step else None,
+        traces=session.compiled.traces,
+        seconds=session.clock.read(),
+    )
+
+
+def agent_state(agent: Agent, checkpoint: Checkpoint) -> State:
+    """The agent's state in a checkpoint.
+
+    Raises:
+      Mismatch: it is of other spaces, another size or another version; lists all that differs.
+    """
+    faults = []
+    for name in ("obs_space", "act_space"):
+        saved, own = checkpoint.meta[name], base.to_json(getattr(agent, name))
+        faults += [
+            f"{name} {key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"
+            for key in sorted(saved.keys() | own.keys())
+            if saved.get(key) != own.get(key)
+        ]
+    if faults:
+        raise Mismatch(f"{checkpoint.path} is of another env:\n  " + "\n  ".join(faults))
+    like = jax.eval_shape(agent.init, jax.random.key(0))
+    return unflatten(like, _below("agent/", checkpoint.arrays))
+
+
+def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,60 @@
+"""Frames to video files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".mp4", ".gif", ".webp")
+
+
+def check_suffix(path: Path) -> None:
+    """Raises ValueError unless a video can be written under this name."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"cannot write a video called {path.name!r}: expected a name that ends in "
+            f"{', '.join(SUFFIXES)}, for example {path.with_suffix('.mp4').name}"
+        )
+
+
+def write(path: Path, frames: Sequence[np.ndarray], fps: float = 30.0) -> None:
+    """Writes frames (uint8 `[H, W, 3]`, all of one size) as the suffix of `path` says.
+
+    `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes lose one line. `.gif` and `.webp` loop.
+
+    Raises:
+      ValueError: another suffix, no frames, or frames that are no pictures.
+    """
+    check_suffix(path)
+    if not frames:
+        raise ValueError(
+            f"no frames for {path.name}: the env drew nothing (does it have render()?)"
+        )
+    for frame in frames:
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (*frames[0].shape[:2], 3):
+            raise ValueError(
+                f"frames must be uint8 [H, W, 3] of one size, got {frame.dtype} {list(frame.shape)}"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".mp4":
+        _mp4(path, frames, fps)
+    else:
+        first, *rest = [Image.fromarray(frame) for frame in frames]
+        first.save(path, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+
+
+def _mp4(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
+    height, width = (n - n % 2 for n in frames[0].shape[:2])  # yuv420p halves both
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=round(fps), options={"crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame[:height, :width]), format="rgb24"
+            )
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())

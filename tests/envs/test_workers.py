@@ -1,0 +1,448 @@
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from reverie.envs.spec import EnvSpec, UnusableEnv
+from reverie.envs.values import sample
+from reverie.envs.workers import EnvFailed, Workers, episode_seed
+
+FAULTY = "reverie.envs.toy:Faulty"
+MODES = ("inline", "process")
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch):
+    monkeypatch.setattr("reverie.envs.workers.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("reverie.envs.workers.LONGEST_WAIT", 0.01)
+
+
+def faulty(script, **kwargs):
+    return EnvSpec(FAULTY, kwargs={"script": script, **kwargs})
+
+
+def actions(workers, n=None, seed=0):
+    rng = np.random.default_rng(seed)
+    drawn = [sample(workers.act_space, rng) for _ in range(workers.num if n is None else n)]
+    return {key: np.stack([x[key] for x in drawn]) for key in workers.act_space}
+
+
+def play(workers, steps, first_seed=0):
+    """`steps` rows of every env, with actions that depend on the time only."""
+    everyone = np.arange(workers.num)
+    rows, cuts = [], []
+    for t in range(steps):
+        workers.send(everyone, actions(workers, seed=first_seed + t))
+        row, cut = workers.recv(everyone)
+        rows.append(row)
+        cuts.append(cut)
+    return {key: np.stack([r[key] for r in rows]) for key in rows[0]}, np.stack(cuts)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        "CartPole-v1",
+        "Pendulum-v1",
+        "reverie.envs.toy:Dummy",
+        EnvSpec("reverie.envs.toy:Catch", action_repeat=2, image_size=32, gray=True),
+    ],
+    ids=["CartPole", "Pendulum", "Dummy", "Catch"],
+)
+def test_both_modes_give_the_same_rows_whatever_the_env(env):
+    data = {}
+    for mode in MODES:
+        with Workers(env, 2, seed=3, mode=mode) as workers:
+            assert workers.mode == mode
+            data[mode], cuts = play(workers, 25)
+            assert not cuts.any()
+            for key, space in workers.obs_space.items():
+                assert data[mode][f"obs/{key}"].shape == (25, 2, *space.shape)
+                assert data[mode][f"obs/{key}"].dtype == space.dtype
+            assert data[mode]["reward"].dtype == np.float32
+    assert data["inline"].keys() == data["process"].keys()
+    for key in data["inline"]:
+        np.testing.assert_array_equal(data["inline"][key], data["process"][key], err_msg=key)
+
+
+def test_rows_follow_the_convention():
+    with Workers(
+        EnvSpec("reverie.envs.toy:Counting", kwargs={"length": 3, "truncate": False}),
+        1,
+        seed=0,
+        mode="inline",
+    ) as workers:
+        rows, _ = play(workers, 9)
+    np.testing.assert_array_equal(rows["obs/step"][:, 0, 0], [0, 1, 2, 3, 0, 1, 2, 3, 0])
+    np.testing.assert_array_equal(rows["obs/episode"][:, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 2])
+    np.testing.assert_array_equal(rows["reward"][:, 0], [0, 1, 2, 3, 0, 1, 2, 3, 0])
+    np.testing.assert_array_equal(rows["is_first"][:, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1])
+    np.testing.assert_array_equal(rows["is_last"][:, 0], [0, 0, 0, 1, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(rows["is_terminal"], rows["is_last"])
+
+
+def test_episode_seeds_differ_in_every_argument():
+    seeds = {episode_seed(s, i, e) for s in range(3) for i in range(3) for e in range(3)}
+    assert len(seeds) == 27
+    assert max(seeds) < 2**31
+    assert episode_seed(1, 2, 3) == episode_seed(1, 2, 3)
+
+
+def test_envs_begin_differently_and_another_seed_is_another_run():
+    first = []
+    for seed in (0, 1):
+        with Workers("CartPole-v1", 3, seed=seed, mode="inline") as workers:
+            first += list(play(workers, 1)[0]["obs/vector"][0])
+    assert len({x.tobytes() for x in first}) == 6
+
+
+# --------------------------------------------------------------------------------------- faults
+
+IN_BOTH = ["raise", "nan_reward", "nan_obs", "wrong_shape", "wrong_dtype", "missing_key"]
+IN_BOTH += ["extra_key", "out_of_bounds", "wrong_info", "hang"]
+CASES = [(fault, mode) for fault in IN_BOTH for mode in MODES]
+CASES += [("exit", "process"), ("sigkill", "process")]
+
+
+@pytest.mark.parametrize(("fault", "mode"), CASES)
+def test_a_fault_cuts_the_episode_and_nothing_else(fault, mode, tmp_path, caplog):
+    deadline = 0.5 if mode == "inline" else 3.0
+    spec = faulty({"3": fault}, length=5, once=str(tmp_path / "struck"))
+    with (
+        caplog.at_level(logging.WARNING, "reverie"),
+        Workers(spec, 2, seed=0, mode=mode, deadline=deadline) as workers,
+    ):
+        rows, cuts = play(workers, 8)
+        assert workers.failures == 1
+        # One of the two struck (the file is theirs together); after rows 0 1 2 it begins anew.
+        (env,) = np.flatnonzero(cuts.any(0))
+        assert cuts[:, env].tolist() == [False] * 3 + [True] + [False] * 4
+        np.testing.assert_array_equal(rows["obs/step"][:, env, 0], [0, 1, 2, 0, 1, 2, 3, 4])
+        np.testing.assert_array_equal(rows["is_first"][:, env], [1, 0, 0, 1, 0, 0, 0, 0])
+        np.testing.assert_array_equal(rows["obs/step"][:, 1 - env, 0], [0, 1, 2, 3, 4, 5, 0, 1])
+        np.testing.assert_array_equal(rows["obs/pair"], rows["obs/step"].repeat(2, -1))
+        assert np.isfinite(rows["reward"]).all()
+    assert f"env {env} of {FAULTY} failed in episode 0 after 2 steps" in caplog.text
+
+
+def test_an_env_that_hangs_or_dies_while_it_is_built_is_replaced(tmp_path):
+    spec = faulty({"2": "raise"}, once=str(tmp_path / "struck"))
+    with Workers(spec, 1, seed=0, mode="process", deadline=3.0) as workers:
+        play(workers, 2)
+        # From now on nothing can be built until the file is back.
+        workers._seats[0]._values["spec"] = faulty(
+            {"build": "raise"}, once=str(tmp_path / "build")
+        ).to_json()
+        _, cuts = play(workers, 2)
+        assert cuts[0, 0]
+        assert workers.failures == 2
+
+
+def test_a_fault_in_every_reset_ends_the_run_with_its_story():
+    spec = faulty({"reset": "raise"})
+    with Workers(spec, 1, seed=0, mode="inline", max_failures=3) as workers:
+        workers.send(np.arange(1), actions(workers))
+        with pytest.raises(EnvFailed) as error:
+            workers.recv(np.arange(1))
+        assert workers.failures == 4
+    text = str(error.value)
+    assert "4 failures within 1000 steps, 3 are allowed" in text
+    assert f"env 0 of {FAULTY}" in text
+    assert "a fault on purpose at reset" in text
+    assert "Traceback" in text
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [("sigkill", "killed by signal SIGKILL"), ("exit", "status 3"), ("hang", "hung: no answer")],
+)
+def test_the_last_words_name_the_step_the_action_and_the_death(fault, told):
+    with Workers(
+        faulty({"2": fault}), 1, seed=0, mode="process", max_failures=0, deadline=2.0
+    ) as workers:
+        play(workers, 2)
+        workers.send(np.arange(1), {"action": np.array([1], np.int32)})
+        began = time.monotonic()
+        with pytest.raises(EnvFailed, match=told) as error:
+            workers.recv(np.arange(1))
+        assert time.monotonic() - began < (4.0 if fault == "hang" else 1.5)
+    assert "after 1 steps of it" in str(error.value)
+    assert "last action {'action': 1}" in str(error.value)
+
+
+def test_rare_faults_are_forgiven_for_ever():
+    spec = faulty({"2": "raise"}, length=3)
+    with Workers(spec, 1, seed=0, mode="inline", max_failures=1, window=2) as workers:
+        play(workers, 40)
+        assert workers.failures > 10
+
+
+def test_a_hang_leaves_no_process_behind(tmp_path):
+    pids = tmp_path / "pids"
+    (tmp_path / "nest.py").write_text(
+        "import os, subprocess, sys, time, gymnasium\n"
+        "from gymnasium.spaces import Discrete\n"
+        "class Nest(gymnasium.Env):\n"
+        "    observation_space = action_space = Discrete(2)\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(999)'])\n"
+        f"        open({str(pids)!r}, 'a').write(f'{{os.getpid()}} {{child.pid}} ')\n"
+        "        time.sleep(999)\n"
+    )
+    with (
+        Workers(f"{tmp_path / 'nest.py'}:Nest", 1, seed=0, max_failures=1, deadline=1.5) as workers,
+        pytest.raises(EnvFailed, match="hung"),
+    ):
+        assert workers.mode == "process"
+        play(workers, 1)
+    found = [int(pid) for pid in pids.read_text().split()]
+    assert len(found) == 4
+    assert not [pid for pid in found if _alive(pid)]
+
+
+def test_a_worker_dies_with_its_parent_even_while_the_env_hangs(tmp_path):
+    program = (
+        "import numpy as np, sys, os, time\n"
+        "from reverie.envs.workers import Workers\n"
+        "from reverie.envs.spec import EnvSpec\n"
+        f"spec = EnvSpec({FAULTY!r}, kwargs={{'script': {{'reset': 'hang'}}}})\n"
+        "w = Workers(spec, 1, seed=0, mode='process')\n"
+        "w.send(np.arange(1), {'action': np.zeros(1, np.int32)})\n"
+        "time.sleep(0.5)\n"
+        "print(w._seats[0]._child.process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        timeout=30,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    pid = int(done.stdout)
+    until = time.monotonic() + 5
+    while _alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _alive(pid)
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_an_env_prints_reaches_neither_the_protocol_nor_our_stdout(tmp_path, capfd):
+    (tmp_path / "chatty.py").write_text(
+        "import os, gymnasium\n"
+        "from gymnasium.spaces import Discrete\n"
+        "class Chatty(gymnasium.Env):\n"
+        "    observation_space = action_space = Discrete(2)\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        print('hello', flush=True); os.write(1, b'again'); return 0, {}\n"
+        "    def step(self, action):\n"
+        "        print('step', flush=True); return 1, 0.0, False, False, {}\n"
+    )
+    with Workers(f"{tmp_path / 'chatty.py'}:Chatty", 1, seed=0) as workers:
+        rows, _ = play(workers, 3)
+    np.testing.assert_array_equal(rows["obs/discrete"][:, 0], [0, 1, 1])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "hello" in err
+
+
+def test_an_env_that_cannot_be_built_is_told_at_once():
+    with pytest.raises(EnvFailed, match="a fault on purpose at build"):
+        Workers(faulty({"build": "raise"}), 1, seed=0, mode="process")
+    with pytest.raises(EnvFailed, match="a fault on purpose at build"):
+        Workers(faulty({"build": "raise"}), 1, seed=0, mode="inline")
+    with pytest.raises(EnvFailed, match="no answer within 1 s"):
+        Workers(faulty({"build": "hang"}), 1, seed=0, mode="process", deadline=1.0)
+    with pytest.raises(UnusableEnv, match="did you mean CartPole"):
+        Workers("CartPole-v123", 1, seed=0, mode="process")
+    with pytest.raises(EnvFailed, match="unexpected keyword argument 'wings'"):
+        Workers(EnvSpec("CartPole-v1", kwargs={"wings": 2}), 1, seed=0)
+
+
+def test_ctrl_c_passes_through_an_inline_env():
+    def make():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Workers(make, 1, seed=0)
+
+
+def test_an_alarm_of_somebody_else_survives():
+    import signal
+
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    previous = signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with Workers("CartPole-v1", 1, seed=0, mode="inline", deadline=30) as workers:
+            until = time.monotonic() + 2
+            while not rang and time.monotonic() < until:
+                play(workers, 10)
+        assert rang
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *previous)
+
+
+# ----------------------------------------------------------------------------------------- mode
+
+
+def test_auto_runs_cheap_shipped_envs_here_and_all_others_in_processes():
+    modes = {}
+    for env in ("CartPole-v1", "reverie.envs.toy:Catch", FAULTY):
+        with Workers(env, 1, seed=0) as workers:
+            modes[env] = workers.mode
+    assert modes == {"CartPole-v1": "inline", "reverie.envs.toy:Catch": "inline", FAULTY: "process"}
+
+
+def test_auto_gives_a_slow_env_a_process(monkeypatch):
+    monkeypatch.setattr("reverie.envs.workers.CHEAP", 0.0)
+    with Workers("CartPole-v1", 1, seed=0) as workers:
+        assert workers.mode == "process"
+
+
+def test_a_callable_that_nobody_can_import_runs_inline_only():
+    def make():
+        return gymnasium.make("CartPole-v1")
+
+    with Workers(make, 1, seed=0) as workers:
+        assert workers.mode == "inline"
+        play(workers, 3)
+    with pytest.raises(UnusableEnv, match="module of its own"):
+        Workers(make, 1, seed=0, mode="process")
+
+
+# ---------------------------------------------------------------------------------- misuse, values
+
+
+def test_a_broken_policy_is_not_blamed_on_the_env():
+    with Workers("Pendulum-v1", 2, seed=0, mode="inline") as workers:
+        everyone = np.arange(2)
+        with pytest.raises(ValueError, match="not in vector"):
+            workers.send(everyone, {"action": np.full((2, 1), np.nan, np.float32)})
+        with pytest.raises(ValueError, match="expected float32"):
+            workers.send(everyone, {"action": np.zeros((2, 1))})
+        with pytest.raises(ValueError, match="expected \\['action'\\]"):
+            workers.send(everyone, {"act": np.zeros((2, 1), np.float32)})
+        with pytest.raises(RuntimeError, match="recv without send"):
+            workers.recv(everyone)
+        workers.send(everyone, actions(workers))
+        with pytest.raises(RuntimeError, match="send without recv"):
+            workers.send(everyone, actions(workers))
+    with Workers("CartPole-v1", 1, seed=0, mode="inline") as workers:
+        for wrong in (2, -1):
+            with pytest.raises(ValueError, match="not in discrete"):
+                workers.send(np.arange(1), {"action": np.array([wrong], np.int32)})
+
+
+def test_groups_are_independent():
+    with Workers("CartPole-v1", 4, seed=0, mode="process") as workers:
+        whole, _ = play(workers, 12)
+    with Workers("CartPole-v1", 4, seed=0, mode="process") as workers:
+        halves = [np.array([0, 1]), np.array([2, 3])]
+        rows = [[], []]
+        for half in halves:
+            workers.send(half, _some(actions(workers, seed=0), half))
+        for t in range(12):
+            for g, half in enumerate(halves):
+                rows[g].append(workers.recv(half)[0]["obs/vector"])
+                workers.send(half, _some(actions(workers, seed=t + 1), half))
+    apart = np.concatenate([np.stack(r) for r in rows], 1)
+    np.testing.assert_array_equal(apart, whole["obs/vector"])
+
+
+def _some(arrays, indices):
+    return {key: value[indices] for key, value in arrays.items()}
+
+
+# --------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("in_flight", [True, False])
+@pytest.mark.parametrize("env", ["CartPole-v1", "reverie.envs.toy:Dummy"])
+def test_a_restored_env_goes_on_as_if_nothing_had_been(mode, in_flight, env):
+    everyone = np.arange(2)
+    for stop in (0, 1, 17) if mode == "inline" else (30,):
+        with Workers(env, 2, seed=5, mode=mode) as workers:
+            if stop:
+                play(workers, stop)
+            if in_flight:
+                workers.send(everyone, actions(workers, seed=99))
+            state = workers.state()
+            if in_flight:
+                workers.recv(everyone)
+            expected, _ = play(workers, 20, first_seed=100)
+        with Workers(env, 2, seed=5, mode=mode) as again:
+            assert not again.restore(state).any()
+            if in_flight:
+                again.recv(everyone)
+            found, cuts = play(again, 20, first_seed=100)
+        assert not cuts.any()
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{key} {stop}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_an_env_that_does_not_repeat_itself_is_cut(mode, in_flight, caplog):
+    # The episode count is part of what this env shows, and re-enactment begins with count 0.
+    spec = EnvSpec("reverie.envs.toy:Counting", kwargs={"length": 6, "truncate": True})
+    everyone = np.arange(2)
+    with Workers(spec, 2, seed=0, mode=mode) as workers:
+        play(workers, 9)  # row 2 of the second episode
+        if in_flight:
+            workers.send(everyone, actions(workers))
+        state = workers.state()
+    with Workers(spec, 2, seed=0, mode=mode) as workers:
+        assert workers.restore(state).all()
+        if not in_flight:
+            workers.send(everyone, actions(workers))
+        row, cut = workers.recv(everyone)
+        assert cut.all()
+        assert row["is_first"].all()
+        _, cuts = play(workers, 3)
+        assert not cuts.any()
+    assert "did not repeat episode 1" in caplog.text
+
+
+def test_an_env_that_fails_while_it_is_re_enacted_is_cut(tmp_path):
+    with Workers(faulty({}), 1, seed=0, mode="inline") as workers:
+        play(workers, 4)
+        state = workers.state()
+    with Workers(faulty({"2": "raise"}), 1, seed=0, mode="inline") as workers:
+        assert workers.restore(state).all()
+        assert workers.failures == 1
+        rows, cuts = play(workers, 2)
+    assert cuts[:, 0].tolist() == [True, False]
+    assert rows["is_first"][:, 0].tolist() == [True, False]
+
+
+def test_a_state_of_other_envs_is_refused():
+    with Workers("CartPole-v1", 2, seed=0, mode="inline") as workers:
+        state = workers.state()
+    with (
+        Workers("CartPole-v1", 3, seed=0, mode="inline") as workers,
+        pytest.raises(ValueError, match="of 2 envs"),
+    ):
+        workers.restore(state)
+
+
+def test_workers_do_not_import_jax():
+    program = (
+        "import sys, reverie.envs.host, reverie.envs.process, reverie.envs.check\n"
+        "assert 'jax' not in sys.modules"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30, env=env)

@@ -1,0 +1,84 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reverie.envs.base import Space
+from reverie.model.decode import Decoder, upsample
+from reverie.nn.dists import Squared
+
+KEY = jax.random.key(0)
+
+
+def test_images_and_vectors_match_the_reference(golden):
+    g = golden("decoder_image_vector")
+    s, w = g.spec, g.inputs
+    decoder = Decoder(
+        {"image": Space("image", (16, 16, 3)), "vec": Space("vector", (4,))},
+        deter=8,
+        stoch=6,
+        units=s["units"],
+        layers=s["layers"],
+        depths=tuple(s["depth"] * m for m in s["mults"]),
+        kernel=s["kernel"],
+        blocks=s["bspace"],
+        key=KEY,
+    )
+
+    def places(d):
+        image = d.image
+        linears = [*d.mlp.linears, d.heads["vec"], image.from_deter, image.from_stoch, image.to_map, *image.convs]
+        norms = [*d.mlp.norms, image.stoch_norm, image.map_norm, *image.norms]
+        return [x for layer in linears for x in (layer.weight, layer.bias)] + [n.scale for n in norms]
+
+    linears = ("mlp/linear0", "mlp/linear1", "vec/vec/pred", "sp0", "sp1", "sp2", "conv0", "imgout")
+    norms = ("mlp/norm0", "mlp/norm1", "sp1norm", "spnorm", "conv0norm")
+    values = [w[f"w:dec/{name}/{part}"] for name in linears for part in ("kernel", "bias")]
+    values += [w[f"w:dec/{name}/scale"] for name in norms]
+    assert len(values) == len(jax.tree.leaves(decoder))
+    decoder = eqx.tree_at(places, decoder, values)
+
+    dists = decoder(w["deter"], w["stoch"].reshape(1, 2, 6))
+    g.check("image_pred", dists["image"].mean)
+    g.check("image_loss", dists["image"].loss(w["image_target"]))
+    g.check("vec_pred_symlog", dists["vec"].mean)
+    g.check("vec_loss", dists["vec"].loss(w["vec_target"]))
+
+
+def test_upsampling_repeats_every_pixel():
+    x = jnp.arange(6.0).reshape(1, 2, 3, 1)
+    expected = np.repeat(np.repeat(x, 2, 1), 2, 2)
+    np.testing.assert_array_equal(upsample(x), expected)
+
+
+def test_every_kind_of_observation_gets_its_loss():
+    spaces = {
+        "b_image": Space("image", (24, 24, 3)),
+        "a_gray": Space("image", (24, 24, 1)),
+        "count": Space("vector", ()),
+        "grid": Space("vector", (4, 5)),
+        "token": Space("discrete", (), (7,)),
+        "multi": Space("discrete", (2, 2), (2, 3, 4, 5)),
+    }
+    decoder = Decoder(
+        spaces, deter=16, stoch=12, units=8, layers=1, depths=(2, 4), kernel=3, blocks=2, key=KEY
+    )
+
+    @jax.jit
+    def losses(deter, stoch, targets):
+        dists = decoder(deter, stoch)
+        pictures = {k: d.mean for k, d in dists.items() if isinstance(d, Squared) and d.dims == 3}
+        return {k: d.loss(targets[k]) for k, d in dists.items()}, pictures
+
+    targets = {
+        k: jnp.zeros((2, 3, *s.shape), jnp.int32 if s.kind == "discrete" else jnp.float32) for k, s in spaces.items()
+    }
+    found, pictures = losses(jnp.ones((2, 3, 16)), jnp.ones((2, 3, 12)), targets)
+    assert found.keys() == spaces.keys()
+    for key, value in found.items():
+        assert value.shape == (2, 3), key
+        assert (value > 0).all(), key
+    assert {k: v.shape for k, v in pictures.items()} == {k: (2, 3, *spaces[k].shape) for k in ("a_gray", "b_image")}
+    assert all(((0 <= p) & (p <= 1)).all() for p in pictures.values())
+    # The decoder's channels belong to the keys in sorted order.
+    np.testing.assert_array_equal(pictures["a_gray"], decoder.image(jnp.ones((2, 3, 16)), jnp.ones((2, 3, 12)))[..., :1])

@@ -1,0 +1,110 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reverie.envs.base import Space
+from reverie.model.encode import Encoder, flat, image_resolution, width
+from reverie.nn.transforms import symlog
+
+KEY = jax.random.key(0)
+IMAGE = lambda side, channels=3: Space("image", (side, side, channels))
+
+
+def test_tokens_match_the_reference(golden):
+    g = golden("encoder_image_vector")
+    s, w = g.spec, g.inputs
+    encoder = Encoder(
+        {"image": IMAGE(16), "vec": Space("vector", (4,))},
+        units=s["units"],
+        layers=s["layers"],
+        depths=tuple(s["depth"] * m for m in s["mults"]),
+        kernel=s["kernel"],
+        key=KEY,
+    )
+    pairs = [
+        *[(encoder_part, f"mlp{i}", f"mlp{i}norm") for i, encoder_part in enumerate(("mlp", "mlp"))],
+        *[("conv", f"cnn{i}", f"cnn{i}norm") for i in range(2)],
+    ]
+
+    def places(e):
+        layers = [*e.mlp.linears, *e.convs]
+        norms = [*e.mlp.norms, *e.norms]
+        return [x for a, b in zip(layers, norms, strict=True) for x in (a.weight, a.bias, b.scale)]
+
+    values = [
+        w[f"w:enc/{path}"] for _, layer, norm in pairs for path in (f"{layer}/kernel", f"{layer}/bias", f"{norm}/scale")
+    ]
+    assert len(values) == len(jax.tree.leaves(encoder))
+    encoder = eqx.tree_at(places, encoder, values)
+    obs = {"image": w["image"].astype(jnp.uint8), "vec": w["vec"]}
+    tokens = encoder(obs, jnp.dtype("float32"))
+    g.check("tokens", tokens)
+    assert encoder.outputs == tokens.shape[-1]
+
+
+def test_flat_codes_sort_keys_and_one_hot_discrete_values():
+    spaces = {
+        "b": Space("vector", (2, 2)),
+        "a": Space("discrete", (2,), (2, 3)),
+        "c": Space("discrete", (), (4,)),
+        "d": Space("vector", ()),
+    }
+    values = {
+        "a": jnp.array([[1, 2], [0, 0]], jnp.int32),
+        "b": jnp.array([[[1.0, 2.0], [3.0, -4.0]]] * 2),
+        "c": jnp.array([3, 0], jnp.int32),
+        "d": jnp.array([9.0, 8.0]),
+    }
+    code = flat(spaces, values)
+    np.testing.assert_array_equal(code[0], [0, 1, 0, 0, 1, 1, 2, 3, -4, 0, 0, 0, 1, 9])
+    np.testing.assert_array_equal(code[1], [1, 0, 1, 0, 0, 1, 2, 3, -4, 1, 0, 0, 0, 8])
+    assert code.shape[-1] == width(spaces)
+    squashed = flat(spaces, values, squash=True)
+    np.testing.assert_allclose(squashed[0, 5:9], symlog(code[0, 5:9]), rtol=1e-6)
+    np.testing.assert_array_equal(squashed[0, :5], code[0, :5])
+    one = flat({"c": spaces["c"]}, {"c": jnp.full((5, 7), 2, jnp.int32)})
+    assert one.shape == (5, 7, 4)
+
+
+def test_several_images_are_stacked_and_every_space_has_a_say():
+    spaces = {
+        "left": IMAGE(24),
+        "right": IMAGE(24, 1),
+        "speed": Space("vector", ()),
+        "map": Space("vector", (2, 3)),
+        "mode": Space("discrete", (2,), (2, 3)),
+    }
+    encoder = Encoder(spaces, units=8, layers=1, depths=(2, 4), kernel=5, key=KEY)
+    obs = {
+        "left": jnp.zeros((2, 24, 24, 3), jnp.uint8),
+        "right": jnp.zeros((2, 24, 24, 1), jnp.uint8),
+        "speed": jnp.zeros(2),
+        "map": jnp.zeros((2, 2, 3)),
+        "mode": jnp.zeros((2, 2), jnp.int32),
+    }
+    run = jax.jit(lambda obs: encoder(obs, jnp.dtype("float32")))
+    tokens = run(obs)
+    assert tokens.shape == (2, 8 + 6 * 6 * 4) == (2, encoder.outputs)
+    for key, value in obs.items():
+        moved = run(obs | {key: value.at[0].add(1)})
+        assert np.abs(moved[0] - tokens[0]).max() > 0, key
+        np.testing.assert_array_equal(moved[1], tokens[1])
+
+
+def test_tokens_have_the_compute_dtype():
+    encoder = Encoder({"image": IMAGE(24), "x": Space("vector", (3,))}, units=8, layers=1, depths=(2, 4), kernel=5, key=KEY)
+    obs = {"image": jnp.zeros((2, 24, 24, 3), jnp.uint8), "x": jnp.zeros((2, 3))}
+    assert jax.eval_shape(lambda o: encoder(o, jnp.dtype("bfloat16")), obs).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("side", [30, 16, 300])
+def test_images_that_cannot_be_halved_are_refused_with_advice(side):
+    with pytest.raises(ValueError, match="--image-size 64"):
+        image_resolution({"image": IMAGE(side)}, 4)
+
+
+def test_images_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match="share height and width"):
+        image_resolution({"a": IMAGE(64), "b": IMAGE(96)}, 4)

@@ -1,0 +1,164 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reverie.model.rssm import RSSM, Latent, features
+from reverie.nn.dists import unimix
+
+KEY = jax.random.key(0)
+SHAPE = {"action": 3, "tokens": 5, "deter": 16, "stoch": 3, "classes": 4, "hidden": 4, "blocks": 4, "unimix": 0.01}
+
+
+def reference_model(w):
+    """Our RSSM with the reference's weights: `dynin0..2` read deter, stoch and action; `obs0` reads [deter, tokens]."""
+    weights = lambda name: [w[f"w:dyn/{name}/kernel"], w[f"w:dyn/{name}/bias"]]
+    scale = lambda name: w[f"w:dyn/{name}/scale"]
+    linear = lambda layer: [layer.weight, layer.bias]
+
+    def places(m):
+        core = m.core
+        return [
+            *linear(core.from_deter),
+            *linear(core.from_stoch),
+            *linear(core.from_action),
+            *(core.deter_norm.scale, core.stoch_norm.scale, core.action_norm.scale),
+            *linear(core.hidden),
+            core.hidden_norm.scale,
+            *linear(core.gates),
+            *[x for layer in m.prior_mlp.linears for x in linear(layer)],
+            *[norm.scale for norm in m.prior_mlp.norms],
+            *linear(m.prior_out),
+            *linear(m.post_hidden),
+            m.post_norm.scale,
+            *linear(m.post_out),
+        ]
+
+    values = [
+        *(weights("dynin0") + weights("dynin1") + weights("dynin2")),
+        *(scale("dynin0norm"), scale("dynin1norm"), scale("dynin2norm")),
+        *weights("dynhid0"),
+        scale("dynhid0norm"),
+        *weights("dyngru"),
+        *(weights("prior0") + weights("prior1")),
+        *(scale("prior0norm"), scale("prior1norm")),
+        *weights("priorlogit"),
+        *weights("obs0"),
+        scale("obs0norm"),
+        *weights("obslogit"),
+    ]
+    model = RSSM(**SHAPE, key=KEY)
+    assert [x.shape for x in places(model)] == [x.shape for x in values]
+    assert len(values) == len(jax.tree.leaves(model)) == sum(name.startswith("w:") for name in w)
+    return eqx.tree_at(places, model, values)
+
+
+def log_probabilities(logits):
+    return unimix(jnp.asarray(logits, jnp.float32), SHAPE["unimix"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return RSSM(**SHAPE, key=KEY)
+
+
+def random_sequence(batch, length):
+    keys = jax.random.split(jax.random.key(1), 3)
+    tokens = jax.random.normal(keys[0], (batch, length, 5))
+    actions = jax.random.normal(keys[1], (batch, length, 3))
+    codes = jax.random.randint(keys[2], (batch, 3), 0, 4)
+    start = Latent(jnp.tanh(jax.random.normal(keys[2], (batch, 16))), jax.nn.one_hot(codes, 4))
+    return start, tokens, actions
+
+
+def test_a_block_gru_step_matches_the_reference(golden):
+    g = golden("block_gru_step")
+    model = reference_model(g.inputs)
+    x = g.inputs
+    drive = model.core.drive(x["action"], jnp.float32)
+    deter = model.core(x["deter"], x["stoch"].reshape(3, -1), drive)
+    g.check("core_deter", deter)
+    expected = log_probabilities(g.outputs["prior_logits_of_core"])
+    np.testing.assert_allclose(model.prior(deter), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_observed_step_with_resets_matches_the_reference(golden):
+    g = golden("block_gru_step")
+    x = g.inputs
+    assert x["reset"].any()
+    assert not x["reset"].all()
+    latents, logp = jax.jit(reference_model(x).observe)(
+        Latent(x["deter"], x["stoch"]), x["tokens"][:, None], x["action"][:, None], x["reset"][:, None], KEY
+    )
+    g.check("observe_deter", latents.deter[:, 0])
+    expected = log_probabilities(g.outputs["observe_post_logits"])
+    np.testing.assert_allclose(logp[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_samples_are_one_hot_and_carry_the_gradient_of_the_posterior(model):
+    start, tokens, actions = random_sequence(2, 5)
+    resets = jnp.zeros((2, 5), bool)
+
+    @jax.jit
+    def observe(tokens):
+        latents, logp = model.observe(start, tokens, actions, resets, KEY)
+        return latents, logp
+
+    latents, logp = observe(tokens)
+    assert latents.deter.shape == (2, 5, 16)
+    assert latents.stoch.shape == logp.shape == (2, 5, 3, 4)
+    np.testing.assert_allclose(latents.stoch.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(latents.stoch.max(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(jnp.exp(logp).sum(-1), 1, atol=1e-5)
+    assert (jnp.exp(logp) >= 0.01 / 4 - 1e-6).all()
+    # The last deter depends on earlier tokens only through samples.
+    gradient = jax.grad(lambda tokens: observe(tokens)[0].deter[:, -1].sum())(tokens)
+    assert (np.abs(gradient[:, :-1]).sum(-1) > 0).all()
+    np.testing.assert_array_equal(gradient[:, -1], 0)
+
+
+def test_a_reset_forgets_the_state_and_the_action_before(model):
+    start, tokens, actions = random_sequence(2, 4)
+    resets = jnp.zeros((2, 4), bool).at[0, 2].set(True)
+    observe = jax.jit(model.observe)
+    latents, _ = observe(start, tokens, actions, resets, KEY)
+    other = jax.tree.map(lambda x: 0.5 * x, start)
+    changed, _ = observe(other, tokens.at[:, :2].add(1.0), actions.at[:, :3].add(1.0), resets, KEY)
+    for new, old in zip(changed, latents, strict=True):
+        np.testing.assert_array_equal(new[0, 2:], old[0, 2:])
+        assert np.abs(new[0, :2] - old[0, :2]).max() > 0
+    assert np.abs(changed.deter[1, 2:] - latents.deter[1, 2:]).max() > 0
+
+
+def test_a_reset_state_is_the_zero_state(model):
+    start, tokens, actions = random_sequence(2, 1)
+    observe = jax.jit(model.observe)
+    reset, _ = observe(start, tokens, actions, jnp.ones((2, 1), bool), KEY)
+    zeros = model.zeros((2,), jnp.float32)
+    fresh, _ = observe(zeros, tokens, jnp.zeros_like(actions), jnp.zeros((2, 1), bool), KEY)
+    jax.tree.map(np.testing.assert_array_equal, reset, fresh)
+
+
+def test_imagining_follows_the_prior_and_the_transition(model):
+    start, tokens, actions = random_sequence(2, 1)
+    observed, _ = jax.jit(model.observe)(start, tokens, actions, jnp.zeros((2, 1), bool), KEY)
+    many = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (4000, *x.shape[1:])), start)
+    imagined = jax.jit(model.imagine)(many, jnp.broadcast_to(actions[0], (4000, 3)), KEY)
+    np.testing.assert_allclose(imagined.deter[0], observed.deter[0, 0], rtol=1e-5, atol=1e-6)
+    probs = jnp.exp(model.prior(observed.deter[0, 0]))
+    np.testing.assert_allclose(imagined.stoch.mean(0), probs, atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_large_actions_are_scaled_to_one(model):
+    action = jnp.array([3.0, -0.5, -7.0])
+    np.testing.assert_allclose(
+        model.core.drive(action, jnp.float32), model.core.drive(jnp.array([1.0, -0.5, -1.0]), jnp.float32)
+    )
+
+
+def test_features_are_stoch_then_deter():
+    latent = Latent(jnp.full((2, 5), 7.0), jnp.arange(12.0).reshape(2, 2, 3))
+    feat = features(latent)
+    np.testing.assert_array_equal(feat[:, :6], np.arange(12.0).reshape(2, 6))
+    np.testing.assert_array_equal(feat[:, 6:], 7)

@@ -1,0 +1,227 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reverie.nn.dists import (
+    Binary,
+    BoundedNormal,
+    OneHot,
+    Squared,
+    TwoHot,
+    categorical_kl,
+    sample_one_hot,
+    straight_through,
+    unimix,
+)
+from reverie.nn.transforms import symexp_bins, symlog
+
+# ------------------------------------------------------------------------- two-hot
+
+
+@pytest.mark.parametrize("bins", [255, 41, 8])
+def test_two_hot_matches_the_reference(golden, bins):
+    g = golden(f"twohot_symexp_{bins}")
+    logits, target = g.inputs["logits"], g.inputs["target"]
+    g.check("loss", TwoHot(logits, symexp_bins(bins)).loss(target))
+    g.check("pred", TwoHot(logits, symexp_bins(bins)).pred())
+
+
+@pytest.mark.parametrize("bins", [41, 8])
+def test_two_hot_gradients_match_the_reference(golden, bins):
+    g = golden(f"twohot_symexp_{bins}")
+    target = g.inputs["target"]
+    loss = lambda logits: TwoHot(logits, symexp_bins(bins)).loss(target).sum()
+    pred = lambda logits: TwoHot(logits, symexp_bins(bins)).pred()[3:].sum()
+    g.check("grad_loss_logits", jax.grad(loss)(g.inputs["logits"]))
+    # The widest bins meet at 5e8: here float32 itself is 2e-5 to 3e-5 away, as the file says.
+    g.check("grad_sum_pred_rows3plus_logits", jax.grad(pred)(g.inputs["logits"]))
+
+
+@pytest.mark.parametrize("bins", [255, 41, 8])
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3)])
+def test_equal_logits_predict_exactly_zero(bins, shape):
+    pred = lambda logits: TwoHot(logits, symexp_bins(bins)).pred()
+    for value in (0.0, 1.7):
+        logits = jnp.full((*shape, bins), value)
+        np.testing.assert_array_equal(pred(logits), 0)
+        np.testing.assert_array_equal(jax.jit(pred)(logits), 0)
+
+
+def test_no_gradient_reaches_the_target():
+    dist = lambda target: TwoHot(jnp.ones(41), symexp_bins(41)).loss(target)
+    assert jax.grad(dist)(jnp.array(0.3)) == 0
+
+
+# -------------------------------------------------------------------- categoricals
+
+
+def test_unimix_categorical_matches_the_reference(golden):
+    g = golden("unimix_categorical")
+    mix, logits, event = g.spec["unimix"], g.inputs["logits"], g.inputs["event"]
+    mixed, plain = OneHot(logits, (6,), (), mix), OneHot(logits, (6,), ())
+    other = OneHot(g.inputs["other_logits"], (6,), (), mix)
+    g.check("logits_mixed", unimix(logits, mix))
+    g.check("logp", mixed.logp_of(event))
+    g.check("logp_nomix", plain.logp_of(event))
+    g.check("entropy", mixed.entropy())
+    g.check("entropy_nomix", plain.entropy())
+    g.check("pred", mixed.pred())
+    g.check("kl", categorical_kl(mixed.logp, other.logp))
+    np.testing.assert_array_equal(mixed.loss(event), -mixed.logp_of(event))
+
+
+def test_straight_through_matches_the_reference(golden):
+    g = golden("onehot_straight_through")
+    index = g.inputs["index"]
+
+    def value(logits):
+        return straight_through(jax.nn.one_hot(index, 6), jnp.exp(unimix(logits, g.spec["unimix"])))
+
+    y, pull = jax.vjp(value, g.inputs["logits"])
+    g.check("value", y)
+    g.check("grad_logits", pull(g.inputs["cotangent"])[0])
+    g.check("logp", OneHot(g.inputs["logits"], (6,), (), g.spec["unimix"]).logp_of(index))
+
+
+def test_kl_with_free_bits_matches_the_reference(golden):
+    g = golden("kl_free_bits")
+    free, mix = g.spec["free_nats"], g.spec["unimix"]
+    sg = jax.lax.stop_gradient
+
+    def terms(post, prior):
+        post, prior = unimix(post, mix), unimix(prior, mix)
+        dynamics, representation = categorical_kl(sg(post), prior), categorical_kl(post, sg(prior))
+        return dynamics, jnp.maximum(dynamics, free), jnp.maximum(representation, free)
+
+    inputs = g.inputs["post_logits"], g.inputs["prior_logits"]
+    raw, dynamics, representation = terms(*inputs)
+    g.check("kl_raw", raw)
+    g.check("dyn", dynamics)
+    g.check("rep", representation)
+    clipped = np.asarray(raw) < free
+    assert clipped.any()
+    assert not clipped.all()
+    for i, name in ((1, "dyn"), (2, "rep")):
+        post, prior = jax.grad(lambda *x, i=i: terms(*x)[i].sum(), (0, 1))(*inputs)
+        g.check(f"{name}_grad_post", post)
+        g.check(f"{name}_grad_prior", prior)
+        np.testing.assert_array_equal(post[clipped], 0)
+        np.testing.assert_array_equal(prior[clipped], 0)
+
+
+def test_samples_follow_the_probabilities():
+    logp = unimix(jnp.array([2.0, 0.0, -1.0, -30.0]), 0.0)
+    uniform = jax.random.uniform(jax.random.key(0), (20_000,))
+    hot = sample_one_hot(jnp.broadcast_to(logp, (20_000, 4)), uniform)
+    np.testing.assert_array_equal(hot.sum(-1), 1)
+    assert set(np.unique(hot)) == {0.0, 1.0}
+    probs = np.exp(np.asarray(logp))
+    expected = 20_000 * probs
+    assert (np.abs(hot.sum(0) - expected) < 4 * np.sqrt(expected * (1 - probs)) + 1).all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, float(np.nextafter(np.float32(1), np.float32(0)))])
+def test_extreme_uniform_numbers_pick_one_possible_class(uniform):
+    logp = unimix(jax.random.normal(jax.random.key(1), (50, 96)), 0.01)
+    hot = sample_one_hot(logp, jnp.full(50, uniform))
+    np.testing.assert_array_equal(hot.sum(-1), 1)
+
+
+def test_elements_with_unequal_classes_are_independent_categoricals():
+    classes, mix = (2, 5, 3), 0.1
+    logits = jax.random.normal(jax.random.key(0), (4, 10))
+    value = jnp.array([[0, 4, 2], [1, 0, 0], [1, 3, 1], [0, 2, 2]], jnp.int32)
+    dist = OneHot(logits, classes, (3,), mix)
+    parts = [OneHot(logits[:, a:b], (b - a,), (), mix) for a, b in ((0, 2), (2, 7), (7, 10))]
+    np.testing.assert_allclose(
+        dist.logp_of(value), sum(p.logp_of(value[:, i]) for i, p in enumerate(parts)), rtol=1e-5
+    )
+    np.testing.assert_allclose(dist.entropy(), sum(p.entropy() for p in parts), rtol=1e-5)
+    np.testing.assert_array_equal(dist.pred(), np.stack([p.pred() for p in parts], -1))
+    np.testing.assert_allclose(dist.max_entropy(), np.log(2 * 5 * 3), rtol=1e-6)
+    uniform = OneHot(jnp.zeros(10), classes, (3,), mix)
+    np.testing.assert_allclose(uniform.entropy(), dist.max_entropy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.01])
+@pytest.mark.parametrize("classes", [(2, 5, 3), (4, 4, 4)])
+def test_samples_stay_within_their_classes(classes, mix):
+    dist = OneHot(jnp.zeros((3000, sum(classes))), classes, (3,), mix)
+    sample = np.asarray(dist.sample(jax.random.key(0)))
+    assert sample.dtype == np.int32
+    assert sample.shape == (3000, 3)
+    for column, count in zip(sample.T, classes, strict=True):
+        seen = np.bincount(column, minlength=count)
+        assert len(seen) == count
+        assert (np.abs(seen - 3000 / count) < 4 * np.sqrt(3000 / count)).all()
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.01])
+def test_gradients_of_padded_categoricals_are_finite(mix):
+    def loss(logits):
+        dist = OneHot(logits, (2, 5, 3), (3,), mix)
+        return dist.entropy().sum() + dist.logp_of(jnp.zeros((4, 3), jnp.int32)).sum()
+
+    logits = jnp.zeros((4, 10)).at[0, 0].set(-200.0)
+    assert np.isfinite(jax.grad(loss)(logits)).all()
+
+
+def test_shapes_of_discrete_values():
+    dist = OneHot(jnp.zeros((2, 7, 24)), (4,) * 6, (2, 3))
+    assert dist.pred().shape == (2, 7, 2, 3)
+    assert dist.sample(jax.random.key(0)).shape == (2, 7, 2, 3)
+    assert dist.loss(jnp.zeros((2, 7, 2, 3), jnp.int32)).shape == (2, 7)
+    np.testing.assert_allclose(dist.loss(jnp.ones((2, 7, 2, 3), jnp.int32)), 6 * np.log(4), rtol=1e-6)
+
+
+# ------------------------------------------------------------------- the other ones
+
+
+def test_binary_matches_the_reference(golden):
+    g = golden("binary_continue")
+    g.check("loss", Binary(g.inputs["logit"]).loss(g.inputs["target"]))
+    g.check("prob1", Binary(g.inputs["logit"]).prob())
+
+
+def test_binary_is_finite_far_from_zero():
+    logit = jnp.array([-1e4, 1e4])
+    loss = Binary(logit).loss(jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(loss, 1e4)
+    assert np.isfinite(jax.grad(lambda x: Binary(x).loss(jnp.array([1.0, 0.0])).sum())(logit)).all()
+
+
+def test_bounded_normal_matches_the_reference(golden):
+    g = golden("bounded_normal_head")
+    linear = lambda name: g.inputs["x"] @ g.inputs[f"w:h/{name}/kernel"] + g.inputs[f"w:h/{name}/bias"][None]
+    dist = BoundedNormal(linear("mean"), linear("stddev"), (3,), g.spec["minstd"], g.spec["maxstd"])
+    g.check("mean", dist.pred())
+    g.check("std", dist.std)
+    g.check("logp", dist.logp_of(g.inputs["action"]))
+    g.check("entropy", dist.entropy())
+
+
+def test_bounded_normal_samples_have_its_moments():
+    dist = BoundedNormal(jnp.full((20_000, 2), 0.5), jnp.full((20_000, 2), -1.0), (2, 1))
+    x = np.asarray(dist.sample(jax.random.key(0)))
+    assert x.shape == (20_000, 2, 1)
+    std = 0.1 + 0.9 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(x.mean(0), np.tanh(0.5), atol=4 * std / np.sqrt(20_000))
+    np.testing.assert_allclose(x.std(0), std, rtol=0.03)
+
+
+def test_squared_error_has_no_half_and_squashes_only_when_told():
+    mean, target = jnp.zeros((2, 3)), jnp.full((2, 3), 2.0)
+    np.testing.assert_allclose(Squared(mean, 1).loss(target), 12.0)
+    np.testing.assert_allclose(Squared(mean, 1, squash=True).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6)
+    assert Squared(jnp.zeros((2, 4, 5, 3)), 3).loss(jnp.zeros((2, 4, 5, 3))).shape == (2,)
+    assert Squared(jnp.zeros((2,)), 0).loss(jnp.ones((2,))).shape == (2,)  # a scalar observation
+
+
+def test_losses_are_float32_whatever_the_parameters_are():
+    half = lambda *shape: jnp.zeros(shape, jnp.bfloat16)
+    assert TwoHot(half(2, 41), symexp_bins(41)).loss(jnp.zeros(2)).dtype == jnp.float32
+    assert OneHot(half(2, 4), (4,), ()).loss(jnp.zeros(2, jnp.int32)).dtype == jnp.float32
+    assert Binary(half(2)).loss(jnp.ones(2)).dtype == jnp.float32
+    assert BoundedNormal(half(2, 3), half(2, 3), (3,)).logp_of(jnp.zeros((2, 3))).dtype == jnp.float32
+    assert Squared(half(2, 3), 1).loss(jnp.zeros((2, 3))).dtype == jnp.float32

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reverie.nn.init import truncated_normal
+from reverie.nn.layers import MLP, BlockLinear, Conv, Linear
+
+KEY = jax.random.key(0)
+
+
+def test_initial_weights_have_the_stated_variance_and_bounds():
+    w = truncated_normal(KEY, (400, 300), 400, 0.5)
+    np.testing.assert_allclose(w.std(), 0.5 / np.sqrt(400), rtol=0.02)
+    np.testing.assert_allclose(w.mean(), 0, atol=2e-4)
+    assert np.abs(w).max() <= 2 * 0.5 / np.sqrt(400) / 0.87962566
+    np.testing.assert_array_equal(truncated_normal(KEY, (3, 2), 3, 0.0), np.zeros((3, 2)))
+
+
+def test_block_linear_is_a_block_diagonal_linear_layer():
+    layer = BlockLinear(6, 9, 3, key=KEY)
+    dense = np.zeros((6, 9), np.float32)
+    for g in range(3):
+        dense[2 * g : 2 * g + 2, 3 * g : 3 * g + 3] = layer.weight[g]
+    x = jax.random.normal(KEY, (4, 6))
+    np.testing.assert_allclose(layer(x), np.asarray(x) @ dense + np.asarray(layer.bias), rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_start_with_the_fan_in_of_the_whole_input():
+    layer = BlockLinear(800, 800, 8, key=KEY)
+    np.testing.assert_allclose(layer.weight.std(), 1 / np.sqrt(800), rtol=0.02)
+
+
+def test_widths_that_blocks_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"7 inputs and 9 outputs .* 3 blocks"):
+        BlockLinear(7, 9, 3, key=KEY)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_layers_take_any_batch_shape_and_keep_the_dtype_of_their_input(batch, dtype):
+    for layer, inputs, outputs in (
+        (Linear(6, 4, key=KEY), (6,), (4,)),
+        (BlockLinear(6, 4, 2, key=KEY), (6,), (4,)),
+        (MLP(6, 4, 2, key=KEY), (6,), (4,)),
+        (Conv(3, 4, 5, key=KEY), (8, 6, 3), (8, 6, 4)),
+    ):
+        out = jax.eval_shape(layer, jax.ShapeDtypeStruct((*batch, *inputs), dtype))
+        assert out.shape == (*batch, *outputs)
+        assert out.dtype == dtype
+        assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(layer))

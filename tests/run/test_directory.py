@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faulty_disk import FaultyDisk
+
+from reverie.files import DiskError
+from reverie.run.directory import RunDirectory, RunLocked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from reverie.run.directory import RunDirectory
+with RunDirectory(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_directories_are_there_while_locked(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "x")
+    with run.locked():
+        assert all(folder.is_dir() for folder in (run.checkpoints, run.replay, run.videos))
+        owner = json.loads(run.lock.read_text())
+    assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
+    assert not list(run.path.glob(".probe*"))
+
+
+def test_a_second_opener_learns_who_is_first(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with run.locked(), pytest.raises(RunLocked) as caught, run.locked():
+        pass
+    assert f"process {os.getpid()} on {socket.gethostname()}" in str(caught.value)
+    with run.locked():  # released
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(RunLocked, match=f"process {holder.pid} "), run.locked():
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert json.loads(run.lock.read_text())["pid"] == holder.pid  # a stale file
+    with run.locked():
+        assert json.loads(run.lock.read_text())["pid"] == os.getpid()
+
+
+def test_a_directory_that_cannot_be_written_is_found_at_once(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    disk = FaultyDisk(at=0, mode="full")
+    with disk(), pytest.raises(DiskError, match="free some space"), run.locked():
+        pytest.fail("went on with a full disk")
+
+
+def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a directory")
+    run = RunDirectory(tmp_path / "runs" / "x")
+    with pytest.raises(DiskError, match="cannot make the directory"), run.locked():
+        pytest.fail("went on without a directory")
