@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,15 @@ class Killed(BaseException):
 
 
 class FaultyDisk:
-    """Fails at operation `at` (counting from 0) of those that change the disk.
+    """Fails at operation `at` (counting from 0) of those that change the disk; `None`: never.
 
-    Modes: `kill` dies before the operation, a write having written half; `power` also loses all
-    content that was not flushed; `full` raises ENOSPC at every write from there on.
+    Modes:
+      kill: dies before the operation, a write having written half.
+      power: as `kill`, and all that was not flushed is gone: content since the last fsync of its
+        file; new names and renames since the last fsync of their directory.
+      full: raises ENOSPC at every write from there on.
+
+    No fsync reaches the real disk: what one is worth is modelled here, and a real one takes long.
     """
 
     COUNTED = ("mkdir", "open", "pwrite", "fsync", "truncate", "rename", "rmdir", "unlink")
@@ -29,8 +35,9 @@ class FaultyDisk:
     def __init__(self, at: int | None = None, mode: str = "kill") -> None:
         self.at, self.mode = at, mode
         self.operations: list[str] = []
-        self._paths: dict[int, str] = {}
-        self._flushed: dict[str, int] = {}  # length that survives a power cut, of files written to
+        self._paths: dict[int, str] = {}  # open handles
+        self._flushed: dict[str, int] = {}  # file -> length that survives a power cut
+        self._names: list[tuple[str | None, str]] = []  # (old, new) not yet flushed; old None: made
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(os, name)
@@ -39,7 +46,7 @@ class FaultyDisk:
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             self._meet(name, args)
-            result = call(*args, **kwargs)
+            result = None if name == "fsync" else call(*args, **kwargs)
             self._follow(name, args, result)
             return result
 
@@ -58,27 +65,50 @@ class FaultyDisk:
             handle, view, at = args
             os.pwrite(handle, view[: len(view) // 2], at)
         if self.mode == "power":
-            for path, length in self._flushed.items():
-                if os.path.exists(path):
-                    os.truncate(path, length)
+            self._cut_power()
         raise Killed
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         if name == "open":
-            self._paths[result] = os.fspath(args[0])
+            path = self._paths[result] = os.fspath(args[0])
+            if args[1] & os.O_CREAT:
+                self._names.append((None, path))
             if args[1] & os.O_WRONLY:
-                self._flushed[self._paths[result]] = os.path.getsize(args[0])
-        elif name == "fsync" and os.path.isfile(self._paths[args[0]]):
-            self._flushed[self._paths[args[0]]] = os.path.getsize(self._paths[args[0]])
+                self._flushed[path] = os.path.getsize(path)
+        elif name == "mkdir":
+            self._names.append((None, os.fspath(args[0])))
         elif name == "rename":
             source, target = (os.fspath(a) for a in args)
-            for path in [p for p in self._flushed if p.startswith(source)]:
-                self._flushed[target + path[len(source) :]] = self._flushed.pop(path)
+            self._flushed = {_moved(p, source, target): n for p, n in self._flushed.items()}
+            self._names = [(old, _moved(new, source, target)) for old, new in self._names]
+            self._names.append((source, target))
+        elif name == "fsync":
+            path = self._paths[args[0]]
+            if os.path.isdir(path):
+                self._names = [n for n in self._names if os.path.dirname(n[1]) != path]
+            else:
+                self._flushed[path] = os.path.getsize(path)
+
+    def _cut_power(self) -> None:
+        for path, length in self._flushed.items():
+            if os.path.exists(path):
+                os.truncate(path, length)
+        for old, new in reversed(self._names):
+            if old is not None:
+                os.rename(new, old)
+            elif os.path.isdir(new):
+                shutil.rmtree(new)
+            elif os.path.exists(new):
+                os.unlink(new)
 
     @contextmanager
     def __call__(self) -> Iterator[FaultyDisk]:
         with mock.patch.object(files, "os", self):
             yield self
+
+
+def _moved(path: str, source: str, target: str) -> str:
+    return target + path[len(source) :] if path.startswith(source) else path
 
 
 def tree(path: Path) -> dict[str, bytes]:

@@ -1,4 +1,6 @@
-"""Algorithms by name. A module here holds what one paper defines: `Config`, `SIZES`, `PRESETS`, `make_agent`."""
+"""Algorithms by name. A module here holds what one paper defines: `Config`, `SIZES`, `PRESETS` and
+`make_agent`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,14 @@ from typing import Any
 ALGORITHMS = {"dreamer_v3": "reverie.algos.dreamer_v3"}
 
 
+class UnknownAlgorithm(ValueError):
+    """There is no algorithm of this name."""
+
+
 def load(name: str) -> Any:
-    """The module of an algorithm; raises ValueError naming the nearest for an unknown name."""
+    """The module of an algorithm; raises UnknownAlgorithm, naming the nearest."""
     if name not in ALGORITHMS:
         near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.3)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no algorithm {name!r}: {meant}Expected one of {', '.join(ALGORITHMS)}")
+        raise UnknownAlgorithm(f"no algorithm {name!r}: {meant}Expected one of {', '.join(ALGORITHMS)}")
     return importlib.import_module(ALGORITHMS[name])

@@ -46,7 +46,7 @@ class EnvSpec:
       time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
       image_size: images become `[image_size, image_size, C]`; 0 leaves them.
       gray: images become `[H, W, 1]`.
-      kwargs: keyword arguments of the env, a dict or its JSON text.
+      kwargs: keyword arguments of the env, a dict or its JSON text (kept as a dict).
       factory: a callable that no other process can import; such an env can only run inline.
     """
 
@@ -55,7 +55,7 @@ class EnvSpec:
     time_limit: int = 0
     image_size: int = 0
     gray: bool = False
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] | str = field(default_factory=dict)
     factory: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,12 @@ class EnvSpec:
             )
         names = ("id", "action_repeat", "time_limit", "image_size", "gray")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return json.dumps(values | {"kwargs": dict(self.kwargs)})
+        return json.dumps(values | {"kwargs": self.arguments()})
+
+    def arguments(self) -> dict[str, Any]:
+        """A copy of `kwargs`."""
+        assert isinstance(self.kwargs, Mapping), self.kwargs
+        return dict(self.kwargs)
 
     @classmethod
     def from_json(cls, text: str) -> EnvSpec:
@@ -94,8 +99,11 @@ class EnvSpec:
 EnvLike = EnvSpec | str | Callable[..., Any]
 
 
-def env_spec(env: EnvLike) -> EnvSpec:
-    """`env` as an `EnvSpec`. A callable goes by its name if another process can import it."""
+def env_spec(env: EnvLike | object) -> EnvSpec:
+    """`env` as an `EnvSpec`. A callable goes by its name if another process can import it.
+
+    Raises UnusableEnv for anything that is neither an id, a spec nor a callable.
+    """
     if isinstance(env, EnvSpec):
         return env
     if isinstance(env, str):
@@ -124,8 +132,8 @@ def make_env(env: EnvLike) -> Env:
     """
     spec = env_spec(env)
     raw = build(spec)
+    adapted = adapt(raw, spec.id)
     try:
-        adapted = adapt(raw, spec.id)
         # The clock counts the env's own steps, so it sits inside the action repeat.
         if spec.time_limit:
             adapted = TimeLimit(adapted, spec.time_limit)
@@ -136,7 +144,7 @@ def make_env(env: EnvLike) -> Env:
         if spec.gray:
             adapted = GrayImages(adapted)
     except ValueError as error:
-        raw.close()
+        adapted.close()
         raise UnusableEnv(f"{spec.id}: {error}") from error
     return adapted
 
@@ -144,7 +152,7 @@ def make_env(env: EnvLike) -> Env:
 def build(spec: EnvSpec) -> Any:
     """The bare object that the id names: a `gymnasium.Env` or an `Env`, if all is well."""
     if spec.factory is not None:
-        return spec.factory(**spec.kwargs)
+        return spec.factory(**spec.arguments())
     module, _, name = spec.id.rpartition(":")
     if module and name.replace(".", "").isidentifier():
         return _call(_find(module, name), spec)
@@ -152,9 +160,13 @@ def build(spec: EnvSpec) -> Any:
 
 
 def adapt(raw: Any, name: str) -> Env:
-    """`raw` as an `Env`; raises UnusableEnv if it is neither a `gymnasium.Env` nor an `Env`."""
+    """`raw` as an `Env`; raises UnusableEnv if it cannot be one."""
     if isinstance(raw, gymnasium.Env):
-        return GymEnv(raw)
+        try:
+            return GymEnv(raw)
+        except ValueError as error:
+            raw.close()
+            raise UnusableEnv(f"{name}: {error}") from error
     if isinstance(raw, Env):
         return raw
     if any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
@@ -163,8 +175,8 @@ def adapt(raw: Any, name: str) -> Env:
             "`import gymnasium as gym`, and return five values from step()"
         )
     raise UnusableEnv(
-        f"{name} built a {type(raw).__name__}, expected a gymnasium.Env: write "
-        f"`class {type(raw).__name__}(gymnasium.Env):`, or a reverie.envs.base.Env"
+        f"{name} built an object of type {type(raw).__name__}, expected a gymnasium.Env: "
+        "`class MyEnv(gymnasium.Env):`"
     )
 
 
@@ -194,7 +206,7 @@ def _registered(spec: EnvSpec) -> gymnasium.Env:
         _import(module)
     if name not in gymnasium.registry:
         raise UnusableEnv(_unknown(name))
-    kwargs = dict(spec.kwargs)
+    kwargs = spec.arguments()
     if "render_mode" not in kwargs and _can_draw(gymnasium.spec(name).entry_point):
         kwargs["render_mode"] = "rgb_array"
     try:
@@ -290,7 +302,7 @@ def _call(target: Any, spec: EnvSpec) -> Any:
             f"{spec.id} is a {type(target).__name__}, expected a class or a function that builds "
             "an env (an env that is already built cannot be built again)"
         )
-    kwargs = dict(spec.kwargs)
+    kwargs = spec.arguments()
     draws = inspect.isclass(target) and _can_draw(target)
     if draws and "render_mode" in inspect.signature(target).parameters:
         kwargs.setdefault("render_mode", "rgb_array")

@@ -42,7 +42,9 @@ class Catch(gymnasium.Env):
         self._paddle = self._cells // 2
         return self._picture(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: int | np.integer
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._paddle = min(max(self._paddle + int(action) - 1, 0), self._cells - 1)
         self._ball[0] += 1
         over = self._ball[0] == self._cells - 1
@@ -95,7 +97,9 @@ class Counting(gymnasium.Env):
         self._cut = coin if self._truncate is None else self._truncate
         return self._shown(), {}
 
-    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: int | np.integer
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         self._step += 1
         over = self._step >= self._end
         return self._shown(), float(self._step), over and not self._cut, over and self._cut, {}
@@ -208,7 +212,7 @@ class Faulty(gymnasium.Env):
         obs, _, info = self._returned(fault)
         return obs, info
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, Any]:
+    def step(self, action: int | np.integer) -> tuple[Any, float, bool, bool, Any]:
         self._step += 1
         self._total += 1
         fault = self._strike(str(self._step), f"total:{self._total}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from reverie.envs.base import Arrays, Space, Spaces, Step
@@ -85,9 +87,7 @@ def _bounds(space: Space) -> tuple[np.ndarray, np.ndarray] | None:
     return low.astype(np.float32).reshape(shape), high.astype(np.float32).reshape(shape)
 
 
-def _fault(
-    value: np.ndarray, space: Space, bounds: tuple[np.ndarray, np.ndarray] | None
-) -> str | None:
+def _fault(value: Any, space: Space, bounds: tuple[np.ndarray, np.ndarray] | None) -> str | None:
     if not isinstance(value, np.ndarray):
         return f"a {type(value).__name__}, expected a numpy array: {space.describe()}"
     if value.shape != space.shape or value.dtype != space.dtype:

@@ -163,9 +163,9 @@ def native_action(env: Env, action: Arrays) -> Any:
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape[:2] == (size, size):
         return image
-    if image.shape[2] in (3, 4):
+    if image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    planes = [  # Pillow knows no other number of channels: frame stacks go plane by plane
+    planes = [  # frame stacks; and four channels, which Pillow would blend by the fourth as alpha
         np.asarray(Image.fromarray(image[:, :, c]).resize((size, size), Image.Resampling.BILINEAR))
         for c in range(image.shape[2])
     ]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.nn.dists import sample_one_hot, straight_through, unimix
+from reverie.nn.dists import mixed, sample_one_hot, straight_through, unimix
 from reverie.nn.layers import MLP, BlockLinear, Linear, along_last, per_block
 from reverie.nn.norm import RMSNorm
 
@@ -93,7 +93,7 @@ class BlockGRU(eqx.Module):
         return dense[:width], dense[width : 2 * width], dense[2 * width :]
 
 
-def gru(gates: Float[Array, "*B 3d"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
     """The gated update of `state`; gates are reset, candidate and update, in this order."""
     reset, candidate, update = jnp.split(gates, 3, -1)
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
@@ -143,7 +143,7 @@ class RSSM(eqx.Module):
 
     def prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s z"]:
         """Log-probabilities of stoch given deter alone."""
-        return self._logp(self.prior_out(self.prior_mlp(deter)))
+        return unimix(self._prior(deter), self.unimix)
 
     def observe(
         self,
@@ -177,13 +177,14 @@ class RSSM(eqx.Module):
             drive, seen, reset, uniform = xs
             latent = jax.tree.map(lambda x: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), 0, x), latent)
             deter = self.core(latent.deter, self._flat(latent.stoch), drive)
-            logp = self._posterior(deter, seen)
-            latent = Latent(deter, self._sample(logp, uniform).astype(dtype))
-            return latent, (latent, logp)
+            logits = self._posterior(deter, seen)
+            latent = Latent(deter, self._sample(logits, uniform).astype(dtype))
+            return latent, (latent, logits)
 
         time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (drive, seen, resets, uniform))
         _, out = lax.scan(step, start, time_major)
-        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
+        latents, logits = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
+        return latents, unimix(logits, self.unimix)
 
     def imagine(
         self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray
@@ -191,19 +192,23 @@ class RSSM(eqx.Module):
         """The latent that follows when `action` is taken, sampled from the prior."""
         drive = self.core.drive(action, latent.deter.dtype)
         deter = self.core(latent.deter, self._flat(latent.stoch), drive)
-        logp = self.prior(deter)
-        uniform = jax.random.uniform(key, logp.shape[:-1])
-        return Latent(deter, self._sample(logp, uniform).astype(deter.dtype))
+        logits = self._prior(deter)
+        uniform = jax.random.uniform(key, logits.shape[:-1])
+        return Latent(deter, self._sample(logits, uniform).astype(deter.dtype))
+
+    def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s z"]:
+        return self._grouped(self.prior_out(self.prior_mlp(deter)))
 
     def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s z"]:
         x = deter @ self.post_hidden.weight[: self.deter].astype(deter.dtype) + seen
-        return self._logp(self.post_out(jax.nn.silu(self.post_norm(x))))
+        return self._grouped(self.post_out(jax.nn.silu(self.post_norm(x))))
 
-    def _logp(self, logits: Float[Array, "*B sz"]) -> Float[Array, "*B s z"]:
-        return unimix(logits.reshape(*logits.shape[:-1], self.stoch, self.classes), self.unimix)
+    def _grouped(self, x: Float[Array, "*B sz"]) -> Float[Array, "*B s z"]:
+        return x.reshape(*x.shape[:-1], self.stoch, self.classes)
 
-    def _sample(self, logp: Float[Array, "*B s z"], uniform: Float[Array, "*B s"]) -> Float[Array, "*B s z"]:
-        return straight_through(sample_one_hot(lax.stop_gradient(logp), uniform), jnp.exp(logp))
+    def _sample(self, logits: Float[Array, "*B s z"], uniform: Float[Array, "*B s"]) -> Float[Array, "*B s z"]:
+        probs = mixed(logits, self.unimix)
+        return straight_through(sample_one_hot(lax.stop_gradient(probs), uniform), probs)
 
     def _flat(self, stoch: Float[Array, "*B s z"]) -> Float[Array, "*B sz"]:
         return stoch.reshape(*stoch.shape[:-2], -1)

@@ -17,24 +17,29 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from reverie.nn.transforms import symlog, two_hot
 
 
-def unimix(logits: Float[Array, "*B z"], amount: float) -> Float[Array, "*B z"]:
-    """Log-probabilities of `softmax(logits)` mixed with `amount` of a uniform distribution, float32.
+def mixed(logits: Float[Array, "*B z"], amount: float) -> Float[Array, "*B z"]:
+    """Probabilities of `softmax(logits)` mixed with `amount` of a uniform distribution, float32.
 
     Keeps every class possible, so that no KL or log-probability can become infinite (DreamerV3, section
-    "Robust predictions"). `amount` 0 only normalises.
+    "Robust predictions").
     """
-    logits = logits.astype(jnp.float32)
+    probs = jax.nn.softmax(logits.astype(jnp.float32), -1)
+    return (1 - amount) * probs + amount / logits.shape[-1] if amount else probs
+
+
+def unimix(logits: Float[Array, "*B z"], amount: float) -> Float[Array, "*B z"]:
+    """Logarithms of `mixed`; `amount` 0 only normalises."""
     if amount == 0.0:
-        return jax.nn.log_softmax(logits, -1)
-    return jnp.log((1 - amount) * jax.nn.softmax(logits, -1) + amount / logits.shape[-1])
+        return jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+    return jnp.log(mixed(logits, amount))
 
 
-def sample_one_hot(logp: Float[Array, "*B z"], uniform: Float[Array, "*B"]) -> Float[Array, "*B z"]:
+def sample_one_hot(probs: Float[Array, "*B z"], uniform: Float[Array, "*B"]) -> Float[Array, "*B z"]:
     """Samples by the inverse of the cumulative distribution: one uniform number in [0, 1) per variable.
 
     The Gumbel trick needs one per class; random bits are a visible part of an update on a CPU.
     """
-    cdf = jnp.cumsum(jnp.exp(logp), -1)
+    cdf = jnp.cumsum(probs, -1)
     # Scaled by the total, which rounding leaves a little off one: the last class is always reachable.
     passed = (cdf[..., :-1] <= uniform[..., None] * cdf[..., -1:]).astype(jnp.float32)
     ones = jnp.ones((*passed.shape[:-1], 1), jnp.float32)
@@ -94,7 +99,7 @@ class OneHot:
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, "..."]:
         uniform = jax.random.uniform(key, self.logp.shape[:-1])
-        index = jnp.argmax(sample_one_hot(self.logp, uniform), -1)
+        index = jnp.argmax(sample_one_hot(jnp.exp(self.logp), uniform), -1)
         return index.reshape(*index.shape[:-1], *self.shape).astype(jnp.int32)
 
     def logp_of(self, value: Int[Array, "..."]) -> Float[Array, "*B"]:
@@ -176,7 +181,7 @@ class TwoHot:
     def loss(self, target: Float[Array, "*B"]) -> Float[Array, "*B"]:
         """Cross-entropy to the two-hot code of `target` (given in raw space; no gradient into it)."""
         code = two_hot(stop_gradient(target), self.bins)
-        return -jnp.sum(code * jax.nn.log_softmax(self.logits, -1), -1)
+        return jax.nn.logsumexp(self.logits, -1) - jnp.sum(code * self.logits, -1)
 
 
 class Binary:

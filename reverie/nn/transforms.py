@@ -28,20 +28,13 @@ def symexp_bins(count: int, limit: float = 20.0) -> Float[np.ndarray, " v"]:
 
 
 def two_hot(x: Float[Array, "*B"], bins: Float[np.ndarray, " v"]) -> Float[Array, "*B v"]:
-    """Weights on the two bins next to `x`, whose weighted sum is `x`; beyond the ends all weight is on the end.
-
-    Written as the hat function of every bin: rising from its left neighbour and falling to its right one. That is
-    elementwise, where the usual search-and-scatter is not, and the same numbers.
-    """
-    shape = (1,) * x.ndim + (-1,)
-    low, high = bins[:-1].reshape(shape), bins[1:].reshape(shape)
-    gap = high - low
-    column = x[..., None]
-    # An even count has two bins at zero: across that empty gap all weight goes to the upper one.
-    safe = np.where(gap > 0, gap, 1)
-    rise = jnp.where(gap > 0, (column - low) / safe, (column >= low).astype(x.dtype))
-    fall = jnp.where(gap > 0, (high - column) / safe, (column < low).astype(x.dtype))
-    ones = jnp.ones((*x.shape, 1), x.dtype)
-    up = jnp.concatenate([ones, rise], -1)  # of every bin, seen from its left neighbour
-    down = jnp.concatenate([fall, ones], -1)
-    return jnp.clip(jnp.minimum(up, down), 0, 1)
+    """Weights on the two bins next to `x`, whose weighted sum is `x`; beyond the ends all weight is on the end."""
+    last = len(bins) - 2
+    below = jnp.clip(jnp.searchsorted(bins, x, side="right").astype(jnp.int32) - 1, 0, last)
+    low, high = jnp.asarray(bins)[below], jnp.asarray(bins)[below + 1]
+    # Both weights by their own division: one minus the other would lose the digits of a small one.
+    weight_high = jnp.clip((x - low) / (high - low), 0, 1)
+    weight_low = jnp.clip((high - x) / (high - low), 0, 1)
+    # Compared with every bin rather than scattered: elementwise, and fused with what reads it.
+    offset = jnp.arange(len(bins)).reshape((1,) * x.ndim + (-1,)) - below[..., None]
+    return jnp.where(offset == 0, weight_low[..., None], jnp.where(offset == 1, weight_high[..., None], 0.0))

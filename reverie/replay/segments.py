@@ -8,7 +8,7 @@ in order and the last one counts, so that the replay read back is bit for bit th
 
 A save appends what is new and returns a **manifest**: the segments with the length of each that
 counts, and the replay's counters. Nothing appended is valid until a checkpoint carrying this
-manifest is committed: a load reads up to the marks and writes nothing, and the save after it begins a
+manifest is committed: a load reads up to the marks and writes nothing, the save after it begins a
 new segment.
 
 Overwritten rows and superseded patches are dead bytes. A segment in which nothing lives leaves the

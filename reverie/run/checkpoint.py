@@ -82,7 +82,7 @@ class Checkpoints:
         """
         files.make_dir(self.directory)
         self._remove_litter()
-        content = safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in arrays.items()})
+        content = safetensors.numpy.save({k: np.asarray(a, order="C") for k, a in arrays.items()})
         manifest = {
             "format": "reverie checkpoint",
             "version": VERSION,
@@ -280,8 +280,8 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             )
     if faults:
         raise Mismatch(
-            f"the checkpoint is of another agent (size, spaces or version): {len(faults)} of "
-            f"{len(names)} arrays differ; nothing was changed\n  " + "\n  ".join(faults)
+            f"the checkpoint is of another agent (size, spaces or version), nothing was changed; "
+            f"{len(faults)} differences:\n  " + "\n  ".join(faults)
         )
     values = [_as_leaf(leaf, arrays[name]) for name, (_, leaf) in zip(names, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(treedef, values)

@@ -176,7 +176,9 @@ class Compiled:
         decide = lambda state, carry, obs: self.agent.policy(state, carry, obs, mode)
         return Traced(f"policy/{mode}", decide)
 
-    def _train(self, state: State, batch: agent.Row) -> tuple[State, Row, jax.Array]:
+    def _train(
+        self, state: State, batch: dict[str, jax.Array]
+    ) -> tuple[State, dict[str, jax.Array], jax.Array]:
         state, out, metrics = self.agent.train(state, batch)
         self.names = sorted(metrics)
         return state, out, jnp.stack([jnp.float32(metrics[name]) for name in self.names])
@@ -459,7 +461,9 @@ class Training:
             arrays = {f"agent/{k}": x for k, x in flatten(self.state).items()}
             arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
             table = [np.asarray(x) for x in self.figures]
-            arrays["recent/figures"] = np.array(table, np.float32).reshape(-1, len(self.names))
+            arrays["recent/figures"] = np.array(table, np.float32).reshape(
+                len(table), len(self.names)
+            )
             arrays["recent/episodes"] = np.array(self.episodes, np.float64).reshape(-1, 3)
             meta = {
                 "obs_space": base.to_json(self.agent.obs_space),

@@ -194,12 +194,12 @@ def test_a_hang_leaves_no_process_behind(tmp_path):
         f"        open({str(pids)!r}, 'a').write(f'{{os.getpid()}} {{child.pid}} ')\n"
         "        time.sleep(999)\n"
     )
-    with (
-        Workers(f"{tmp_path / 'nest.py'}:Nest", 1, seed=0, max_failures=1, deadline=1.5) as workers,
-        pytest.raises(EnvFailed, match="hung"),
-    ):
+    name = f"{tmp_path / 'nest.py'}:Nest"
+    with Workers(name, 1, seed=0, max_failures=1, deadline=1.5) as workers:
         assert workers.mode == "process"
-        play(workers, 1)
+        workers.send(np.arange(1), actions(workers))
+        with pytest.raises(EnvFailed, match="hung"):
+            workers.recv(np.arange(1))
     found = [int(pid) for pid in pids.read_text().split()]
     assert len(found) == 4
     assert not [pid for pid in found if _alive(pid)]

@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +18,18 @@ def test_initial_weights_have_the_stated_variance_and_bounds():
     np.testing.assert_array_equal(truncated_normal(KEY, (3, 2), 3, 0.0), np.zeros((3, 2)))
 
 
-def test_block_linear_is_a_block_diagonal_linear_layer():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_block_linear_is_a_block_diagonal_linear_layer(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)  # the layer computes blocks differently on each
     layer = BlockLinear(6, 9, 3, key=KEY)
     dense = np.zeros((6, 9), np.float32)
     for g in range(3):
         dense[2 * g : 2 * g + 2, 3 * g : 3 * g + 3] = layer.weight[g]
-    x = jax.random.normal(KEY, (4, 6))
-    np.testing.assert_allclose(layer(x), np.asarray(x) @ dense + np.asarray(layer.bias), rtol=1e-5, atol=1e-6)
+    for shape in ((6,), (4, 6), (2, 4, 6)):
+        x = np.asarray(jax.random.normal(KEY, shape))
+        bias = np.arange(9, dtype=np.float32)
+        biased = eqx.tree_at(lambda m: m.bias, layer, jnp.asarray(bias))
+        np.testing.assert_allclose(biased(jnp.asarray(x)), x @ dense + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_blocks_start_with_the_fan_in_of_the_whole_input():
@@ -39,13 +45,14 @@ def test_widths_that_blocks_do_not_divide_are_refused():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 def test_layers_take_any_batch_shape_and_keep_the_dtype_of_their_input(batch, dtype):
-    for layer, inputs, outputs in (
-        (Linear(6, 4, key=KEY), (6,), (4,)),
-        (BlockLinear(6, 4, 2, key=KEY), (6,), (4,)),
-        (MLP(6, 4, 2, key=KEY), (6,), (4,)),
-        (Conv(3, 4, 5, key=KEY), (8, 6, 3), (8, 6, 4)),
+    for make, inputs, outputs in (
+        (lambda: Linear(6, 4, key=KEY), (6,), (4,)),
+        (lambda: BlockLinear(6, 4, 2, key=KEY), (6,), (4,)),
+        (lambda: MLP(6, 4, 2, key=KEY), (6,), (4,)),
+        (lambda: Conv(3, 4, 5, key=KEY), (8, 6, 3), (8, 6, 4)),
     ):
-        out = jax.eval_shape(layer, jax.ShapeDtypeStruct((*batch, *inputs), dtype))
+        layer = jax.eval_shape(make)
+        out = jax.eval_shape(lambda m, x: m(x), layer, jax.ShapeDtypeStruct((*batch, *inputs), dtype))
         assert out.shape == (*batch, *outputs)
         assert out.dtype == dtype
         assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(layer))

@@ -1,0 +1,341 @@
+"""The command line: train, eval, list, check-env.
+
+Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the user typed, 1
+for everything else. With `--json`, text for people goes to stderr and the last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from reverie import __version__, algos, config
+from reverie.config import Config, ConfigError, RunConfig
+
+OVERVIEW = """\
+reverie: agents that learn a model of their world and act by imagining it
+
+  reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
+  reverie eval RUN [--episodes N] [--video out.mp4]
+  reverie list
+  reverie check-env ENV
+  reverie --version
+
+Every verb takes --json (one JSON object as the last line of stdout) and --help. The same train command again
+continues its run. REVERIE_DEBUG=1 is --debug.
+"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where the run lies and what to do with it."""
+
+    run: str = ""
+    """The run's directory; a run that is there is continued. Empty: a new one under runs/."""
+    preset: str = ""
+    """A named set of values (see `reverie list`); explicit flags override it."""
+    dry_run: bool = False
+    """Print what the run would be and cost, and do nothing."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Plays greedy episodes with the newest checkpoint of a run."""
+
+    run: tyro.conf.Positional[str]
+    """The run's directory."""
+    episodes: int = 20
+    """How many."""
+    video: str = ""
+    """A file for a video of the first episodes: .mp4, .gif or .webp."""
+    seed: int | None = None
+    """Of the episodes. None: that of the run's own evaluations."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class List:
+    """What there is: algorithms with their sizes and presets, and families of envs."""
+
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class CheckEnv:
+    """Looks for everything that can be wrong with an env, before training."""
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the env, as a JSON object."""
+    deadline: float = 60.0
+    """Seconds that a reset or a step may take."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    verb, *rest = [*(sys.argv[1:] if argv is None else argv), ""][:-1] or ["--help"]
+    if verb == "--version":
+        print(__version__)
+        return 0
+    if verb in ("--help", "-h"):
+        return _help()
+    debug = "--debug" in rest or os.environ.get("REVERIE_DEBUG", "") not in ("", "0")
+    console = Console(stderr="--json" in rest, highlight=False)
+    _logging(console, debug)
+    try:
+        if verb not in VERBS:
+            raise ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
+        return VERBS[verb](rest, console, debug)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the boundary to the person at the terminal
+        return _explain(error, debug)
+
+
+def train(argv: list[str], console: Console, debug: bool) -> int:
+    conf, session, path = parse_train(argv, debug)
+    if conf.run.device == "cpu":
+        # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from reverie import api
+
+    path = path or api.new_path(conf)
+    if session.dry_run:
+        plan = api.dry_run(conf)
+        plan.tell(console, conf, path, conf.run.workers)
+        _output(session.json, plan.to_json())
+        return 0
+    result = api.run_training(conf, path, console)
+    evaluation = result.evaluation.to_json() if result.evaluation else None
+    if result.stopped:
+        console.print(f"{result.stopped}: saved at step {result.steps:,}.", highlight=False)
+        console.print(f"To continue: the same command, with --run {path}", soft_wrap=True)
+    else:
+        score = f", greedy return {evaluation['mean_return']:.1f}" if evaluation else ""
+        console.print(
+            f"Done: {result.steps:,} steps, {result.updates:,} updates{score}.\n"
+            f"The run lies in {path}. To see more of it:\n"
+            f"  reverie eval {path} --episodes 20 --video {path / 'videos' / 'eval.mp4'}\n"
+            f"  tensorboard --logdir {path}",
+            soft_wrap=True,
+        )
+    _output(
+        session.json,
+        {
+            "path": str(path),
+            "steps": result.steps,
+            "updates": result.updates,
+            "evaluation": evaluation,
+            "stopped": result.stopped,
+        },
+    )
+    return 130 if result.stopped == "SIGINT" else 0
+
+
+def evaluate(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(Eval, argv, "eval")
+    from reverie import api
+    from reverie.view import video
+
+    if flags.video:
+        video.check_suffix(Path(flags.video))
+    agent = api.load(flags.run)
+    played = api.evaluate(agent, flags.episodes, flags.seed)
+    console.print(
+        f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "
+        f"mean return [bold]{played.mean_return:.2f}[/bold], standard deviation "
+        f"{played.std_return:.2f}, lengths {min(played.lengths)} to {max(played.lengths)}",
+        soft_wrap=True,
+    )
+    if flags.video:
+        video.write(Path(flags.video), agent.film(flags.seed or 0))
+        console.print(f"video: {flags.video}", soft_wrap=True)
+    _output(flags.json, played.to_json())
+    return 0
+
+
+def list_all(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(List, argv, "list")
+    from reverie.envs.spec import families
+
+    modules = {name: algos.load(name) for name in algos.ALGORITHMS}
+    algorithms = {
+        name: {"sizes": list(module.SIZES), "presets": list(module.PRESETS)}
+        for name, module in modules.items()
+    }
+    envs = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
+    table = Table("algorithm", "sizes", "presets", box=None, pad_edge=False)
+    for name, entry in algorithms.items():
+        table.add_row(name, " ".join(entry["sizes"]), " ".join(entry["presets"]) or "none")
+    console.print(table)
+    table = Table("envs", "pip install", "installed", box=None, pad_edge=False)
+    for name, env in envs.items():
+        table.add_row(name, env["extra"] or "nothing", "yes" if env["installed"] else "no")
+    console.print("")
+    console.print(table)
+    _output(flags.json, {"algorithms": algorithms, "envs": envs})
+    return 0
+
+
+def check(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(CheckEnv, argv, "check-env")
+    from reverie.envs.check import check_env
+    from reverie.envs.spec import EnvSpec
+
+    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs)  # type: ignore[arg-type]  # text is parsed
+    findings = check_env(spec, deadline=flags.deadline)
+    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for finding in findings:
+        console.print(f"[{colours[finding.severity]}]{finding.severity}[/]: {escape(finding.what)}")
+        if finding.fix:
+            console.print(f"  {escape(finding.fix)}", style="dim")
+    sound = all(finding.severity != "error" for finding in findings)
+    console.print(f"{flags.env} {'can be trained on' if sound else 'needs repair first'}")
+    listed = [dataclasses.asdict(finding) for finding in findings]
+    _output(flags.json, {"env": flags.env, "ok": sound, "findings": listed})
+    return 0 if sound else 1
+
+
+VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "list": list_all,
+    "check-env": check,
+}
+
+
+def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, Path | None]:
+    """The config that a `train` command means, saved values and preset included.
+
+    Raises:
+      ValueError: a name, value or combination that cannot be.
+      SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
+    """
+    if not argv or argv[0].startswith("-"):
+        names = ", ".join(algos.ALGORITHMS)
+        if argv and argv[0] in ("-h", "--help"):
+            argv = [next(iter(algos.ALGORITHMS)), *argv]
+        else:
+            raise ConfigError(f"which algorithm? Type `reverie train ALGORITHM`, one of {names}")
+    algorithm, *flags = argv
+    algos.load(algorithm)  # a typo is an error before anything else
+    path = Path(_peek(flags, "--run")) if _peek(flags, "--run") else None
+    saved = None
+    if path and (path / "config.json").exists():
+        saved = config.from_text((path / "config.json").read_text())
+    base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
+    if name := _peek(flags, "--preset"):
+        base = config.apply_preset(base, name)
+    parsed = _parse(_flags_of(base), flags, f"train {algorithm}")
+    groups = [getattr(parsed, name) for name in _GROUPS]
+    run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
+    if debug:
+        run = dataclasses.replace(run, debug=True)
+    from reverie.api import settle
+
+    return settle(saved, Config(algorithm, run, parsed.agent)), parsed.session, path
+
+
+# The bases of RunConfig, in the order of `--help`.
+_GROUPS: dict[str, type] = {base.__name__.lower(): base for base in RunConfig.__bases__}
+
+
+def _flags_of(base: Config) -> Any:
+    """A dataclass of all flags of `train`, grouped, with the values of `base` as defaults."""
+    members: list[tuple[str, Any, Any]] = [("session", Session, field(default=Session()))]
+    for name, group in _GROUPS.items():
+        values = {f.name: getattr(base.run, f.name) for f in dataclasses.fields(group)}
+        members.append((name, group, field(default=group(**values))))
+    members.append((
+        "agent",
+        Annotated[type(base.agent), tyro.conf.arg(name=base.algorithm)],
+        field(default=base.agent),
+    ))  # fmt: skip
+    return make_dataclass("Train", members, frozen=True)
+
+
+def _parse(flags: Any, argv: list[str], verb: str) -> Any:
+    return tyro.cli(
+        flags,
+        args=argv,
+        prog=f"reverie {verb}",
+        description=f"Trains an agent: reverie {verb} --env CartPole-v1"
+        if verb.startswith("train")
+        else None,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _peek(argv: list[str], name: str) -> str:
+    """The value of a flag that decides what the other flags mean."""
+    for flag, following in itertools.pairwise([*argv, ""]):
+        if flag == name:
+            return following
+        if flag.startswith(f"{name}="):
+            return flag.partition("=")[2]
+    return ""
+
+
+def _help() -> int:
+    print(OVERVIEW)
+    for verb in VERBS:
+        try:
+            VERBS[verb](["--help"], Console(), False)
+        except SystemExit:
+            print()
+    return 0
+
+
+def _logging(console: Console, debug: bool) -> None:
+    handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
+    logger = logging.getLogger("reverie")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Tells the user what happened: what can be told in a sentence without a traceback."""
+    from reverie.envs.spec import UnusableEnv
+    from reverie.envs.workers import EnvFailed
+    from reverie.files import DiskError
+    from reverie.run.checkpoint import Mismatch
+    from reverie.run.directory import RunLocked
+    from reverie.run.loop import NonFinite
+
+    asked = (ConfigError, algos.UnknownAlgorithm, UnusableEnv, Mismatch, RunLocked)
+    met = (EnvFailed, DiskError, NonFinite)
+    if debug or not isinstance(error, (*asked, *met)):
+        raise error
+    print(f"reverie: {error}", file=sys.stderr)
+    return 2 if isinstance(error, asked) else 1
+
+
+def _output(wanted: bool, values: dict[str, Any]) -> None:
+    if wanted:
+        print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from reverie.envs.base import Env
+from reverie.envs.gym import GymEnv, action_spaces, actor, observation_spaces, observer
+from reverie.envs.values import Gate, Malformed, sample
+
+
+class Scripted(gymnasium.Env):
+    """Returns what it is told to."""
+
+    def __init__(self, observation_space, action_space=None, *, reset=None, step=None):
+        self.observation_space = observation_space
+        self.action_space = action_space or spaces.Discrete(2)
+        self._reset, self._step = reset, step
+        self.taken = None
+
+    def reset(self, *, seed=None, options=None):
+        return self._reset
+
+    def step(self, action):
+        self.taken = action
+        return self._step
+
+
+SPACES = {
+    "image": (spaces.Box(0, 255, (8, 6, 3), np.uint8), "image", (8, 6, 3), ()),
+    "bytes": (spaces.Box(0, 255, (9,), np.uint8), "vector", (9,), ()),
+    "float64": (spaces.Box(-1, 1, (2, 3), np.float64), "vector", (2, 3), ()),
+    "scalar": (spaces.Box(-1, 1, (), np.float32), "vector", (), ()),
+    "discrete": (spaces.Discrete(5, start=-2), "discrete", (), (5,)),
+    "binary": (spaces.MultiBinary(3), "discrete", (3,), (2, 2, 2)),
+    "binary2d": (spaces.MultiBinary((2, 2)), "discrete", (2, 2), (2, 2, 2, 2)),
+    "multi": (spaces.MultiDiscrete([3, 4], start=[1, -5]), "discrete", (2,), (3, 4)),
+    "multi2d": (spaces.MultiDiscrete([[3, 4], [5, 6]]), "discrete", (2, 2), (3, 4, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_observation_space_comes_through(name):
+    space, kind, shape, classes = SPACES[name]
+    (key,) = spaces_ = observation_spaces(space)
+    assert key == kind
+    assert (spaces_[key].shape, spaces_[key].classes) == (shape, classes)
+    space.seed(0)
+    gate, observe = Gate(spaces_), observer(space)
+    env = Scripted(space)
+    for _ in range(20):
+        value = space.sample()
+        env._reset = (value, {})
+        step = GymEnv(env).reset()
+        gate.check(step)
+        start = getattr(space, "start", 0)
+        np.testing.assert_allclose(step.obs[key], np.asarray(value) - start)
+        np.testing.assert_array_equal(observe(value)[key], step.obs[key])
+
+
+@pytest.mark.parametrize("name", ["float64", "scalar", "discrete", "binary", "multi", "multi2d"])
+def test_every_action_comes_back_in_the_words_of_the_env(name):
+    space = SPACES[name][0]
+    ours, act = action_spaces(space), actor(space)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert space.contains(act(sample(ours, rng)))
+
+
+def test_box_actions_span_the_bounds_and_are_clipped():
+    act = actor(spaces.Box(np.array([-2, 0], np.float32), np.array([4, 1], np.float32)))
+    ends = [act({"action": np.full(2, x, np.float32)}).tolist() for x in (-1, 0, 1, 7)]
+    assert ends == [[-2, 0], [1, 0.5], [4, 1], [4, 1]]
+    whole = actor(spaces.Box(0, 10, (1,), np.int32))
+    native = whole({"action": np.array([0.13], np.float32)})
+    assert (native.dtype, native.tolist()) == (np.int32, [6])
+
+
+def test_nested_spaces_are_named_by_their_path():
+    space = spaces.Dict(
+        {
+            "camera": spaces.Tuple([SPACES["image"][0], SPACES["image"][0]]),
+            "body": spaces.Dict({"speed": SPACES["float64"][0], "gear": SPACES["discrete"][0]}),
+        }
+    )
+    assert set(observation_spaces(space)) == {"camera/0", "camera/1", "body/speed", "body/gear"}
+    space.seed(0)
+    value = space.sample()
+    seen = observer(space)(value)
+    np.testing.assert_array_equal(seen["camera/1"], value["camera"][1])
+    assert seen["body/gear"] == value["body"]["gear"] + 2
+
+    moves = spaces.Dict({"hand": spaces.Tuple([spaces.Discrete(3), spaces.Box(0, 2, (2,))])})
+    assert list(action_spaces(moves)) == ["hand/0", "hand/1"]
+    rng = np.random.default_rng(0)
+    action = actor(moves)(sample(action_spaces(moves), rng))
+    assert moves.contains(action)
+    both = spaces.Tuple([spaces.Discrete(3), spaces.Discrete(2)])
+    assert list(action_spaces(both)) == ["0", "1"]
+    assert both.contains(actor(both)(sample(action_spaces(both), rng)))
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        (spaces.Text(5), "Text spaces are not supported, expected Box, Discrete"),
+        (spaces.Sequence(spaces.Discrete(2)), "Sequence spaces are not supported"),
+        (spaces.Dict({"x": spaces.Graph(spaces.Discrete(2), None)}), "x: Graph spaces"),
+        (spaces.Dict({}), "nothing to see"),
+    ],
+)
+def test_what_cannot_be_used_says_what_to_declare(space, told):
+    for translate in (observation_spaces, action_spaces):
+        with pytest.raises(ValueError, match=told):
+            translate(space)
+
+
+def test_unbounded_actions_are_refused():
+    for high in (np.inf, float(np.finfo(np.float32).max)):
+        with pytest.raises(ValueError, match=r"unbounded, expected finite low and high"):
+            action_spaces(spaces.Box(-high, high, (2,)))
+
+
+def test_two_leaves_of_one_name_are_refused():
+    space = spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})})
+    with pytest.raises(ValueError, match="two spaces are called 'a/b'"):
+        observation_spaces(space)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+@pytest.mark.parametrize("truncated", [True, False])
+def test_termination_and_truncation_stay_apart(terminated, truncated):
+    env = GymEnv(Scripted(spaces.Discrete(3), step=(1, 0.5, terminated, np.bool_(truncated), {})))
+    step = env.step({"action": np.array(1, np.int32)})
+    assert step.is_last == (terminated or truncated)
+    assert step.is_terminal == terminated
+    assert (step.is_first, step.reward) == (False, 0.5)
+    assert isinstance(env, Env)
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ((0, 0.0, False, {}), "step\\(\\) returned 4 values, expected five"),
+        (None, "returned NoneType"),
+        ((0, None, False, False, {}), "reward is None"),
+        ((0, np.zeros(1), False, False, {}), "expected one number"),
+        ((0, "1", False, False, {}), "reward is '1'"),
+        ((0, 0.0, "no", False, {}), "terminated is 'no'"),
+        ((0, 0.0, False, np.zeros(2, bool), {}), "truncated is"),
+        ((0, 0.0, False, False, None), "info of type NoneType"),
+    ],
+)
+def test_a_step_of_another_form_is_named(result, told):
+    env = GymEnv(Scripted(spaces.Discrete(3), step=result))
+    with pytest.raises(Malformed, match=told):
+        env.step({"action": np.array(1, np.int32)})
+
+
+def test_a_reset_of_the_old_interface_is_named():
+    for result in (0, {"obs": 0, "info": {}}, (0,)):
+        with pytest.raises(Malformed, match="expected two values: obs, info"):
+            GymEnv(Scripted(spaces.Discrete(3), reset=result)).reset()
+
+
+BOX = spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "told"),
+    [
+        (BOX, np.zeros(3, np.float32), r"obs/vector: float32 \[3\], expected vector float32 \[2\]"),
+        (BOX, np.zeros(2, np.int64), r"obs/vector: int64 \[2\], expected vector float32"),
+        (BOX, ["a", "b"], "obs/vector: <U1"),
+        (BOX, np.array([0, np.nan]), "element 1 is nan"),
+        (BOX, np.array([0, -np.inf]), "element 1 is -inf"),
+        (BOX, np.array([0, 1.01]), "element 1 is 1.0099.*, out of bounds"),
+        (SPACES["image"][0], np.zeros((8, 6, 3), np.float32), r"float32 \[8, 6, 3\]"),
+        (spaces.Discrete(3), 3, "element 0 is 3, out of bounds: expected 0 to 2"),
+        (spaces.Discrete(3, start=1), 0, "element 0 is -1"),
+        (spaces.Discrete(3, start=1), 1.5, "float64"),
+        (spaces.MultiBinary(2), np.array([0, 2]), "element 1 is 2"),
+        (spaces.Dict({"a": BOX}), {}, "obs/a: missing"),
+        (spaces.Dict({"a": BOX}), {"a": np.zeros(2), "b": 1}, "obs/b: not in the space"),
+        (spaces.Dict({"a": BOX}), np.zeros(2), "expected a dict with the keys"),
+        (spaces.Tuple([BOX, BOX]), (np.zeros(2),), "expected a tuple of 2"),
+    ],
+)
+def test_a_malformed_observation_never_passes_the_gate(space, value, told):
+    env = GymEnv(Scripted(space, reset=(value, {})))
+
+    def enter():
+        Gate(env.obs_space).check(env.reset())
+
+    with pytest.raises(Malformed, match=told):
+        enter()
+
+
+def test_harmless_differences_are_cast():
+    for value in ([0.5, 0], np.array([0.5, 0]), np.array([0.5, 0], np.float16)):
+        step = GymEnv(Scripted(BOX, reset=(value, {}))).reset()
+        Gate(observation_spaces(BOX)).check(step)
+        assert step.obs["vector"].tolist() == [0.5, 0]
+    step = GymEnv(Scripted(BOX, reset=(np.array([0, 1.00001]), {}))).reset()
+    Gate(observation_spaces(BOX)).check(step)  # rounding is no fault

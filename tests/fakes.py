@@ -1,0 +1,129 @@
+"""A fake algorithm that obeys the contract and costs nothing, and the command line with it on board:
+
+python tests/fakes.py train fake --env reverie.envs.toy:Counting ...
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from reverie import algos
+from reverie.agent import Metrics, Mode, Row
+from reverie.envs.base import Spaces
+
+SIZES = {"tiny": 3, "small": 5}
+PRESETS: dict[str, dict[str, Any]] = {"quick": {"batch": 2, "length": 4, "rate": 0.5}}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Values of the fake."""
+
+    size: Literal["tiny", "small"] = "tiny"
+    """Width of the memory."""
+    rate: float = 0.1
+    """Step size."""
+    poison_from: int = -1
+    """From this update on, everything is NaN. -1: never."""
+    poison_to: int = 1 << 30
+    """Before this update, it stops."""
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"--rate must be positive, got {self.rate}")
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> Fake:
+    return Fake(config, obs_space, act_space)
+
+
+class Fake:
+    """Predicts the reward from a memory that the policy stores and training refreshes.
+
+    Everything that a real agent keeps is kept: parameters, a key, a carry with a key, written-back outputs.
+    """
+
+    context = 1
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:
+        self.config, self.obs_space, self.act_space = config, obs_space, act_space
+        self.width = SIZES[config.size]
+        self.out_space = {
+            "memory": jax.ShapeDtypeStruct((self.width,), jnp.bfloat16),
+            "code": jax.ShapeDtypeStruct((), jnp.uint8),
+        }
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        weights, key = jax.random.split(key)
+        return {
+            "weights": jax.random.normal(weights, (self.width,)),
+            "key": key,
+            "updates": jnp.int32(0),
+            "bad": jnp.zeros(2, jnp.int32),
+        }
+
+    def parameters(self, state: dict[str, Any]) -> dict[str, int]:
+        return {"weights": state["weights"].size}
+
+    def init_carry(self, batch: int, key: jax.Array) -> dict[str, Any]:
+        return {"memory": jnp.zeros((batch, self.width)), "key": key}
+
+    def policy(self, state: Any, carry: Any, obs: Row, mode: Mode) -> tuple[Any, Row, Row]:
+        key, act = jax.random.split(carry["key"])
+        kept = jnp.where(obs["is_first"][:, None], 0.0, carry["memory"])
+        seen = sum(
+            (x.astype(jnp.float32).reshape(len(x), -1).mean(1) for k, x in obs.items() if k[:4] == "obs/"),
+            jnp.zeros(len(kept)),
+        )
+        memory = 0.9 * kept + jnp.tanh(seen[:, None] * state["weights"][None])
+        action = {}
+        for name, space in self.act_space.items():
+            shape = (len(kept), *space.shape)
+            if mode == "eval":
+                value = jnp.zeros(shape)
+            elif space.kind == "discrete":
+                value = jax.random.randint(act, shape, 0, min(space.classes))
+            else:
+                value = jax.random.uniform(act, shape, minval=-1, maxval=1)
+            action[f"action/{name}"] = value.astype(space.dtype)
+        out = {"out/memory": memory.astype(jnp.bfloat16), "out/code": jnp.uint8(10 * memory[:, 0])}
+        return {"memory": memory, "key": key}, action, out
+
+    def train(self, state: Any, batch: Row) -> tuple[Any, Row, Metrics]:
+        rows = {k: x[:, self.context :] for k, x in batch.items()}
+        memory = rows["out/memory"].astype(jnp.float32)
+        noise = jax.random.normal(jax.random.fold_in(state["key"], state["updates"]), (self.width,))
+
+        def loss(weights: jax.Array) -> jax.Array:
+            error = jnp.einsum("btw,w->bt", memory, weights + 0.01 * noise) - rows["reward"]
+            return (jnp.tanh(error) ** 2).mean()
+
+        value, gradient = jax.value_and_grad(loss)(state["weights"])
+        seen = state["updates"] + state["bad"][0]
+        poisoned = (self.config.poison_from >= 0) & (seen >= self.config.poison_from)
+        poisoned &= seen < self.config.poison_to
+        value = jnp.where(poisoned, jnp.nan, value)
+        fine = jnp.isfinite(value)
+        total, streak = state["bad"]
+        bad = jnp.where(fine, jnp.stack([total, 0 * streak]), state["bad"] + 1)
+        weights = jnp.where(fine, state["weights"] - self.config.rate * gradient, state["weights"])
+        refreshed = (0.99 * memory + 0.01 * weights[None, None]).astype(jnp.bfloat16)
+        out = {"out/memory": jnp.where(fine, refreshed, rows["out/memory"])}
+        metrics = {"loss/total": value, "nonfinite/total": bad[0], "nonfinite/streak": bad[1]}
+        updates = state["updates"] + fine
+        return {"weights": weights, "key": state["key"], "updates": updates, "bad": bad}, out, metrics
+
+    def report(self, state: Any, batch: Row) -> Metrics:
+        return {"reward": batch["reward"].mean(), "weight": state["weights"].mean()}
+
+
+if __name__ == "__main__":
+    from reverie import cli
+
+    algos.ALGORITHMS["fake"] = "fakes"
+    sys.exit(cli.main())

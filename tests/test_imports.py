@@ -1,0 +1,86 @@
+"""The rules of the house: who may import whom, what nobody may import, and who may print."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "reverie"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What a file or folder of the package may import of the rest of it, itself included. Only downward: cli > run >
+# agent, envs, replay, view; algos > model, behavior > nn. A protocol and a description of spaces are everybody's.
+ALLOWED = {
+    "nn": {"nn"},
+    "model": {"model", "nn", "envs.base"},
+    "behavior": {"behavior", "nn", "agent", "envs.base"},
+    "algos": {"algos", "model", "behavior", "nn", "agent", "envs.base"},
+    "agent": {"envs.base"},
+    "envs": {"envs"},
+    "files": set(),  # everything that reaches the disk goes through here
+    "memory": set(),
+    "replay": {"replay", "agent", "envs.base", "files", "memory"},
+    "view": {"view", "agent", "envs"},
+    "config": {"algos"},  # the registry; algorithms themselves are imported by name
+    "run": {"run", "agent", "envs", "replay", "view", "config", "files", "memory"},
+}
+TOP = {"api", "cli", "__init__"}  # these may import everything
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute dotted names of everything a file imports, wherever in it; `from a import b` gives `a.b`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            assert node.module
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(path: Path) -> str:
+    """The first part of a module's name below `reverie`."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_file_belongs_to_a_room():
+    assert {room(path) for path in FILES} <= ALLOWED.keys() | TOP
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_only_point_downward(path):
+    if room(path) in TOP:
+        return
+    for name in imports(path):
+        if not name.startswith("reverie."):
+            assert name != "reverie", f"{path}: import the room, not the house"
+            continue
+        name = name.removeprefix("reverie.")
+        allowed = any(f"{name}.".startswith(f"{a}.") for a in ALLOWED[room(path)])
+        assert allowed, f"{path}: {room(path)} may not import {name}"
+
+
+def test_nothing_can_run_code_from_a_file():
+    for path in FILES:
+        found = {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+        assert not found, f"{path} imports {found}"
+        assert "allow_pickle=True" not in path.read_text(), path
+
+
+def test_only_the_command_line_and_the_log_print():
+    for path in FILES:
+        if path.relative_to(PACKAGE).as_posix() in ("cli.py", "run/log.py"):
+            continue
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+        assert not prints, f"{path}: print at lines {prints}"
+
+
+def test_workers_start_without_jax():
+    """What hosts a user's environment in a process of its own must be there at once."""
+    for path in FILES:
+        if room(path) in ("envs", "replay"):
+            found = {name.split(".")[0] for name in imports(path)} & {"jax", "equinox", "optax", "jaxtyping"}
+            assert not found, f"{path} imports {found}"
