@@ -25,6 +25,7 @@ from rich.table import Table
 
 from reverie import __version__, algos, config
 from reverie.config import Config, ConfigError, RunConfig
+from reverie.memory import use_huge_pages
 
 OVERVIEW = """\
 reverie: agents that learn a model of their world and act by imagining it
@@ -323,8 +324,9 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.run.checkpoint import Mismatch
     from reverie.run.directory import RunLocked
     from reverie.run.loop import NonFinite
+    from reverie.view.video import NoVideo
 
-    asked = (ConfigError, algos.UnknownAlgorithm, UnusableEnv, Mismatch, RunLocked)
+    asked = (ConfigError, algos.UnknownAlgorithm, UnusableEnv, Mismatch, RunLocked, NoVideo)
     met = (EnvFailed, DiskError, NonFinite)
     if debug or not isinstance(error, (*asked, *met)):
         raise error
@@ -337,5 +339,12 @@ def _output(wanted: bool, values: dict[str, Any]) -> None:
         print(json.dumps(values), flush=True)
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The `reverie` program: `main`, with memory made ready for training."""
+    if sys.argv[1:2] == ["train"] and "--dry-run" not in sys.argv:
+        use_huge_pages()
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    program()

@@ -288,7 +288,7 @@ class DreamerV3:
         key = jax.random.fold_in(state.key, state.updates)
         grad = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (out, returns, metrics)), grads = grad(state.model, state.slow, state.returns, batch, key)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
         model = optax.apply_updates(state.model, changes)
         slow = optax.incremental_update(model.val, state.slow, self.config.slow_rate)

@@ -99,7 +99,7 @@ class EnvSpec:
 EnvLike = EnvSpec | str | Callable[..., Any]
 
 
-def env_spec(env: EnvLike | object) -> EnvSpec:
+def env_spec(env: object) -> EnvSpec:
     """`env` as an `EnvSpec`. A callable goes by its name if another process can import it.
 
     Raises UnusableEnv for anything that is neither an id, a spec nor a callable.

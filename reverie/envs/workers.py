@@ -211,7 +211,8 @@ class Workers:
         episode, and says so at its next `recv` (`cut`).
 
         Args:
-          state: of `state`, from Workers of the same env, number and seed.
+          state: of `state`, from Workers of the same env, number and seed. The number of failures
+            is restored; the window in which too many end the run begins anew.
 
         Returns:
           bool [N], the envs that did not repeat themselves.

@@ -109,6 +109,7 @@ class Collector:
             state |= {f"pending/{group}/{key}": value for key, value in pending.items()}
             carry = flatten(self.carry[group])
             state |= {f"carry/{group}/{key}": value for key, value in carry.items()}
+        state["groups"] = np.array(len(self.groups), np.int64)
         state["turn"] = np.array(self._turn, np.int64)
         state["begun"] = np.array(self._begun)
         state["returns"], state["lengths"] = self._returns.copy(), self._lengths.copy()
@@ -124,6 +125,11 @@ class Collector:
         Raises:
           ValueError: the state is of other envs, groups or carries; nothing is changed then.
         """
+        if int(state["groups"]) != len(self.groups):
+            raise ValueError(
+                f"the state is of {int(state['groups'])} groups of envs, expected "
+                f"{len(self.groups)}"
+            )
         carry = [unflatten(like, _under(f"carry/{g}/", state)) for g, like in enumerate(self.carry)]
         cut = self._workers.restore(_under("workers/", state))
         self.carry = carry

@@ -547,7 +547,7 @@ class Training:
         """Updates in a row that were not finite, up to the newest whose figures are known."""
         if self._latest is None:
             return 0
-        return int(self._latest[self.names.index("nonfinite/streak")])
+        return int(np.asarray(self._latest)[self.names.index("nonfinite/streak")])
 
     def _remember(self, envs: np.ndarray, rows: Row) -> None:
         with self.clock.spent("replay"):

@@ -12,10 +12,14 @@ from PIL import Image
 SUFFIXES = (".mp4", ".gif", ".webp")
 
 
+class NoVideo(ValueError):
+    """These frames, or this name, make no video."""
+
+
 def check_suffix(path: Path) -> None:
-    """Raises ValueError unless a video can be written under this name."""
+    """Raises NoVideo unless a video can be written under this name."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
+        raise NoVideo(
             f"cannot write a video called {path.name!r}: expected a name that ends in "
             f"{', '.join(SUFFIXES)}, for example {path.with_suffix('.mp4').name}"
         )
@@ -27,16 +31,16 @@ def write(path: Path, frames: Sequence[np.ndarray], fps: float = 30.0) -> None:
     `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes lose one line. `.gif` and `.webp` loop.
 
     Raises:
-      ValueError: another suffix, no frames, or frames that are no pictures.
+      NoVideo: another suffix, no frames, or frames that are no pictures.
     """
     check_suffix(path)
     if not frames:
-        raise ValueError(
+        raise NoVideo(
             f"no frames for {path.name}: the env drew nothing (does it have render()?)"
         )
     for frame in frames:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (*frames[0].shape[:2], 3):
-            raise ValueError(
+            raise NoVideo(
                 f"frames must be uint8 [H, W, 3] of one size, got {frame.dtype} {list(frame.shape)}"
             )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,131 @@
+"""Trains a preset with several seeds and says which of them solve their task.
+
+    python bench/solve.py --seeds 5                              # CartPole-v1, the demo
+    python bench/solve.py --preset pendulum --seeds 3 --out results/pendulum.json
+
+Every seed is one `reverie train` in a process of its own; its score is the greedy evaluation at the end of the run.
+Prints one JSON line per seed and one for all; `--out` keeps them with the learning curves, the commit and the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+THRESHOLDS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
+
+
+@dataclass(frozen=True)
+class Args:
+    preset: str = "cartpole"
+    seeds: int = 5
+    """Seeds 0, 1, ... up to this many."""
+    first_seed: int = 0
+    threshold: float | None = None
+    """Mean greedy return that counts as solved; each preset has its own."""
+    parallel: int = 1
+    """Runs at the same time, each pinned to its own share of the cores."""
+    flags: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Further flags of `reverie train`, as `--flags=--steps=5000`."""
+    out: Path | None = None
+    """File for the results and curves."""
+
+
+def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[str, Any]:
+    """One training run, pinned to `cores`."""
+    run = folder / f"{args.preset}-{seed}"
+    command = [sys.executable, "-m", "reverie.cli", "train", "dreamer_v3", "--preset", args.preset]
+    command += ["--seed", str(seed), "--run", str(run), "--json", *args.flags]
+    start = time.monotonic()
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        stderr=(folder / f"{args.preset}-{seed}.log").open("w"),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    minutes = (time.monotonic() - start) / 60
+    result = json.loads(done.stdout.splitlines()[-1])
+    score = result["evaluation"]["mean_return"]
+    keys = {"eval/mean_return": "greedy", "episode/return": "episode"}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = [
+        {"step": row["step"]} | {name: round(row[key], 3) for key, name in keys.items() if key in row}
+        for row in rows
+    ]
+    return {
+        "bench": "solve",
+        "name": args.preset,
+        "seed": seed,
+        "value": score,
+        "unit": "mean greedy return",
+        "episodes": len(result["evaluation"]["returns"]),
+        "solved": score >= threshold(args),
+        "minutes": round(minutes, 2),
+        "cores": len(cores),
+        "steps": result["steps"],
+        "updates": result["updates"],
+        "config": json.loads((run / "config.json").read_text()),
+        "curve": [point for point in curve if len(point) > 1],
+    }
+
+
+def threshold(args: Args) -> float:
+    return THRESHOLDS[args.preset] if args.threshold is None else args.threshold
+
+
+def main(args: Args) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // args.parallel
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.parallel) as pool:
+        free = [cores[i * share : (i + 1) * share] for i in range(args.parallel)]
+
+        def one(seed: int) -> dict[str, Any]:
+            mine = free.pop()
+            try:
+                result = run_seed(args, seed, Path(folder), mine)
+            finally:
+                free.append(mine)
+            print(json.dumps({k: v for k, v in result.items() if k not in ("curve", "config")}), flush=True)
+            return result
+
+        results = list(pool.map(one, range(args.first_seed, args.first_seed + args.seeds)))
+    solved = sum(r["solved"] for r in results)
+    summary = {"bench": "solve", "name": f"{args.preset}/solved", "value": solved, "unit": f"of {len(results)} seeds"}
+    print(json.dumps(summary), flush=True)
+    if args.out:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        kept = {
+            "command": "python bench/solve.py " + " ".join(sys.argv[1:]),
+            "threshold": threshold(args),
+            "solved": f"{solved} of {len(results)}",
+            "commit": commit.stdout.strip(),
+            "machine": {"cpu": processor(), "cores": len(cores), "python": platform.python_version()},
+            "config": results[0]["config"],
+            "runs": [{k: v for k, v in r.items() if k not in ("bench", "name", "config")} for r in results],
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,418 @@
+"""The loop, with a fake agent: exact resume, signals, schedule, poison, and evaluation."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import jax
+import numpy as np
+import pytest
+
+import reverie
+from reverie import algos, api, config
+from reverie.config import Config
+from reverie.envs.spec import make_env
+from reverie.envs.workers import Workers
+from reverie.files import DiskError
+from reverie.replay.segments import Segments
+from reverie.replay.sequences import Replay
+from reverie.run import log, loop
+from reverie.run.checkpoint import Checkpoints, Mismatch
+from reverie.run.directory import RunDirectory, RunLocked
+
+COUNTING = "reverie.envs.toy:Counting"
+QUICK: dict[str, Any] = {
+    "env": COUNTING,
+    "env_kwargs": '{"episodes": false}',
+    "workers": "inline",
+    "steps": 240,
+    "envs": 3,
+    "batch": 2,
+    "length": 4,
+    "warmup": 30,
+    "replay_ratio": 2.0,
+    "replay_size": 150,
+    "log_every": 20,
+    "eval_every": 70,
+    "eval_episodes": 3,
+    "eval_envs": 2,
+    "report_every": 50,
+    "checkpoint_every": 40,
+}
+
+
+class Killed(BaseException):
+    """What a SIGKILL would do, as far as the disk can tell."""
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(algos.ALGORITHMS, "fake", "fakes")
+
+
+def train(path: Path, **values: Any) -> reverie.Run:
+    return reverie.train("fake", run=path, **{**QUICK, **values})
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """All metrics but wall time."""
+    records = log.read(path / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+
+
+def state(path: Path) -> dict[str, np.ndarray]:
+    """Every array that decides how the run goes on, replay included."""
+    saved = api.saved_config(path)
+    checkpoint = Checkpoints(path / "checkpoints").load_latest()
+    assert saved is not None
+    assert checkpoint is not None
+    env = make_env(api.spec_of(saved.run))
+    agent = api.make_agent(saved, env.obs_space, env.act_space)
+    replay = Replay(
+        loop.fields(agent),
+        streams=saved.run.envs,
+        length=agent.context + saved.run.length,
+        capacity=loop.capacity(saved.run, agent),
+        seed=0,
+    )
+    assert Segments(path / "replay").load(replay, checkpoint.meta["replay"]) == 0
+    meta = {k: checkpoint.meta[k] for k in ("progress", "ratio", "names")}
+    meta["sampler"] = checkpoint.meta["replay"]["replay"]
+    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    kept = {f"replay/{k}": x[replay.held] for k, x in replay.arrays.items()}
+    return {**checkpoint.arrays, **kept, "meta": text}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    assert metrics(a) == metrics(b)
+    one, other = state(a), state(b)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, call: int, method: str = "collect") -> None:
+    """The `call`-th time from now, `method` of the loop dies."""
+    original, calls = getattr(loop.Training, method), iter(range(1, 10**6))
+
+    def dying(self: loop.Training, *args: Any) -> None:
+        if next(calls) == call:
+            raise Killed
+        original(self, *args)
+
+    monkeypatch.setattr(loop.Training, method, dying)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that nothing interrupted."""
+    path = tmp_path_factory.mktemp("whole")
+    algos.ALGORITHMS["fake"] = "fakes"
+    train(path)
+    yield path
+    del algos.ALGORITHMS["fake"]
+
+
+def test_a_run_leaves_what_it_did(whole: Path) -> None:
+    run = train(whole)  # finished: nothing more to do
+    assert run.steps == 240
+    assert run.updates == 2 * (240 - 30) // 8
+    assert run.evaluation is not None
+    assert len(run.evaluation.returns) == 3
+    records = metrics(whole)
+    steps = [r["step"] for r in records]
+    assert steps == sorted(set(steps)), "one line per step"
+    assert [r["step"] for r in records if "updates" in r] == [
+        21, 42, 60, 81, 102, 120, 141, 162, 180, 201, 222, 240,
+    ]  # fmt: skip
+    assert [r["step"] for r in records if "eval/mean_return" in r] == [72, 141, 210, 240]
+    assert [r["step"] for r in records if "report/reward" in r] == [51, 102, 150, 201]
+    assert [c["step"] for c in Checkpoints(whole / "checkpoints").manifests()] == [240, 201]
+
+
+@pytest.mark.parametrize("call", [1, 11, 30, 47, 71])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, call)
+        with pytest.raises(Killed):
+            train(tmp_path)
+    train(tmp_path)
+    assert_same(whole, tmp_path)
+
+
+def test_stopped_at_every_checkpoint(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        with monkeypatch.context() as patch:
+            kill_at(patch, 17)
+            with pytest.raises(Killed):
+                train(tmp_path)
+    train(tmp_path)
+    assert_same(whole, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("call", [1, 40])
+def test_a_signal_saves_and_the_resume_is_exact(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: int
+) -> None:
+    original, calls = loop.Training.collect, iter(range(1, 10**6))
+
+    def signalled(self: loop.Training) -> None:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.Signals[name])
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "collect", signalled)
+        if name == "SIGINT":
+            with pytest.raises(KeyboardInterrupt):
+                train(tmp_path)
+        else:
+            assert train(tmp_path).steps == 3 * (call - 1)
+    train(tmp_path)
+    assert_same(whole, tmp_path)
+
+
+def test_a_signal_during_an_evaluation_gives_it_up_until_the_resume(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.evaluate
+
+    def signalled(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", signalled)
+        assert train(tmp_path).steps == 72
+    assert metrics(tmp_path)[-1]["step"] < 72
+    train(tmp_path)
+    assert_same(whole, tmp_path)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(
+    whole: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "same")
+    assert_same(whole, tmp_path / "same")
+    train(tmp_path / "other", seed=1)
+    assert metrics(tmp_path / "other") != metrics(whole)
+    one, other = state(whole), state(tmp_path / "other")
+    for name in ("agent/weights", "agent/key", "collector/carry/0/key", "collector/workers/crcs"):
+        assert one[name].tobytes() != other[name].tobytes(), name
+
+
+def test_groups_and_processes(tmp_path: Path) -> None:
+    values = {"envs": 4, "groups": 2, "steps": 120}
+    train(tmp_path / "inline", **values)
+    train(tmp_path / "process", **values, workers="process")
+    assert_same(tmp_path / "inline", tmp_path / "process")
+
+
+def test_a_longer_run_continues_a_shorter_one(tmp_path: Path) -> None:
+    train(tmp_path, steps=60)
+    assert train(tmp_path, steps=120).steps == 120
+    assert [r["step"] for r in metrics(tmp_path)][-1] == 120
+
+
+def test_each_function_is_traced_once(tmp_path: Path) -> None:
+    given = config.override(config.default("fake"), **QUICK)
+    result = run_quietly(given, tmp_path)
+    assert result.traces == dict.fromkeys(
+        ["policy/train", "policy/eval", "policy/random", "train", "report"], 1
+    )
+    assert {"rest", "envs", "policy", "train", "replay"} <= result.seconds.keys()
+
+
+def run_quietly(given: Config, path: Path) -> loop.Result:
+    from rich.console import Console
+
+    return api.run_training(given, path, Console(quiet=True))
+
+
+# --------------------------------------------------------------------------------------- faults
+
+
+def test_a_poisoned_update_is_counted_and_survived(tmp_path: Path) -> None:
+    run = train(tmp_path, poison_from=5, poison_to=8)
+    assert run.steps == 240
+    assert metrics(tmp_path)[-1]["nonfinite/total"] == 3
+    assert metrics(tmp_path)[-1]["nonfinite/streak"] == 0
+    poisoned = [r for r in metrics(tmp_path) if "loss/total" in r and r["loss/total"] is None]
+    assert poisoned, "a mean over NaN stands as null"
+
+
+def test_a_streak_of_poison_ends_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING, "reverie"),
+        pytest.raises(loop.NonFinite, match="7 updates in a row"),
+    ):
+        train(tmp_path, poison_from=11, max_nonfinite=7, checkpoint_every=6)
+    assert "no checkpoint, the last update was not finite" in caplog.text
+    checkpoint = Checkpoints(tmp_path / "checkpoints").load_latest()
+    assert checkpoint is not None
+    assert checkpoint.arrays["agent/updates"] == checkpoint.meta["progress"]["updates"] <= 11
+    assert checkpoint.arrays["agent/bad"].tolist() == [0, 0]
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original, calls = Checkpoints.save, iter(range(10**6))
+
+    def full(self: Checkpoints, *args: Any) -> Path:
+        if next(calls) in (0, 2):
+            raise DiskError(errno.ENOSPC, "no space for 123 bytes")
+        return original(self, *args)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with caplog.at_level(logging.ERROR, "reverie"):
+        train(tmp_path)
+    assert caplog.text.count("training goes on") == 2
+    assert_same(whole, tmp_path)
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path).locked(), pytest.raises(RunLocked, match=str(os.getpid())):
+        train(tmp_path)
+
+
+def test_a_checkpoint_of_another_size_is_refused_and_unharmed(tmp_path: Path) -> None:
+    train(tmp_path, steps=60)
+    before = state(tmp_path)
+    file = tmp_path / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"tiny"', '"small"'))
+    with pytest.raises(Mismatch, match=r"weights: saved float32 \[3\], expected float32 \[5\]"):
+        reverie.train("fake", run=tmp_path, steps=90)
+    file.write_text(text)
+    assert state(tmp_path).keys() == before.keys()
+
+
+def test_a_failing_env_cuts_its_episode_and_is_counted(tmp_path: Path) -> None:
+    script = json.dumps({"script": {"total:25": "raise"}})
+    train(tmp_path, env="reverie.envs.toy:Faulty", env_kwargs=script, eval_every=0, steps=150)
+    assert metrics(tmp_path)[-1]["env/failures"] > 0
+
+
+def test_short_episodes_never_fill_a_window_within_episodes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "reverie"):
+        run = train(tmp_path, within_episodes=True, length=12, steps=60)
+    assert run.updates == 0
+    assert "--no-within-episodes" in caplog.text
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize(("envs", "episodes"), [(1, 3), (3, 2), (2, 5)])
+def test_an_evaluation_plays_every_env_its_share(envs: int, episodes: int) -> None:
+    spec = reverie.EnvSpec(COUNTING, kwargs={"episodes": False})
+    with Workers(spec, envs, seed=5, mode="inline") as workers:
+        agent = fakes.make_agent(
+            fakes.Config(), workers.obs_space, workers.act_space, precision="float32"
+        )
+        key = jax.random.key(0)
+        played = loop.evaluate(loop.Compiled(agent), agent.init(key), workers, episodes, key)
+    assert played is not None
+    assert len(played.returns) == len(played.lengths) == episodes
+    # Counting's reward is the step count.
+    assert played.returns == [n * (n + 1) / 2 for n in played.lengths]
+    assert played.mean_return == pytest.approx(np.mean(played.returns))
+
+
+def test_clock_counts_the_innermost() -> None:
+    clock = loop.Clock()
+    with clock.spent("outer"):
+        time.sleep(0.01)
+        with clock.spent("inner"):
+            time.sleep(0.03)
+    spent = clock.read()
+    assert 0.01 <= spent["outer"] < 0.03 <= spent["inner"]
+
+
+# ------------------------------------------------------------------------------- real processes
+
+COMMAND = [sys.executable, str(Path(fakes.__file__)), "train", "fake"]
+
+
+def start(path: Path, **values: Any) -> subprocess.Popen[str]:
+    flags = {**QUICK, **values, "run": str(path)}
+    argv = [x for k, v in flags.items() for x in (config.flag(k), str(v))]
+    root = Path(reverie.__file__).parents[1]
+    return subprocess.Popen(
+        [*COMMAND, *argv],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+def wait_for_metrics(path: Path, lines: int) -> None:
+    until = time.monotonic() + 60
+    while len(log.read(path / "metrics.jsonl")) < lines:
+        assert time.monotonic() < until, "the run writes no metrics"
+        time.sleep(0.005)
+
+
+LONG: dict[str, Any] = {"steps": 1500, "replay_ratio": 0.5, "workers": "process", "envs": 2}
+
+
+def test_sigkill_then_the_same_command(tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    train(straight, **LONG)
+    victim = start(killed, **LONG)
+    wait_for_metrics(killed, 20)
+    victim.kill()
+    victim.communicate()
+    again = start(killed, **LONG)
+    errors = again.communicate()[1]
+    assert again.returncode == 0, errors
+    assert_same(straight, killed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
+    process = start(tmp_path, **{**LONG, "steps": 10**7})
+    wait_for_metrics(tmp_path, 3)
+    process.send_signal(number)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == code, errors
+    checkpoint = Checkpoints(tmp_path / "checkpoints").load_latest()
+    assert checkpoint is not None
+    assert checkpoint.step >= metrics(tmp_path)[-1]["step"]
+
+
+@pytest.mark.slow
+def test_sigkill_at_twenty_random_moments(tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    values = {**LONG, "steps": 20_000}
+    assert start(straight, **values).wait() == 0
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        victim = start(killed, **values)
+        time.sleep(random.uniform(0.5, 5))
+        victim.kill()
+        victim.communicate()
+    assert start(killed, **values).wait() == 0
+    assert_same(straight, killed)
