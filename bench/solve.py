@@ -63,8 +63,7 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
     keys = {"eval/mean_return": "greedy", "episode/return": "episode"}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [
-        {"step": row["step"]} | {name: round(row[key], 3) for key, name in keys.items() if key in row}
-        for row in rows
+        {"step": row["step"]} | {name: round(row[key], 3) for key, name in keys.items() if key in row} for row in rows
     ]
     return {
         "bench": "solve",
@@ -99,12 +98,20 @@ def main(args: Args) -> None:
                 result = run_seed(args, seed, Path(folder), mine)
             finally:
                 free.append(mine)
-            print(json.dumps({k: v for k, v in result.items() if k not in ("curve", "config")}), flush=True)
+            print(
+                json.dumps({k: v for k, v in result.items() if k not in ("curve", "config")}),
+                flush=True,
+            )
             return result
 
         results = list(pool.map(one, range(args.first_seed, args.first_seed + args.seeds)))
     solved = sum(r["solved"] for r in results)
-    summary = {"bench": "solve", "name": f"{args.preset}/solved", "value": solved, "unit": f"of {len(results)} seeds"}
+    summary = {
+        "bench": "solve",
+        "name": f"{args.preset}/solved",
+        "value": solved,
+        "unit": f"of {len(results)} seeds",
+    }
     print(json.dumps(summary), flush=True)
     if args.out:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -113,7 +120,11 @@ def main(args: Args) -> None:
             "threshold": threshold(args),
             "solved": f"{solved} of {len(results)}",
             "commit": commit.stdout.strip(),
-            "machine": {"cpu": processor(), "cores": len(cores), "python": platform.python_version()},
+            "machine": {
+                "cpu": processor(),
+                "cores": len(cores),
+                "python": platform.python_version(),
+            },
             "config": results[0]["config"],
             "runs": [{k: v for k, v in r.items() if k not in ("bench", "name", "config")} for r in results],
         }

@@ -60,7 +60,11 @@ def random_batch(agent: Any, batch: int, length: int, seed: int = 0) -> Row:
         rows["out/" + key] = np.zeros((*shape, *out.shape), out.dtype)
     last = rng.random(shape) < 0.02
     first = np.concatenate([np.zeros_like(last[:, :1]), last[:, :-1]], 1)
-    rows |= {"reward": rng.normal(size=shape).astype(np.float32), "is_first": first, "is_last": last}
+    rows |= {
+        "reward": rng.normal(size=shape).astype(np.float32),
+        "is_first": first,
+        "is_last": last,
+    }
     return rows | {"is_terminal": last & (rng.random(shape) < 0.5)}
 
 

@@ -1,8 +1,8 @@
 """Agents that learn a model of their world and act by imagining it.
 
-    run = reverie.train("dreamer_v3", env="CartPole-v1", steps=10_000)
-    agent = run.load()
-    action, carry = agent.act(obs, carry)      # carry=None to begin an episode
+run = reverie.train("dreamer_v3", env="CartPole-v1", steps=10_000)
+agent = run.load()
+action, carry = agent.act(obs, carry)      # carry=None to begin an episode
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ A **batch** is rows with two leading axes `[B, C + T]`: C rows of context, then 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 from jax import Array
@@ -35,6 +35,7 @@ Metrics = dict[str, Array]
 Mode = Literal["train", "eval", "random"]  # sample | greedy | ignore the network
 
 
+@runtime_checkable
 class Agent(Protocol):
     """What `run` trains. Built by an algorithm from spaces and its own config."""
 
@@ -90,6 +91,7 @@ class Agent(Protocol):
         ...
 
 
+@runtime_checkable
 class WorldModel(Protocol):
     """What imagination and search both need. Latents are pytrees with any leading axes."""
 

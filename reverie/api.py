@@ -6,13 +6,14 @@ Everything here is assembly: a config becomes envs, an agent and a directory, an
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -97,9 +98,7 @@ def train(
     return Run(result.path, result.steps, result.updates, result.evaluation)
 
 
-def run_training(
-    conf: Config, path: Path, console: Console, factory: EnvSpec | None = None
-) -> Result:
+def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | None = None) -> Result:
     """Trains in `path`, continuing what is there.
 
     Args:
@@ -111,7 +110,7 @@ def run_training(
     with (
         loop.Stop() as stop,
         RunDirectory(path).locked(),
-        computing(run) as (device, precision),
+        computing(run) as (device, run),
         Workers(
             factory or spec_of(run),
             run.envs,
@@ -120,7 +119,7 @@ def run_training(
             deadline=run.deadline,
         ) as workers,
     ):
-        conf = dataclasses.replace(conf, run=dataclasses.replace(run, precision=precision))
+        conf = dataclasses.replace(conf, run=run)
         agent = make_agent(conf, workers.obs_space, workers.act_space)
         forecast = plan(conf, agent, device)
         directory = RunDirectory(path)
@@ -185,7 +184,7 @@ def spec_of(run: RunConfig) -> EnvSpec:
         time_limit=run.time_limit,
         image_size=run.image_size,
         gray=run.gray,
-        kwargs=run.env_kwargs,  # type: ignore[arg-type]  # text is parsed
+        kwargs=run.env_kwargs,
     )
 
 
@@ -235,8 +234,7 @@ class Plan:
 
 def dry_run(conf: Config) -> Plan:
     """The plan of a run, from the shapes of its model alone."""
-    with computing(conf.run) as (device, precision):
-        run = dataclasses.replace(conf.run, precision=precision)
+    with computing(conf.run) as (device, run):
         env = make_env(spec_of(run))
         try:
             conf = dataclasses.replace(conf, run=run)
@@ -281,15 +279,13 @@ def plan(conf: Config, agent: Agent, device: jax.Device) -> Plan:
 def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
     """The agent of a config whose precision is settled."""
     algorithm = algos.load(conf.algorithm)
-    agent: Agent = algorithm.make_agent(
-        conf.agent, obs_space, act_space, precision=conf.run.precision
-    )
+    agent: Agent = algorithm.make_agent(conf.agent, obs_space, act_space, precision=conf.run.precision)
     return agent
 
 
 @contextmanager
-def computing(run: RunConfig) -> Iterator[tuple[jax.Device, str]]:
-    """Makes the chosen device JAX's default; yields it and the precision that suits it.
+def computing(run: RunConfig) -> Iterator[tuple[jax.Device, RunConfig]]:
+    """Makes the chosen device JAX's default; yields it, and `run` with the precision that suits it.
 
     Raises:
       ConfigError: there is no such device.
@@ -299,14 +295,13 @@ def computing(run: RunConfig) -> Iterator[tuple[jax.Device, str]]:
     else:
         device = jax.devices()[0]
         if run.device == "gpu" and device.platform != "gpu":
-            raise ConfigError(
-                "--device gpu, but JAX sees none: install `reverie[cuda]`, or type --device cpu"
-            )
-    precision = run.precision
-    if precision == "auto":
+            raise ConfigError("--device gpu, but JAX sees none: install `reverie[cuda]`, or type --device cpu")
+    if run.precision == "auto":
+        precision: Literal["bfloat16", "float32"]
         precision = "bfloat16" if device.platform == "gpu" else "float32"
+        run = dataclasses.replace(run, precision=precision)
     with jax.default_device(device), jax.disable_jit() if run.debug else nullcontext():
-        yield device, precision
+        yield device, run
 
 
 def _memory() -> int:
@@ -323,7 +318,7 @@ def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray")}
     own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
     if spec.kwargs:
-        own["env_kwargs"] = config.json_text(spec.kwargs)
+        own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)
     for key in sorted(own.keys() & values.keys()):
         if own[key] != values[key]:
             raise ConfigError(f"{key} is {values[key]!r}, but the env given says {own[key]!r}")
@@ -339,6 +334,7 @@ class LoadedAgent:
     Attributes:
       config: of its run.
       step: env steps it was trained for.
+      env: one of its kind, as the agent sees it.
     """
 
     def __init__(self, path: str | os.PathLike[str], env: EnvLike | None = None) -> None:
@@ -352,9 +348,9 @@ class LoadedAgent:
         self.config, self.step = saved, checkpoint.step
         self.spec = env_spec(env) if env is not None else spec_of(saved.run)
         self.env: Env = make_env(self.spec)
-        agent = make_agent(saved, self.env.obs_space, self.env.act_space)
-        self.compiled = loop.Compiled(agent)
-        self.state = loop.agent_state(agent, checkpoint)
+        self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
+        self.state = loop.agent_state(self.agent, checkpoint)
+        self._policy = loop.Compiled(self.agent).policy  # of one env
 
     def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
         """One decision.
@@ -400,9 +396,9 @@ class LoadedAgent:
         rows["reward"] = np.zeros(1, np.float32)
         rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
         if carry is None:
-            carry = self.compiled.agent.init_carry(1, jax.random.key(self.config.run.seed))
-        carry, action, _ = self.compiled.policy[mode](self.state, carry, rows)
-        single = {k.removeprefix("action/"): np.asarray(a)[0] for k, a in action.items()}
+            carry = self.agent.init_carry(1, jax.random.key(self.config.run.seed))
+        carry, action, _ = self._policy[mode](self.state, carry, rows)
+        single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
         return (native_action(self.env, single) if native else single), carry
 
 
@@ -420,9 +416,7 @@ def load(path: str | os.PathLike[str], env: EnvLike | None = None) -> LoadedAgen
     return LoadedAgent(path, env)
 
 
-def evaluate(
-    agent: LoadedAgent | str | os.PathLike[str], episodes: int = 10, seed: int | None = None
-) -> Evaluation:
+def evaluate(agent: LoadedAgent | str | os.PathLike[str], episodes: int = 10, seed: int | None = None) -> Evaluation:
     """Plays greedy episodes.
 
     Args:
@@ -444,7 +438,7 @@ def evaluate(
         deadline=run.deadline,
     ) as workers:
         key = jax.random.fold_in(jax.random.key(run.seed), agent.step)
-        played = loop.evaluate(agent.compiled, agent.state, workers, episodes, key)
+        played = loop.evaluate(loop.Compiled(agent.agent), agent.state, workers, episodes, key)
     assert played is not None, "only a signal gives up an evaluation"
     return played
 

@@ -1,7 +1,8 @@
 """The command line: train, eval, list, check-env.
 
-Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the user typed, 1
-for everything else. With `--json`, text for people goes to stderr and the last line of stdout is one JSON object.
+Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the
+user typed, 1 for everything else. With `--json`, text for people goes to stderr and the last line
+of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ reverie: agents that learn a model of their world and act by imagining it
   reverie check-env ENV
   reverie --version
 
-Every verb takes --json (one JSON object as the last line of stdout) and --help. The same train command again
-continues its run. REVERIE_DEBUG=1 is --debug.
+Every verb takes --json (one JSON object as the last line of stdout) and --help. The same train
+command with the same --run continues that run. REVERIE_DEBUG=1 is --debug.
 """
 
 
@@ -102,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in ("--help", "-h"):
         return _help()
     debug = "--debug" in rest or os.environ.get("REVERIE_DEBUG", "") not in ("", "0")
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains about a missing screen
     console = Console(stderr="--json" in rest, highlight=False)
     _logging(console, debug)
     try:
@@ -182,10 +185,9 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
 
     modules = {name: algos.load(name) for name in algos.ALGORITHMS}
     algorithms = {
-        name: {"sizes": list(module.SIZES), "presets": list(module.PRESETS)}
-        for name, module in modules.items()
+        name: {"sizes": list(module.SIZES), "presets": list(module.PRESETS)} for name, module in modules.items()
     }
-    envs = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
+    envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
     table = Table("algorithm", "sizes", "presets", box=None, pad_edge=False)
     for name, entry in algorithms.items():
         table.add_row(name, " ".join(entry["sizes"]), " ".join(entry["presets"]) or "none")
@@ -204,7 +206,7 @@ def check(argv: list[str], console: Console, debug: bool) -> int:
     from reverie.envs.check import check_env
     from reverie.envs.spec import EnvSpec
 
-    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs)  # type: ignore[arg-type]  # text is parsed
+    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs)
     findings = check_env(spec, deadline=flags.deadline)
     colours = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
@@ -281,21 +283,20 @@ def _parse(flags: Any, argv: list[str], verb: str) -> Any:
         flags,
         args=argv,
         prog=f"reverie {verb}",
-        description=f"Trains an agent: reverie {verb} --env CartPole-v1"
-        if verb.startswith("train")
-        else None,
+        description=f"Trains an agent: reverie {verb} --env CartPole-v1" if verb.startswith("train") else None,
         config=(tyro.conf.OmitArgPrefixes,),
     )
 
 
 def _peek(argv: list[str], name: str) -> str:
-    """The value of a flag that decides what the other flags mean."""
+    """The value of a flag that decides what the other flags mean; the last one counts."""
+    value = ""
     for flag, following in itertools.pairwise([*argv, ""]):
         if flag == name:
-            return following
-        if flag.startswith(f"{name}="):
-            return flag.partition("=")[2]
-    return ""
+            value = following
+        elif flag.startswith(f"{name}="):
+            value = flag.partition("=")[2]
+    return value
 
 
 def _help() -> int:

@@ -1,8 +1,8 @@
 """The configuration of a run: frozen, typed, strict, and saved with the run as text.
 
-A value comes from, in rising order: the default in the dataclass, a preset, an explicit flag. A run that
-continues takes its own saved values as defaults; a flag that contradicts them is an error, except for the
-fields in `MAY_CHANGE`, which cannot change what a step computes.
+A value comes from, in rising order: the default in the dataclass, a preset, an explicit flag. A run
+that continues takes its own saved values as defaults; a flag that contradicts them is an error,
+except for the fields in `MAY_CHANGE`, which cannot change what a step computes.
 
 The bases of `RunConfig` are the groups of flags in `--help`.
 """
@@ -32,13 +32,13 @@ class Environment:
     """What the agent lives in, and how it is stepped."""
 
     env: str = ""
-    """A Gymnasium id (CartPole-v1), module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
+    """A Gymnasium id (CartPole-v1), module:EnvClass, module:make_fn, or path/to/file.py:MyEnv."""
     env_kwargs: str = "{}"
     """Keyword arguments of the env, as a JSON object."""
     action_repeat: int = 1
     """How often every action is taken; the rewards are summed."""
     time_limit: int = 0
-    """Env steps (before action repeat) after which an episode is truncated. 0: the env's own limit."""
+    """Env steps (before action repeat) after which an episode is truncated. 0: its own limit."""
     image_size: int = 0
     """Images are resized to this height and width. 0 leaves them as they are."""
     gray: bool = False
@@ -48,7 +48,7 @@ class Environment:
     groups: int = 1
     """Stepped alternately in this many groups, so that the device never waits for all of them."""
     workers: Literal["auto", "inline", "process"] = "auto"
-    """Where envs run: in this process, in one supervised process each, or what is measured to be cheaper."""
+    """In this process, in one supervised process each, or what is measured to be cheaper."""
     deadline: float = 60.0
     """Seconds that a reset or a step may take before the env is killed and rebuilt."""
 
@@ -70,7 +70,7 @@ class Training:
     warmup: int = 1024
     """Env steps with random actions before the first update."""
     max_nonfinite: int = 20
-    """Updates with a NaN or infinite loss or gradient, in a row, that end the run. Each is skipped."""
+    """Updates in a row with a NaN or infinite loss that end the run. Each of them is skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Schedule:
     report_every: int = 10_000
     """Open-loop error of the model on replayed sequences."""
     checkpoint_every: int = 10_000
-    """Everything is saved, so that the same command continues from here. The run also ends with one."""
+    """Everything is saved, so that the same command goes on from here; also done at the end."""
     keep: int = 2
     """Checkpoints kept."""
 
@@ -114,7 +114,7 @@ class Machine:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: the GPU if JAX sees one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. Parameters and losses are float32."""
+    """Of matrix products: bfloat16 on a GPU, float32 on a CPU. Parameters are always float32."""
     debug: bool = False
     """Run without jit and with envs in this process, so that a breakpoint in a loss works. Slow."""
 
@@ -124,9 +124,10 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
     """Everything about a run that is not the algorithm's own."""
 
     def __post_init__(self) -> None:
-        for name in ("action_repeat", "envs", "groups", "steps", "batch", "keep", "eval_envs"):
+        for name in ("action_repeat", "envs", "groups", "steps", "batch", "eval_envs"):
             self._at_least(name, 1)
         self._at_least("length", 2)
+        self._at_least("keep", 2)
         self._at_least("max_nonfinite", 1)
         for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio"):
             self._at_least(name, 0)
@@ -137,17 +138,13 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{flag(name)} must be positive, got {getattr(self, name)}")
         if self.envs % self.groups:
-            raise ConfigError(
-                f"--groups {self.groups} must divide --envs {self.envs}, so that all are equally large"
-            )
+            raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
         try:
             kwargs = json.loads(self.env_kwargs)
         except json.JSONDecodeError as error:
             kwargs = error
         if not isinstance(kwargs, dict):
-            raise ConfigError(
-                f"--env-kwargs must be a JSON object such as '{{\"size\": 5}}', got {self.env_kwargs!r}"
-            )
+            raise ConfigError(f"--env-kwargs must be a JSON object such as '{{\"size\": 5}}', got {self.env_kwargs!r}")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -157,7 +154,7 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: the algorithm's name, the run's values, the algorithm's own values (its `Config`)."""
+    """A whole run: the algorithm's name, the run's values, the algorithm's own values."""
 
     algorithm: str
     run: RunConfig
@@ -184,9 +181,7 @@ def apply_preset(config: Config, name: str) -> Config:
     presets = algos.load(config.algorithm).PRESETS
     if name not in presets:
         known = f"Expected one of {', '.join(presets)}" if presets else "It has no presets"
-        raise ConfigError(
-            f"{config.algorithm} has no preset {name!r}{_nearest(name, presets)}. {known}"
-        )
+        raise ConfigError(f"{config.algorithm} has no preset {name!r}{_nearest(name, presets)}. {known}")
     return override(config, **presets[name])
 
 
@@ -222,19 +217,13 @@ def to_text(config: Config) -> str:
 
 
 def from_text(text: str) -> Config:
-    """Inverse of `to_text`: values that are missing take their defaults, unknown ones are errors."""
+    """Inverse of `to_text`: missing values take their defaults, unknown ones are errors."""
     data = json.loads(text)
     if data.get("schema") != SCHEMA:
         raise ConfigError(
-            f"config has schema {data.get('schema')!r}, expected {SCHEMA}: it was written by another "
-            f"version of reverie"
+            f"config has schema {data.get('schema')!r}, expected {SCHEMA}: it was written by another version of reverie"
         )
     return override(default(data["algorithm"]), **data["run"], **data["agent"])
-
-
-def json_text(values: Mapping[str, Any]) -> str:
-    """A mapping as the text of a flag such as `--env-kwargs`."""
-    return json.dumps(dict(values), sort_keys=True)
 
 
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
@@ -262,7 +251,7 @@ def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type, or TypeError: an int passes for a float, a bool never for a number."""
+    """`value` as the field's type, or TypeError: an int may be a float, a bool no number."""
     if get_origin(hint) is Literal:
         fits, expected = value in get_args(hint), " or ".join(repr(x) for x in get_args(hint))
     else:

@@ -1,4 +1,4 @@
-"""The type checker that the import hook of conftest.py puts around every function of the package."""
+"""The type checker that conftest.py puts around every function of the package."""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,4 +1,4 @@
-"""What every test runs under: the CPU, no silent rank promotion, shape annotations checked at every call."""
+"""What every test runs under: the CPU, no rank promotion, annotations checked at every call."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ hypothesis.settings.load_profile("reverie")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook("reverie", "annotations.check")  # before anything imports reverie
 
-import reverie.agent
+import reverie.agent  # noqa: E402
 
-# Annotated with a protocol, an argument is checked by `isinstance`, which protocols must opt into.
+# An argument annotated with a protocol is checked by `isinstance`, which protocols must opt into.
 for protocol in (reverie.agent.Agent, reverie.agent.WorldModel):
     typing.runtime_checkable(protocol)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Compiled programs outlive a test run: on two cores an update of the smallest Dreamer compiles in 9 s and loads
-    # in 0.6 s. Only for this process: a child that is killed while it writes would leave half an entry behind.
+    # Compiled programs outlive a test run (`pytest --cache-clear` drops them): on two cores an
+    # update of the smallest Dreamer compiles in 9 s and loads in 0.6 s. Only for this process: a
+    # child that is killed while it writes would leave half an entry behind.
     if config.pluginmanager.hasplugin("cacheprovider"):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -55,8 +56,9 @@ class Golden:
     def check(self, name: str, actual: Any, tolerance: float = 1e-5) -> None:
         """Fails unless `actual` is the output `name` within `tolerance`, relative.
 
-        Relative to each element; for elements near zero, to the largest of the array (or to 1, if that is smaller).
-        Where the reference's own float32 result is further than that from float64, twice its distance is allowed.
+        Relative to each element; for elements near zero, to the largest of the array (or to 1, if
+        that is smaller). Where the reference's own float32 result is further than that from its
+        float64 result, twice that distance is allowed.
         """
         expected, actual = self.outputs[name], np.asarray(actual)
         assert actual.shape == expected.shape, (name, actual.shape, expected.shape)
@@ -86,7 +88,8 @@ def golden() -> Callable[[str], Golden]:
         arrays = {
             part: {
                 key: np.array(
-                    value["data"], {"float": kind, "int": np.int32, "bool": np.bool_}[value["dtype"]]
+                    value["data"],
+                    {"float": kind, "int": np.int32, "bool": np.bool_}[value["dtype"]],
                 ).reshape(value["shape"])
                 for key, value in content[part].items()
             }

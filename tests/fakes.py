@@ -1,4 +1,4 @@
-"""A fake algorithm that obeys the contract and costs nothing, and the command line with it on board:
+"""A fake algorithm that obeys the contract and costs nothing, and the command line with it:
 
 python tests/fakes.py train fake --env reverie.envs.toy:Counting ...
 """
@@ -45,7 +45,7 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
 class Fake:
     """Predicts the reward from a memory that the policy stores and training refreshes.
 
-    Everything that a real agent keeps is kept: parameters, a key, a carry with a key, written-back outputs.
+    It keeps all that a real agent keeps: parameters, keys, a carry, written-back outputs.
     """
 
     context = 1
@@ -76,10 +76,9 @@ class Fake:
     def policy(self, state: Any, carry: Any, obs: Row, mode: Mode) -> tuple[Any, Row, Row]:
         key, act = jax.random.split(carry["key"])
         kept = jnp.where(obs["is_first"][:, None], 0.0, carry["memory"])
-        seen = sum(
-            (x.astype(jnp.float32).reshape(len(x), -1).mean(1) for k, x in obs.items() if k[:4] == "obs/"),
-            jnp.zeros(len(kept)),
-        )
+        seen = jnp.zeros(len(kept))
+        for name in self.obs_space:
+            seen += obs[f"obs/{name}"].astype(jnp.float32).reshape(len(kept), -1).mean(1)
         memory = 0.9 * kept + jnp.tanh(seen[:, None] * state["weights"][None])
         action = {}
         for name, space in self.act_space.items():
@@ -116,7 +115,8 @@ class Fake:
         out = {"out/memory": jnp.where(fine, refreshed, rows["out/memory"])}
         metrics = {"loss/total": value, "nonfinite/total": bad[0], "nonfinite/streak": bad[1]}
         updates = state["updates"] + fine
-        return {"weights": weights, "key": state["key"], "updates": updates, "bad": bad}, out, metrics
+        state = {"weights": weights, "key": state["key"], "updates": updates, "bad": bad}
+        return state, out, metrics
 
     def report(self, state: Any, batch: Row) -> Metrics:
         return {"reward": batch["reward"].mean(), "weight": state["weights"].mean()}

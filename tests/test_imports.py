@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reverie"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What a file or folder of the package may import of the rest of it, itself included. Only downward: cli > run >
-# agent, envs, replay, view; algos > model, behavior > nn. A protocol and a description of spaces are everybody's.
+# What a file or folder of the package may import of the rest of it, itself included. Only downward:
+# cli > run > agent, envs, replay, view; algos > model, behavior > nn. Contracts are everybody's.
 ALLOWED = {
     "nn": {"nn"},
     "model": {"model", "nn", "envs.base"},
@@ -28,7 +28,7 @@ TOP = {"api", "cli", "__init__"}  # these may import everything
 
 
 def imports(path: Path) -> set[str]:
-    """Absolute dotted names of everything a file imports, wherever in it; `from a import b` gives `a.b`."""
+    """Absolute dotted names of all that a file imports; `from a import b` gives `a.b`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -64,7 +64,13 @@ def test_imports_only_point_downward(path):
 
 def test_nothing_can_run_code_from_a_file():
     for path in FILES:
-        found = {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+        found = {name.split(".")[0] for name in imports(path)} & {
+            "pickle",
+            "cloudpickle",
+            "dill",
+            "joblib",
+            "shelve",
+        }
         assert not found, f"{path} imports {found}"
         assert "allow_pickle=True" not in path.read_text(), path
 
@@ -82,5 +88,10 @@ def test_workers_start_without_jax():
     """What hosts a user's environment in a process of its own must be there at once."""
     for path in FILES:
         if room(path) in ("envs", "replay"):
-            found = {name.split(".")[0] for name in imports(path)} & {"jax", "equinox", "optax", "jaxtyping"}
+            found = {name.split(".")[0] for name in imports(path)} & {
+                "jax",
+                "equinox",
+                "optax",
+                "jaxtyping",
+            }
             assert not found, f"{path} imports {found}"

@@ -20,5 +20,6 @@ def load(name: str) -> Any:
     if name not in ALGORITHMS:
         near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.3)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise UnknownAlgorithm(f"no algorithm {name!r}: {meant}Expected one of {', '.join(ALGORITHMS)}")
+        known = ", ".join(ALGORITHMS)
+        raise UnknownAlgorithm(f"no algorithm {name!r}: {meant}Expected one of {known}")
     return importlib.import_module(ALGORITHMS[name])

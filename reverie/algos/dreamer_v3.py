@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Mode, Row
 from reverie.behavior.imagine import rollout
-from reverie.behavior.policy_gradient import critic, reinforce
-from reverie.behavior.returns import ReturnScale, lambda_return
+from reverie.behavior.policy_gradient import imagined_losses, replayed_value_loss
+from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
 from reverie.model.encode import Encoder, flat, width
@@ -108,7 +108,27 @@ class Config:
                 raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
+# Small tasks on a laptop: a small model that learns fast, instead of the paper's values for large ones.
+LAPTOP: dict[str, Any] = {
+    "size": "200k",
+    "learning_rate": 1e-3,
+    "lr_warmup": 200,
+    "batch": 16,
+    "length": 32,
+    "replay_ratio": 256.0,
+    "warmup": 512,
+    "log_every": 250,
+    "eval_every": 1000,
+    "report_every": 1000,
+    "checkpoint_every": 1000,
+    "eval_episodes": 20,
+    "eval_envs": 20,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "cartpole": LAPTOP | {"env": "CartPole-v1", "steps": 8000},
+    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 5000, "eval_episodes": 10, "eval_envs": 10},
+    "catch": LAPTOP | {"env": "reverie.envs.toy:Catch", "steps": 6000, "length": 16, "replay_ratio": 64.0},
+}
 
 
 class Model(eqx.Module):
@@ -193,10 +213,14 @@ class DreamerV3:
         stored = config.initial != "zeros"
         self.context = 1 if stored else 0
         # Latents in replay cost more than a vector observation: half precision for h, one byte per code of z.
-        self.out_space = {
-            "deter": jax.ShapeDtypeStruct((size.deter,), jnp.bfloat16),
-            "stoch": jax.ShapeDtypeStruct((STOCH,), jnp.uint8),
-        } if stored else {}
+        self.out_space = (
+            {
+                "deter": jax.ShapeDtypeStruct((size.deter,), jnp.bfloat16),
+                "stoch": jax.ShapeDtypeStruct((STOCH,), jnp.uint8),
+            }
+            if stored
+            else {}
+        )
         self.optimizer = laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip)
         self.scales = {
             "dynamics": config.dynamics_scale,
@@ -244,7 +268,11 @@ class DreamerV3:
         key, belief_key, act_key = jax.random.split(carry.key, 3)
         tokens = model.enc(select(obs, "obs/"), self.dtype)
         latents, _ = model.dyn.observe(
-            carry.latent, tokens[:, None], carry.action[:, None], obs["is_first"][:, None], belief_key
+            carry.latent,
+            tokens[:, None],
+            carry.action[:, None],
+            obs["is_first"][:, None],
+            belief_key,
         )
         latent = jax.tree.map(lambda x: x[:, 0], latents)
         dists = model.pol(features(latent))
@@ -260,12 +288,13 @@ class DreamerV3:
 
     def _random_action(self, batch: int, key: PRNGKeyArray) -> dict[str, Array]:
         action = {}
-        for name, key in zip(sorted(self.act_space), jax.random.split(key, len(self.act_space)), strict=True):
+        keys = jax.random.split(key, len(self.act_space))
+        for name, own_key in zip(sorted(self.act_space), keys, strict=True):
             space = self.act_space[name]
             if space.kind == "discrete":
-                action[name] = OneHot(jnp.zeros((batch, space.width)), space.classes, space.shape).sample(key)
+                action[name] = OneHot(jnp.zeros((batch, space.width)), space.classes, space.shape).sample(own_key)
             else:
-                action[name] = jax.random.uniform(key, (batch, *space.shape), minval=-1, maxval=1)
+                action[name] = jax.random.uniform(own_key, (batch, *space.shape), minval=-1, maxval=1)
         return action
 
     def _stored(self, latent: Latent) -> Row:
@@ -279,7 +308,8 @@ class DreamerV3:
         """Inverse of `_stored`."""
         classes = SIZES[self.config.size].classes
         return Latent(
-            row["out/deter"].astype(self.dtype), jax.nn.one_hot(row["out/stoch"], classes, dtype=self.dtype)
+            row["out/deter"].astype(self.dtype),
+            jax.nn.one_hot(row["out/stoch"], classes, dtype=self.dtype),
         )
 
     # -------------------------------------------------------------- learning
@@ -299,7 +329,10 @@ class DreamerV3:
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         total, streak = state.nonfinite
         counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
-        old, new = eqx.partition(state, eqx.is_inexact_array), eqx.partition(new, eqx.is_inexact_array)
+        old, new = (
+            eqx.partition(state, eqx.is_inexact_array),
+            eqx.partition(new, eqx.is_inexact_array),
+        )
         state = eqx.combine(keep(new[0], old[0]), keep(new[1], old[1]))
         state = eqx.tree_at(lambda s: s.nonfinite, state, counts)
         if self.config.initial == "stored+refreshed":
@@ -348,15 +381,16 @@ class DreamerV3:
         behave, returns, imagined_returns, metrics = self._behave(model, slow, returns, latents, imagine_key)
         losses |= {k: v.reshape(rows["reward"].shape) for k, v in behave.items()}
 
-        # The critic also learns from what really happened, with imagination as its bootstrap; this gradient reaches
-        # the world model. A truncated row bootstraps and carries no loss: its successor belongs to another episode.
-        value, slow_value = model.val(feat), slow(stop_gradient(feat)).pred()
-        last = rows["is_last"].astype(jnp.float32)
-        target = lambda_return(
-            rows["reward"], gamma * alive, config.lam * (1 - last), imagined_returns.reshape(last.shape)
+        # The critic also learns from what really happened; this gradient reaches the world model.
+        losses["replay_value"], target = replayed_value_loss(
+            model.val(feat),
+            slow(stop_gradient(feat)).pred(),
+            rows["reward"],
+            gamma * alive,
+            rows["is_last"].astype(jnp.float32),
+            imagined_returns.reshape(alive.shape),
+            lam=config.lam,
         )
-        padded = jnp.concatenate([target, slow_value[:, -1:]], 1)
-        losses["replay_value"] = ((1 - last) * critic(value, padded, slow_value))[:, :-1]
 
         assert losses.keys() == self.scales.keys(), (sorted(losses), sorted(self.scales))
         means = {k: v.mean() for k, v in losses.items()}
@@ -368,7 +402,6 @@ class DreamerV3:
             "entropy/posterior": -jnp.sum(jnp.exp(posterior) * posterior, (-2, -1)).mean(),
             "replay/return": target.mean(),
             "replay/reward": rows["reward"].mean(),
-            "replay/value": value.pred().mean(),
         }
         return loss, (self._stored(latents), returns, metrics)
 
@@ -390,50 +423,48 @@ class DreamerV3:
         return rows, latents, posterior
 
     def _behave(
-        self, model: Model, slow: ScalarHead, returns: ReturnScale, latents: Latent, key: PRNGKeyArray
+        self,
+        model: Model,
+        slow: ScalarHead,
+        returns: ReturnScale,
+        latents: Latent,
+        key: PRNGKeyArray,
     ) -> tuple[dict[str, Array], ReturnScale, Array, Metrics]:
-        """Actor and critic losses `[M]` on imagined trajectories, and the return `[M]` of their first states.
-
-            latent      s0   s1   ...   sH       s0 is a replayed state
-            action      a0   a1   ...   (aH)     a_t chosen at s_t
-            reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
-            discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end
-            weight      d0   d0d1 ...            how likely the trajectory is to get this far
-            return      R0   R1   ...   .        of s_t; sH only bootstraps
-        """
-        config = self.config
-        frozen = stop_gradient(model)
+        """Actor and critic losses `[M]` of imagining from every replayed state, the moved return scale, the return
+        `[M]` of those states, and metrics."""
+        config, frozen = self.config, stop_gradient(model)
         start = jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), latents)
         act = lambda latent, key: sample(frozen.pol(features(latent)), key)
         imagined, actions = rollout(frozen, act, start, config.imagination, key)
         feat = features(imagined)  # [H + 1, M, F]; time-major, as the loop leaves it
         reward, discount = frozen.rew(feat).pred(), frozen.con(feat).prob()
-        policy, value = model.pol(feat), model.val(feat)
-        mean, slow_mean = stop_gradient(value.pred()), slow(feat).pred()
-
-        target = lambda_return(reward.T, discount.T, jnp.full_like(mean.T, config.lam), mean.T).T
-        returns = returns.update(target, config.return_rate)
-        advantage = (target - mean[:-1]) / returns.scale()
-        weight = jnp.cumprod(discount, 0)
-        padded = jnp.concatenate([advantage, jnp.zeros_like(advantage[:1])], 0)
-        actor = (weight * reinforce(policy, actions, padded, config.entropy))[:-1]
-        padded = jnp.concatenate([target, slow_mean[-1:]], 0)
-        value_loss = (weight * critic(value, padded, slow_mean))[:-1]
-
+        policy, value, slow_value = model.pol(feat), model.val(feat), slow(feat).pred()
+        losses, returns = imagined_losses(
+            policy,
+            actions,
+            value,
+            slow_value,
+            reward,
+            discount,
+            returns,
+            lam=config.lam,
+            entropy=config.entropy,
+            rate=config.return_rate,
+        )
         metrics = {
-            "imagined/return": target.mean(),
+            "imagined/return": losses.target.mean(),
             "imagined/reward": reward.mean(),
-            "imagined/value": mean.mean(),
+            "imagined/value": slow_value.mean(),
             "imagined/discount": discount.mean(),
-            "imagined/length": weight.sum(0).mean(),
+            "imagined/length": losses.weight.sum(0).mean(),
             "policy/return_scale": returns.scale(),
-            "policy/advantage": jnp.abs(advantage).mean(),
+            "policy/advantage": jnp.abs(losses.advantage).mean(),
         }
         for name, dist in policy.items():
             metrics[f"policy/entropy/{name}"] = dist.entropy().mean()
             metrics[f"policy/randomness/{name}"] = dist.entropy().mean() / dist.max_entropy()
-        losses = {"policy": actor.mean(0), "value": value_loss.mean(0)}
-        return losses, returns, target[0], stop_gradient(metrics)
+        means = {"policy": losses.actor.mean(0), "value": losses.critic.mean(0)}
+        return means, returns, losses.target[0], stop_gradient(metrics)
 
     # ------------------------------------------------------------- reporting
 

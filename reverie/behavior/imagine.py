@@ -41,6 +41,4 @@ def rollout(
     keys = jax.random.split(key, horizon + 1)
     last, (latents, actions) = lax.scan(step, start, keys[:horizon])
     final = (last, policy(last, keys[horizon]))
-    return jax.tree.map(
-        lambda xs, x: jnp.concatenate([xs, x[None]], 0), (latents, actions), final
-    )
+    return jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]], 0), (latents, actions), final)

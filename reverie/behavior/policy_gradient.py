@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
+from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
 
 
@@ -28,3 +30,78 @@ def critic(
 ) -> Float[Array, "*B"]:
     """Cross-entropy to the return, and to the slow critic's own mean, which keeps targets from running away."""
     return value.loss(target) + slow_scale * value.loss(slow)
+
+
+class Imagined(NamedTuple):
+    """Losses and figures of imagined trajectories, time-major `[H, M]`."""
+
+    actor: Float[Array, "H M"]
+    critic: Float[Array, "H M"]
+    target: Float[Array, "H M"]
+    advantage: Float[Array, "H M"]
+    weight: Float[Array, "H+1 M"]
+
+
+def imagined_losses(
+    policy: Mapping[str, OneHot | BoundedNormal],
+    actions: Mapping[str, Array],
+    value: TwoHot,
+    slow: Float[Array, "H+1 M"],
+    reward: Float[Array, "H+1 M"],
+    discount: Float[Array, "H+1 M"],
+    returns: ReturnScale,
+    *,
+    lam: float,
+    entropy: float,
+    rate: float = 0.01,
+) -> tuple[Imagined, ReturnScale]:
+    """Actor and critic losses on imagined trajectories (DreamerV3, eqs. 4-7).
+
+        latent      s0   s1   ...   sH       s0 is a replayed state
+        action      a0   a1   ...   (aH)     a_t chosen at s_t
+        reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
+        discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end
+        weight      d0   d0d1 ...            how likely the trajectory is to get this far
+        return      R0   R1   ...   .        of s_t; sH only bootstraps
+        loss        L0   L1   ...   .
+
+    Args:
+      policy, value: distributions of the features of all states, `[H + 1, M]`.
+      slow: the slow critic's mean.
+      returns: the running scale; it is moved before it is used.
+    """
+    mean = stop_gradient(value.pred())
+    target = lambda_return(reward.T, discount.T, jnp.full_like(mean.T, lam), mean.T).T
+    returns = returns.update(target, rate)
+    advantage = (target - mean[:-1]) / returns.scale()
+    weight = stop_gradient(jnp.cumprod(discount, 0))
+    # The last state has no target: its losses are computed along with the others and dropped.
+    pad = lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])], 0)
+    actor = (weight * reinforce(policy, actions, pad(advantage), entropy))[:-1]
+    values = (weight * critic(value, pad(target), slow))[:-1]
+    return Imagined(actor, values, target, advantage, weight), returns
+
+
+def replayed_value_loss(
+    value: TwoHot,
+    slow: Float[Array, "B T"],
+    reward: Float[Array, "B T"],
+    discount: Float[Array, "B T"],
+    last: Float[Array, "B T"],
+    bootstrap: Float[Array, "B T"],
+    *,
+    lam: float,
+) -> tuple[Float[Array, "B T-1"], Float[Array, "B T-1"]]:
+    """The critic's loss on what really happened, and its targets.
+
+    Returns are built from replayed rewards and bootstrapped with imagined ones. A row with `last` bootstraps and
+    carries no loss: the row that follows it belongs to another episode.
+
+    Args:
+      discount: gamma, 0 where the row is terminal.
+      last: 1 where the episode ends, for any reason.
+      bootstrap: the return imagined from each row.
+    """
+    target = lambda_return(reward, discount, lam * (1 - last), bootstrap)
+    padded = jnp.concatenate([target, jnp.zeros_like(target[:, :1])], 1)
+    return ((1 - last) * critic(value, padded, slow))[:, :-1], target

@@ -53,7 +53,10 @@ class ReturnScale(eqx.Module):
         self.high = jnp.asarray(high, jnp.float32)
 
     def update(
-        self, returns: Float[Array, "..."], rate: float = 0.01, percentiles: tuple[float, float] = (5.0, 95.0)
+        self,
+        returns: Float[Array, "..."],
+        rate: float = 0.01,
+        percentiles: tuple[float, float] = (5.0, 95.0),
     ) -> ReturnScale:
         """Moves the range towards that of `returns`."""
         low, high = jnp.percentile(lax.stop_gradient(returns).ravel(), jnp.array(percentiles))

@@ -158,9 +158,7 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
     if isinstance(raw, gymnasium.Env):
         yield from _interface(raw)
     for name in ("observation_space", "action_space"):
-        if isinstance(raw, gymnasium.Env) and not isinstance(
-            getattr(raw, name, None), gymnasium.Space
-        ):
+        if isinstance(raw, gymnasium.Env) and not isinstance(getattr(raw, name, None), gymnasium.Space):
             yield Finding(
                 "error",
                 f"{name} is {getattr(raw, name, 'not set')}",
@@ -188,14 +186,11 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
 def _interface(raw: gymnasium.Env) -> Iterator[Finding]:
     """What can be seen without calling anything."""
     parameters = inspect.signature(raw.unwrapped.reset).parameters
-    if "seed" not in parameters and not any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
-    ):
+    if "seed" not in parameters and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         yield Finding(
             "error",
             f"reset({', '.join(parameters)}) takes no seed",
-            "write `def reset(self, *, seed=None, options=None):` and begin it with "
-            "`super().reset(seed=seed)`",
+            "write `def reset(self, *, seed=None, options=None):` and begin it with `super().reset(seed=seed)`",
         )
     space = getattr(raw, "observation_space", None)
     boxes = [space] if isinstance(space, spaces.Box) else []
@@ -278,8 +273,7 @@ class _Episodes:
             yield from self._tell(
                 phase,
                 problem,
-                "make the space and what reset() and step() return agree; "
-                "while training, such a step cuts the episode",
+                "make the space and what reset() and step() return agree; while training, such a step cuts the episode",
             )
         if step.is_first != first:
             yield from self._tell(phase, f"is_first: {step.is_first}", "set it on reset only")
@@ -298,9 +292,7 @@ class _Episodes:
             self._kinds.add(kind)
             yield Finding("error", f"{phase}: {problem}", fix)
 
-    def _summary(
-        self, steps: int, ended: int, longest: int, times: list[float]
-    ) -> Iterator[Finding]:
+    def _summary(self, steps: int, ended: int, longest: int, times: list[float]) -> Iterator[Finding]:
         if self._kinds:
             self.sound = False
         if not ended:
@@ -350,11 +342,7 @@ def _casts(space: gymnasium.Space, value: Any) -> set[tuple[str, str]]:
     if isinstance(space, spaces.Dict):
         return {cast for key, sub in space.spaces.items() for cast in _casts(sub, value[key])}
     if isinstance(space, spaces.Tuple):
-        return {
-            cast
-            for sub, part in zip(space.spaces, value, strict=True)
-            for cast in _casts(sub, part)
-        }
+        return {cast for sub, part in zip(space.spaces, value, strict=True) for cast in _casts(sub, part)}
     given = np.asarray(value).dtype
     if isinstance(space, spaces.Box) and given != space.dtype:
         return {(str(given), str(space.dtype))}
@@ -367,9 +355,7 @@ def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
     consequence = "a resumed run will cut the open episodes instead of continuing them"
     first, second = _trace(make_env(spec)), _trace(make_env(spec))
     if first != second:
-        yield Finding(
-            "warning", f"the same seed and actions give another episode: {consequence}", fix
-        )
+        yield Finding("warning", f"the same seed and actions give another episode: {consequence}", fix)
     elif _trace(env) != first:
         yield Finding(
             "warning",

@@ -55,9 +55,7 @@ class GymEnv:
     def reset(self, seed: int | None = None) -> Step:
         result = self.env.reset(seed=seed)
         if not (isinstance(result, tuple) and len(result) == 2):
-            raise Malformed(
-                f"reset() returned a {type(result).__name__}, expected two values: obs, info"
-            )
+            raise Malformed(f"reset() returned a {type(result).__name__}, expected two values: obs, info")
         obs, info = result
         _check_info("reset", info)
         return Step(self.observe(obs), 0.0, True, False, False)
@@ -145,9 +143,7 @@ def actor(space: gymnasium.Space) -> Callable[[Arrays], Any]:
 # ---------------------------------------------------------------------------------------- spaces
 
 
-def _named(
-    space: gymnasium.Space, translate: Callable[[gymnasium.Space, str], Space], single: str | None
-) -> Spaces:
+def _named(space: gymnasium.Space, translate: Callable[[gymnasium.Space, str], Space], single: str | None) -> Spaces:
     out: Spaces = {}
     for path, leaf in _leaves(space):
         ours = translate(leaf, _name(path) or "the space")
@@ -258,8 +254,7 @@ def _walk(
     if isinstance(node, spaces.Dict):
         if not isinstance(value, Mapping):
             raise Malformed(
-                f"obs/{_name(path)}: a {type(value).__name__}, expected a dict with the keys "
-                f"{list(node.spaces)}"
+                f"obs/{_name(path)}: a {type(value).__name__}, expected a dict with the keys {list(node.spaces)}"
             )
         for key, sub in value.items():
             if key in node.spaces:
@@ -269,9 +264,7 @@ def _walk(
         return
     assert isinstance(node, spaces.Tuple), node
     if not isinstance(value, tuple | list) or len(value) != len(node.spaces):
-        raise Malformed(
-            f"obs/{_name(path)}: a {type(value).__name__}, expected a tuple of {len(node.spaces)}"
-        )
+        raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, expected a tuple of {len(node.spaces)}")
     for i, sub in enumerate(value):
         _walk(node.spaces[i], sub, (*path, i), converters, out)
 

@@ -83,9 +83,7 @@ def nbytes(obs_space: Spaces, act_space: Spaces, num: int) -> int:
     return sum(size for *_, size in _layout(obs_space, act_space, num))
 
 
-def views(
-    memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, num: int
-) -> tuple[Arrays, Arrays]:
+def views(memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, num: int) -> tuple[Arrays, Arrays]:
     """`(obs, action)`: arrays `[num, ...]` over `memory`."""
     arrays: dict[str, Arrays] = {"obs": {}, "action": {}}
     offset = 0
@@ -137,9 +135,7 @@ def _reply(write: int, how: bytes, flags: Flags = NOTHING, text: str = "") -> No
         data = data[os.write(write, data) :]
 
 
-def _layout(
-    obs_space: Spaces, act_space: Spaces, num: int
-) -> Iterator[tuple[str, str, Space, int]]:
+def _layout(obs_space: Spaces, act_space: Spaces, num: int) -> Iterator[tuple[str, str, Space, int]]:
     for group, spaces in (("obs", obs_space), ("action", act_space)):
         for key, space in spaces.items():
             size = num * math.prod(space.shape) * space.dtype.itemsize

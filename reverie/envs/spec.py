@@ -64,8 +64,7 @@ class EnvSpec:
                 parsed = json.loads(self.kwargs or "{}")
             except json.JSONDecodeError as error:
                 raise UnusableEnv(
-                    f"env kwargs {self.kwargs!r} is not JSON ({error}), expected for example "
-                    '{"size": 5}'
+                    f'env kwargs {self.kwargs!r} is not JSON ({error}), expected for example {{"size": 5}}'
                 ) from None
             object.__setattr__(self, "kwargs", parsed)
         if not isinstance(self.kwargs, Mapping):
@@ -175,8 +174,7 @@ def adapt(raw: Any, name: str) -> Env:
             "`import gymnasium as gym`, and return five values from step()"
         )
     raise UnusableEnv(
-        f"{name} built an object of type {type(raw).__name__}, expected a gymnasium.Env: "
-        "`class MyEnv(gymnasium.Env):`"
+        f"{name} built an object of type {type(raw).__name__}, expected a gymnasium.Env: `class MyEnv(gymnasium.Env):`"
     )
 
 
@@ -250,9 +248,7 @@ def _find(module: str, name: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=3)
-            meant = (
-                f"did you mean {' or '.join(near)}?" if near else "nothing there is called like it"
-            )
+            meant = f"did you mean {' or '.join(near)}?" if near else "nothing there is called like it"
             raise UnusableEnv(f"{module} has no {part!r}: {meant}")
         found = getattr(found, part)
     return found

@@ -42,9 +42,7 @@ class Catch(gymnasium.Env):
         self._paddle = self._cells // 2
         return self._picture(), {}
 
-    def step(
-        self, action: int | np.integer
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._paddle = min(max(self._paddle + int(action) - 1, 0), self._cells - 1)
         self._ball[0] += 1
         over = self._ball[0] == self._cells - 1
@@ -76,9 +74,7 @@ class Counting(gymnasium.Env):
       episodes: whether `episode` is shown. It outlives a reset, so re-enactment cannot restore it.
     """
 
-    def __init__(
-        self, length: int = 0, longest: int = 9, truncate: bool | None = None, episodes: bool = True
-    ) -> None:
+    def __init__(self, length: int = 0, longest: int = 9, truncate: bool | None = None, episodes: bool = True) -> None:
         count = spaces.Box(-1, np.inf, (1,), np.float32)
         self._keys = ("step", "episode") if episodes else ("step",)
         self.observation_space = spaces.Dict(dict.fromkeys(self._keys, count))
@@ -97,9 +93,7 @@ class Counting(gymnasium.Env):
         self._cut = coin if self._truncate is None else self._truncate
         return self._shown(), {}
 
-    def step(
-        self, action: int | np.integer
-    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         self._step += 1
         over = self._step >= self._end
         return self._shown(), float(self._step), over and not self._cut, over and self._cut, {}
@@ -123,9 +117,7 @@ class Dummy(gymnasium.Env):
                 "int2d": spaces.MultiDiscrete(np.full((2, 3), 4)),
             }
         )
-        self.action_space = spaces.Dict(
-            {"disc": spaces.Discrete(5), "cont": spaces.Box(-1, 1, (6,), np.float32)}
-        )
+        self.action_space = spaces.Dict({"disc": spaces.Discrete(5), "cont": spaces.Box(-1, 1, (6,), np.float32)})
         self._length, self._step = length, 0
 
     def reset(
@@ -135,9 +127,7 @@ class Dummy(gymnasium.Env):
         self._step = 0
         return self._shown(), {}
 
-    def step(
-        self, action: dict[str, Any]
-    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: dict[str, Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(action), action
         self._step += 1
         return self._shown(), 1.0, False, self._step >= self._length, {}
@@ -184,9 +174,7 @@ class Faulty(gymnasium.Env):
       once: path of a file; a fault leaves it behind, and none strikes while it exists.
     """
 
-    def __init__(
-        self, script: Mapping[str, str] | None = None, length: int = 10, once: str = ""
-    ) -> None:
+    def __init__(self, script: Mapping[str, str] | None = None, length: int = 10, once: str = "") -> None:
         self._script = dict(script or {})
         unknown = set(self._script.values()) - set(FAULTS)
         if unknown:
@@ -202,9 +190,7 @@ class Faulty(gymnasium.Env):
         self._step, self._total, self._episode = 0, 0, -1
         self._strike("build")
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, Any]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         super().reset(seed=seed)
         self._step = 0
         self._episode += 1

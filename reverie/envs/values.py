@@ -43,9 +43,7 @@ class Gate:
         """Every fault of this step, as `what was given, expected ...`; empty if it is sound."""
         found = []
         for key in sorted(self._space.keys() - step.obs.keys()):
-            found.append(
-                f"obs/{key}: missing, expected {self._space[key].describe()} as the space declares"
-            )
+            found.append(f"obs/{key}: missing, expected {self._space[key].describe()} as the space declares")
         for key in sorted(step.obs.keys() - self._space.keys()):
             found.append(f"obs/{key}: not in the space, expected only {sorted(self._space)}")
         for key, space in self._space.items():

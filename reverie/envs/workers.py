@@ -359,8 +359,7 @@ class Workers:
             value = actions[key]
             if value.shape != (n, *space.shape) or value.dtype != space.dtype:
                 raise ValueError(
-                    f"action/{key}: {value.dtype} {list(value.shape)}, expected {space.dtype} "
-                    f"{[n, *space.shape]}"
+                    f"action/{key}: {value.dtype} {list(value.shape)}, expected {space.dtype} {[n, *space.shape]}"
                 )
             if space.kind == "discrete":
                 sound = (value >= 0).all() and (value.reshape(n, -1) < space.classes).all()
@@ -429,10 +428,7 @@ class Workers:
             raise EnvFailed(f"{self.spec.id} could not be built: {fault}") from fault
         for i, spaces in enumerate(others, 1):
             if spaces != first:
-                raise EnvFailed(
-                    f"env {i} of {self.spec.id} has other spaces than env 0: {spaces}, "
-                    f"expected {first}"
-                )
+                raise EnvFailed(f"env {i} of {self.spec.id} has other spaces than env 0: {spaces}, expected {first}")
         return first
 
 

@@ -89,17 +89,12 @@ class _ImageWrapper(Wrapper):
         if not self._images:
             seen = {key: space.describe() for key, space in env.obs_space.items()}
             raise ValueError(
-                f"{flag} needs an image (a uint8 Box [H, W, C]), but the env shows {seen}; "
-                f"leave {flag} out"
+                f"{flag} needs an image (a uint8 Box [H, W, C]), but the env shows {seen}; leave {flag} out"
             )
 
     def _is_image(self, key: str, value: np.ndarray) -> bool:
         # A malformed image is passed on as it is: changing it would hide it from the gate.
-        return (
-            key in self._images
-            and value.dtype == np.uint8
-            and value.shape == self.env.obs_space[key].shape
-        )
+        return key in self._images and value.dtype == np.uint8 and value.shape == self.env.obs_space[key].shape
 
 
 class ResizeImages(_ImageWrapper):
@@ -112,15 +107,12 @@ class ResizeImages(_ImageWrapper):
     @property
     def obs_space(self) -> Spaces:
         small = {
-            key: Space("image", (self._size, self._size, self.env.obs_space[key].shape[2]))
-            for key in self._images
+            key: Space("image", (self._size, self._size, self.env.obs_space[key].shape[2])) for key in self._images
         }
         return {key: small.get(key, space) for key, space in self.env.obs_space.items()}
 
     def observation(self, obs: Arrays) -> Arrays:
-        return {
-            key: _resize(x, self._size) if self._is_image(key, x) else x for key, x in obs.items()
-        }
+        return {key: _resize(x, self._size) if self._is_image(key, x) else x for key, x in obs.items()}
 
 
 class GrayImages(_ImageWrapper):
@@ -131,15 +123,12 @@ class GrayImages(_ImageWrapper):
         for key in self._images:
             if env.obs_space[key].shape[2] not in (1, 3, 4):
                 raise ValueError(
-                    f"gray: obs/{key} is {env.obs_space[key].describe()}, expected 1 channel, 3 "
-                    "(RGB) or 4 (RGBA)"
+                    f"gray: obs/{key} is {env.obs_space[key].describe()}, expected 1 channel, 3 (RGB) or 4 (RGBA)"
                 )
 
     @property
     def obs_space(self) -> Spaces:
-        gray = {
-            key: Space("image", (*self.env.obs_space[key].shape[:2], 1)) for key in self._images
-        }
+        gray = {key: Space("image", (*self.env.obs_space[key].shape[:2], 1)) for key in self._images}
         return {key: gray.get(key, space) for key, space in self.env.obs_space.items()}
 
     def observation(self, obs: Arrays) -> Arrays:

@@ -52,14 +52,10 @@ class ImageDecoder(eqx.Module):
         self.to_map = Linear(2 * units, size, key=keys[2])
         self.map_norm = RMSNorm(depths[-1])
         widths = (*reversed(depths), channels)
-        self.convs = tuple(
-            Conv(widths[i], widths[i + 1], kernel, key=k) for i, k in enumerate(keys[3:])
-        )
+        self.convs = tuple(Conv(widths[i], widths[i + 1], kernel, key=k) for i, k in enumerate(keys[3:]))
         self.norms = tuple(RMSNorm(d) for d in widths[1:-1])
 
-    def __call__(
-        self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]
-    ) -> Float[Array, "*B h w c"]:
+    def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Pixels in [0, 1]."""
         batch = deter.shape[:-1]
         height, wide, depth = self.map_shape
@@ -70,19 +66,12 @@ class ImageDecoder(eqx.Module):
         y = self.to_map(jax.nn.silu(self.stoch_norm(self.from_stoch(stoch))))
         x = jax.nn.silu(self.map_norm(x + y.reshape(*batch, *self.map_shape)))
         for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = jax.nn.silu(norm(conv(upsample(x))))
-        return jax.nn.sigmoid(self.convs[-1](upsample(x)).astype(jnp.float32))
-
-
-def upsample(x: Float[Array, "*B h w c"]) -> Float[Array, "*B h2 w2 c"]:
-    """Every pixel as a 2x2 block."""
-    *batch, h, w, c = x.shape
-    x = jnp.broadcast_to(x[..., :, None, :, None, :], (*batch, h, 2, w, 2, c))
-    return x.reshape(*batch, 2 * h, 2 * w, c)
+            x = jax.nn.silu(norm(conv.upsampled(x)))
+        return jax.nn.sigmoid(self.convs[-1].upsampled(x).astype(jnp.float32))
 
 
 class Decoder(eqx.Module):
-    """One distribution per observation key: squared error of images and symlog vectors, categoricals of discrete ones."""
+    """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest."""
 
     mlp: MLP | None
     heads: dict[str, Linear]

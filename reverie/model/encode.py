@@ -90,7 +90,14 @@ class Encoder(eqx.Module):
     outputs: int = eqx.field(static=True)
 
     def __init__(
-        self, spaces: Spaces, *, units: int, layers: int, depths: tuple[int, ...], kernel: int, key: PRNGKeyArray
+        self,
+        spaces: Spaces,
+        *,
+        units: int,
+        layers: int,
+        depths: tuple[int, ...],
+        kernel: int,
+        key: PRNGKeyArray,
     ):
         mlp_key, *conv_keys = jax.random.split(key, 1 + len(depths))
         vector_spaces, image_spaces = vectors(spaces), images(spaces)
@@ -103,9 +110,7 @@ class Encoder(eqx.Module):
         if image_spaces:
             height, wide = image_resolution(image_spaces, len(depths))
             channels = (sum(s.shape[2] for s in image_spaces.values()), *depths)
-            self.convs = tuple(
-                Conv(channels[i], channels[i + 1], kernel, key=k) for i, k in enumerate(conv_keys)
-            )
+            self.convs = tuple(Conv(channels[i], channels[i + 1], kernel, key=k) for i, k in enumerate(conv_keys))
             self.norms = tuple(RMSNorm(d) for d in depths)
             self.outputs += (height >> len(depths)) * (wide >> len(depths)) * depths[-1]
 
@@ -119,12 +124,6 @@ class Encoder(eqx.Module):
             x = jnp.concatenate([obs[k] for k in images(spaces)], -1)
             x = x.astype(dtype) / 255 - 0.5
             for conv, norm in zip(self.convs, self.norms, strict=True):
-                x = jax.nn.silu(norm(max_pool(conv(x))))
+                x = jax.nn.silu(norm(conv.pooled(x)))
             tokens.append(x.reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)
-
-
-def max_pool(x: Float[Array, "*B h w c"]) -> Float[Array, "*B h2 w2 c"]:
-    """The largest of every 2x2 block."""
-    *batch, h, w, c = x.shape
-    return jnp.max(x.reshape(*batch, h // 2, 2, w // 2, 2, c), (-4, -2))

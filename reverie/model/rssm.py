@@ -1,8 +1,8 @@
 """The recurrent state-space model of DreamerV3: a block-diagonal GRU with categorical latents.
 
-    deter_t  = core(deter_{t-1}, stoch_{t-1}, action_{t-1})      h, deterministic
-    prior    : stoch_t ~ p(. | deter_t)                          imagine: without the observation
-    posterior: stoch_t ~ q(. | deter_t, tokens_t)                observe: with it
+deter_t  = core(deter_{t-1}, stoch_{t-1}, action_{t-1})      h, deterministic
+prior    : stoch_t ~ p(. | deter_t)                          imagine: without the observation
+posterior: stoch_t ~ q(. | deter_t, tokens_t)                observe: with it
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BlockGRU(eqx.Module):
         self.gates = BlockLinear(deter, 3 * deter, blocks, key=keys[4])
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
-        """What the action adds to the hidden pre-activation. Independent of the state: computed for all steps at once."""
+        """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
         action = action / lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
         x = jax.nn.silu(self.action_norm(self.from_action(action.astype(dtype))))
         _, _, from_action = self._shared_weights()
@@ -139,7 +139,10 @@ class RSSM(eqx.Module):
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
         """The state before an episode."""
-        return Latent(jnp.zeros((*batch, self.deter), dtype), jnp.zeros((*batch, self.stoch, self.classes), dtype))
+        return Latent(
+            jnp.zeros((*batch, self.deter), dtype),
+            jnp.zeros((*batch, self.stoch, self.classes), dtype),
+        )
 
     def prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s z"]:
         """Log-probabilities of stoch given deter alone."""
@@ -186,9 +189,7 @@ class RSSM(eqx.Module):
         latents, logits = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
         return latents, unimix(logits, self.unimix)
 
-    def imagine(
-        self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray
-    ) -> Latent:
+    def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         """The latent that follows when `action` is taken, sampled from the prior."""
         drive = self.core.drive(action, latent.deter.dtype)
         deter = self.core(latent.deter, self._flat(latent.stoch), drive)

@@ -69,7 +69,11 @@ class OneHot:
     shape: tuple[int, ...]
 
     def __init__(
-        self, logits: Float[Array, "*B width"], classes: tuple[int, ...], shape: tuple[int, ...], mix: float = 0.0
+        self,
+        logits: Float[Array, "*B width"],
+        classes: tuple[int, ...],
+        shape: tuple[int, ...],
+        mix: float = 0.0,
     ):
         counts = np.array(classes)
         most = counts.max()
@@ -171,12 +175,14 @@ class TwoHot:
         self.bins = bins
 
     def pred(self) -> Float[Array, "*B"]:
-        """The expected bin. Summed symmetrically: with equal probabilities it is exactly 0, however large the bins."""
-        weighted = jax.nn.softmax(self.logits, -1) * self.bins.reshape((1,) * (self.logits.ndim - 1) + (-1,))
-        half = len(self.bins) // 2
-        pairs = weighted[..., :half][..., ::-1] + weighted[..., -half:]
-        middle = weighted[..., half] if len(self.bins) % 2 else 0.0
-        return jnp.sum(pairs, -1) + middle
+        """The expected bin; exactly 0 for equal probabilities, as at initialisation.
+
+        Probabilities of mirrored bins are subtracted before they are multiplied: the bins reach 5e8, and neither
+        the order of a plain sum nor a fused multiply-add would cancel to the last bit.
+        """
+        probs, half = jax.nn.softmax(self.logits, -1), len(self.bins) // 2
+        surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
+        return jnp.sum(surplus * self.bins[-half:].reshape((1,) * (surplus.ndim - 1) + (-1,)), -1)
 
     def loss(self, target: Float[Array, "*B"]) -> Float[Array, "*B"]:
         """Cross-entropy to the two-hot code of `target` (given in raw space; no gradient into it)."""

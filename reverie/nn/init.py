@@ -12,9 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 _TRUNCATED_STD = 0.87962566103423978
 
 
-def truncated_normal(
-    key: PRNGKeyArray, shape: tuple[int, ...], fan: float, scale: float = 1.0
-) -> Float[Array, "..."]:
+def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan: float, scale: float = 1.0) -> Float[Array, "..."]:
     """Normal truncated at two standard deviations, with variance `scale**2 / fan`.
 
     DreamerV3 (Hafner et al. 2023/2025) uses the fan-in everywhere. `scale` 0 gives exact zeros, which makes a

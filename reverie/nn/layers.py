@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -82,7 +84,7 @@ def per_block(f: Callable[..., Array], weights: Any, *xs: Float[Array, "*B gi"])
 
 
 class Conv(eqx.Module):
-    """2-D convolution, stride 1, same padding, over `[..., H, W, C]`."""
+    """2-D convolution with an odd kernel of at most 5, stride 1, same padding, over `[..., H, W, C]`."""
 
     weight: Float[Array, "k k i o"]
     bias: Float[Array, " o"]
@@ -93,16 +95,64 @@ class Conv(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h w o"]:
-        batch = x.shape[:-3]
-        y = lax.conv_general_dilated(
-            x.reshape(math.prod(batch), *x.shape[-3:]),
-            self.weight.astype(x.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        y = y + along_last(self.bias, y)
-        return y.reshape(*batch, *y.shape[1:])
+        y = convolve(x, self.weight)
+        return y + along_last(self.bias, y)
+
+    def pooled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
+        """The largest of every 2x2 block of `self(x)`."""
+        *batch, h, w, c = x.shape
+        if jax.default_backend() != "cpu":
+            y = self(x)
+            return jnp.max(y.reshape(*batch, h // 2, 2, w // 2, 2, y.shape[-1]), (-4, -2))
+        # Few channels leave the CPU's vector units idle. Every 2x2 block becomes one pixel with four times the
+        # channels, on both sides: the same numbers from a 3x3 kernel, 1.4 times the arithmetic in half the time.
+        blocks = jnp.moveaxis(x.reshape(*batch, h // 2, 2, w // 2, 2, c), -4, -3)
+        code = _block_code(len(self.weight))
+        kernel = jnp.einsum("tapk,ubql,klio->tuabipqo", code, code, self.weight)
+        y = convolve(blocks.reshape(*batch, h // 2, w // 2, 4 * c), kernel.reshape(3, 3, 4 * c, -1))
+        y = jnp.max(jnp.stack(jnp.split(y, 4, -1)), 0)
+        return y + along_last(self.bias, y)
+
+    def upsampled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:
+        """`self` of `x` with every pixel as a 2x2 block.
+
+        The four outputs of a block see the same 3x3 pixels of `x`, each with its own sums of the kernel: 9 taps
+        instead of 25, and four times the channels.
+        """
+        *batch, h, w, c = x.shape
+        code = _upsample_code(len(self.weight))
+        kernel = jnp.einsum("pkt,qlu,klio->tuipqo", code, code, self.weight)
+        y = convolve(x, kernel.reshape(3, 3, c, -1)).reshape(*batch, h, w, 2, 2, -1)
+        y = jnp.moveaxis(y, -3, -4).reshape(*batch, 2 * h, 2 * w, -1)
+        return y + along_last(self.bias, y)
+
+
+def convolve(x: Float[Array, "*B h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "*B h w o"]:
+    """Cross-correlation with zero padding, stride 1, in the dtype of `x`."""
+    batch = x.shape[:-3]
+    y = lax.conv_general_dilated(
+        x.reshape(math.prod(batch), *x.shape[-3:]),
+        kernel.astype(x.dtype),
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(*batch, *y.shape[1:])
+
+
+def _block_code(kernel: int) -> np.ndarray:
+    """`[t, a, p, k]`: 1 where tap `k` of an output of phase `p` reads phase `a` of block `t - 1`, along one axis."""
+    code = np.zeros((3, 2, 2, kernel), np.float32)
+    for phase in range(2):
+        for tap in range(kernel):
+            block, inner = divmod(phase + tap - kernel // 2, 2)
+            code[block + 1, inner, phase, tap] = 1
+    return code
+
+
+def _upsample_code(kernel: int) -> np.ndarray:
+    """`[p, k, t]`: 1 where tap `k` of an output of phase `p` falls on pixel `t - 1` of the small image."""
+    return np.moveaxis(_block_code(kernel).sum(1), 0, -1)
 
 
 class MLP(eqx.Module):
@@ -114,9 +164,7 @@ class MLP(eqx.Module):
     def __init__(self, inputs: int, units: int, layers: int, *, key: PRNGKeyArray):
         widths = [inputs] + [units] * layers
         keys = jax.random.split(key, layers)
-        self.linears = tuple(
-            Linear(widths[i], widths[i + 1], key=keys[i]) for i in range(layers)
-        )
+        self.linears = tuple(Linear(widths[i], widths[i + 1], key=keys[i]) for i in range(layers))
         self.norms = tuple(RMSNorm(units) for _ in range(layers))
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
 
-def clip_per_tensor(factor: float, floor: float = 1e-3) -> optax.GradientTransformation:
-    """Adaptive gradient clipping (Brock et al. 2021) by whole tensors: |g| <= factor * max(floor, |p|)."""
+class LaPropState(NamedTuple):
+    """Moments of the gradient, shaped like the parameters, and the number of updates made."""
 
-    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        def clip(g: jax.Array, p: jax.Array) -> jax.Array:
-            limit = factor * jnp.maximum(floor, jnp.linalg.norm(p.ravel()))
-            return g / jnp.maximum(1.0, jnp.linalg.norm(g.ravel()) / limit)
-
-        return jax.tree.map(clip, grads, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    count: Int[Array, ""]
+    mean: Any
+    square: Any
 
 
 def laprop(
@@ -32,16 +29,35 @@ def laprop(
     eps: float = 1e-20,
     floor: float = 1e-3,
 ) -> optax.GradientTransformation:
-    """LaProp (Ziyin et al. 2020): RMS scaling first, momentum after, so that a tiny `eps` stays harmless.
+    """LaProp (Ziyin et al. 2020) behind adaptive gradient clipping (Brock et al. 2021), as in DreamerV3.
 
-    Both moments are bias-corrected. The learning rate rises linearly from 0 over `warmup` updates, so that with a
-    warm-up the first update changes nothing. `agc` 0 clips nothing.
+    RMS scaling comes first and momentum after it, so that a tiny `eps` stays harmless. Both moments are
+    bias-corrected. The learning rate rises linearly from 0 over `warmup` updates: with a warm-up the first
+    update changes nothing. Gradients are clipped by whole tensors, `|g| <= agc * max(floor, |p|)`; `agc` 0 clips
+    nothing.
     """
-    parts = [clip_per_tensor(agc, floor)] if agc else []
-    rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
-    return optax.chain(
-        *parts,
-        optax.scale_by_rms(decay=beta2, eps=eps, eps_in_sqrt=False, bias_correction=True),
-        optax.ema(beta1, debias=True),
-        optax.scale_by_learning_rate(rate),
-    )
+
+    def init(params: Any) -> LaPropState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return LaPropState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads: Any, state: LaPropState, params: Any) -> tuple[Any, LaPropState]:
+        count = state.count + 1
+        # One minus a power, without the cancellation that would cost three digits in the first updates.
+        bias1 = -jnp.expm1(count * math.log(beta1))
+        bias2 = -jnp.expm1(count * math.log(beta2))
+        rate = learning_rate * jnp.minimum(1.0, state.count / warmup) if warmup else learning_rate
+
+        def clip(g: Array, p: Array) -> Array:
+            limit = agc * jnp.maximum(floor, jnp.linalg.norm(p.ravel()))
+            return g / jnp.maximum(1.0, jnp.linalg.norm(g.ravel()) / limit)
+
+        if agc:
+            grads = jax.tree.map(clip, grads, params)
+        square = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.square, grads)
+        scaled = jax.tree.map(lambda v, g: g / (jnp.sqrt(v / bias2) + eps), square, grads)
+        mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, scaled)
+        changes = jax.tree.map(lambda m: -rate * m / bias1, mean)
+        return changes, LaPropState(count, mean, square)
+
+    return optax.GradientTransformation(init, update)

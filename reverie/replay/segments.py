@@ -135,9 +135,7 @@ class Segments:
         patch_at[rows | patches] = 0
         return victims
 
-    def _plan(
-        self, replay: Replay, segment: int, rows: np.ndarray, patches: np.ndarray
-    ) -> list[_Record]:
+    def _plan(self, replay: Replay, segment: int, rows: np.ndarray, patches: np.ndarray) -> list[_Record]:
         """Which slots go into which record of which segment."""
         records = []
         length = self._lengths.get(segment, 0)
@@ -153,9 +151,7 @@ class Segments:
                 length += _HEADER.size + _CHECK.size + width * records[-1].slots.size
         return records
 
-    def _write(
-        self, replay: Replay, records: list[_Record], lengths: dict[int, int]
-    ) -> dict[int, int]:
+    def _write(self, replay: Replay, records: list[_Record], lengths: dict[int, int]) -> dict[int, int]:
         """Appends the records. Returns `lengths` with the new marks."""
         created = []
         try:

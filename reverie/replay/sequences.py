@@ -107,9 +107,7 @@ class Replay:
         self._span = np.arange(length)
         self._count = np.zeros(streams, np.int64)  # rows ever added
         self._run = np.zeros(streams, np.int64)  # t since when rows follow each other unbroken
-        self._starts = np.zeros(
-            (streams, ring), np.int64
-        )  # beginnings of complete windows, ascending
+        self._starts = np.zeros((streams, ring), np.int64)  # beginnings of complete windows, ascending
         self._head = np.zeros(streams, np.int64)  # of `_starts`: the oldest
         self._tail = np.zeros(streams, np.int64)  # of `_starts`: one past the newest
         self._cursor = np.zeros(streams, np.int64)  # of `_starts`: the next to serve online
@@ -177,10 +175,7 @@ class Replay:
                 faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
             elif rows[key].dtype != field.dtype or rows[key].shape != want:
                 got = rows[key]
-                faults.append(
-                    f"{key}: given {got.dtype} {list(got.shape)}, expected {field.dtype} "
-                    f"{list(want)}"
-                )
+                faults.append(f"{key}: given {got.dtype} {list(got.shape)}, expected {field.dtype} {list(want)}")
         if faults:
             raise ValueError("rows do not fit the replay:\n  " + "\n  ".join(sorted(faults)))
 

@@ -60,9 +60,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         if keep < 2:
-            raise ValueError(
-                f"keep at least 2 checkpoints, so that one may break; given keep={keep}"
-            )
+            raise ValueError(f"keep at least 2 checkpoints, so that one may break; given keep={keep}")
         self.directory = directory
         self.keep = keep
 
@@ -87,9 +85,7 @@ class Checkpoints:
             "format": "reverie checkpoint",
             "version": VERSION,
             "step": step,
-            "files": {
-                _ARRAYS: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            },
+            "files": {_ARRAYS: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}},
             "libraries": _libraries(),
             "meta": json.loads(json.dumps(meta)),
         }
@@ -274,10 +270,7 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             faults.append(f"{name}: expected {want.dtype} {list(want.shape)}, not saved")
         elif arrays[name].shape != want.shape or arrays[name].dtype != want.dtype:
             got = arrays[name]
-            faults.append(
-                f"{name}: saved {got.dtype} {list(got.shape)}, expected {want.dtype} "
-                f"{list(want.shape)}"
-            )
+            faults.append(f"{name}: saved {got.dtype} {list(got.shape)}, expected {want.dtype} {list(want.shape)}")
     if faults:
         raise Mismatch(
             f"the checkpoint is of another agent (size, spaces or version), nothing was changed; "

@@ -48,9 +48,7 @@ class Collector:
       carry: the policy's carry of each group. The caller sets it before the first `step`.
     """
 
-    def __init__(
-        self, workers: Workers, add: Callable[[np.ndarray, Row], object], groups: int = 1
-    ) -> None:
+    def __init__(self, workers: Workers, add: Callable[[np.ndarray, Row], object], groups: int = 1) -> None:
         if not 1 <= groups <= workers.num:
             raise ValueError(f"groups is {groups}, expected 1 to {workers.num}, the number of envs")
         self.groups = np.array_split(np.arange(workers.num), groups)
@@ -126,10 +124,7 @@ class Collector:
           ValueError: the state is of other envs, groups or carries; nothing is changed then.
         """
         if int(state["groups"]) != len(self.groups):
-            raise ValueError(
-                f"the state is of {int(state['groups'])} groups of envs, expected "
-                f"{len(self.groups)}"
-            )
+            raise ValueError(f"the state is of {int(state['groups'])} groups of envs, expected {len(self.groups)}")
         carry = [unflatten(like, _under(f"carry/{g}/", state)) for g, like in enumerate(self.carry)]
         cut = self._workers.restore(_under("workers/", state))
         self.carry = carry
@@ -254,6 +249,4 @@ def _chunk(pieces: list[list[tuple[Row, Row]]], length: int, batch: int) -> Chun
 
 def _under(prefix: str, arrays: Row) -> Row:
     """The arrays whose name begins with `prefix`, without it."""
-    return {
-        key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)
-    }
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

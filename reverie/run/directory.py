@@ -97,10 +97,7 @@ class RunDirectory:
             who = f"process {owner['pid']} on {owner['host']} (since {owner['start']})"
         except (ValueError, KeyError, TypeError):  # caught between its flock and its first write
             who = "another process"
-        return (
-            f"{self.path} is in use by {who}. Wait for it, stop it, or give another directory "
-            f"with --run"
-        )
+        return f"{self.path} is in use by {who}. Wait for it, stop it, or give another directory with --run"
 
     def _probe(self) -> None:
         """Finds a full, read-only or foreign directory now instead of at the first checkpoint."""

@@ -1,8 +1,7 @@
 """Where a run says how it is doing: JSON lines, TensorBoard, and the terminal.
 
-A line of `metrics.jsonl` is one JSON object with `step` (env steps), the wall time spent under `time/...`, and
-numbers; a number that is not finite stands as null. Everything but `time/...` is the same in every run of the
-same command.
+A line of `metrics.jsonl` is one JSON object: `step` (env steps) and numbers; one that is not finite
+stands as null. Everything but `time/...` is the same in every run of the same command.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class JsonLines:
 
     Args:
       path: of the file; made if missing.
-      keep: bytes to keep. What lies behind was written after the checkpoint that the run continues from.
+      keep: bytes to keep. What lies behind came after the checkpoint that the run continues from.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -83,9 +82,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
-    return [
-        json.loads(line) for line in lines[:-1]
-    ]  # what follows the last newline is torn, or nothing
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn, or nothing
 
 
 class Display(Protocol):
@@ -104,28 +101,24 @@ class Plain:
     def __init__(self, console: Console, steps: int) -> None:
         self._console, self._steps = console, steps
         self._values: dict[str, Any] = {}
+        self._shown: int | None = None
         self._next = 0.0
 
     def update(self, step: int) -> None:
-        now = time.monotonic()
-        if now >= self._next and self._values:
-            self._next = now + PLAIN_EVERY
+        if time.monotonic() >= self._next and self._values:
             self._line(step)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         self._values.update(values)
 
     def close(self) -> None:
-        if self._values:
+        if self._values and self._shown != self._values["step"]:
             self._line(self._values["step"])
 
     def _line(self, step: int) -> None:
-        shown = [
-            f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values
-        ]
-        self._console.print(
-            f"step {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True
-        )
+        self._shown, self._next = step, time.monotonic() + PLAIN_EVERY
+        shown = [f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values]
+        self._console.print(f"step {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True)
 
 
 class Terminal:
@@ -225,7 +218,7 @@ class Log:
 
 
 def show(value: float | None) -> str:
-    """A number as a person wants to read it: four digits, no exponents where they can be avoided."""
+    """A number as a person wants to read it: four digits, no exponent if it can be avoided."""
     if value is None:
         return "not finite"
     if value == int(value) and abs(value) < 1e12:

@@ -2,12 +2,12 @@
 
 One turn of the loop:
 
-    measure     evaluation, report and averages where their step is due; one line of metrics; a checkpoint
+    measure     evaluation, report, averages and checkpoint, where their step is due
     collect     one step of one group of envs; the rows whose successor is known go to replay
-    update      as often as the replay ratio says; what training recomputes is written back to replay
+    update      as often as the replay ratio says; what training recomputes is written back
 
-A checkpoint holds everything that decides what happens next, so a run that continues from one does, bit for
-bit, what it would have done. Steps alone decide when something is due, never the clock.
+A checkpoint holds everything that decides what happens next, so a run that continues from one does,
+bit for bit, what it would have done. Steps alone decide when something is due, never the clock.
 """
 
 from __future__ import annotations
@@ -111,10 +111,7 @@ def fields(agent: Agent) -> dict[str, Field]:
     flags = {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
     return (
         {f"obs/{key}": Field(space.shape, space.dtype) for key, space in agent.obs_space.items()}
-        | {
-            f"action/{key}": Field(space.shape, space.dtype)
-            for key, space in agent.act_space.items()
-        }
+        | {f"action/{key}": Field(space.shape, space.dtype) for key, space in agent.act_space.items()}
         | {f"out/{key}": Field(x.shape, np.dtype(x.dtype)) for key, x in agent.out_space.items()}
         | {"reward": Field((), np.dtype("float32"))}
         | flags
@@ -127,7 +124,7 @@ def capacity(run: RunConfig, agent: Agent) -> int:
 
 
 def ratio(run: RunConfig, agent: Agent) -> Ratio:
-    """Updates per step. The first is due when warm-up is over and some env has filled one window."""
+    """Updates per step. The first is due after warm-up, when some env has filled one window."""
     start = max(run.warmup, run.envs * (agent.context + run.length))
     return Ratio(run.replay_ratio, run.batch * run.length, start)
 
@@ -140,14 +137,20 @@ class Traced:
 
         def traced(*args: Any) -> Any:
             self.traces += 1
-            if self.traces > 1 and not jax.config.jax_disable_jit:
+            if self.traces > 1 and _jitting():
                 logger.warning("%s is compiled again: its arguments changed shape or dtype", name)
             return function(*args)
 
         self._call = jax.jit(traced, **options)
 
     def __call__(self, *args: Any) -> Any:
+        if not _jitting():
+            args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
         return self._call(*args)
+
+
+def _jitting() -> bool:
+    return not jax.config.jax_disable_jit  # type: ignore[attr-defined]  # with `--debug`
 
 
 class Compiled:
@@ -155,8 +158,9 @@ class Compiled:
 
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
-      train: `(state, batch) -> (state, out, metrics)`. The state is donated. Metrics come as one float32
-        vector, so that keeping them costs nothing until somebody looks; `names` says what its elements are.
+      train: `(state, batch) -> (state, out, metrics)`. The state is donated. Metrics come as one
+        float32 vector, so that keeping them costs nothing until somebody looks; `names` says what
+        its elements are.
       report: `(state, batch) -> metrics`.
     """
 
@@ -173,12 +177,12 @@ class Compiled:
         return policies | {"train": self.train.traces, "report": self.report.traces}
 
     def _policy(self, mode: Mode) -> Traced:
-        decide = lambda state, carry, obs: self.agent.policy(state, carry, obs, mode)
+        def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
+            return self.agent.policy(state, carry, obs, mode)
+
         return Traced(f"policy/{mode}", decide)
 
-    def _train(
-        self, state: State, batch: dict[str, jax.Array]
-    ) -> tuple[State, dict[str, jax.Array], jax.Array]:
+    def _train(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array], jax.Array]:
         state, out, metrics = self.agent.train(state, batch)
         self.names = sorted(metrics)
         return state, out, jnp.stack([jnp.float32(metrics[name]) for name in self.names])
@@ -214,8 +218,8 @@ class Clock:
 class Stop:
     """Turns SIGTERM and SIGINT into a wish that the loop grants at its next step boundary.
 
-    A second Ctrl-C raises KeyboardInterrupt at once: nothing more is saved, and what is being saved does not
-    count. Works in the main thread only; elsewhere signals are not ours to take.
+    A second Ctrl-C raises KeyboardInterrupt at once: nothing more is saved, and what is being saved
+    does not count. Works in the main thread only; elsewhere signals are not ours to take.
 
     Attributes:
       signal: the name of the first signal, None while there is none.
@@ -256,8 +260,8 @@ def evaluate(
 ) -> Evaluation | None:
     """Plays greedy episodes.
 
-    Every env plays its share to the end, so that short episodes do not crowd out long ones. An episode that a
-    failing env cut is played again.
+    Every env plays its share to the end, so that short episodes do not crowd out long ones. An
+    episode that a failing env cut is played again.
 
     Args:
       workers: fresh ones. Episode e is number `e // N` of env `e % N`.
@@ -301,13 +305,15 @@ class Progress:
 
     Attributes:
       step: rows in replay, ever: env steps of all envs.
-      updates: done, skipped ones included.
-      measured: the step up to which everything due is measured. Behind `step` when a signal came first.
+      updates: done, the skipped ones (not finite) included.
+      left_out: updates that were due while replay held no sequence to train on.
+      measured: the step up to which all that is due is measured; behind `step` if a signal came.
       evaluated: the step of `evaluation`, or -1.
     """
 
     step: int = 0
     updates: int = 0
+    left_out: int = 0
     measured: int = 0
     evaluated: int = -1
     evaluation: Evaluation | None = None
@@ -383,15 +389,17 @@ class Training:
         """The updates that are due now."""
         due = self.ratio.due(self.progress.step)
         if due and not self.replay.can_sample():
-            logger.warning(
-                "step %d: %d updates left out, replay holds no sequence of %d rows%s",
-                self.progress.step,
-                due,
-                self.replay.length,
-                " inside one episode: try a smaller --length, or --no-within-episodes"
-                if self.run.within_episodes
-                else "",
-            )
+            if not self.progress.left_out:
+                logger.warning(
+                    "step %d: updates are left out while replay holds no sequence of %d rows%s",
+                    self.progress.step,
+                    self.replay.length,
+                    " inside one episode: try a smaller --length, or --no-within-episodes"
+                    if self.run.within_episodes
+                    else "",
+                )
+            left_out = self.progress.left_out + due
+            self.progress = replace(self.progress, left_out=left_out)
             return
         for _ in range(due):
             with self.clock.spent("replay"):
@@ -411,15 +419,18 @@ class Training:
             if streak >= self.run.max_nonfinite:
                 raise NonFinite(
                     f"{streak} updates in a row had a loss or gradient that is not finite (step "
-                    f"{self.progress.step}, update {self.progress.updates}). The last good checkpoint is kept in "
-                    f"{self.directory.checkpoints}. Look at the env with `reverie check-env`, or start over with "
-                    f"a smaller --learning-rate"
+                    f"{self.progress.step}, update {self.progress.updates}). The last good "
+                    f"checkpoint is kept in {self.directory.checkpoints}. Look at the env with "
+                    f"`reverie check-env`, or start over with a smaller --learning-rate"
                 )
 
     def measure(self, log: Log, final: bool) -> None:
-        """Whatever is due at this step; gives up if a signal comes meanwhile, to be done after the resume."""
+        """Whatever is due at this step. If a signal comes meanwhile, it is left to the resume."""
         now, run = self.progress, self.run
-        due = lambda every: every and now.step // every > now.measured // every
+
+        def due(every: int) -> bool:
+            return every > 0 and now.step // every > now.measured // every
+
         values: dict[str, float] = {}
         if run.eval_episodes and now.evaluated != now.step and (final or due(run.eval_every)):
             evaluation = self._evaluate()
@@ -441,19 +452,15 @@ class Training:
         if due(run.checkpoint_every) and not final:
             try:
                 self.save(log)
-            except (
-                OSError
-            ) as error:  # the older checkpoints are whole; there may be space for the next one
+            except OSError as error:  # the older checkpoints are whole; there may be space for the next one
                 logger.error("step %d: no checkpoint, training goes on: %s", now.step, error)
 
-    # --------------------------------------------------------------------------- saving and restoring
+    # ------------------------------------------------------------------------ saving, restoring
 
     def save(self, log: Log) -> None:
         """Commits a checkpoint of this very moment; raises OSError if the disk will not take it."""
         if self._streak():
-            logger.warning(
-                "step %d: no checkpoint, the last update was not finite", self.progress.step
-            )
+            logger.warning("step %d: no checkpoint, the last update was not finite", self.progress.step)
             return
         with self.clock.spent("checkpoint"):
             log.lines.sync()
@@ -461,9 +468,7 @@ class Training:
             arrays = {f"agent/{k}": x for k, x in flatten(self.state).items()}
             arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
             table = [np.asarray(x) for x in self.figures]
-            arrays["recent/figures"] = np.array(table, np.float32).reshape(
-                len(table), len(self.names)
-            )
+            arrays["recent/figures"] = np.array(table, np.float32).reshape(len(table), len(self.names))
             arrays["recent/episodes"] = np.array(self.episodes, np.float64).reshape(-1, 3)
             meta = {
                 "obs_space": base.to_json(self.agent.obs_space),
@@ -492,7 +497,7 @@ class Training:
             progress["evaluation"] = Evaluation(**progress["evaluation"])
         self.progress = self.saved = self._logged = Progress(**progress)
 
-    # -------------------------------------------------------------------------------------- measuring
+    # ---------------------------------------------------------------------------------- measuring
 
     def _evaluate(self) -> Evaluation | None:
         run = self.run
@@ -528,6 +533,7 @@ class Training:
             values["episode/return"] = float(np.mean([e.episode_return for e in self.episodes]))
             values["episode/length"] = float(np.mean([e.length for e in self.episodes]))
         values["episode/count"] = len(self.episodes)
+        values["updates/left_out"] = now.left_out
         values["env/failures"] = self.workers.failures
         values["replay/rows"] = len(self.replay)
         values["replay/evicted_before_update"] = self.replay.skipped
@@ -536,8 +542,9 @@ class Training:
         whole = sum(spent.values())
         values |= {f"time/share/{k}": s / whole for k, s in spent.items()}
         values["time/session"] = sum(seconds.values())
-        values["time/steps_per_second"] = (now.step - self._logged.step) / whole
-        values["time/updates_per_second"] = (now.updates - self._logged.updates) / whole
+        working = whole - sum(spent.get(k, 0.0) for k in ("evaluation", "report", "checkpoint"))
+        values["time/steps_per_second"] = (now.step - self._logged.step) / working
+        values["time/updates_per_second"] = (now.updates - self._logged.updates) / working
         values["time/traces"] = sum(self.compiled.traces.values())
         self.figures, self.episodes = [], []
         self._seconds, self._logged = seconds, now
@@ -562,7 +569,7 @@ def train(
     console: Console,
     stop: Stop,
 ) -> Result:
-    """Trains until `run.steps` or a signal, from the newest checkpoint in `directory` if there is one.
+    """Trains until `run.steps` or a signal, from the newest checkpoint in `directory` if any.
 
     Args:
       agent: of the spaces of `workers`.

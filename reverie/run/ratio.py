@@ -20,9 +20,7 @@ class Ratio:
 
     def __init__(self, replayed_per_step: float, batch_steps: int, start: int) -> None:
         if not 0 <= replayed_per_step < float("inf"):
-            raise ValueError(
-                f"the replay ratio is a number >= 0, e.g. 32; given {replayed_per_step}"
-            )
+            raise ValueError(f"the replay ratio is a number >= 0, e.g. 32; given {replayed_per_step}")
         if batch_steps < 1 or start < 0:
             raise ValueError(
                 f"a batch has at least one trained row and the start is >= 0; given "

@@ -28,21 +28,18 @@ def check_suffix(path: Path) -> None:
 def write(path: Path, frames: Sequence[np.ndarray], fps: float = 30.0) -> None:
     """Writes frames (uint8 `[H, W, 3]`, all of one size) as the suffix of `path` says.
 
-    `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes lose one line. `.gif` and `.webp` loop.
+    `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes lose a line. `.gif` and `.webp`
+    loop.
 
     Raises:
       NoVideo: another suffix, no frames, or frames that are no pictures.
     """
     check_suffix(path)
     if not frames:
-        raise NoVideo(
-            f"no frames for {path.name}: the env drew nothing (does it have render()?)"
-        )
+        raise NoVideo(f"no frames for {path.name}: the env drew nothing (does it have render()?)")
     for frame in frames:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (*frames[0].shape[:2], 3):
-            raise NoVideo(
-                f"frames must be uint8 [H, W, 3] of one size, got {frame.dtype} {list(frame.shape)}"
-            )
+            raise NoVideo(f"frames must be uint8 [H, W, 3] of one size, got {frame.dtype} {list(frame.shape)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".mp4":
         _mp4(path, frames, fps)
@@ -57,8 +54,6 @@ def _mp4(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
         stream = container.add_stream("libx264", rate=round(fps), options={"crf": "20"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(frame[:height, :width]), format="rgb24"
-            )
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

@@ -9,7 +9,10 @@ class Adding:
     """A world in which states add up the actions."""
 
     def imagine(self, latent, action, key):
-        return {"sum": latent["sum"] + action, "noise": jax.random.uniform(key, latent["sum"].shape)}
+        return {
+            "sum": latent["sum"] + action,
+            "noise": jax.random.uniform(key, latent["sum"].shape),
+        }
 
     def predict(self, latent):
         return latent["sum"], jnp.ones_like(latent["sum"])
@@ -26,7 +29,9 @@ def test_states_and_actions_line_up():
 
 
 def test_every_step_draws_its_own_numbers_and_a_key_decides_them():
-    policy = lambda latent, key: jax.random.uniform(key, latent["sum"].shape)
+    def policy(latent, key):
+        return jax.random.uniform(key, latent["sum"].shape)
+
     run = jax.jit(lambda key: rollout(Adding(), policy, START, 4, key))
     latents, actions = run(jax.random.key(1))
     drawn = np.concatenate([np.ravel(latents["noise"][1:]), np.ravel(actions)])

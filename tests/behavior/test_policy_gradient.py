@@ -7,7 +7,8 @@ from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
 from reverie.nn.transforms import symexp_bins
 
-# The two compositions below repeat those of `DreamerV3._behave` and `DreamerV3.loss`, batch-major as the golden files.
+# The two compositions below repeat those of `DreamerV3._behave` and `DreamerV3.loss`, batch-major
+# as the golden files are.
 
 
 def imagined_losses(g, value_logits, policy_logits, policy_mean):
@@ -74,7 +75,10 @@ def test_the_replayed_value_loss_matches_the_reference(golden):
 def test_reinforce_raises_what_paid_off_and_entropy():
     logits = jnp.array([[0.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
     actions, advantage = {"a": jnp.array([0, 0, 0], jnp.int32)}, jnp.array([1.0, -1.0, 0.0])
-    loss = lambda logits: reinforce({"a": OneHot(logits, (2,), ())}, actions, advantage, 0.1).sum()
+
+    def loss(logits):
+        return reinforce({"a": OneHot(logits, (2,), ())}, actions, advantage, 0.1).sum()
+
     gradient = jax.grad(loss)(logits)
     assert gradient[0, 0] < 0 < gradient[0, 1]  # descent makes action 0 more likely
     assert gradient[1, 1] < 0 < gradient[1, 0]
@@ -82,7 +86,10 @@ def test_reinforce_raises_what_paid_off_and_entropy():
 
 
 def test_several_actions_share_one_advantage():
-    policy = {"a": OneHot(jnp.zeros((5, 3)), (3,), ()), "b": OneHot(jnp.zeros((5, 8)), (4, 4), (2,))}
+    policy = {
+        "a": OneHot(jnp.zeros((5, 3)), (3,), ()),
+        "b": OneHot(jnp.zeros((5, 8)), (4, 4), (2,)),
+    }
     actions = {"a": jnp.zeros(5, jnp.int32), "b": jnp.zeros((5, 2), jnp.int32)}
     loss = reinforce(policy, actions, jnp.full(5, 2.0), 0.5)
     nats = np.log(3) + 2 * np.log(4)

@@ -10,7 +10,7 @@ from reverie.behavior.returns import ReturnScale, lambda_return
 def test_imagined_returns_match_the_reference(golden):
     g = golden("lambda_return_imagination")
     x = g.inputs
-    # The discount is inside the continue probability: term = 1 - con, and no imagined episode is cut.
+    # The discount is inside the continue probability, term = 1 - con; no imagined episode is cut.
     np.testing.assert_array_equal(x["last"], 0)
     carry_on = jnp.full_like(x["rew"], g.spec["lam"])
     g.check("ret", lambda_return(x["rew"], g.spec["disc"] * (1 - x["term"]), carry_on, x["boot"]))
@@ -21,14 +21,20 @@ def test_replayed_returns_match_the_reference(golden):
     x = g.inputs
     last, term = x["last"].astype(jnp.float32), x["term"].astype(jnp.float32)
     assert (last > term).any()  # a truncation
-    g.check("ret", lambda_return(x["rew"], g.spec["disc"] * (1 - term), g.spec["lam"] * (1 - last), x["boot"]))
+    g.check(
+        "ret",
+        lambda_return(x["rew"], g.spec["disc"] * (1 - term), g.spec["lam"] * (1 - last), x["boot"]),
+    )
 
 
 def test_returns_by_hand():
-    row = lambda *xs: jnp.array([xs], jnp.float32)
+    def row(*xs):
+        return jnp.array([xs], jnp.float32)
+
     reward, value = row(9, 1, 2, 4), row(9, 10, 20, 30)
     everywhere = jnp.full((1, 4), 0.5)
-    # R2 = 4 + 1/2 * 30 = 19;  R1 = 2 + 1/2 (1/2 * 20 + 1/2 * 19) = 11.75;  R0 = 1 + 1/2 (5 + 5.875) = 6.4375
+    # R2 = 4 + 1/2 * 30 = 19;  R1 = 2 + 1/2 (1/2 * 20 + 1/2 * 19) = 11.75
+    # R0 = 1 + 1/2 (1/2 * 10 + 1/2 * 11.75) = 6.4375
     np.testing.assert_allclose(lambda_return(reward, everywhere, everywhere, value), row(6.4375, 11.75, 19.0))
     # The world ends at 2: nothing after it counts.
     ended = lambda_return(reward, row(0.5, 0.5, 0, 0.5), row(0.5, 0.5, 0, 0.5), value)

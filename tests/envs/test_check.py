@@ -25,10 +25,10 @@ class E(gymnasium.Env):
 """
 
 
-def findings(tmp_path, body, **kwargs):
+def findings(tmp_path, body, steps=60, deadline=20.0):
     path = tmp_path / "theirs.py"
     path.write_text(HEAD + "class Mine(E):\n" + body)
-    return check_env(f"{path}:Mine", steps=60, **({"deadline": 20.0} | kwargs))
+    return check_env(f"{path}:Mine", steps=steps, deadline=deadline)
 
 
 def test_a_sound_env_gets_notes_only(tmp_path):
@@ -100,11 +100,6 @@ CASES = {
         "warning",
         "depends on those before it",
     ),
-    "slow": (
-        "    def step(self, a): time.sleep(0.06); return super().step(a)\n",
-        "warning",
-        "a step takes",
-    ),
     "exits": ("    def step(self, a): sys.exit('bye')\n", "error", "SystemExit: bye"),
     "crashes": ("    def step(self, a): os.abort()\n", "error", "killed by signal SIGABRT"),
     "constructor": ("    def __init__(self): 1 / 0\n", "error", "ZeroDivisionError"),
@@ -131,6 +126,12 @@ def test_what_a_person_gets_wrong_is_found(case, tmp_path):
     assert [f for f in found if f.severity == severity and told in f.what], found
     order = [("error", "warning", "note").index(f.severity) for f in found]
     assert order == sorted(order)
+
+
+def test_a_slow_step_is_a_warning(tmp_path):
+    body = "    def step(self, a): time.sleep(0.06); return super().step(a)\n"
+    (slow,) = (f for f in findings(tmp_path, body, steps=8) if "a step takes" in f.what)
+    assert slow.severity == "warning"
 
 
 def test_a_hang_costs_no_more_than_the_deadline(tmp_path):

@@ -42,9 +42,7 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_own_module", None)
 
 
-@pytest.mark.parametrize(
-    "name", ["my_own_module:Mine", "my_own_module:make", "my_own_module.py:Mine"]
-)
+@pytest.mark.parametrize("name", ["my_own_module:Mine", "my_own_module:make", "my_own_module.py:Mine"])
 def test_own_envs_are_found_in_the_current_directory(name, mine):
     assert make_env(name).obs_space["discrete"].classes == (2,)
     env = make_env(EnvSpec(name, kwargs='{"size": 5}'))

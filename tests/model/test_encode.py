@@ -9,7 +9,10 @@ from reverie.model.encode import Encoder, flat, image_resolution, width
 from reverie.nn.transforms import symlog
 
 KEY = jax.random.key(0)
-IMAGE = lambda side, channels=3: Space("image", (side, side, channels))
+
+
+def IMAGE(side, channels=3):
+    return Space("image", (side, side, channels))
 
 
 def test_tokens_match_the_reference(golden):
@@ -24,6 +27,7 @@ def test_tokens_match_the_reference(golden):
         kernel=s["kernel"],
         key=KEY,
     )
+
     def places(e):
         layers = [*e.mlp.linears, *e.convs]
         norms = [*e.mlp.norms, *e.norms]

@@ -42,7 +42,7 @@ def test_a_scalar_head_starts_at_exactly_zero():
 def test_a_flag_head_gives_probabilities():
     prob = jax.jit(lambda x: FlagHead(5, 8, 1, key=KEY)(x).prob())(jax.random.normal(KEY, (3, 4, 5)))
     assert prob.shape == (3, 4)
-    assert ((0 < prob) & (prob < 1)).all()
+    assert ((prob > 0) & (prob < 1)).all()
 
 
 def test_a_policy_head_has_one_distribution_per_action():

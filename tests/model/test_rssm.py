@@ -9,14 +9,29 @@ from reverie.nn.dists import unimix
 
 KEY = jax.random.key(0)
 FLOAT32 = jnp.dtype("float32")
-SHAPE = {"action": 3, "tokens": 5, "deter": 16, "stoch": 3, "classes": 4, "hidden": 4, "blocks": 4, "unimix": 0.01}
+SHAPE = {
+    "action": 3,
+    "tokens": 5,
+    "deter": 16,
+    "stoch": 3,
+    "classes": 4,
+    "hidden": 4,
+    "blocks": 4,
+    "unimix": 0.01,
+}
 
 
 def reference_model(w):
-    """Our RSSM with the reference's weights: `dynin0..2` read deter, stoch and action; `obs0` reads [deter, tokens]."""
-    weights = lambda name: [w[f"w:dyn/{name}/kernel"], w[f"w:dyn/{name}/bias"]]
-    scale = lambda name: w[f"w:dyn/{name}/scale"]
-    linear = lambda layer: [layer.weight, layer.bias]
+    """Our RSSM with the reference's weights; `dynin0..2` read deter, stoch and action."""
+
+    def weights(name):
+        return [w[f"w:dyn/{name}/kernel"], w[f"w:dyn/{name}/bias"]]
+
+    def scale(name):
+        return w[f"w:dyn/{name}/scale"]
+
+    def linear(layer):
+        return [layer.weight, layer.bias]
 
     def places(m):
         core = m.core
@@ -96,7 +111,11 @@ def test_an_observed_step_with_resets_matches_the_reference(golden):
     assert x["reset"].any()
     assert not x["reset"].all()
     latents, logp = eqx.filter_jit(reference_model(x).observe)(
-        Latent(x["deter"], x["stoch"]), x["tokens"][:, None], x["action"][:, None], x["reset"][:, None], KEY
+        Latent(x["deter"], x["stoch"]),
+        x["tokens"][:, None],
+        x["action"][:, None],
+        x["reset"][:, None],
+        KEY,
     )
     g.check("observe_deter", latents.deter[:, 0])
     expected = log_probabilities(g.outputs["observe_post_logits"])

@@ -42,6 +42,23 @@ def test_widths_that_blocks_do_not_divide_are_refused():
         BlockLinear(7, 9, 3, key=KEY)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_shortcuts_through_convolutions_give_the_same_numbers(kernel, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    conv = eqx.filter_jit(Conv)(3, 4, kernel, key=KEY)
+    conv = eqx.tree_at(lambda c: c.bias, conv, jnp.arange(4.0))
+    x = jax.random.normal(KEY, (2, 6, 8, 3))
+
+    full = conv(x)
+    pooled = full.reshape(2, 3, 2, 4, 2, 4).max((2, 4))
+    np.testing.assert_allclose(jax.jit(lambda x: conv.pooled(x))(x), pooled, rtol=1e-5, atol=1e-5)
+
+    repeated = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+    upsampled = jax.jit(lambda x: conv.upsampled(x))(x)
+    np.testing.assert_allclose(upsampled, conv(repeated), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 def test_layers_take_any_batch_shape_and_keep_the_dtype_of_their_input(batch, dtype):

@@ -38,11 +38,11 @@ def test_five_updates_match_the_reference(golden, name):
         seen.append(params)
         moved.append(changes)
     for k in tensors:
-        # Bias correction (1 - 0.999^t) and warm-up (count / 1000) lose some bits to cancellation in float32, in the
-        # reference as here; only weights that started at zero can show it.
+        # Bias correction (1 - 0.999^t) and warm-up (count / 1000) lose some bits to cancellation in
+        # float32, in the reference as here; only weights that started at zero can show it.
         g.check(f"p:{k}", np.stack([p[k] for p in seen]), tolerance=2e-5)
-        # With a tiny learning rate the parameters alone would hide a wrong change: hold the changes themselves
-        # against the differences of the reference's float64 parameters.
+        # With a tiny learning rate the parameters alone would hide a wrong change: hold the changes
+        # themselves against the differences of the reference's float64 parameters.
         path = np.concatenate([np.asarray(g.inputs[f"p0:{k}"], np.float64)[None], g.outputs[f"p:{k}"]])
         change = np.diff(path, axis=0)
         error = np.abs(np.stack([m[k] for m in moved]) - change)

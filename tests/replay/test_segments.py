@@ -80,9 +80,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 900)
 
 
-def reopen(
-    directory: Path, manifest: dict[str, Any], **changes: Any
-) -> tuple[Replay, Segments, int]:
+def reopen(directory: Path, manifest: dict[str, Any], **changes: Any) -> tuple[Replay, Segments, int]:
     replay, disk = make(**changes), Segments(directory)
     return replay, disk, disk.load(replay, json.loads(json.dumps(manifest)))
 
@@ -217,12 +215,8 @@ def link(path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(
-    "damage", [flip, shorten, empty, delete, duplicate, scramble, link], ids=lambda d: d.__name__
-)
-def test_damage_costs_only_what_it_hit(
-    damage: Damage, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("damage", [flip, shorten, empty, delete, duplicate, scramble, link], ids=lambda d: d.__name__)
+def test_damage_costs_only_what_it_hit(damage: Damage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
     replay, disk = make(), Segments(tmp_path / "saved")
     for _ in range(4):

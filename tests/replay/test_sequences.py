@@ -63,9 +63,7 @@ def drawn(batch: Row) -> list[tuple[int, int]]:
     return list(zip(stream[:, 0].tolist(), t[:, 0].tolist(), strict=True))
 
 
-STREAMS = st.lists(
-    st.dictionaries(st.integers(0, 2), st.booleans(), min_size=1), min_size=1, max_size=60
-)
+STREAMS = st.lists(st.dictionaries(st.integers(0, 2), st.booleans(), min_size=1), min_size=1, max_size=60)
 
 
 @settings(max_examples=300)

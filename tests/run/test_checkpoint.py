@@ -77,9 +77,7 @@ def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
         assert len(names(tmp_path)) == 2
 
 
-def test_a_run_that_went_back_is_not_overtaken_by_its_past(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_went_back_is_not_overtaken_by_its_past(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = Checkpoints(tmp_path)
     for step in (10, 20):
         checkpoints.save(step, ARRAYS, {})
@@ -141,12 +139,8 @@ F32 = '"dtype":"F32","shape":[2]'
 FORGED = {
     "garbage": b"\x80\x04\x95 not arrays",
     "huge header": (1 << 60).to_bytes(8, "little") + b"{}",
-    "huge shape": header(
-        '{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}', b"1234"
-    ),
-    "overlap": header(
-        f'{{"a":{{{F32},"data_offsets":[0,8]}},"b":{{{F32},"data_offsets":[4,12]}}}}', b"1" * 12
-    ),
+    "huge shape": header('{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}', b"1234"),
+    "overlap": header(f'{{"a":{{{F32},"data_offsets":[0,8]}},"b":{{{F32},"data_offsets":[4,12]}}}}', b"1" * 12),
     "beyond the end": header(f'{{"a":{{{F32},"data_offsets":[0,8]}}}}', b"1234"),
     "deep": header("[" * 100_000),
 }

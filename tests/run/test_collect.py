@@ -25,11 +25,7 @@ class Store:
 
     def stream(self, env):
         """All rows of one env, `[time, ...]`."""
-        rows = [
-            {key: x[list(envs).index(env)] for key, x in rows.items()}
-            for envs, rows in self.added
-            if env in envs
-        ]
+        rows = [{key: x[list(envs).index(env)] for key, x in rows.items()} for envs, rows in self.added if env in envs]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
@@ -214,9 +210,7 @@ def test_the_last_chunk_is_filled_up_with_padding():
     batch=st.integers(1, 4),
     fail_every=st.sampled_from([0, 1, 4, 9]),
 )
-def test_the_mask_says_exactly_which_positions_are_real(
-    seed, envs, steps, length, batch, fail_every
-):
+def test_the_mask_says_exactly_which_positions_are_real(seed, envs, steps, length, batch, fail_every):
     store, _, _ = collect(counting(), steps, envs=envs, seed=seed)
     added = _with_cuts(store.added, fail_every)
     real = []

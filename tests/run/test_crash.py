@@ -87,12 +87,8 @@ def prepare(path: Path, steps: list[int]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["kill", "power"])
-@pytest.mark.parametrize(
-    "before", [[], [5], [8, 9, 9, 9]], ids=["the first save", "the second", "with cleaning"]
-)
-def test_a_crash_at_any_operation_leaves_the_old_or_the_new(
-    before: list[int], mode: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("before", [[], [5], [8, 9, 9, 9]], ids=["the first save", "the second", "with cleaning"])
+def test_a_crash_at_any_operation_leaves_the_old_or_the_new(before: list[int], mode: str, tmp_path: Path) -> None:
     prepare(tmp_path / "start", before)
     old = Run(tmp_path / "start").everything()
     whole = tmp_path / "whole"

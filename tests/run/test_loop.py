@@ -153,9 +153,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert_same(whole, tmp_path)
 
 
-def test_stopped_at_every_checkpoint(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_at_every_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         with monkeypatch.context() as patch:
             kill_at(patch, 17)
@@ -205,9 +203,7 @@ def test_a_signal_during_an_evaluation_gives_it_up_until_the_resume(
     assert_same(whole, tmp_path)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole: Path, tmp_path: Path) -> None:
     train(tmp_path / "same")
     assert_same(whole, tmp_path / "same")
     train(tmp_path / "other", seed=1)
@@ -233,9 +229,7 @@ def test_a_longer_run_continues_a_shorter_one(tmp_path: Path) -> None:
 def test_each_function_is_traced_once(tmp_path: Path) -> None:
     given = config.override(config.default("fake"), **QUICK)
     result = run_quietly(given, tmp_path)
-    assert result.traces == dict.fromkeys(
-        ["policy/train", "policy/eval", "policy/random", "train", "report"], 1
-    )
+    assert result.traces == dict.fromkeys(["policy/train", "policy/eval", "policy/random", "train", "report"], 1)
     assert {"rest", "envs", "policy", "train", "replay"} <= result.seconds.keys()
 
 
@@ -312,13 +306,12 @@ def test_a_failing_env_cuts_its_episode_and_is_counted(tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["env/failures"] > 0
 
 
-def test_short_episodes_never_fill_a_window_within_episodes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_short_episodes_never_fill_a_window_within_episodes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "reverie"):
         run = train(tmp_path, within_episodes=True, length=12, steps=60)
     assert run.updates == 0
-    assert "--no-within-episodes" in caplog.text
+    assert caplog.text.count("--no-within-episodes") == 1
+    assert metrics(tmp_path)[-1]["updates/left_out"] == 2 * (60 - 39) // 24
 
 
 # ------------------------------------------------------------------------------------ evaluation
@@ -328,9 +321,7 @@ def test_short_episodes_never_fill_a_window_within_episodes(
 def test_an_evaluation_plays_every_env_its_share(envs: int, episodes: int) -> None:
     spec = reverie.EnvSpec(COUNTING, kwargs={"episodes": False})
     with Workers(spec, envs, seed=5, mode="inline") as workers:
-        agent = fakes.make_agent(
-            fakes.Config(), workers.obs_space, workers.act_space, precision="float32"
-        )
+        agent = fakes.make_agent(fakes.Config(), workers.obs_space, workers.act_space, precision="float32")
         key = jax.random.key(0)
         played = loop.evaluate(loop.Compiled(agent), agent.init(key), workers, episodes, key)
     assert played is not None
@@ -375,7 +366,13 @@ def wait_for_metrics(path: Path, lines: int) -> None:
         time.sleep(0.005)
 
 
-LONG: dict[str, Any] = {"steps": 1500, "replay_ratio": 0.5, "workers": "process", "envs": 2}
+LONG: dict[str, Any] = {
+    "steps": 800,
+    "replay_ratio": 0.5,
+    "workers": "process",
+    "envs": 2,
+    "eval_every": 300,
+}
 
 
 def test_sigkill_then_the_same_command(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from reverie.run.ratio import Ratio
     start=st.integers(0, 3000),
     jumps=st.lists(st.integers(0, 700), max_size=40),
 )
-def test_updates_done_are_exact_at_any_time(
-    ratio: float, batch: int, start: int, jumps: list[int]
-) -> None:
+def test_updates_done_are_exact_at_any_time(ratio: float, batch: int, start: int, jumps: list[int]) -> None:
     ratio = float(ratio)
     counter, done, steps = Ratio(ratio, batch, start), 0, 0
     for jump in jumps:

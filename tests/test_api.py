@@ -1,0 +1,123 @@
+"""The Python names: train, load, act, evaluate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import reverie
+from reverie import algos
+from reverie.config import ConfigError
+
+QUICK: dict[str, Any] = {
+    "steps": 40,
+    "warmup": 20,
+    "envs": 2,
+    "workers": "inline",
+    "eval_episodes": 1,
+    "preset": "quick",
+}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setitem(algos.ALGORITHMS, "fake", "fakes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_load_act_in_the_envs_own_words() -> None:
+    run = reverie.train("fake", env="Pendulum-v1", run="x", **QUICK)
+    assert (run.path, run.steps, run.updates) == (Path("x"), 40, 80)
+    agent = run.load()
+    assert agent.step == 40
+    env = gymnasium.make("Pendulum-v1")
+    obs, _ = env.reset(seed=0)
+    carry = None
+    for _ in range(3):
+        action, carry = agent.act(obs, carry, mode="train")
+        assert env.action_space.contains(action), action
+        obs, *_ = env.step(action)
+    assert carry is not None
+    assert agent.act(obs)[0] == pytest.approx(0.0), "the fake's greedy action is the middle"
+    env.close()
+
+
+def test_a_carry_begins_an_episode_only_once() -> None:
+    agent = reverie.train("fake", env="CartPole-v1", run="x", **QUICK).load()
+    obs = np.ones(4, np.float32)
+    _, first = agent.act(obs)
+    _, second = agent.act(obs, first)
+    _, again = agent.act(obs, None)
+    np.testing.assert_array_equal(first["memory"], again["memory"])
+    assert not np.array_equal(first["memory"], second["memory"])
+
+
+def test_continue_and_contradict() -> None:
+    reverie.train("fake", env="CartPole-v1", run="x", **QUICK)
+    assert reverie.train("fake", run="x", steps=50).steps == 50
+    with pytest.raises(ConfigError, match=r"--env +saved 'CartPole-v1', given 'Pendulum-v1'"):
+        reverie.train("fake", env="Pendulum-v1", run="x")
+    with pytest.raises(ConfigError, match=r"--algorithm +saved 'fake', given 'dreamer_v3'"):
+        reverie.train("dreamer_v3", env="CartPole-v1", run="x")
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        reverie.train("fake", env="CartPole-v1", stpes=3)
+    with pytest.raises(ConfigError, match="which env"):
+        reverie.train("fake")
+
+
+def test_an_env_from_a_function_of_this_process() -> None:
+    def make() -> gymnasium.Env:
+        return gymnasium.make("CartPole-v1")
+
+    run = reverie.train("fake", env=make, run="x", **{**QUICK, "workers": "auto"})
+    agent = reverie.load(run.path, env=make)
+    assert agent.act(np.zeros(4, np.float32))[0] in (0, 1)
+
+
+def test_an_env_spec_brings_its_own_values() -> None:
+    spec = reverie.EnvSpec("reverie.envs.toy:Catch", image_size=16, gray=True)
+    agent = reverie.train("fake", env=spec, run="x", **QUICK).load()
+    assert agent.config.run.image_size == 16
+    assert agent.agent.obs_space["image"].shape == (16, 16, 1)
+    action, _ = agent.act(np.zeros((64, 64, 3), np.uint8))
+    assert action in (0, 1, 2)
+    with pytest.raises(ConfigError, match="image_size is 32, but the env given says 16"):
+        reverie.train("fake", env=spec, image_size=32)
+
+
+def test_evaluate_repeats_itself() -> None:
+    run = reverie.train("fake", env="reverie.envs.toy:Catch", run="x", **QUICK)
+    one, other = reverie.evaluate("x", 3), reverie.evaluate(run.load(), 3)
+    assert one == other
+    assert reverie.evaluate("x", 3, seed=1).lengths == one.lengths
+    with pytest.raises(ConfigError, match="--episodes must be 1"):
+        reverie.evaluate("x", 0)
+
+
+def test_film_draws_and_says_when_it_cannot() -> None:
+    agent = reverie.train("fake", env="reverie.envs.toy:Catch", run="x", **QUICK).load()
+    frames = agent.film()
+    assert len(frames) >= 300
+    assert frames[0].dtype == np.uint8
+    blind = reverie.train("fake", env="reverie.envs.toy:Counting", run="y", **QUICK).load()
+    with pytest.raises(ConfigError, match="draws no pictures"):
+        blind.film()
+
+
+def test_names_come_on_demand_and_without_jax() -> None:
+    code = "import sys, reverie.envs.workers; assert 'jax' not in sys.modules; reverie.EnvSpec"
+    root = str(Path(reverie.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": root})
+    assert set(dir(reverie)) == set(reverie.__all__)
+    for name in reverie.__all__:
+        assert getattr(reverie, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        reverie.trian  # noqa: B018
+    assert reverie.list_presets()["fake"] == ["quick"]

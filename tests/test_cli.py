@@ -1,0 +1,239 @@
+"""The command line, in this process, with a fake algorithm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reverie import algos, cli
+from reverie.envs.workers import Workers
+from reverie.run import loop
+from reverie.run.directory import RunDirectory
+
+TRAIN = ["train", "fake", "--preset", "quick", "--steps", "40", "--warmup", "20", "--envs", "2"]
+TRAIN += ["--env", "reverie.envs.toy:Catch", "--workers", "inline", "--eval-episodes", "2"]
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setitem(algos.ALGORITHMS, "fake", "fakes")
+    monkeypatch.delenv("REVERIE_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = cli.main(argv)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
+    """The object that a command with `--json` prints, which is all that stdout gets."""
+    code, out, err = run(capsys, *argv, "--json")
+    assert code == 0, err
+    assert out.count("\n") == 1, out
+    return json.loads(out)
+
+
+def test_train_then_the_same_command_then_eval(capsys: pytest.CaptureFixture[str]) -> None:
+    first = answer(capsys, *TRAIN, "--run", "runs/x")
+    assert first["path"] == "runs/x"
+    assert (first["steps"], first["updates"], first["stopped"]) == (40, 32 * 20 // 8, None)
+    assert set(first["evaluation"]) == {"mean_return", "std_return", "returns", "lengths"}
+    assert answer(capsys, *TRAIN, "--run", "runs/x") == first
+    more = [*TRAIN, "--run", "runs/x", "--steps", "60"]
+    assert answer(capsys, *more)["steps"] == 60
+
+    played = answer(capsys, "eval", "runs/x", "--episodes", "3", "--video", "out.gif")
+    assert len(played["returns"]) == len(played["lengths"]) == 3
+    assert played["mean_return"] == pytest.approx(np.mean(played["returns"]))
+    assert played["std_return"] == pytest.approx(np.std(played["returns"]))
+    assert Path("out.gif").stat().st_size > 1000
+
+
+def test_without_json_people_get_stdout_and_the_next_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, *TRAIN)
+    assert code == 0
+    assert "3 parameters" in out
+    assert "reverie eval runs/fake-reverie.envs.toy-Catch-0" in out
+    code, out, _ = run(capsys, *TRAIN)
+    assert "reverie eval runs/fake-reverie.envs.toy-Catch-0-2" in out, "a run of its own"
+
+
+def test_a_contradicting_flag_is_named_and_nothing_happens(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    before = Path("x/config.json").read_text()
+    code, out, err = run(capsys, *TRAIN, "--run", "x", "--rate", "0.7", "--batch", "3")
+    assert (code, out) == (2, "")
+    assert "--rate   saved 0.5, given 0.7" in err
+    assert "--batch  saved 2, given 3" in err
+    code, _, err = run(capsys, "train", "dreamer_v3", "--env", "CartPole-v1", "--run", "x")
+    assert code == 2
+    assert "saved 'fake', given 'dreamer_v3'" in err
+    assert Path("x/config.json").read_text() == before
+
+
+def test_dry_run_promises_what_the_run_does(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = answer(capsys, *TRAIN, "--dry-run")
+    assert not Path("runs").exists()
+    assert plan["parameters"] == {"total": 3, "modules": {"weights": 3}}
+    assert (plan["device"], plan["precision"], plan["size"]) == ("cpu", "float32", "tiny")
+    assert plan["replay_bytes"] > 40 * 64 * 64 * 3
+    assert plan["updates"] == answer(capsys, *TRAIN)["updates"]
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = answer(capsys, "list")
+    assert listed["algorithms"]["fake"] == {"sizes": ["tiny", "small"], "presets": ["quick"]}
+    assert listed["algorithms"]["dreamer_v3"]["sizes"][-1] == "400m"
+    assert all(set(family) == {"extra", "installed"} for family in listed["envs"].values())
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    assert "tiny small" in out
+
+
+def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
+    good = answer(capsys, "check-env", "reverie.envs.toy:Catch")
+    assert good["ok"]
+    script = ["--env-kwargs", '{"script": {"3": "nan_obs"}}']
+    code, out, err = run(capsys, "check-env", "reverie.envs.toy:Faulty", *script, "--json")
+    assert code == 1, err
+    found = json.loads(out)
+    assert not found["ok"]
+    assert any(f["severity"] == "error" for f in found["findings"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["tarin"], "no verb 'tarin'"),
+        (["train"], "which algorithm?"),
+        (["train", "faek"], "did you mean 'fake'"),
+        (["train", "fake"], "--env CartPole-v1"),
+        ([*TRAIN, "--stpes", "3"], "--steps INT"),
+        ([*TRAIN, "--steps", "many"], "invalid literal for int"),
+        ([*TRAIN, "--size", "huge"], "huge"),
+        ([*TRAIN, "--envs", "0"], "--envs must be 1 or more"),
+        ([*TRAIN, "--rate", "-1"], "--rate must be positive"),
+        ([*TRAIN, "--preset", "quikc"], "did you mean 'quick'"),
+        ([*TRAIN, "--replay-size", "3"], "raise --replay-size"),
+        ([*TRAIN, "--device", "gpu"], "--device cpu"),
+        ([*TRAIN, "--env", "CartPol-v1"], "CartPole-v1"),
+        ([*TRAIN, "--env", "no_such_module:Env"], "no_such_module"),
+        (["eval", "nowhere"], "no run in nowhere"),
+        (["eval"], "Required options"),
+    ],
+)
+def test_mistakes_exit_2_without_traceback(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    code, out, err = run(capsys, *argv)
+    assert code == 2, err
+    assert message in err
+    assert "Traceback" not in err
+    assert "Traceback" not in out
+
+
+def test_typos_are_found_before_any_env_is_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*args: Any, **values: Any) -> None:
+        pytest.fail("an env was built")
+
+    monkeypatch.setattr(Workers, "__init__", built)
+    for wrong in (["--stpes", "3"], ["--rate", "x"], ["--envs", "0"], ["--lenght=3"]):
+        assert run(capsys, *TRAIN, *wrong)[0] == 2
+
+
+def test_a_bad_video_name_is_found_before_the_evaluation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    monkeypatch.setattr(loop, "evaluate", lambda *args: pytest.fail("an episode was played"))
+    code, _, err = run(capsys, "eval", "x", "--video", "out.avi")
+    assert code == 2
+    assert ".mp4" in err
+
+
+def test_a_run_in_use_names_its_holder(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunDirectory(Path("x").resolve()).locked():
+        code, _, err = run(capsys, *TRAIN, "--run", "x")
+    assert code == 2
+    assert str(os.getpid()) in err
+
+
+def test_an_env_that_cannot_be_built_exits_1_with_its_story(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    faulty = ["--env", "reverie.envs.toy:Faulty", "--env-kwargs", '{"script": {"build": "raise"}}']
+    code, _, err = run(capsys, *TRAIN, *faulty)
+    assert code == 1
+    assert "could not be built" in err
+
+
+@pytest.mark.parametrize(("name", "expected"), [("SIGTERM", 0), ("SIGINT", 130)])
+def test_a_signal_saves_says_so_and_exits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, expected: int
+) -> None:
+    original = loop.Training.update
+
+    def signalled(self: loop.Training) -> None:
+        original(self)
+        if self.progress.step == 30:
+            os.kill(os.getpid(), signal.Signals[name])
+
+    monkeypatch.setattr(loop.Training, "update", signalled)
+    code, out, err = run(capsys, *TRAIN, "--run", "x", "--json")
+    assert code == expected
+    assert json.loads(out)["stopped"] == name
+    assert json.loads(out)["steps"] == 30
+    assert f"{name}: saved at step 30" in err
+
+
+def test_a_second_ctrl_c_does_not_wait(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(self: loop.Training, *args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Training, "collect", signalled)
+    assert run(capsys, *TRAIN, "--run", "x")[0] == 130
+    assert not list(Path("x/checkpoints").iterdir())
+
+
+def test_debug_runs_without_jit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVERIE_DEBUG", "1")
+    seen = set()
+    original = loop.Training.collect
+
+    def looking(self: loop.Training) -> None:
+        seen.add((self.compiled.agent.context, loop.jax.config.jax_disable_jit))
+        original(self)
+
+    monkeypatch.setattr(loop.Training, "collect", looking)
+    assert answer(capsys, *TRAIN, "--run", "x", "--steps", "24")["updates"] == 16
+    assert seen == {(1, True)}
+
+
+def test_help_documents_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "train", "fake", "--help")
+    assert code == 0
+    for text in ("--replay-ratio FLOAT", "Sequences in a batch.", "--rate FLOAT", "memory options"):
+        assert text in out
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for text in ("reverie check-env ENV", "--episodes INT", "--learning-rate FLOAT"):
+        assert text in out
+    assert run(capsys, "--version")[0] == 0
