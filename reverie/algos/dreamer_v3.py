@@ -127,7 +127,8 @@ LAPTOP: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "cartpole": LAPTOP | {"env": "CartPole-v1", "steps": 8000},
     "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 5000, "eval_episodes": 10, "eval_envs": 10},
-    "catch": LAPTOP | {"env": "reverie.envs.toy:Catch", "steps": 6000, "length": 16, "replay_ratio": 64.0},
+    "catch": LAPTOP
+    | {"env": "reverie.envs.toy:Catch", "steps": 4000, "length": 16, "replay_ratio": 128.0, "entropy": 1e-2},
 }
 
 
@@ -149,7 +150,7 @@ class Model(eqx.Module):
         depths = tuple(size.depth * d for d in DEPTHS)
         stoch = STOCH * size.classes
         feat = size.deter + stoch
-        shared = {"units": size.units, "layers": 3, "depths": depths, "kernel": KERNEL}
+        shared: dict[str, Any] = {"units": size.units, "layers": 3, "depths": depths, "kernel": KERNEL}
         self.actions = tuple(sorted(act_space.items()))
         self.enc = Encoder(obs_space, **shared, key=keys[0])
         self.dyn = RSSM(
@@ -329,12 +330,7 @@ class DreamerV3:
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         total, streak = state.nonfinite
         counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
-        old, new = (
-            eqx.partition(state, eqx.is_inexact_array),
-            eqx.partition(new, eqx.is_inexact_array),
-        )
-        state = eqx.combine(keep(new[0], old[0]), keep(new[1], old[1]))
-        state = eqx.tree_at(lambda s: s.nonfinite, state, counts)
+        state = eqx.tree_at(lambda s: s.nonfinite, keep(new, state), counts)
         if self.config.initial == "stored+refreshed":
             out = keep(out, {k: batch[k][:, self.context :] for k in out})
         else:
@@ -394,7 +390,7 @@ class DreamerV3:
 
         assert losses.keys() == self.scales.keys(), (sorted(losses), sorted(self.scales))
         means = {k: v.mean() for k, v in losses.items()}
-        loss = sum(self.scales[k] * v for k, v in means.items())
+        loss = jnp.sum(jnp.stack([self.scales[k] * v for k, v in means.items()]))
         metrics |= {f"loss/{k}": v for k, v in means.items()}
         metrics |= {
             "kl": dynamics.mean(),

@@ -33,22 +33,22 @@ def critic(
 
 
 class Imagined(NamedTuple):
-    """Losses and figures of imagined trajectories, time-major `[H, M]`."""
+    """Losses and figures of imagined trajectories, time-major `[H, M]`; `H1` is `H + 1`."""
 
     actor: Float[Array, "H M"]
     critic: Float[Array, "H M"]
     target: Float[Array, "H M"]
     advantage: Float[Array, "H M"]
-    weight: Float[Array, "H+1 M"]
+    weight: Float[Array, "H1 M"]
 
 
 def imagined_losses(
     policy: Mapping[str, OneHot | BoundedNormal],
     actions: Mapping[str, Array],
     value: TwoHot,
-    slow: Float[Array, "H+1 M"],
-    reward: Float[Array, "H+1 M"],
-    discount: Float[Array, "H+1 M"],
+    slow: Float[Array, "H1 M"],
+    reward: Float[Array, "H1 M"],
+    discount: Float[Array, "H1 M"],
     returns: ReturnScale,
     *,
     lam: float,

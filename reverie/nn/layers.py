@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import equinox as eqx
@@ -110,7 +111,7 @@ class Conv(eqx.Module):
         code = _block_code(len(self.weight))
         kernel = jnp.einsum("tapk,ubql,klio->tuabipqo", code, code, self.weight)
         y = convolve(blocks.reshape(*batch, h // 2, w // 2, 4 * c), kernel.reshape(3, 3, 4 * c, -1))
-        y = jnp.max(jnp.stack(jnp.split(y, 4, -1)), 0)
+        y = reduce(jnp.maximum, jnp.split(y, 4, -1))
         return y + along_last(self.bias, y)
 
     def upsampled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:

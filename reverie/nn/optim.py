@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 class LaPropState(NamedTuple):
     """Moments of the gradient, shaped like the parameters, and the number of updates made."""
 
-    count: Int[Array, ""]
+    updates: Int[Array, ""]
     mean: Any
     square: Any
 
@@ -42,18 +42,14 @@ def laprop(
         return LaPropState(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def update(grads: Any, state: LaPropState, params: Any) -> tuple[Any, LaPropState]:
-        count = state.count + 1
+        count = state.updates + 1
         # One minus a power, without the cancellation that would cost three digits in the first updates.
         bias1 = -jnp.expm1(count * math.log(beta1))
         bias2 = -jnp.expm1(count * math.log(beta2))
-        rate = learning_rate * jnp.minimum(1.0, state.count / warmup) if warmup else learning_rate
-
-        def clip(g: Array, p: Array) -> Array:
-            limit = agc * jnp.maximum(floor, jnp.linalg.norm(p.ravel()))
-            return g / jnp.maximum(1.0, jnp.linalg.norm(g.ravel()) / limit)
+        rate = learning_rate * jnp.minimum(1.0, state.updates / warmup) if warmup else learning_rate
 
         if agc:
-            grads = jax.tree.map(clip, grads, params)
+            grads = clip_per_tensor(grads, params, agc, floor)
         square = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.square, grads)
         scaled = jax.tree.map(lambda v, g: g / (jnp.sqrt(v / bias2) + eps), square, grads)
         mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, scaled)
@@ -61,3 +57,13 @@ def laprop(
         return changes, LaPropState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+def clip_per_tensor(grads: Any, params: Any, factor: float, floor: float = 1e-3) -> Any:
+    """Scales every tensor of `grads` down to a norm of at most `factor * max(floor, norm of the parameter)`."""
+
+    def clip(g: Array, p: Array) -> Array:
+        limit = factor * jnp.maximum(floor, jnp.linalg.norm(p.ravel()))
+        return g / jnp.maximum(1.0, jnp.linalg.norm(g.ravel()) / limit)
+
+    return jax.tree.map(clip, grads, params)

@@ -197,9 +197,9 @@ class Replay:
 
     # --- sampling ---------------------------------------------------------------------------------
 
-    def sample(self, batch: int) -> Row:
+    def sample(self, batch: int, online: bool = True) -> Row:
         """`batch` windows: new ones in their turn (see `online`), then uniform over all windows
-        held.
+        held. `online=False` only looks: the new ones keep their turn.
 
         Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]. The arrays
         are fresh. Raises ValueError while no window is complete (`can_sample`).
@@ -209,7 +209,7 @@ class Replay:
                 f"no window of {self.length} rows is complete yet: {len(self)} rows in "
                 f"{self.streams} streams. Ask can_sample() first, or raise the warm-up"
             )
-        picks = self._serve(batch) if self.online else []
+        picks = self._serve(batch) if self.online and online else []
         windows = self._tail - self._head
         ends = np.cumsum(windows)
         draw = self._rng.integers(ends[-1], size=batch - len(picks))

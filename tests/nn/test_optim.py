@@ -38,15 +38,13 @@ def test_five_updates_match_the_reference(golden, name):
         seen.append(params)
         moved.append(changes)
     for k in tensors:
-        # Bias correction (1 - 0.999^t) and warm-up (count / 1000) lose some bits to cancellation in
-        # float32, in the reference as here; only weights that started at zero can show it.
-        g.check(f"p:{k}", np.stack([p[k] for p in seen]), tolerance=2e-5)
+        g.check(f"p:{k}", np.stack([p[k] for p in seen]))
         # With a tiny learning rate the parameters alone would hide a wrong change: hold the changes
         # themselves against the differences of the reference's float64 parameters.
         path = np.concatenate([np.asarray(g.inputs[f"p0:{k}"], np.float64)[None], g.outputs[f"p:{k}"]])
         change = np.diff(path, axis=0)
         error = np.abs(np.stack([m[k] for m in moved]) - change)
-        allowed = 4e-5 * np.maximum(np.abs(change), np.abs(change).max())
+        allowed = 2e-5 * np.maximum(np.abs(change), np.abs(change).max())
         assert (error <= allowed).all(), (k, (error / allowed).max())
 
 
@@ -62,14 +60,13 @@ def test_warm_up_starts_from_zero():
 
 
 def test_clipping_is_relative_to_the_norm_of_each_tensor():
-    clip = clip_per_tensor(0.3)
     params = {"big": jnp.full(4, 5.0), "zero": jnp.zeros(4)}  # norms 10 and 0
     grads = {"big": jnp.full(4, 50.0), "zero": jnp.full(4, 50.0)}  # norm 100 each
-    clipped, _ = clip.update(grads, clip.init(params), params)
+    clipped = clip_per_tensor(grads, params, 0.3)
     np.testing.assert_allclose(jnp.linalg.norm(clipped["big"]), 3.0, rtol=1e-6)
     np.testing.assert_allclose(jnp.linalg.norm(clipped["zero"]), 0.3e-3, rtol=1e-6)
     small = {"big": jnp.full(4, 0.1), "zero": jnp.zeros(4)}
-    kept, _ = clip.update(small, clip.init(params), params)
+    kept = clip_per_tensor(small, params, 0.3)
     np.testing.assert_array_equal(kept["big"], small["big"])
     np.testing.assert_array_equal(kept["zero"], 0)
 
