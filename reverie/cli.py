@@ -322,7 +322,7 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.envs.spec import UnusableEnv
     from reverie.envs.workers import EnvFailed
     from reverie.files import DiskError
-    from reverie.run.checkpoint import Mismatch
+    from reverie.run.checkpoint import AllDamaged, Mismatch
     from reverie.run.directory import RunLocked
     from reverie.run.loop import NonFinite
     from reverie.view.video import NoVideo

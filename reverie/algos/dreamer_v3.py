@@ -125,10 +125,17 @@ LAPTOP: dict[str, Any] = {
     "eval_envs": 20,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "cartpole": LAPTOP | {"env": "CartPole-v1", "steps": 8000},
+    "cartpole": LAPTOP | {"env": "CartPole-v1", "steps": 7000},
     "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 5000, "eval_episodes": 10, "eval_envs": 10},
     "catch": LAPTOP
-    | {"env": "reverie.envs.toy:Catch", "steps": 4000, "length": 16, "replay_ratio": 128.0, "entropy": 1e-2},
+    | {
+        "env": "reverie.envs.toy:Catch",
+        "steps": 5000,
+        "batch": 8,
+        "length": 16,
+        "replay_ratio": 128.0,
+        "entropy": 1e-2,
+    },
 }
 
 

@@ -43,6 +43,10 @@ class Mismatch(ValueError):
     """Saved arrays are not those expected; lists all that differs."""
 
 
+class AllDamaged(ValueError):
+    """There are checkpoints, and none of them can be read."""
+
+
 class _Damaged(Exception):
     """A checkpoint that must not be used; says why."""
 
@@ -115,9 +119,10 @@ class Checkpoints:
         return path
 
     def load_latest(self) -> Checkpoint | None:
-        """The sound checkpoint of the highest step, or None. Damaged ones are passed over with a
-        warning."""
-        for _, _, path in self._found():
+        """The sound checkpoint of the highest step, or None if there is none yet. Damaged ones are passed over with
+        a warning; AllDamaged is raised if no other is left."""
+        found = self._found()
+        for _, _, path in found:
             try:
                 manifest = _verify(path)
                 arrays = _read_arrays(path / _ARRAYS)
@@ -125,6 +130,11 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged and passed over: %s", path, fault)
                 continue
             return Checkpoint(manifest["step"], arrays, manifest["meta"], path)
+        if found:
+            raise AllDamaged(
+                f"every checkpoint in {self.directory} is damaged; nothing was changed. Restore one from a copy, or "
+                f"begin anew in another directory with --run"
+            )
         return None
 
     def manifests(self) -> list[dict[str, Any]]:

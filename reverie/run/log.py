@@ -103,20 +103,22 @@ class Plain:
         self._values: dict[str, Any] = {}
         self._shown: int | None = None
         self._next = 0.0
+        self._fresh = False
 
     def update(self, step: int) -> None:
-        if time.monotonic() >= self._next and self._values:
+        if self._fresh and time.monotonic() >= self._next:
             self._line(step)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         self._values.update(values)
+        self._fresh = True
 
     def close(self) -> None:
         if self._values and self._shown != self._values["step"]:
             self._line(self._values["step"])
 
     def _line(self, step: int) -> None:
-        self._shown, self._next = step, time.monotonic() + PLAIN_EVERY
+        self._shown, self._next, self._fresh = step, time.monotonic() + PLAIN_EVERY, False
         shown = [f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values]
         self._console.print(f"step {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True)
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 from faulty_disk import FaultyDisk, tree
 
 from reverie.files import DiskError
-from reverie.run.checkpoint import Checkpoints, Mismatch, flatten, unflatten
+from reverie.run.checkpoint import AllDamaged, Checkpoints, Mismatch, flatten, unflatten
 
 ARRAYS = {
     "params/w": np.arange(600, dtype=np.float32).reshape(20, 30),
@@ -150,7 +150,8 @@ FORGED = {
 def test_forged_arrays_are_passed_over_at_once(content: bytes, tmp_path: Path) -> None:
     forge(tmp_path / "step-000000000009", content)
     begin = time.monotonic()
-    assert Checkpoints(tmp_path).load_latest() is None
+    with pytest.raises(AllDamaged):
+        Checkpoints(tmp_path).load_latest()
     assert time.monotonic() - begin < 1
 
 
@@ -168,11 +169,13 @@ def test_forged_manifests_are_passed_over(tmp_path: Path) -> None:
         ]
     ):
         forge(tmp_path / f"b{i}" / "step-000000000009", sound, **changes)
-        assert Checkpoints(tmp_path / f"b{i}").load_latest() is None
+        with pytest.raises(AllDamaged):
+            Checkpoints(tmp_path / f"b{i}").load_latest()
     step = tmp_path / "c" / "step-000000000009"
     step.mkdir(parents=True)
     (step / "manifest.json").write_text("[" * 1_000_000)
-    assert Checkpoints(tmp_path / "c").load_latest() is None
+    with pytest.raises(AllDamaged):
+        Checkpoints(tmp_path / "c").load_latest()
 
 
 @pytest.mark.parametrize("linked", ["arrays.safetensors", "manifest.json", "."])
@@ -181,7 +184,8 @@ def test_links_are_not_followed(linked: str, tmp_path: Path) -> None:
     target = step / linked if linked != "." else step
     target.rename(tmp_path / "elsewhere")
     target.symlink_to(tmp_path / "elsewhere")
-    assert Checkpoints(tmp_path / "run").load_latest() is None
+    with pytest.raises(AllDamaged):
+        Checkpoints(tmp_path / "run").load_latest()
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path: Path) -> None:

@@ -100,12 +100,23 @@ def test_plain_lines_are_seconds_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     text, now = io.StringIO(), [0.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
     plain = log.Plain(Console(file=text, width=200), steps=100)
-    plain.metrics(1, {"step": 1, "loss/total": 2.0})
     for step in range(100):
         now[0] = 0.1 * step
+        if step < 80:
+            plain.metrics(step, {"step": step, "loss/total": 2.0})
         plain.update(step)
     assert text.getvalue().count("\n") == 2
     assert "step 0 of 100" in text.getvalue()
+
+
+def test_plain_lines_say_nothing_twice() -> None:
+    text = io.StringIO()
+    plain = log.Plain(Console(file=text, width=200), steps=100)
+    plain.metrics(1, {"step": 1, "loss/total": 2.0})
+    plain.update(1)
+    plain._next = 0.0
+    plain.update(2)
+    assert text.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize(
