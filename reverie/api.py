@@ -437,7 +437,7 @@ def evaluate(agent: LoadedAgent | str | os.PathLike[str], episodes: int = 10, se
         mode="inline" if run.debug else run.workers,
         deadline=run.deadline,
     ) as workers:
-        key = jax.random.fold_in(jax.random.key(run.seed), agent.step)
+        key = loop.evaluation_key(run.seed, agent.step)
         played = loop.evaluate(loop.Compiled(agent.agent), agent.state, workers, episodes, key)
     assert played is not None, "only a signal gives up an evaluation"
     return played

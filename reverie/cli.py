@@ -141,7 +141,7 @@ def train(argv: list[str], console: Console, debug: bool) -> int:
             f"Done: {result.steps:,} steps, {result.updates:,} updates{score}.\n"
             f"The run lies in {path}. To see more of it:\n"
             f"  reverie eval {path} --episodes 20 --video {path / 'videos' / 'eval.mp4'}\n"
-            f"  tensorboard --logdir {path}",
+            f"  tensorboard --logdir {path}    (pip install tensorboard)",
             soft_wrap=True,
         )
     _output(

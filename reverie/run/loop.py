@@ -106,6 +106,11 @@ def seeds(seed: int) -> Seeds:
     return Seeds(*(int(x) for x in np.random.SeedSequence(seed).generate_state(3)))
 
 
+def evaluation_key(seed: int, step: int) -> jax.Array:
+    """Of the policy in an evaluation after `step` steps: whenever it is played, it is the same."""
+    return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], step)
+
+
 def fields(agent: Agent) -> dict[str, Field]:
     """What replay stores of one step of this agent."""
     flags = {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
@@ -347,7 +352,7 @@ class Training:
         self.checkpoints = Checkpoints(directory.checkpoints, run.keep)
         self.ratio = ratio(run, agent)
         self.collector = Collector(workers, self._remember, run.groups)
-        init, act, self.eval_key = jax.random.split(jax.random.key(run.seed), 3)
+        init, act = jax.random.split(jax.random.key(run.seed), 3)[:2]
         self.collector.carry = [
             agent.init_carry(len(envs), jax.random.fold_in(act, group))
             for group, envs in enumerate(self.collector.groups)
@@ -511,7 +516,7 @@ class Training:
                 deadline=run.deadline,
             ) as workers,
         ):
-            key = jax.random.fold_in(self.eval_key, self.progress.step)
+            key = evaluation_key(run.seed, self.progress.step)
             return evaluate(self.compiled, self.state, workers, run.eval_episodes, key, self.stop)
 
     def _report(self) -> dict[str, float]:
