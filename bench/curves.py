@@ -1,6 +1,6 @@
 """Draws the learning curves of a file that `bench/solve.py --out` wrote.
 
-    python bench/curves.py results/cartpole.json docs/cartpole.png
+python bench/curves.py results/cartpole.json docs/cartpole.png
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python bench/solve.py --seeds 5                              # CartPole-v1, the demo
     python bench/solve.py --preset pendulum --seeds 3 --out results/pendulum.json
 
-Every seed is one `reverie train` in a process of its own; its score is the greedy evaluation at the end of the run.
+Every seed is one `reverie train` in a process of its own; its score is a greedy `reverie eval` of what it left, on
+episodes that the run itself never saw.
 Prints one JSON line per seed and one for all; `--out` keeps them with the learning curves, the commit and the machine.
 """
 
@@ -33,6 +34,8 @@ class Args:
     seeds: int = 5
     """Seeds 0, 1, ... up to this many."""
     first_seed: int = 0
+    episodes: int = 20
+    """Greedy episodes that decide, on seeds that the run itself never evaluates on."""
     threshold: float | None = None
     """Mean greedy return that counts as solved; each preset has its own."""
     parallel: int = 1
@@ -59,7 +62,13 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
     )
     minutes = (time.monotonic() - start) / 60
     result = json.loads(done.stdout.splitlines()[-1])
-    score = result["evaluation"]["mean_return"]
+    # Other episodes than those that decided when to stop.
+    fresh = [sys.executable, "-m", "reverie.cli", "eval", str(run), "--seed", "1000000", "--json"]
+    fresh += ["--episodes", str(args.episodes)]
+    evaluation = json.loads(
+        subprocess.run(fresh, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+    )
+    score = evaluation["mean_return"]
     keys = {"eval/mean_return": "greedy", "episode/return": "episode"}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [
@@ -71,7 +80,9 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
         "seed": seed,
         "value": score,
         "unit": "mean greedy return",
-        "episodes": len(result["evaluation"]["returns"]),
+        "episodes": args.episodes,
+        "std_return": evaluation["std_return"],
+        "last_evaluation_of_the_run": result["evaluation"]["mean_return"],
         "solved": score >= threshold(args),
         "minutes": round(minutes, 2),
         "cores": len(cores),

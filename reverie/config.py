@@ -15,12 +15,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reverie import algos
 
 SCHEMA = 1
-MAY_CHANGE = frozenset({"steps", "log_every", "keep", "workers", "deadline", "debug"})
+MAY_CHANGE = frozenset({"steps", "stop_return", "log_every", "keep", "workers", "deadline", "debug"})
 
 
 class ConfigError(ValueError):
@@ -59,6 +60,8 @@ class Training:
 
     steps: int = 100_000
     """Env steps of the whole run, over all envs."""
+    stop_return: float | None = None
+    """End the run early, once a greedy evaluation reaches this mean return. None: never."""
     seed: int = 0
     """Of everything random: parameters, actions, replay and envs."""
     replay_ratio: float = 32.0
@@ -254,6 +257,8 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, or TypeError: an int may be a float, a bool no number."""
     if get_origin(hint) is Literal:
         fits, expected = value in get_args(hint), " or ".join(repr(x) for x in get_args(hint))
+    elif get_origin(hint) is UnionType:  # a value, or None
+        return value if value is None else _checked(key, value, get_args(hint)[0])
     else:
         fits, expected = isinstance(value, hint), hint.__name__
         if hint is float and isinstance(value, int):

@@ -127,7 +127,8 @@ LAPTOP: dict[str, Any] = {
     "eval_envs": 20,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "cartpole": LAPTOP | {"env": "CartPole-v1", "steps": 6500},
+    "cartpole": LAPTOP
+    | {"env": "CartPole-v1", "steps": 8000, "learning_rate": 5e-4, "eval_every": 500, "stop_return": 475.0},
     "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 3000, "eval_episodes": 10, "eval_envs": 10},
     "catch": LAPTOP
     | {

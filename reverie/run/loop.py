@@ -373,6 +373,13 @@ class Training:
             self.state = jax.jit(agent.init)(init)
             self.segments.collect_garbage([])
 
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the evaluation of this very step is as good as was asked for."""
+        done, goal = self.progress, self.run.stop_return
+        solved = goal is not None and done.evaluation is not None and done.evaluation.mean_return >= goal
+        return done.step >= self.run.steps or (solved and done.evaluated == done.step)
+
     # ------------------------------------------------------------------------------------- one turn
 
     def collect(self) -> None:
@@ -574,7 +581,7 @@ def train(
     console: Console,
     stop: Stop,
 ) -> Result:
-    """Trains until `run.steps` or a signal, from the newest checkpoint in `directory` if any.
+    """Trains until `run.steps`, `run.stop_return` or a signal, from the newest checkpoint in `directory` if any.
 
     Args:
       agent: of the spaces of `workers`.
@@ -599,10 +606,9 @@ def train(
         keep=session.metrics_bytes,
     ) as log:
         while True:
-            finished = session.progress.step >= run.steps
-            session.measure(log, finished)
+            session.measure(log, session.finished)
             log.update(session.progress.step)
-            if finished or stop.signal:
+            if session.finished or stop.signal:
                 break
             session.collect()
             session.update()
@@ -614,7 +620,7 @@ def train(
         steps=done.step,
         updates=done.updates,
         evaluation=done.evaluation,
-        stopped=stop.signal if done.step < run.steps or done.measured < done.step else None,
+        stopped=None if session.finished and done.measured == done.step else stop.signal,
         traces=session.compiled.traces,
         seconds=session.clock.read(),
     )

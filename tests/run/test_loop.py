@@ -226,6 +226,18 @@ def test_a_longer_run_continues_a_shorter_one(tmp_path: Path) -> None:
     assert [r["step"] for r in metrics(tmp_path)][-1] == 120
 
 
+def test_a_run_ends_when_an_evaluation_is_good_enough(whole: Path, tmp_path: Path) -> None:
+    goal = next(m["eval/mean_return"] for m in metrics(whole) if "eval/mean_return" in m)
+    run = train(tmp_path, stop_return=goal)
+    assert run.steps < QUICK["steps"]
+    assert run.evaluation is not None
+    assert run.evaluation.mean_return == goal
+    again = train(tmp_path, stop_return=goal)  # there is nothing left to do
+    assert (again.steps, again.updates) == (run.steps, run.updates)
+    assert train(tmp_path, stop_return=None).steps >= QUICK["steps"]
+    assert_same(whole, tmp_path)
+
+
 def test_each_function_is_traced_once(tmp_path: Path) -> None:
     given = config.override(config.default("fake"), **QUICK)
     result = run_quietly(given, tmp_path)
@@ -343,15 +355,18 @@ def test_clock_counts_the_innermost() -> None:
 
 # ------------------------------------------------------------------------------- real processes
 
-COMMAND = [sys.executable, str(Path(fakes.__file__)), "train", "fake"]
+COMMANDS = {
+    "fake": [sys.executable, str(Path(fakes.__file__)), "train", "fake"],
+    "dreamer_v3": [sys.executable, "-m", "reverie.cli", "train", "dreamer_v3"],
+}
 
 
-def start(path: Path, **values: Any) -> subprocess.Popen[str]:
+def start(path: Path, algorithm: str = "fake", **values: Any) -> subprocess.Popen[str]:
     flags = {**QUICK, **values, "run": str(path)}
     argv = [x for k, v in flags.items() for x in (config.flag(k), str(v))]
     root = Path(reverie.__file__).parents[1]
     return subprocess.Popen(
-        [*COMMAND, *argv],
+        [*COMMANDS[algorithm], *argv],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -400,16 +415,61 @@ def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
     assert checkpoint.step >= metrics(tmp_path)[-1]["step"]
 
 
+REAL: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "env_kwargs": "{}",
+    "size": "200k",
+    "imagination": 3,
+    "learning_rate": 1e-3,
+    "envs": 2,
+    "batch": 4,
+    "length": 8,
+    "warmup": 60,
+    "replay_ratio": 8,
+    "replay_size": 900,  # rows are evicted, segments cleaned
+    "steps": 3000,
+    "log_every": 50,
+    "checkpoint_every": 100,
+    "report_every": 500,
+    "eval_every": 1000,
+}
+
+
 @pytest.mark.slow
-def test_sigkill_at_twenty_random_moments(tmp_path: Path) -> None:
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("algorithm", "values"),
+    [
+        ("fake", {**LONG, "steps": 20_000}),
+        ("dreamer_v3", REAL),
+        ("dreamer_v3", {**REAL, "workers": "process", "groups": 2}),
+    ],
+    ids=["fake", "dreamer_v3", "dreamer_v3 in processes and groups"],
+)
+def test_sigkill_at_twenty_random_moments(
+    algorithm: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    values = {**LONG, "steps": 20_000}
-    assert start(straight, **values).wait() == 0
+    process = start(straight, algorithm, **values)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
     random = np.random.default_rng(0)
-    for _ in range(20):
-        victim = start(killed, **values)
-        time.sleep(random.uniform(0.5, 5))
+    kills, finished = 0, False
+    while kills < 20:
+        victim = start(killed, algorithm, **values)
+        lines = len(log.read(killed / "metrics.jsonl"))
+        while victim.poll() is None and len(log.read(killed / "metrics.jsonl")) == lines:
+            time.sleep(0.005)  # it starts, compiles, goes back to its checkpoint, and on
+        time.sleep(random.uniform(0, 0.5))
+        finished = victim.poll() is not None
         victim.kill()
         victim.communicate()
-    assert start(killed, **values).wait() == 0
+        if finished:
+            break
+        kills += 1
+    assert kills == 20, f"the run was over after {kills} kills: make it longer"
+    again = start(killed, algorithm, **values)
+    errors = again.communicate()[1]
+    assert again.returncode == 0, errors
     assert_same(straight, killed)
