@@ -42,6 +42,8 @@ class Args:
     """Runs at the same time, each pinned to its own share of the cores."""
     flags: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Further flags of `reverie train`, as `--flags=--steps=5000`."""
+    folder: Path | None = None
+    """Where the runs lie and stay; what is finished there is only scored again."""
     out: Path | None = None
     """File for the results and curves."""
 
@@ -100,13 +102,15 @@ def threshold(args: Args) -> float:
 def main(args: Args) -> None:
     cores = sorted(os.sched_getaffinity(0))
     share = len(cores) // args.parallel
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.parallel) as pool:
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(args.parallel) as pool:
+        folder = args.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         free = [cores[i * share : (i + 1) * share] for i in range(args.parallel)]
 
         def one(seed: int) -> dict[str, Any]:
             mine = free.pop()
             try:
-                result = run_seed(args, seed, Path(folder), mine)
+                result = run_seed(args, seed, folder, mine)
             finally:
                 free.append(mine)
             print(
