@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,7 +52,6 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
     run = folder / f"{args.preset}-{seed}"
     command = [sys.executable, "-m", "reverie.cli", "train", "dreamer_v3", "--preset", args.preset]
     command += ["--seed", str(seed), "--run", str(run), "--json", *args.flags]
-    start = time.monotonic()
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -62,7 +60,6 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
         stderr=(folder / f"{args.preset}-{seed}.log").open("w"),
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
-    minutes = (time.monotonic() - start) / 60
     result = json.loads(done.stdout.splitlines()[-1])
     # Other episodes than those that decided when to stop.
     fresh = [sys.executable, "-m", "reverie.cli", "eval", str(run), "--seed", "1000000", "--json"]
@@ -86,13 +83,22 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
         "std_return": evaluation["std_return"],
         "last_evaluation_of_the_run": result["evaluation"]["mean_return"],
         "solved": score >= threshold(args),
-        "minutes": round(minutes, 2),
+        "minutes": round(minutes(rows), 2),
         "cores": len(cores),
         "steps": result["steps"],
         "updates": result["updates"],
         "config": json.loads((run / "config.json").read_text()),
         "curve": [point for point in curve if len(point) > 1],
     }
+
+
+def minutes(rows: list[dict[str, Any]]) -> float:
+    """Wall time of a run, over all its sessions; what was done twice after a kill is not counted twice."""
+    total, before = 0.0, 0.0
+    for row in rows:
+        now = row.get("time/session", before)
+        total, before = total + (now - before if now >= before else now), now
+    return total / 60
 
 
 def threshold(args: Args) -> float:
