@@ -129,11 +129,11 @@ LAPTOP: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "cartpole": LAPTOP
     | {"env": "CartPole-v1", "steps": 8000, "learning_rate": 5e-4, "eval_every": 250, "stop_return": 475.0},
-    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 3000, "eval_episodes": 10, "eval_envs": 10},
+    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 4000, "eval_episodes": 10, "eval_envs": 10},
     "catch": LAPTOP
     | {
         "env": "reverie.envs.toy:Catch",
-        "steps": 3500,
+        "steps": 4500,
         "batch": 8,
         "length": 16,
         "replay_ratio": 128.0,
