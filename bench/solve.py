@@ -137,7 +137,7 @@ def main(args: Args) -> None:
     if args.out:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         kept = {
-            "command": "python bench/solve.py " + " ".join(sys.argv[1:]),
+            "command": f"python bench/solve.py --preset {args.preset} --seeds {args.seeds}",
             "threshold": threshold(args),
             "solved": f"{solved} of {len(results)}",
             "commit": commit.stdout.strip(),
