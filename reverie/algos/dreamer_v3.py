@@ -129,7 +129,7 @@ LAPTOP: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "cartpole": LAPTOP
     | {"env": "CartPole-v1", "steps": 8000, "learning_rate": 5e-4, "eval_every": 250, "stop_return": 475.0},
-    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 4000, "eval_episodes": 10, "eval_envs": 10},
+    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 3000, "eval_episodes": 10, "eval_envs": 10},
     "catch": LAPTOP
     | {
         "env": "reverie.envs.toy:Catch",
