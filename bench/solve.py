@@ -101,6 +101,14 @@ def minutes(rows: list[dict[str, Any]]) -> float:
     return total / 60
 
 
+def command(args: Args) -> list[str]:
+    """What makes these results again, wherever the runs lay."""
+    words = ["python", "bench/solve.py", "--preset", args.preset, "--seeds", str(args.seeds)]
+    words += ["--first-seed", str(args.first_seed)] if args.first_seed else []
+    words += ["--episodes", str(args.episodes)] if args.episodes != Args.episodes else []
+    return words + [f"--flags={flag}" for flag in args.flags]
+
+
 def threshold(args: Args) -> float:
     return THRESHOLDS[args.preset] if args.threshold is None else args.threshold
 
@@ -137,7 +145,7 @@ def main(args: Args) -> None:
     if args.out:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         kept = {
-            "command": f"python bench/solve.py --preset {args.preset} --seeds {args.seeds}",
+            "command": " ".join(command(args)),
             "threshold": threshold(args),
             "solved": f"{solved} of {len(results)}",
             "commit": commit.stdout.strip(),
