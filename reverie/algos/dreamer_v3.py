@@ -133,11 +133,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "catch": LAPTOP
     | {
         "env": "reverie.envs.toy:Catch",
-        "steps": 4500,
+        "steps": 5000,
         "batch": 8,
         "length": 16,
         "replay_ratio": 128.0,
-        "entropy": 1e-2,
+        "entropy": 3e-2,
+        "eval_every": 500,
+        "stop_return": 1.0,
     },
 }
 
