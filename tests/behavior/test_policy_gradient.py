@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie.behavior.policy_gradient import imagined_losses, reinforce, replayed_value_loss
+from reverie.behavior.policy_gradient import actor, imagined_losses, replayed_value_loss
 from reverie.behavior.returns import ReturnScale
 from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
 from reverie.nn.transforms import symexp_bins
@@ -75,7 +75,7 @@ def test_reinforce_raises_what_paid_off_and_entropy():
     actions, advantage = {"a": jnp.array([0, 0, 0], jnp.int32)}, jnp.array([1.0, -1.0, 0.0])
 
     def loss(logits):
-        return reinforce({"a": OneHot(logits, (2,), ())}, actions, advantage, 0.1).sum()
+        return actor({"a": OneHot(logits, (2,), ())}, actions, advantage, 0.1).sum()
 
     gradient = jax.grad(loss)(logits)
     assert gradient[0, 0] < 0 < gradient[0, 1]  # descent makes action 0 more likely
@@ -89,6 +89,6 @@ def test_several_actions_share_one_advantage():
         "b": OneHot(jnp.zeros((5, 8)), (4, 4), (2,)),
     }
     actions = {"a": jnp.zeros(5, jnp.int32), "b": jnp.zeros((5, 2), jnp.int32)}
-    loss = reinforce(policy, actions, jnp.full(5, 2.0), 0.5)
+    loss = actor(policy, actions, jnp.full(5, 2.0), 0.5)
     nats = np.log(3) + 2 * np.log(4)
     np.testing.assert_allclose(loss, 2 * nats - 0.5 * nats, rtol=1e-6)

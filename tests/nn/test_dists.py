@@ -14,7 +14,7 @@ from reverie.nn.dists import (
     straight_through,
     unimix,
 )
-from reverie.nn.transforms import symexp_bins, symlog
+from reverie.nn.transforms import SYMLOG, symexp_bins, symlog
 
 # ------------------------------------------------------------------------- two-hot
 
@@ -223,7 +223,7 @@ def test_bounded_normal_samples_have_its_moments():
 def test_squared_error_has_no_half_and_squashes_only_when_told():
     mean, target = jnp.zeros((2, 3)), jnp.full((2, 3), 2.0)
     np.testing.assert_allclose(Squared(mean, 1).loss(target), 12.0)
-    np.testing.assert_allclose(Squared(mean, 1, squash=True).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(Squared(mean, 1, squash=SYMLOG).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6)
     assert Squared(jnp.zeros((2, 4, 5, 3)), 3).loss(jnp.zeros((2, 4, 5, 3))).shape == (2,)
     assert Squared(jnp.zeros((2,)), 0).loss(jnp.ones((2,))).shape == (2,)  # a scalar observation
 
