@@ -217,22 +217,25 @@ def kwargs(**options: Any) -> str:
     return json.dumps(options, sort_keys=True)
 
 
+def atari(**options: Any) -> str:
+    """Atari envs repeat actions by themselves, with the maximum over the last two frames."""
+    return kwargs(repeat=4, **options)
+
+
 # What a benchmark is, whoever runs it. Steps are steps of the agent: frames over the action repeat.
 BENCHMARKS: dict[str, dict[str, Any]] = {
     "atari100k": {
         "steps": 100_000,
         "envs": 1,
-        "action_repeat": 4,
-        "env_kwargs": kwargs(actions="needed", gray=False, noops=30, size=64, sticky=0.0),
+        "env_kwargs": atari(actions="needed", gray=False, noops=30, size=64, sticky=0.0),
     },
     "atari200m": {
         "steps": 50_000_000,
-        "action_repeat": 4,
-        "env_kwargs": kwargs(actions="all", gray=True, noops=30, size=96, sticky=0.25),
+        "env_kwargs": atari(actions="all", gray=True, noops=30, size=96, sticky=0.25),
     },
     "dmc-proprio": {"steps": 250_000, "action_repeat": 2, "replay_ratio": 512.0},
     "dmc-vision": {"steps": 500_000, "action_repeat": 2, "replay_ratio": 512.0, "env_kwargs": kwargs(pixels=True)},
-    "crafter": {"steps": 1_000_000, "envs": 1, "replay_ratio": 512.0},
+    "crafter": {"env": "crafter", "steps": 1_000_000, "envs": 1, "replay_ratio": 512.0},
     # No paper runs MiniGrid: the replay ratio of Crafter, the sizes of control tasks.
     "minigrid": {"steps": 500_000, "envs": 1, "replay_ratio": 512.0},
     "small": {"envs": 1, "replay_ratio": 1024.0},
@@ -244,7 +247,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
         "atari200m": {
             "envs": 8,
             "replay_ratio": 64.0,
-            "env_kwargs": kwargs(actions="all", gray=False, noops=0, size=64, sticky=0.25),
+            "env_kwargs": atari(actions="all", gray=False, noops=0, size=64, sticky=0.25),
         },
         "dmc-proprio": {"size": "S"},
         "dmc-vision": {"size": "S"},

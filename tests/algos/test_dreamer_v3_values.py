@@ -105,7 +105,9 @@ PROTOCOL = {
 def test_a_preset_is_the_published_protocol(preset):
     conf = config.default("dreamer_v3", preset)
     run = conf.run
-    assert (conf.agent.size, run.envs, run.action_repeat, run.replay_ratio) == PROTOCOL[preset]
+    repeat = json.loads(run.env_kwargs).get("repeat", run.action_repeat)
+    assert run.action_repeat in (1, repeat)  # of the env or of the runner, never of both
+    assert (conf.agent.size, run.envs, repeat, run.replay_ratio) == PROTOCOL[preset]
     assert (run.batch, run.length) == (16, 64)
     assert run.replay_size == (1_000_000 if preset.startswith("v3-2023") else 5_000_000)
 
@@ -126,11 +128,11 @@ def test_atari_is_what_each_variant_played():
     def options(preset):
         return json.loads(PRESETS[preset]["env_kwargs"])
 
-    for variant in VARIANTS:
-        few = options(f"{variant}/atari100k")
-        assert few == {"actions": "needed", "gray": False, "noops": 30, "size": 64, "sticky": 0.0}
-    assert options("v3-2023/atari200m") == {"actions": "all", "gray": False, "noops": 0, "size": 64, "sticky": 0.25}
-    assert options("v3-repo/atari200m") == {"actions": "all", "gray": True, "noops": 30, "size": 96, "sticky": 0.25}
+    few = {"actions": "needed", "gray": False, "noops": 30, "repeat": 4, "size": 64, "sticky": 0.0}
+    many = {"actions": "all", "gray": True, "noops": 30, "repeat": 4, "size": 96, "sticky": 0.25}
+    assert all(options(f"{variant}/atari100k") == few for variant in VARIANTS)
+    assert options("v3-nature/atari200m") == options("v3-repo/atari200m") == many
+    assert options("v3-2023/atari200m") == many | {"gray": False, "noops": 0, "size": 64}
 
 
 def test_every_size_has_a_flag():
