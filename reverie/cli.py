@@ -371,7 +371,16 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.run.loop import NonFinite
     from reverie.view.video import NoVideo
 
-    asked = (ConfigError, algos.UnknownAlgorithm, UnusableEnv, Mismatch, AllDamaged, RunLocked, NoVideo)
+    asked = (
+        ConfigError,
+        algos.UnknownAlgorithm,
+        algos.Unsuitable,
+        UnusableEnv,
+        Mismatch,
+        AllDamaged,
+        RunLocked,
+        NoVideo,
+    )
     met = (EnvFailed, DiskError, NonFinite)
     if debug or not isinstance(error, (*asked, *met)):
         raise error

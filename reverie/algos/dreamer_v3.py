@@ -21,6 +21,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Mode, Row
+from reverie.algos import Unsuitable
 from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
 from reverie.algos.dreamer_v3_values import SIZES, Config
 from reverie.behavior.imagine import rollout
@@ -28,7 +29,7 @@ from reverie.behavior.policy_gradient import imagined_losses, replayed_value_los
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder, flat, halvings, width
+from reverie.model.encode import Encoder, flat, halvings, image_resolution, images, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import OneHot, categorical_kl
@@ -56,14 +57,12 @@ class Model(eqx.Module):
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray):
         size, style = SIZES[config.size], Style(config.norm, config.fan)
         keys = jax.random.split(key, 7)
-        strides = [1 << stage for stage in range(halvings(obs_space))]
-        depths = tuple(size.depth * d for d in (DEPTHS if config.convolutions == "pool" else strides))
         stoch = STOCH * size.classes
         feat = size.deter + stoch
         shared: dict[str, Any] = {
             "units": config.vector_units or size.units,
             "layers": config.vector_layers or size.predictors,
-            "depths": depths,
+            "depths": image_depths(config, obs_space),
             "kernel": config.kernel,
             "convolutions": config.convolutions,
             "symlog_vectors": config.vectors == "symlogged",
@@ -148,8 +147,23 @@ class Carry(eqx.Module):
 
 
 def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays."""
-    return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: images of a size that cannot be halved, or actions that have no gradient where one is asked for.
+    """
+    try:
+        if pictures := images(obs_space):
+            image_resolution(pictures, len(image_depths(config, obs_space)))
+        return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
+    except ValueError as error:
+        raise Unsuitable(str(error)) from error
+
+
+def image_depths(config: Config, obs_space: Spaces) -> tuple[int, ...]:
+    """Channels after each stage of the image networks: four with pooling; with strides, until 4x4 is reached."""
+    multiples = DEPTHS if config.convolutions == "pool" else [1 << stage for stage in range(halvings(obs_space))]
+    return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 
 class DreamerV3:

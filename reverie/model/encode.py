@@ -71,6 +71,8 @@ def image_resolution(spaces: Spaces, stages: int) -> tuple[int, int]:
         sizes = {k: s.shape for k, s in spaces.items()}
         raise ValueError(f"images must share height and width, got {sizes}; resize them, e.g. --image-size 64")
     height, wide = found.pop()
+    if not stages:
+        raise ValueError(f"images of {height} x {wide} are too small to be halved; enlarge them, e.g. --image-size 64")
     factor = 2**stages
     if any(side % factor or not 3 <= side // factor <= 16 for side in (height, wide)):
         raise ValueError(

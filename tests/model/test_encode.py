@@ -112,6 +112,11 @@ def test_images_that_cannot_be_halved_are_refused_with_advice(side):
         image_resolution({"image": IMAGE(side)}, 4)
 
 
+def test_images_too_small_for_a_single_stage_are_refused_with_advice():
+    with pytest.raises(ValueError, match="7 x 7 are too small .* --image-size 64"):
+        image_resolution({"image": IMAGE(7)}, halvings({"image": IMAGE(7)}))
+
+
 def test_images_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="share height and width"):
         image_resolution({"a": IMAGE(64), "b": IMAGE(96)}, 4)
