@@ -143,12 +143,11 @@ def main(args: Args) -> None:
     }
     print(json.dumps(summary), flush=True)
     if args.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         kept = {
             "command": " ".join(command(args)),
             "threshold": threshold(args),
             "solved": f"{solved} of {len(results)}",
-            "commit": commit.stdout.strip(),
+            "commit": commit(),
             "machine": {
                 "cpu": processor(),
                 "cores": len(cores),
@@ -159,6 +158,10 @@ def main(args: Args) -> None:
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def commit() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def processor() -> str:

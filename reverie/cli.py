@@ -1,4 +1,4 @@
-"""The command line: train, eval, list, check-env.
+"""The command line: train, eval, list, diff, check-env.
 
 Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the
 user typed, 1 for everything else. With `--json`, text for people goes to stderr and the last line
@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,8 @@ reverie: agents that learn a model of their world and act by imagining it
 
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
   reverie eval RUN [--episodes N] [--video out.mp4]
-  reverie list
+  reverie list [PRESET]
+  reverie diff PRESET|RUN PRESET|RUN
   reverie check-env ENV
   reverie --version
 
@@ -76,6 +77,20 @@ class Eval:
 class List:
     """What there is: algorithms with their sizes and presets, and families of envs."""
 
+    preset: tyro.conf.Positional[str] = ""
+    """Only this preset, with all of its values."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Prints the values in which two presets, or two runs, differ."""
+
+    a: tyro.conf.Positional[str]
+    """A preset, a run's directory, or an algorithm for its defaults."""
+    b: tyro.conf.Positional[str]
+    """What to compare with it."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -183,22 +198,50 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(List, argv, "list")
     from reverie.envs.spec import families
 
+    if flags.preset:
+        values = config.called(flags.preset).values()
+        console.print(_table(flags.preset, ["value"], {k: [v] for k, v in values.items()}))
+        _output(flags.json, {"preset": flags.preset, "values": values})
+        return 0
     modules = {name: algos.load(name) for name in algos.ALGORITHMS}
-    algorithms = {
-        name: {"sizes": list(module.SIZES), "presets": list(module.PRESETS)} for name, module in modules.items()
+    algorithms: dict[str, dict[str, Any]] = {
+        name: {"sizes": list(module.SIZES), "presets": module.PRESETS} for name, module in modules.items()
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
-    table = Table("algorithm", "sizes", "presets", box=None, pad_edge=False)
     for name, entry in algorithms.items():
-        table.add_row(name, " ".join(entry["sizes"]), " ".join(entry["presets"]) or "none")
-    console.print(table)
+        console.print(f"[bold]{name}[/bold]\n  sizes: {' '.join(entry['sizes'])}", soft_wrap=True)
+        console.print(f"  presets: {' '.join(entry['presets']) or 'none'}\n", soft_wrap=True)
+        for preset, values in entry["presets"].items():
+            # `variant/benchmark` is its variant and a little more: that little is what one wants to read.
+            inherited = entry["presets"].get(preset.rpartition("/")[0], {})
+            own = {k: [v] for k, v in values.items() if k not in inherited or inherited[k] != v}
+            basis = f"on top of {preset.rpartition('/')[0]}" if inherited else "value"
+            console.print(_table(preset, [basis], own), "")
     table = Table("envs", "pip install", "installed", box=None, pad_edge=False)
     for name, env in envs.items():
         table.add_row(name, env["extra"] or "nothing", "yes" if env["installed"] else "no")
-    console.print("")
     console.print(table)
     _output(flags.json, {"algorithms": algorithms, "envs": envs})
     return 0
+
+
+def diff(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(Diff, argv, "diff")
+    found = config.differences(config.called(flags.a), config.called(flags.b))
+    console.print(_table("", [flags.a, flags.b], found) if found else f"{flags.a} and {flags.b} have the same values")
+    _output(flags.json, {"a": flags.a, "b": flags.b, "differences": found})
+    return 0
+
+
+def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Table:
+    """Named rows of values, none of them cut off."""
+    table = Table(corner, *columns, box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    for name, values in rows.items():
+        table.add_row(name, *(escape(str(value)) for value in values))
+    return table
 
 
 def check(argv: list[str], console: Console, debug: bool) -> int:
@@ -224,6 +267,7 @@ VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
     "train": train,
     "eval": evaluate,
     "list": list_all,
+    "diff": diff,
     "check-env": check,
 }
 
@@ -327,7 +371,16 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.run.loop import NonFinite
     from reverie.view.video import NoVideo
 
-    asked = (ConfigError, algos.UnknownAlgorithm, UnusableEnv, Mismatch, AllDamaged, RunLocked, NoVideo)
+    asked = (
+        ConfigError,
+        algos.UnknownAlgorithm,
+        algos.Unsuitable,
+        UnusableEnv,
+        Mismatch,
+        AllDamaged,
+        RunLocked,
+        NoVideo,
+    )
     met = (EnvFailed, DiskError, NonFinite)
     if debug or not isinstance(error, (*asked, *met)):
         raise error

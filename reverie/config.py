@@ -13,8 +13,9 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -180,12 +181,39 @@ def default(algorithm: str, preset: str | None = None) -> Config:
 
 
 def apply_preset(config: Config, name: str) -> Config:
-    """`config` with the values of a preset of its algorithm."""
+    """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark` or a plain name."""
     presets = algos.load(config.algorithm).PRESETS
     if name not in presets:
         known = f"Expected one of {', '.join(presets)}" if presets else "It has no presets"
-        raise ConfigError(f"{config.algorithm} has no preset {name!r}{_nearest(name, presets)}. {known}")
+        raise ConfigError(f"{config.algorithm} has no preset {name!r}{_nearest(name, presets) or '.'} {known}")
     return override(config, **presets[name])
+
+
+def called(name: str) -> Config:
+    """The config that a name means: a run's directory, a preset of any algorithm, or an algorithm's defaults.
+
+    Raises:
+      ConfigError: there is none of the three; names the nearest preset.
+    """
+    file = Path(name) / "config.json"
+    if file.is_file():
+        return from_text(file.read_text())
+    if name in algos.ALGORITHMS:
+        return default(name)
+    presets = {preset: algorithm for algorithm in algos.ALGORITHMS for preset in algos.load(algorithm).PRESETS}
+    if name not in presets:
+        raise ConfigError(
+            f"{name!r} is no preset, no algorithm and no run's directory{_nearest(name, presets) or '.'}"
+            " `reverie list` prints all presets"
+        )
+    return default(presets[name], name)
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """Name -> the two values, of everything that differs; None for a value that only the other algorithm has."""
+    before, after = {"algorithm": a.algorithm} | a.values(), {"algorithm": b.algorithm} | b.values()
+    names = dict.fromkeys([*before, *after])
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 
 def override(config: Config, **values: Any) -> Config:
@@ -248,9 +276,11 @@ def continued(saved: Config, given: Config) -> Config:
     return dataclasses.replace(saved, run=dataclasses.replace(saved.run, **free))
 
 
-def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
-    return f": did you mean {near[0]!r}?" if near else ""
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Names of values have underscores, those of presets dashes: neither is held against a typo."""
+    plain = {k.replace("-", "_"): k for k in known}
+    near = difflib.get_close_matches(name.replace("-", "_"), list(plain), n=1, cutoff=0.5)
+    return f": did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:

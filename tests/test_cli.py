@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reverie import algos, cli
+from reverie import algos, cli, config
 from reverie.envs.workers import Workers
 from reverie.run import loop
 from reverie.run.directory import RunDirectory
@@ -99,12 +99,47 @@ def test_dry_run_promises_what_the_run_does(capsys: pytest.CaptureFixture[str]) 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     listed = answer(capsys, "list")
-    assert listed["algorithms"]["fake"] == {"sizes": ["tiny", "small"], "presets": ["quick"]}
-    assert listed["algorithms"]["dreamer_v3"]["sizes"][-1] == "400m"
+    quick = {"batch": 2, "length": 4, "rate": 0.5}
+    assert listed["algorithms"]["fake"] == {"sizes": ["tiny", "small"], "presets": {"quick": quick}}
+    dreamer = listed["algorithms"]["dreamer_v3"]
+    assert {"400m", "XS"} <= set(dreamer["sizes"])
+    assert dreamer["presets"]["v3-nature/atari100k"]["replay_ratio"] == 128
     assert all(set(family) == {"extra", "installed"} for family in listed["envs"].values())
     code, out, _ = run(capsys, "list")
     assert code == 0
     assert "tiny small" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["rate", "0.5"] in lines
+    at = lines.index(["v3-nature/atari100k", "on", "top", "of", "v3-nature"])
+    assert ["replay_ratio", "128.0"] in lines[at : at + 8]
+
+
+def test_list_of_one_preset_prints_every_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "list", "quick") == {
+        "preset": "quick",
+        "values": config.default("fake", "quick").values(),
+    }
+    _, out, _ = run(capsys, "list", "quick")
+    assert ["max_nonfinite", "20"] in [line.split() for line in out.splitlines()]
+
+
+def test_diff_prints_what_differs_between_presets_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "diff", "fake", "quick") == {
+        "a": "fake",
+        "b": "quick",
+        "differences": {"batch": [16, 2], "length": [64, 4], "rate": [0.1, 0.5]},
+    }
+    answer(capsys, *TRAIN, "--run", "x", "--device", "cpu")
+    found = answer(capsys, "diff", "quick", "x")["differences"]
+    assert found["steps"] == [100_000, 40]
+    assert "rate" not in found
+    _, out, _ = run(capsys, "diff", "v3-2023", "v3-nature")
+    assert ["recurrence", "dense", "block"] in [line.split() for line in out.splitlines()]
+    _, out, _ = run(capsys, "diff", "quick", "quick")
+    assert "same values" in out
+    other = answer(capsys, "diff", "quick", "cartpole")["differences"]
+    assert other["algorithm"] == ["fake", "dreamer_v3"]
+    assert other["rate"] == [0.5, None]
 
 
 def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +170,13 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         ([*TRAIN, "--device", "gpu"], "--device cpu"),
         ([*TRAIN, "--env", "CartPol-v1"], "CartPole-v1"),
         ([*TRAIN, "--env", "no_such_module:Env"], "no_such_module"),
+        (["train", "dreamer_v3", "--env", "CartPole-v1", "--actor-gradient", "dynamics"], "--actor-gradient auto"),
+        (["train", "dreamer_v3", "--preset", "catch", "--image-size", "30"], "--image-size 64"),
+        (["train", "dreamer_v3", "--env", "CartPole-v1", "--kernel", "4"], "3 or 5 with --convolutions pool"),
+        (["diff", "v3-natur", "quick"], "did you mean 'v3-nature'?"),
+        (["diff", "quick", "runs/nowhere"], "no run's directory"),
+        (["list", "quikc"], "did you mean 'quick'?"),
+        (["train", "dreamer_v3", "--preset", "v3-2032/crafter"], "did you mean 'v3-2023/crafter'?"),
         (["eval", "nowhere"], "no run in nowhere"),
         (["eval"], "Required options"),
     ],

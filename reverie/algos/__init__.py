@@ -15,6 +15,10 @@ class UnknownAlgorithm(ValueError):
     """There is no algorithm of this name."""
 
 
+class Unsuitable(ValueError):
+    """An algorithm cannot see or act in these spaces with these values; says what to change."""
+
+
 def load(name: str) -> Any:
     """The module of an algorithm; raises UnknownAlgorithm, naming the nearest."""
     if name not in ALGORITHMS:

@@ -1,16 +1,16 @@
-"""DreamerV3, final version (Hafner et al., Nature 2025; arXiv 2301.04104v2).
+"""DreamerV3 (Hafner et al., Nature 2025; arXiv 2301.04104, v1 of 2023 and v2).
 
 A recurrent model of the world is learned from replayed sequences; an actor and a critic are learned inside it, from
-imagined continuations of every replayed state. One optimizer, one backward pass, one set of values for all domains.
+imagined continuations of every replayed state. One backward pass, one set of values for all domains.
 
+The values are in `dreamer_v3_values.py`. Their defaults are the final version; `v3-2023` is another set of them.
 Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does mix in 1 % uniform, as the papers say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,127 +21,24 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Mode, Row
+from reverie.algos import Unsuitable
+from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
+from reverie.algos.dreamer_v3_values import SIZES, Config
 from reverie.behavior.imagine import rollout
-from reverie.behavior.policy_gradient import imagined_losses, replayed_value_loss
+from reverie.behavior.policy_gradient import imagined_losses, replayed_value_loss, through_dynamics
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder, flat, width
+from reverie.model.encode import Encoder, flat, halvings, image_resolution, images, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import OneHot, categorical_kl
-from reverie.nn.optim import laprop
+from reverie.nn.layers import Style
+from reverie.nn.optim import adam, each, laprop
 
-
-@dataclass(frozen=True)
-class Size:
-    """Widths of one named size; the number of layers never changes (reference `configs.yaml`)."""
-
-    deter: int
-    units: int
-    classes: int
-    depth: int
-
-
-SIZES = {
-    "200k": Size(deter=256, units=32, classes=4, depth=2),  # ours, for laptops and tests; the others are the paper's
-    "1m": Size(deter=512, units=64, classes=4, depth=4),
-    "12m": Size(deter=2048, units=256, classes=16, depth=16),
-    "25m": Size(deter=3072, units=384, classes=24, depth=24),
-    "50m": Size(deter=4096, units=512, classes=32, depth=32),
-    "100m": Size(deter=6144, units=768, classes=48, depth=48),
-    "200m": Size(deter=8192, units=1024, classes=64, depth=64),
-    "400m": Size(deter=12288, units=1536, classes=96, depth=96),
-}
 STOCH = 32  # categorical variables
-BLOCKS = 8  # of the recurrence
-DEPTHS = (2, 3, 4, 4)  # channels per image stage, in multiples of `depth`
-KERNEL = 5
-
-
-@dataclass(frozen=True)
-class Config:
-    """The values of the paper. Every one is a flag."""
-
-    size: Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"] = "1m"
-    """Width of all networks, named after the number of parameters."""
-    initial: Literal["zeros", "stored", "stored+refreshed"] = "stored+refreshed"
-    """What a replayed sequence starts from: zeros, the latent stored by the policy, or that latent kept fresh by
-    writing back what training recomputes."""
-    learning_rate: float = 4e-5
-    """Step size of the optimizer after warm-up."""
-    lr_warmup: int = 1000
-    """Updates over which the learning rate rises from zero."""
-    clip: float = 0.3
-    """Adaptive gradient clipping: largest gradient norm as a share of the tensor's own norm. 0 clips nothing."""
-    imagination: int = 15
-    """Imagined steps from every replayed state."""
-    horizon: int = 333
-    """Discount horizon in steps: gamma = 1 - 1 / horizon."""
-    lam: float = 0.95
-    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
-    entropy: float = 3e-4
-    """Weight of the policy's entropy."""
-    unimix: float = 0.01
-    """Share of uniform distribution in the latent categoricals."""
-    policy_unimix: float = 0.01
-    """Share of uniform distribution in discrete actions."""
-    free_nats: float = 1.0
-    """KL below which the dynamics and representation losses are constant."""
-    dynamics_scale: float = 1.0
-    """Weight of the KL that trains the prior."""
-    representation_scale: float = 0.1
-    """Weight of the KL that trains the posterior."""
-    replay_value_scale: float = 0.3
-    """Weight of the critic loss on replayed steps."""
-    slow_rate: float = 0.02
-    """Share of the critic that moves into the slow critic at every update."""
-    return_rate: float = 0.01
-    """Share of the new percentiles that moves into the return scale at every update."""
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "imagination", "horizon"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
-        for name in ("lam", "unimix", "policy_unimix", "slow_rate", "return_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
-
-
-# Small tasks on a laptop: a small model that learns fast, instead of the paper's values for large ones. The slow critic
-# is what holds a value of 300 back when there are only a few thousand updates: it follows five times faster here.
-LAPTOP: dict[str, Any] = {
-    "size": "200k",
-    "learning_rate": 1e-3,
-    "lr_warmup": 200,
-    "slow_rate": 0.1,
-    "batch": 16,
-    "length": 32,
-    "replay_ratio": 256.0,
-    "warmup": 512,
-    "log_every": 250,
-    "eval_every": 1000,
-    "report_every": 1000,
-    "checkpoint_every": 1000,
-    "eval_episodes": 20,
-    "eval_envs": 20,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "cartpole": LAPTOP
-    | {"env": "CartPole-v1", "steps": 8000, "learning_rate": 5e-4, "eval_every": 250, "stop_return": 475.0},
-    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 3000, "eval_episodes": 10, "eval_envs": 10},
-    "catch": LAPTOP
-    | {
-        "env": "reverie.envs.toy:Catch",
-        "steps": 5000,
-        "batch": 8,
-        "length": 16,
-        "replay_ratio": 128.0,
-        "entropy": 3e-2,
-        "eval_every": 500,
-        "stop_return": 1.0,
-    },
-}
+BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
+DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them
 
 
 class Model(eqx.Module):
@@ -155,15 +52,25 @@ class Model(eqx.Module):
     pol: PolicyHead
     val: ScalarHead
     actions: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)  # what the continue head does not know of the discount; 1 if it knows all
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray):
-        size = SIZES[config.size]
+        size, style = SIZES[config.size], Style(config.norm, config.fan)
         keys = jax.random.split(key, 7)
-        depths = tuple(size.depth * d for d in DEPTHS)
         stoch = STOCH * size.classes
         feat = size.deter + stoch
-        shared: dict[str, Any] = {"units": size.units, "layers": 3, "depths": depths, "kernel": KERNEL}
+        shared: dict[str, Any] = {
+            "units": config.vector_units or size.units,
+            "layers": config.vector_layers or size.predictors,
+            "depths": image_depths(config, obs_space),
+            "kernel": config.kernel,
+            "convolutions": config.convolutions,
+            "symlog_vectors": config.vectors == "symlogged",
+            "symlog_images": config.images == "symlogged",
+            "style": style,
+        }
         self.actions = tuple(sorted(act_space.items()))
+        self.gamma = 1.0 if config.discount == "learned" else 1 - 1 / config.horizon
         self.enc = Encoder(obs_space, **shared, key=keys[0])
         self.dyn = RSSM(
             action=width(act_space),
@@ -172,22 +79,51 @@ class Model(eqx.Module):
             stoch=STOCH,
             classes=size.classes,
             hidden=size.units,
-            blocks=BLOCKS,
+            blocks=BLOCKS if config.recurrence == "block" else 0,
             unimix=config.unimix,
+            prior_layers=config.prior_layers,
+            first=config.first_state,
+            straight_through=config.straight_through,
+            style=style,
             key=keys[1],
         )
-        self.dec = Decoder(obs_space, deter=size.deter, stoch=stoch, blocks=BLOCKS, **shared, key=keys[2])
-        self.rew = ScalarHead(feat, size.units, 1, key=keys[3])
-        self.con = FlagHead(feat, size.units, 1, key=keys[4])
-        self.pol = PolicyHead(act_space, feat, size.units, 3, key=keys[5], unimix=config.policy_unimix)
-        self.val = ScalarHead(feat, size.units, 3, key=keys[6])
+        self.dec = Decoder(
+            obs_space,
+            deter=size.deter,
+            stoch=stoch,
+            map_units=size.units,
+            blocks=BLOCKS,
+            pixels=config.pixels,
+            image_loss=config.image_loss,
+            **shared,
+            key=keys[2],
+        )
+        scalar: dict[str, Any] = {"kind": config.scalars, "style": style}
+        self.rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
+        self.con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
+        self.pol = PolicyHead(
+            act_space,
+            feat,
+            size.units,
+            size.behavior,
+            unimix=config.policy_unimix,
+            scale=config.policy_scale,
+            style=style,
+            key=keys[5],
+        )
+        self.val = ScalarHead(feat, size.units, size.behavior, **scalar, key=keys[6])
 
     def imagine(self, latent: Latent, action: Mapping[str, Array], key: PRNGKeyArray) -> Latent:
         return self.dyn.imagine(latent, flat(dict(self.actions), action), key)
 
     def predict(self, latent: Latent) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
         feat = features(latent)
-        return self.rew(feat).pred(), self.con(feat).prob()
+        return self.rew(feat).pred(), self.discount(feat)
+
+    def discount(self, feat: Float[Array, "*B f"]) -> Float[Array, "*B"]:
+        """Gamma times the chance that the world goes on, or times the flag that it does."""
+        flag = self.con(feat)
+        return flag.prob() if self.gamma == 1 else self.gamma * flag.mode()
 
 
 class State(eqx.Module):
@@ -211,8 +147,23 @@ class Carry(eqx.Module):
 
 
 def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays."""
-    return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: images of a size that cannot be halved, or actions that have no gradient where one is asked for.
+    """
+    try:
+        if pictures := images(obs_space):
+            image_resolution(pictures, len(image_depths(config, obs_space)))
+        return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
+    except ValueError as error:
+        raise Unsuitable(str(error)) from error
+
+
+def image_depths(config: Config, obs_space: Spaces) -> tuple[int, ...]:
+    """Channels after each stage of the image networks: four with pooling; with strides, until 4x4 is reached."""
+    multiples = DEPTHS if config.convolutions == "pool" else [1 << stage for stage in range(halvings(obs_space))]
+    return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 
 class DreamerV3:
@@ -234,7 +185,8 @@ class DreamerV3:
             if stored
             else {}
         )
-        self.optimizer = laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip)
+        self.differentiable = through_dynamics(act_space, config.actor_gradient)
+        self.optimizer = make_optimizer(config)
         self.scales = {
             "dynamics": config.dynamics_scale,
             "representation": config.representation_scale,
@@ -242,7 +194,7 @@ class DreamerV3:
             "continue": 1.0,
             "policy": 1.0,
             "value": 1.0,
-            "replay_value": config.replay_value_scale,
+            **({"replay_value": config.replay_value_scale} if config.replay_value_scale else {}),
             **{f"decode/{key}": 1.0 for key in obs_space},
         }
 
@@ -361,7 +313,7 @@ class DreamerV3:
             action       a0  a1   a2   a3        aT      latent t needs action t-1
             latent      (s0) s1   s2   s3        sT
             reward           r1   r2   r3        rT      arrived with obs t: predicted from latent t
-            continue         c1   c2   c3        cT      1 - is_terminal, times gamma: carries the discount
+            continue         c1   c2   c3        cT      1 - is_terminal, times gamma if it carries the discount
 
         Returns:
           the loss, and `(out, returns, metrics)`: refreshed latents, the moved return scale, scalars.
@@ -376,6 +328,8 @@ class DreamerV3:
         prior = model.dyn.prior(latents.deter)
         dynamics = categorical_kl(stop_gradient(posterior), prior)
         representation = categorical_kl(posterior, stop_gradient(prior))
+        if config.kl == "averaged":
+            dynamics, representation = dynamics / STOCH, representation / STOCH
         losses["dynamics"] = jnp.maximum(dynamics, config.free_nats)
         losses["representation"] = jnp.maximum(representation, config.free_nats)
         for name, dist in self._decode(model, latents).items():
@@ -383,22 +337,24 @@ class DreamerV3:
         losses["reward"] = model.rew(feat).loss(rows["reward"])
         gamma = 1 - 1 / config.horizon
         alive = 1 - rows["is_terminal"].astype(jnp.float32)
-        losses["continue"] = model.con(feat).loss(gamma * alive)
+        losses["continue"] = model.con(feat).loss(gamma * alive if config.discount == "learned" else alive)
 
         # Behaviour: what could be, from every replayed state.
-        behave, returns, imagined_returns, metrics = self._behave(model, slow, returns, latents, imagine_key)
+        behave, returns, imagined_returns, metrics = self._behave(model, slow, returns, latents, alive, imagine_key)
         losses |= {k: v.reshape(rows["reward"].shape) for k, v in behave.items()}
 
         # The critic also learns from what really happened; this gradient reaches the world model.
-        losses["replay_value"], target = replayed_value_loss(
-            model.val(feat),
-            slow(stop_gradient(feat)).pred(),
-            rows["reward"],
-            gamma * alive,
-            rows["is_last"].astype(jnp.float32),
-            imagined_returns.reshape(alive.shape),
-            lam=config.lam,
-        )
+        if config.replay_value_scale:
+            losses["replay_value"], target = replayed_value_loss(
+                model.val(feat),
+                slow(stop_gradient(feat)).pred(),
+                rows["reward"],
+                gamma * alive,
+                rows["is_last"].astype(jnp.float32),
+                imagined_returns.reshape(alive.shape),
+                lam=config.lam,
+            )
+            metrics["replay/return"] = target.mean()
 
         assert losses.keys() == self.scales.keys(), (sorted(losses), sorted(self.scales))
         means = {k: v.mean() for k, v in losses.items()}
@@ -408,7 +364,6 @@ class DreamerV3:
             "kl": dynamics.mean(),
             "entropy/prior": -jnp.sum(jnp.exp(prior) * prior, (-2, -1)).mean(),
             "entropy/posterior": -jnp.sum(jnp.exp(posterior) * posterior, (-2, -1)).mean(),
-            "replay/return": target.mean(),
             "replay/reward": rows["reward"].mean(),
         }
         return loss, (self._stored(latents), returns, metrics)
@@ -436,17 +391,27 @@ class DreamerV3:
         slow: ScalarHead,
         returns: ReturnScale,
         latents: Latent,
+        alive: Float[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[dict[str, Array], ReturnScale, Array, Metrics]:
         """Actor and critic losses `[M]` of imagining from every replayed state, the moved return scale, the return
-        `[M]` of those states, and metrics."""
+        `[M]` of those states, and metrics.
+
+        Two ways for the actor to learn. Score function: what is imagined is data, and nothing flows through it.
+        Dynamics: actions are functions of the policy, and the return's gradient reaches them through the imagined
+        latents and the frozen networks that judge them, but not through the policy's own inputs.
+        """
         config, frozen = self.config, stop_gradient(model)
         start = jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), latents)
-        act = lambda latent, key: sample(frozen.pol(features(latent)), key)
+        actor = model.pol if self.differentiable else frozen.pol
+        act = lambda latent, key: sample(actor(stop_gradient(features(latent))), key)
         imagined, actions = rollout(frozen, act, start, config.imagination, key)
         feat = features(imagined)  # [H + 1, M, F]; time-major, as the loop leaves it
-        reward, discount = frozen.rew(feat).pred(), frozen.con(feat).prob()
-        policy, value, slow_value = model.pol(feat), model.val(feat), slow(feat).pred()
+        seen = stop_gradient(feat)
+        reward, discount = frozen.rew(feat).pred(), frozen.discount(feat)
+        if config.first_continue == "true":
+            discount = discount.at[0].set(model.gamma * alive.ravel())
+        policy, value, slow_value = model.pol(seen), model.val(seen), slow(seen).pred()
         losses, returns = imagined_losses(
             policy,
             actions,
@@ -458,6 +423,9 @@ class DreamerV3:
             lam=config.lam,
             entropy=config.entropy,
             rate=config.return_rate,
+            gamma=model.gamma,
+            baseline=frozen.val(feat).pred() if self.differentiable else None,
+            differentiable=self.differentiable,
         )
         metrics = {
             "imagined/return": losses.target.mean(),
@@ -532,6 +500,21 @@ class DreamerV3:
         """What the decoder is to say: images in [0, 1], everything else as it is."""
         value = rows[f"obs/{name}"]
         return value.astype(jnp.float32) / 255 if self.obs_space[name].kind == "image" else value
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """LaProp over all parameters; or three times Adam, over the world model, the actor and the critic."""
+    if config.optimizer == "laprop":
+        return laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip, eps=config.eps)
+    behavior = adam(
+        config.behavior_learning_rate,
+        eps=config.behavior_eps,
+        clip=config.behavior_clip,
+        warmup=config.lr_warmup,
+    )
+    model = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
+    parts = {"pol": "actor", "val": "critic"}
+    return each({"model": model, "actor": behavior, "critic": behavior}, lambda name: parts.get(name, "model"))
 
 
 def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:

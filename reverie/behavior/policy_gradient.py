@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from reverie.behavior.returns import ReturnScale, lambda_return
-from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
+from reverie.envs.base import Spaces
+from reverie.nn.dists import BoundedNormal, OneHot, Squared, TwoHot
+
+ActorGradient = Literal["reinforce", "dynamics", "auto"]
 
 
-def reinforce(
+def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
+    """The actions that learn from the gradient of the return itself, through the model: `auto` picks the continuous.
+
+    Raises:
+      ValueError: `dynamics` with a discrete action, of which there is no gradient.
+    """
+    discrete = sorted(name for name, space in spaces.items() if space.kind == "discrete")
+    if kind == "dynamics" and discrete:
+        raise ValueError(
+            f"--actor-gradient dynamics: no gradient flows through discrete actions ({', '.join(discrete)});"
+            " --actor-gradient auto takes reinforce for these and the dynamics for continuous ones"
+        )
+    return frozenset() if kind == "reinforce" else frozenset(spaces) - frozenset(discrete)
+
+
+def actor(
     policy: Mapping[str, OneHot | BoundedNormal],
     actions: Mapping[str, Array],
     advantage: Float[Array, "*B"],
     entropy_scale: float,
+    differentiable: frozenset[str] = frozenset(),
 ) -> Float[Array, "*B"]:
-    """Score-function loss with an entropy bonus, for discrete and continuous actions alike (DreamerV3, eq. 6)."""
-    logp = sum(dist.logp_of(stop_gradient(actions[name])) for name, dist in policy.items())
+    """The policy's loss, with an entropy bonus.
+
+    By default the score-function estimate (REINFORCE, DreamerV3, eq. 6), for discrete and continuous actions alike.
+    `advantage` has a gradient by the actions named in `differentiable`: these follow it instead.
+    """
+    scored = [(dist, actions[name]) for name, dist in policy.items() if name not in differentiable]
+    logp = sum(dist.logp_of(stop_gradient(action)) for dist, action in scored)
     entropy = sum(dist.entropy() for dist in policy.values())
-    return -(logp * stop_gradient(advantage) + entropy_scale * entropy)
+    gain = logp * stop_gradient(advantage)
+    if differentiable:
+        gain += advantage
+    return -(gain + entropy_scale * entropy)
 
 
 def critic(
-    value: TwoHot, target: Float[Array, "*B"], slow: Float[Array, "*B"], slow_scale: float = 1.0
+    value: TwoHot | Squared, target: Float[Array, "*B"], slow: Float[Array, "*B"], slow_scale: float = 1.0
 ) -> Float[Array, "*B"]:
-    """Cross-entropy to the return, and to the slow critic's own mean, which keeps targets from running away."""
+    """Distance to the return, and to the slow critic's own mean, which keeps targets from running away."""
     return value.loss(target) + slow_scale * value.loss(slow)
 
 
@@ -45,7 +72,7 @@ class Imagined(NamedTuple):
 def imagined_losses(
     policy: Mapping[str, OneHot | BoundedNormal],
     actions: Mapping[str, Array],
-    value: TwoHot,
+    value: TwoHot | Squared,
     slow: Float[Array, "H1 M"],
     reward: Float[Array, "H1 M"],
     discount: Float[Array, "H1 M"],
@@ -54,6 +81,9 @@ def imagined_losses(
     lam: float,
     entropy: float,
     rate: float = 0.01,
+    gamma: float = 1.0,
+    baseline: Float[Array, "H1 M"] | None = None,
+    differentiable: frozenset[str] = frozenset(),
 ) -> tuple[Imagined, ReturnScale]:
     """Actor and critic losses on imagined trajectories (DreamerV3, eqs. 4-7).
 
@@ -61,7 +91,7 @@ def imagined_losses(
         action      a0   a1   ...   (aH)     a_t chosen at s_t
         reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
         discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end
-        weight      d0   d0d1 ...            how likely the trajectory is to get this far
+        weight      d0   d0d1 ...            how likely the trajectory is to get this far; over gamma, see below
         return      R0   R1   ...   .        of s_t; sH only bootstraps
         loss        L0   L1   ...   .
 
@@ -69,21 +99,25 @@ def imagined_losses(
       policy, value: distributions of the features of all states, `[H + 1, M]`.
       slow: the slow critic's mean.
       returns: the running scale; it is moved before it is used.
+      gamma: what `discount` holds besides the model's own prediction, if anything: the weights begin with that alone.
+      baseline: the critic's mean with a gradient by the states, for `differentiable` actions; else taken from `value`.
+      differentiable: the actions by which reward, discount and baseline have a gradient (see `through_dynamics`).
     """
-    mean = stop_gradient(value.pred())
+    mean = stop_gradient(value.pred()) if baseline is None else baseline
     target = lambda_return(reward.T, discount.T, jnp.full_like(mean.T, lam), mean.T).T
     returns = returns.update(target, rate)
     advantage = (target - mean[:-1]) / returns.scale()
     weight = stop_gradient(jnp.cumprod(discount, 0))
+    weight = weight / gamma if gamma != 1 else weight
     # The last state has no target: its losses are computed along with the others and dropped.
     pad = lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])], 0)
-    actor = (weight * reinforce(policy, actions, pad(advantage), entropy))[:-1]
-    values = (weight * critic(value, pad(target), slow))[:-1]
-    return Imagined(actor, values, target, advantage, weight), returns
+    acting = (weight * actor(policy, actions, pad(advantage), entropy, differentiable))[:-1]
+    valuing = (weight * critic(value, pad(target), slow))[:-1]
+    return Imagined(acting, valuing, target, advantage, weight), returns
 
 
 def replayed_value_loss(
-    value: TwoHot,
+    value: TwoHot | Squared,
     slow: Float[Array, "B T"],
     reward: Float[Array, "B T"],
     discount: Float[Array, "B T"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,23 +11,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.model.encode import image_resolution, images, vectors
-from reverie.nn.dists import OneHot, Squared
-from reverie.nn.layers import MLP, BlockLinear, Conv, Linear
-from reverie.nn.norm import RMSNorm
+from reverie.model.encode import Convolutions, image_resolution, images, vectors
+from reverie.nn.dists import Gaussian, OneHot, Squared
+from reverie.nn.layers import FINAL, MLP, BlockLinear, Conv, Linear, Style
+from reverie.nn.norm import LayerNorm, RMSNorm
+from reverie.nn.transforms import SYMLOG, SYMLOG_PIXELS
+
+Pixels = Literal["sigmoid", "shift"]
+
+
+def painted(x: Float[Array, "*B h w c"], pixels: Pixels) -> Float[Array, "*B h w c"]:
+    """The last layer's output as float32 brightness: bounded by a sigmoid, or unbounded with 0 for middle gray."""
+    x = x.astype(jnp.float32)
+    return jax.nn.sigmoid(x) if pixels == "sigmoid" else x + 0.5
 
 
 class ImageDecoder(eqx.Module):
-    """A coarse map from `deter` (block-linear) and `stoch` (MLP), then nearest upsampling and 5x5 convolutions."""
+    """A coarse map from `deter` (block-linear) and `stoch` (MLP), then nearest upsampling and convolutions."""
 
     from_deter: BlockLinear
     from_stoch: Linear
-    stoch_norm: RMSNorm
+    stoch_norm: RMSNorm | LayerNorm
     to_map: Linear
-    map_norm: RMSNorm
+    map_norm: RMSNorm | LayerNorm
     convs: tuple[Conv, ...]
-    norms: tuple[RMSNorm, ...]
+    norms: tuple[RMSNorm | LayerNorm, ...]
     map_shape: tuple[int, int, int] = eqx.field(static=True)
+    pixels: Pixels = eqx.field(static=True)
 
     def __init__(
         self,
@@ -41,22 +51,21 @@ class ImageDecoder(eqx.Module):
         kernel: int,
         blocks: int,
         key: PRNGKeyArray,
+        pixels: Pixels = "sigmoid",
+        style: Style = FINAL,
     ):
-        keys = jax.random.split(key, 3 + len(depths))
-        height, wide = (side >> len(depths) for side in resolution)
-        self.map_shape = (height, wide, depths[-1])
+        keys, bias = jax.random.split(key, 3 + len(depths)), style.bias
+        self.map_shape, self.pixels = coarse(resolution, depths), pixels
         size = math.prod(self.map_shape)
-        self.from_deter = BlockLinear(deter, size, blocks, key=keys[0])
-        self.from_stoch = Linear(stoch, 2 * units, key=keys[1])
-        self.stoch_norm = RMSNorm(2 * units)
-        self.to_map = Linear(2 * units, size, key=keys[2])
-        self.map_norm = RMSNorm(depths[-1])
-        widths = (*reversed(depths), channels)
-        self.convs = tuple(Conv(widths[i], widths[i + 1], kernel, key=k) for i, k in enumerate(keys[3:]))
-        self.norms = tuple(RMSNorm(d) for d in widths[1:-1])
+        self.from_deter = BlockLinear(deter, size, blocks, key=keys[0], bias=bias, style=style)
+        self.from_stoch = Linear(stoch, 2 * units, key=keys[1], bias=bias, style=style)
+        self.stoch_norm = style.norm_of(2 * units)
+        self.to_map = Linear(2 * units, size, key=keys[2], bias=bias, style=style)
+        self.map_norm = style.norm_of(depths[-1])
+        self.convs, self.norms = mirrored(depths, channels, kernel, list(keys[3:]), style)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
-        """Pixels in [0, 1]."""
+        """Brightness of pixels."""
         batch = deter.shape[:-1]
         height, wide, depth = self.map_shape
         blocks = self.from_deter.weight.shape[0]
@@ -67,16 +76,83 @@ class ImageDecoder(eqx.Module):
         x = jax.nn.silu(self.map_norm(x + y.reshape(*batch, *self.map_shape)))
         for conv, norm in zip(self.convs, self.norms, strict=False):
             x = jax.nn.silu(norm(conv.upsampled(x)))
-        return jax.nn.sigmoid(self.convs[-1].upsampled(x).astype(jnp.float32))
+        return painted(self.convs[-1].upsampled(x), self.pixels)
+
+
+class TransposedDecoder(eqx.Module):
+    """A coarse map from the whole latent by one linear layer, then transposed convolutions: the mirror of an encoder
+    with strides (reference `nets.py@8fa35f8: ImageDecoderResnet` without residual blocks)."""
+
+    to_map: Linear
+    convs: tuple[Conv, ...]
+    norms: tuple[RMSNorm | LayerNorm, ...]
+    map_shape: tuple[int, int, int] = eqx.field(static=True)
+    pixels: Pixels = eqx.field(static=True)
+
+    def __init__(
+        self,
+        channels: int,
+        resolution: tuple[int, int],
+        *,
+        features: int,
+        depths: tuple[int, ...],
+        kernel: int,
+        key: PRNGKeyArray,
+        pixels: Pixels = "sigmoid",
+        style: Style = FINAL,
+    ):
+        map_key, *keys = jax.random.split(key, 1 + len(depths))
+        self.map_shape, self.pixels = coarse(resolution, depths), pixels
+        self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
+        self.convs, self.norms = mirrored(depths, channels, kernel, keys, style)
+
+    def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
+        """Brightness of pixels."""
+        x = self.to_map(jnp.concatenate([stoch, deter], -1))
+        x = x.reshape(*x.shape[:-1], *self.map_shape)
+        for conv, norm in zip(self.convs, self.norms, strict=False):
+            x = jax.nn.silu(norm(conv.transposed(x)))
+        return painted(self.convs[-1].transposed(x), self.pixels)
+
+
+def coarse(resolution: tuple[int, int], depths: tuple[int, ...]) -> tuple[int, int, int]:
+    """Shape of the smallest map of an image: after as many halvings as there are depths."""
+    height, wide = (side >> len(depths) for side in resolution)
+    return height, wide, depths[-1]
+
+
+def mirrored(
+    depths: tuple[int, ...], channels: int, kernel: int, keys: list[PRNGKeyArray], style: Style
+) -> tuple[tuple[Conv, ...], tuple[RMSNorm | LayerNorm, ...]]:
+    """The convolutions of an encoder the other way round, and the norms behind all of them but the last."""
+    widths, last = (*reversed(depths), channels), len(depths) - 1
+    convs = tuple(
+        Conv(widths[i], widths[i + 1], kernel, key=k, bias=style.bias or i == last, style=style)
+        for i, k in enumerate(keys)
+    )
+    return convs, tuple(style.norm_of(d) for d in widths[1:-1])
 
 
 class Decoder(eqx.Module):
-    """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest."""
+    """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest.
+
+    Args:
+      units, layers: of the MLP from which vectors and discrete values are read.
+      map_units: of the layer from stoch to the coarse map of an image, before it is doubled.
+      depths, kernel, convolutions: as in `Encoder`, of which the image decoder is the mirror.
+      blocks: of the layer from deter to the coarse map.
+      pixels: what bounds brightness.
+      image_loss: squared error, or the likelihood of a `Gaussian`.
+      symlog_vectors, symlog_images: whether targets are squashed, as in `Encoder`.
+    """
 
     mlp: MLP | None
     heads: dict[str, Linear]
-    image: ImageDecoder | None
+    image: ImageDecoder | TransposedDecoder | None
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
+    image_loss: Literal["squared", "gaussian"] = eqx.field(static=True)
+    symlog_vectors: bool = eqx.field(static=True)
+    symlog_images: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -90,30 +166,36 @@ class Decoder(eqx.Module):
         kernel: int,
         blocks: int,
         key: PRNGKeyArray,
+        map_units: int | None = None,
+        convolutions: Convolutions = "pool",
+        pixels: Pixels = "sigmoid",
+        image_loss: Literal["squared", "gaussian"] = "squared",
+        symlog_vectors: bool = True,
+        symlog_images: bool = False,
+        style: Style = FINAL,
     ):
         mlp_key, head_key, image_key = jax.random.split(key, 3)
         vector_spaces, image_spaces = vectors(spaces), images(spaces)
         self.spaces = tuple(sorted(spaces.items()))
+        self.image_loss = image_loss
+        self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
         self.mlp, self.heads, self.image = None, {}, None
         if vector_spaces:
-            self.mlp = MLP(deter + stoch, units, layers, key=mlp_key)
+            self.mlp = MLP(deter + stoch, units, layers, key=mlp_key, style=style)
             keys = jax.random.split(head_key, len(vector_spaces))
             self.heads = {
-                name: Linear(units, space.width, key=k)
+                name: Linear(units, space.width, key=k, style=style)
                 for (name, space), k in zip(vector_spaces.items(), keys, strict=True)
             }
         if image_spaces:
-            self.image = ImageDecoder(
-                sum(s.shape[2] for s in image_spaces.values()),
-                image_resolution(image_spaces, len(depths)),
-                deter=deter,
-                stoch=stoch,
-                units=units,
-                depths=depths,
-                kernel=kernel,
-                blocks=blocks,
-                key=image_key,
-            )
+            channels = sum(s.shape[2] for s in image_spaces.values())
+            resolution = image_resolution(image_spaces, len(depths))
+            shared: dict[str, Any] = {"depths": depths, "kernel": kernel, "pixels": pixels, "style": style}
+            if convolutions == "pool":
+                widths: dict[str, Any] = {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
+                self.image = ImageDecoder(channels, resolution, **widths, **shared, key=image_key)
+            else:
+                self.image = TransposedDecoder(channels, resolution, features=deter + stoch, **shared, key=image_key)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> dict[str, Any]:
         """A distribution with `.loss(target) -> [*B]` for every observation key; images want targets in [0, 1]."""
@@ -126,10 +208,13 @@ class Decoder(eqx.Module):
                 if space.kind == "discrete":
                     out[name] = OneHot(y, space.classes, space.shape)
                 else:
-                    out[name] = Squared(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash=True)
+                    squash = SYMLOG if self.symlog_vectors else None
+                    out[name] = Squared(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0
+            picture = Squared if self.image_loss == "squared" else Gaussian
             for name, space in images(spaces).items():
-                out[name] = Squared(pixels[..., start : start + space.shape[2]], 3)
+                part = pixels[..., start : start + space.shape[2]]
+                out[name] = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
                 start += space.shape[2]
         return out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -10,9 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.nn.layers import MLP, Conv
-from reverie.nn.norm import RMSNorm
-from reverie.nn.transforms import symlog
+from reverie.nn.layers import FINAL, MLP, Conv, Style
+from reverie.nn.norm import LayerNorm, RMSNorm
+from reverie.nn.transforms import SYMLOG_PIXELS, symlog
+
+Convolutions = Literal["pool", "stride"]
 
 
 def images(spaces: Spaces) -> Spaces:
@@ -67,6 +71,8 @@ def image_resolution(spaces: Spaces, stages: int) -> tuple[int, int]:
         sizes = {k: s.shape for k, s in spaces.items()}
         raise ValueError(f"images must share height and width, got {sizes}; resize them, e.g. --image-size 64")
     height, wide = found.pop()
+    if not stages:
+        raise ValueError(f"images of {height} x {wide} are too small to be halved; enlarge them, e.g. --image-size 64")
     factor = 2**stages
     if any(side % factor or not 3 <= side // factor <= 16 for side in (height, wide)):
         raise ValueError(
@@ -76,18 +82,34 @@ def image_resolution(spaces: Spaces, stages: int) -> tuple[int, int]:
     return height, wide
 
 
+def halvings(spaces: Spaces, least: int = 4) -> int:
+    """How often the images of these spaces can be halved before a side falls below `least`; 0 without images."""
+    sides = [side for space in images(spaces).values() for side in space.shape[:2]]
+    return max(0, int(math.log2(min(sides) / least))) if sides else 0
+
+
 class Encoder(eqx.Module):
     """Vectors through an MLP, images through convolutions; the tokens are both, side by side.
 
-    DreamerV3 (reference `rssm.py`): vectors symlog-squashed; images scaled to [-0.5, 0.5], concatenated on channels,
-    then per stage a 5x5 convolution, 2x2 max-pooling, RMSNorm over channels and SiLU.
+    Images are scaled to [-0.5, 0.5] and concatenated on channels; every stage is a convolution, a norm over channels
+    and SiLU, and halves the resolution: by 2x2 max-pooling in the final DreamerV3, by a stride of two in that of 2023.
+
+    Args:
+      units, layers: of the MLP.
+      depths: channels after each stage.
+      convolutions: how a stage halves.
+      symlog_vectors: whether vectors are squashed first.
+      symlog_images: whether brightness is (see `SYMLOG_PIXELS`).
     """
 
     mlp: MLP | None
     convs: tuple[Conv, ...]
-    norms: tuple[RMSNorm, ...]
+    norms: tuple[RMSNorm | LayerNorm, ...]
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
+    convolutions: Convolutions = eqx.field(static=True)
+    symlog_vectors: bool = eqx.field(static=True)
+    symlog_images: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -98,20 +120,28 @@ class Encoder(eqx.Module):
         depths: tuple[int, ...],
         kernel: int,
         key: PRNGKeyArray,
+        convolutions: Convolutions = "pool",
+        symlog_vectors: bool = True,
+        symlog_images: bool = False,
+        style: Style = FINAL,
     ):
         mlp_key, *conv_keys = jax.random.split(key, 1 + len(depths))
         vector_spaces, image_spaces = vectors(spaces), images(spaces)
         self.spaces = tuple(sorted(spaces.items()))
-        self.outputs = 0
+        self.outputs, self.convolutions = 0, convolutions
+        self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
         self.mlp, self.convs, self.norms = None, (), ()
         if vector_spaces:
-            self.mlp = MLP(width(vector_spaces), units, layers, key=mlp_key)
+            self.mlp = MLP(width(vector_spaces), units, layers, key=mlp_key, style=style)
             self.outputs += units
         if image_spaces:
             height, wide = image_resolution(image_spaces, len(depths))
             channels = (sum(s.shape[2] for s in image_spaces.values()), *depths)
-            self.convs = tuple(Conv(channels[i], channels[i + 1], kernel, key=k) for i, k in enumerate(conv_keys))
-            self.norms = tuple(RMSNorm(d) for d in depths)
+            self.convs = tuple(
+                Conv(channels[i], channels[i + 1], kernel, key=k, bias=style.bias, style=style)
+                for i, k in enumerate(conv_keys)
+            )
+            self.norms = tuple(style.norm_of(d) for d in depths)
             self.outputs += (height >> len(depths)) * (wide >> len(depths)) * depths[-1]
 
     def __call__(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B e"]:
@@ -119,11 +149,15 @@ class Encoder(eqx.Module):
         spaces = dict(self.spaces)
         tokens = []
         if self.mlp is not None:
-            tokens.append(self.mlp(flat(vectors(spaces), obs, squash=True).astype(dtype)))
+            tokens.append(self.mlp(flat(vectors(spaces), obs, squash=self.symlog_vectors).astype(dtype)))
         if self.convs:
             x = jnp.concatenate([obs[k] for k in images(spaces)], -1)
-            x = x.astype(dtype) / 255 - 0.5
+            if self.symlog_images:
+                x = SYMLOG_PIXELS.to(x.astype(jnp.float32) / 255).astype(dtype) - 0.5
+            else:
+                x = x.astype(dtype) / 255 - 0.5
             for conv, norm in zip(self.convs, self.norms, strict=True):
-                x = jax.nn.silu(norm(conv.pooled(x)))
+                y = conv.pooled(x) if self.convolutions == "pool" else conv.strided(x)
+                x = jax.nn.silu(norm(y))
             tokens.append(x.reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)

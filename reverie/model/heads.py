@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.nn.dists import Binary, BoundedNormal, OneHot, TwoHot
-from reverie.nn.layers import MLP, Linear
-from reverie.nn.transforms import symexp_bins
+from reverie.nn.dists import Binary, BoundedNormal, OneHot, Squared, TwoHot
+from reverie.nn.layers import FINAL, MLP, Linear, Style
+from reverie.nn.transforms import SYMLOG, symexp_bins, symlog_bins
+
+Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared"]
 
 
 class ScalarHead(eqx.Module):
-    """A reward or a value as a two-hot categorical over exponential bins; starts by predicting exactly 0."""
+    """A reward or a value; starts by predicting exactly 0.
+
+    `kind`: a two-hot categorical over exponential bins (final version); the same over equal bins of the symlog (2023);
+    or the symlog itself, learned by squared error.
+    """
 
     mlp: MLP
     out: Linear
     bins: int = eqx.field(static=True)
+    kind: Scalars = eqx.field(static=True)
 
-    def __init__(self, features: int, units: int, layers: int, bins: int = 255, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        features: int,
+        units: int,
+        layers: int,
+        bins: int = 255,
+        *,
+        key: PRNGKeyArray,
+        kind: Scalars = "symexp_two_hot",
+        style: Style = FINAL,
+    ):
         mlp_key, out_key = jax.random.split(key)
-        self.mlp = MLP(features, units, layers, key=mlp_key)
-        self.out = Linear(units, bins, key=out_key, scale=0.0)
-        self.bins = bins
+        self.bins, self.kind = 1 if kind == "symlog_squared" else bins, kind
+        self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
+        self.out = Linear(units, self.bins, key=out_key, scale=0.0)
 
-    def __call__(self, feat: Float[Array, "*B f"]) -> TwoHot:
-        return TwoHot(self.out(self.mlp(feat)), symexp_bins(self.bins))
+    def __call__(self, feat: Float[Array, "*B f"]) -> TwoHot | Squared:
+        out = self.out(self.mlp(feat))
+        if self.kind == "symlog_squared":
+            return Squared(out[..., 0], 0, SYMLOG)
+        if self.kind == "symlog_two_hot":
+            return TwoHot(out, symlog_bins(self.bins), SYMLOG)
+        return TwoHot(out, symexp_bins(self.bins))
 
 
 class FlagHead(eqx.Module):
@@ -35,10 +59,10 @@ class FlagHead(eqx.Module):
     mlp: MLP
     out: Linear
 
-    def __init__(self, features: int, units: int, layers: int, *, key: PRNGKeyArray):
+    def __init__(self, features: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL):
         mlp_key, out_key = jax.random.split(key)
-        self.mlp = MLP(features, units, layers, key=mlp_key)
-        self.out = Linear(units, 1, key=out_key)
+        self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
+        self.out = Linear(units, 1, key=out_key, style=style)
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Binary:
         return Binary(self.out(self.mlp(feat))[..., 0])
@@ -50,10 +74,10 @@ class NormalOut(eqx.Module):
     mean: Linear
     std: Linear
 
-    def __init__(self, units: int, outputs: int, *, key: PRNGKeyArray, scale: float):
+    def __init__(self, units: int, outputs: int, *, key: PRNGKeyArray, scale: float, style: Style = FINAL):
         mean_key, std_key = jax.random.split(key)
-        self.mean = Linear(units, outputs, key=mean_key, scale=scale)
-        self.std = Linear(units, outputs, key=std_key, scale=scale)
+        self.mean = Linear(units, outputs, key=mean_key, scale=scale, style=style)
+        self.std = Linear(units, outputs, key=std_key, scale=scale, style=style)
 
 
 class PolicyHead(eqx.Module):
@@ -74,15 +98,16 @@ class PolicyHead(eqx.Module):
         key: PRNGKeyArray,
         unimix: float,
         scale: float = 0.01,
+        style: Style = FINAL,
     ):
         mlp_key, *keys = jax.random.split(key, 1 + len(spaces))
-        self.mlp = MLP(features, units, layers, key=mlp_key)
+        self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
         self.spaces = tuple(sorted(spaces.items()))
         self.unimix = unimix
         self.outs = {
-            name: Linear(units, space.width, key=k, scale=scale)
-            if space.kind == "discrete"
-            else NormalOut(units, space.width, key=k, scale=scale)
+            name: (Linear if space.kind == "discrete" else NormalOut)(
+                units, space.width, key=k, scale=scale, style=style
+            )
             for (name, space), k in zip(self.spaces, keys, strict=True)
         }
 

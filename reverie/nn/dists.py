@@ -14,7 +14,7 @@ import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reverie.nn.transforms import symlog, two_hot
+from reverie.nn.transforms import Squash, two_hot
 
 
 def mixed(logits: Float[Array, "*B z"], amount: float) -> Float[Array, "*B z"]:
@@ -53,7 +53,7 @@ def straight_through(sample: Float[Array, "*B z"], probs: Float[Array, "*B z"]) 
 
 
 def categorical_kl(p: Float[Array, "*B s z"], q: Float[Array, "*B s z"]) -> Float[Array, "*B"]:
-    """KL(p || q) of log-probabilities, summed over the `s` variables."""
+    """KL(p || q) of log-probabilities in nats, summed over the `s` variables."""
     return jnp.sum(jnp.exp(p) * (p - q), (-2, -1))
 
 
@@ -165,14 +165,20 @@ class BoundedNormal:
 
 
 class TwoHot:
-    """A scalar as a categorical over fixed bins in raw space (DreamerV3, "symexp twohot", eqs. 9-11)."""
+    """A scalar as a categorical over fixed bins.
+
+    Bins in raw space, exponentially spaced, are DreamerV3's "symexp twohot" (eqs. 9-11). With `squash`, the bins lie in
+    the squashed space: the target is squashed, and the prediction is the inverse of the expected bin (arXiv v1).
+    """
 
     logits: Float[Array, "*B v"]
     bins: np.ndarray
+    squash: Squash | None
 
-    def __init__(self, logits: Float[Array, "*B v"], bins: np.ndarray):
+    def __init__(self, logits: Float[Array, "*B v"], bins: np.ndarray, squash: Squash | None = None):
         self.logits = logits.astype(jnp.float32)
         self.bins = bins
+        self.squash = squash
 
     def pred(self) -> Float[Array, "*B"]:
         """The expected bin; exactly 0 for equal probabilities, as at initialisation.
@@ -182,11 +188,12 @@ class TwoHot:
         """
         probs, half = jax.nn.softmax(self.logits, -1), len(self.bins) // 2
         surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
-        return jnp.sum(surplus * self.bins[-half:].reshape((1,) * (surplus.ndim - 1) + (-1,)), -1)
+        mean = jnp.sum(surplus * self.bins[-half:].reshape((1,) * (surplus.ndim - 1) + (-1,)), -1)
+        return self.squash.back(mean) if self.squash else mean
 
     def loss(self, target: Float[Array, "*B"]) -> Float[Array, "*B"]:
         """Cross-entropy to the two-hot code of `target` (given in raw space; no gradient into it)."""
-        code = two_hot(stop_gradient(target), self.bins)
+        code = two_hot(stop_gradient(self.squash.to(target) if self.squash else target), self.bins)
         return jax.nn.logsumexp(self.logits, -1) - jnp.sum(code * self.logits, -1)
 
 
@@ -202,6 +209,10 @@ class Binary:
         """The probability of 1."""
         return jax.nn.sigmoid(self.logit)
 
+    def mode(self) -> Float[Array, "*B"]:
+        """The more probable of 0 and 1; carries no gradient."""
+        return (self.logit > 0).astype(jnp.float32)
+
     def loss(self, target: Float[Array, "*B"]) -> Float[Array, "*B"]:
         target = stop_gradient(target)
         return -(target * jax.nn.log_sigmoid(self.logit) + (1 - target) * jax.nn.log_sigmoid(-self.logit))
@@ -212,13 +223,36 @@ class Squared:
 
     mean: Float[Array, "..."]
     dims: int
-    squash: bool
+    squash: Squash | None
 
-    def __init__(self, mean: Float[Array, "..."], dims: int, squash: bool = False):
+    def __init__(self, mean: Float[Array, "..."], dims: int, squash: Squash | None = None):
         self.mean = mean.astype(jnp.float32)
         self.dims = dims
         self.squash = squash
 
+    def pred(self) -> Float[Array, "..."]:
+        return self.squash.back(self.mean) if self.squash else self.mean
+
+    def error(self, target: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Squared error of every element."""
+        return jnp.square(self.mean - stop_gradient(self.squash.to(target) if self.squash else target))
+
     def loss(self, target: Float[Array, "..."]) -> Float[Array, "*B"]:
-        target = stop_gradient(symlog(target) if self.squash else target)
-        return jnp.sum(jnp.square(self.mean - target), tuple(range(-self.dims, 0)))
+        return jnp.sum(self.error(target), tuple(range(-self.dims, 0)))
+
+
+class Gaussian(Squared):
+    """Negative log-likelihood of a normal whose variance, one number for all elements of all examples, is the most
+    likely one: their mean squared error (Rybkin et al. 2021, "optimal sigma"). Sums over the last `dims` axes.
+
+    With a variance of one it would be half of `Squared` and a constant. What this changes is the weight of the error:
+    it grows as the error falls, instead of staying where the other losses were tuned for it.
+    """
+
+    # Of the rounding to 256 levels: no prediction of a byte can be more certain.
+    least = 1 / (12 * 255**2)
+
+    def loss(self, target: Float[Array, "..."]) -> Float[Array, "*B"]:
+        error = self.error(target)
+        variance = jnp.maximum(stop_gradient(error.mean()), self.least)
+        return 0.5 * jnp.sum(error / variance + jnp.log(2 * math.pi * variance), tuple(range(-self.dims, 0)))

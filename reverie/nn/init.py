@@ -15,8 +15,8 @@ _TRUNCATED_STD = 0.87962566103423978
 def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan: float, scale: float = 1.0) -> Float[Array, "..."]:
     """Normal truncated at two standard deviations, with variance `scale**2 / fan`.
 
-    DreamerV3 (Hafner et al. 2023/2025) uses the fan-in everywhere. `scale` 0 gives exact zeros, which makes a
-    head predict its neutral value before training.
+    `fan` is the number of inputs of a unit (DreamerV3, final version), or the mean of its inputs and outputs (2023).
+    `scale` 0 gives exact zeros, which makes a head predict its neutral value before training.
     """
     if scale == 0.0:
         return jnp.zeros(shape, jnp.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,34 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.norm import RMSNorm
+from reverie.nn.norm import LayerNorm, RMSNorm
+
+
+class Style(NamedTuple):
+    """What all layers of a network have in common. The defaults are DreamerV3's, final version.
+
+    Attributes:
+      norm: what normalises hidden units. A LayerNorm has an offset of its own: no layer before it needs a bias.
+      fan: initial weights have a variance of one over the inputs, or over the mean of inputs and outputs.
+    """
+
+    norm: Literal["rms", "layer"] = "rms"
+    fan: Literal["in", "average"] = "in"
+
+    @property
+    def bias(self) -> bool:
+        """Whether layers that a norm follows have a bias."""
+        return self.norm == "rms"
+
+    def norm_of(self, size: int) -> RMSNorm | LayerNorm:
+        return RMSNorm(size) if self.norm == "rms" else LayerNorm(size)
+
+    def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int], scale: float = 1.0) -> Array:
+        """Initial weights of units with these numbers of inputs and outputs."""
+        return truncated_normal(key, shape, fans[0] if self.fan == "in" else sum(fans) / 2, scale)
+
+
+FINAL = Style()
 
 
 def along_last(p: Float[Array, " n"], like: Array) -> Array:
@@ -23,33 +50,55 @@ def along_last(p: Float[Array, " n"], like: Array) -> Array:
     return p.astype(like.dtype).reshape((1,) * (like.ndim - 1) + p.shape)
 
 
+def biased(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[Array, "*B o"]:
+    """`y + bias`, if there is one."""
+    return y if bias is None else y + along_last(bias, y)
+
+
 class Linear(eqx.Module):
     """`y = x W + b`."""
 
     weight: Float[Array, "i o"]
-    bias: Float[Array, " o"]
+    bias: Float[Array, " o"] | None
 
-    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0):
-        self.weight = truncated_normal(key, (inputs, outputs), inputs, scale)
-        self.bias = jnp.zeros(outputs, jnp.float32)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        key: PRNGKeyArray,
+        scale: float = 1.0,
+        bias: bool = True,
+        style: Style = FINAL,
+    ):
+        self.weight = style.weights(key, (inputs, outputs), (inputs, outputs), scale)
+        self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
-        y = x @ self.weight.astype(x.dtype)
-        return y + along_last(self.bias, y)
+        return biased(x @ self.weight.astype(x.dtype), self.bias)
 
 
 class BlockLinear(eqx.Module):
     """A linear layer with a block-diagonal matrix: block `g` of the input feeds block `g` of the output."""
 
     weight: Float[Array, "g i o"]
-    bias: Float[Array, " go"]
+    bias: Float[Array, " go"] | None
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        blocks: int,
+        *,
+        key: PRNGKeyArray,
+        bias: bool = True,
+        style: Style = FINAL,
+    ):
         if inputs % blocks or outputs % blocks:
             raise ValueError(f"{inputs} inputs and {outputs} outputs must both be multiples of {blocks} blocks")
         # The reference takes the fan-in of the whole input, not of one block.
-        self.weight = truncated_normal(key, (blocks, inputs // blocks, outputs // blocks), inputs)
-        self.bias = jnp.zeros(outputs, jnp.float32)
+        self.weight = style.weights(key, (blocks, inputs // blocks, outputs // blocks), (inputs, outputs))
+        self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B gi"]) -> Float[Array, "*B go"]:
         return self.map(lambda y: y, x)
@@ -57,13 +106,12 @@ class BlockLinear(eqx.Module):
     def map(self, f: Callable[..., Array], x: Float[Array, "*B gi"], *others: Array) -> Float[Array, "*B out"]:
         """`f(block of the product, block of every other argument)` for every block, side by side again."""
         blocks, _, outputs = self.weight.shape
-        weights = (self.weight.astype(x.dtype), self.bias.astype(x.dtype).reshape(blocks, outputs))
+        bias = None if self.bias is None else self.bias.astype(x.dtype).reshape(blocks, outputs)
 
-        def one(weights: tuple[Array, Array], x: Array, *others: Array) -> Array:
-            y = x @ weights[0]
-            return f(y + along_last(weights[1], y), *others)
+        def one(weights: tuple[Array, Array | None], x: Array, *others: Array) -> Array:
+            return f(biased(x @ weights[0], weights[1]), *others)
 
-        return per_block(one, weights, x, *others)
+        return per_block(one, (self.weight.astype(x.dtype), bias), x, *others)
 
 
 def per_block(f: Callable[..., Array], weights: Any, *xs: Float[Array, "*B gi"]) -> Float[Array, "*B go"]:
@@ -85,19 +133,28 @@ def per_block(f: Callable[..., Array], weights: Any, *xs: Float[Array, "*B gi"])
 
 
 class Conv(eqx.Module):
-    """2-D convolution with an odd kernel of at most 5, stride 1, same padding, over `[..., H, W, C]`."""
+    """2-D convolution with a kernel of at most 5 and same padding over `[..., H, W, C]`, and four ways to change the
+    resolution with it: `pooled` and `upsampled` (odd kernels), or `strided` and `transposed`."""
 
     weight: Float[Array, "k k i o"]
-    bias: Float[Array, " o"]
+    bias: Float[Array, " o"] | None
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, key: PRNGKeyArray):
-        shape = (kernel, kernel, inputs, outputs)
-        self.weight = truncated_normal(key, shape, kernel * kernel * inputs)
-        self.bias = jnp.zeros(outputs, jnp.float32)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        key: PRNGKeyArray,
+        bias: bool = True,
+        style: Style = FINAL,
+    ):
+        shape, area = (kernel, kernel, inputs, outputs), kernel * kernel
+        self.weight = style.weights(key, shape, (area * inputs, area * outputs))
+        self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h w o"]:
-        y = convolve(x, self.weight)
-        return y + along_last(self.bias, y)
+        return biased(convolve(x, self.weight), self.bias)
 
     def pooled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
         """The largest of every 2x2 block of `self(x)`."""
@@ -111,8 +168,7 @@ class Conv(eqx.Module):
         code = _block_code(len(self.weight))
         kernel = jnp.einsum("tapk,ubql,klio->tuabipqo", code, code, self.weight)
         y = convolve(blocks.reshape(*batch, h // 2, w // 2, 4 * c), kernel.reshape(3, 3, 4 * c, -1))
-        y = reduce(jnp.maximum, jnp.split(y, 4, -1))
-        return y + along_last(self.bias, y)
+        return biased(reduce(jnp.maximum, jnp.split(y, 4, -1)), self.bias)
 
     def upsampled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:
         """`self` of `x` with every pixel as a 2x2 block.
@@ -120,21 +176,33 @@ class Conv(eqx.Module):
         The four outputs of a block see the same 3x3 pixels of `x`, each with its own sums of the kernel: 9 taps
         instead of 25, and four times the channels.
         """
+        return self._by_phases(x, _upsample_code(len(self.weight)))
+
+    def strided(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
+        """Every second pixel of the convolution, along both axes."""
+        return biased(convolve(x, self.weight, stride=2), self.bias)
+
+    def transposed(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:
+        """Mirrors `strided`: the convolution of `x` with zeros between its pixels, computed without the zeros."""
+        return self._by_phases(x, _transpose_code(len(self.weight)))
+
+    def _by_phases(self, x: Float[Array, "*B h w i"], code: np.ndarray) -> Float[Array, "*B 2*h 2*w o"]:
+        """The four outputs of every pixel of `x` as channels of one 3x3 convolution, put in their places."""
         *batch, h, w, c = x.shape
-        code = _upsample_code(len(self.weight))
         kernel = jnp.einsum("pkt,qlu,klio->tuipqo", code, code, self.weight)
         y = convolve(x, kernel.reshape(3, 3, c, -1)).reshape(*batch, h, w, 2, 2, -1)
-        y = jnp.moveaxis(y, -3, -4).reshape(*batch, 2 * h, 2 * w, -1)
-        return y + along_last(self.bias, y)
+        return biased(jnp.moveaxis(y, -3, -4).reshape(*batch, 2 * h, 2 * w, -1), self.bias)
 
 
-def convolve(x: Float[Array, "*B h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "*B h w o"]:
-    """Cross-correlation with zero padding, stride 1, in the dtype of `x`."""
+def convolve(
+    x: Float[Array, "*B h w i"], kernel: Float[Array, "k k i o"], stride: int = 1
+) -> Float[Array, "*B h2 w2 o"]:
+    """Cross-correlation with zero padding in the dtype of `x`."""
     batch = x.shape[:-3]
     y = lax.conv_general_dilated(
         x.reshape(math.prod(batch), *x.shape[-3:]),
         kernel.astype(x.dtype),
-        window_strides=(1, 1),
+        window_strides=(stride, stride),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
@@ -156,17 +224,31 @@ def _upsample_code(kernel: int) -> np.ndarray:
     return np.moveaxis(_block_code(kernel).sum(1), 0, -1)
 
 
+def _transpose_code(kernel: int) -> np.ndarray:
+    """`[p, k, t]`: 1 where tap `k` of an output of phase `p` falls on pixel `t - 1`, and not on a zero between."""
+    code = np.zeros((2, kernel, 3), np.float32)
+    before = (kernel + 1) // 2  # zeros of padding, as `lax.conv_transpose` counts them
+    for phase in range(2):
+        for tap in range(kernel):
+            pixel, between = divmod(phase + tap - before, 2)
+            if not between:
+                code[phase, tap, pixel + 1] = 1
+    return code
+
+
 class MLP(eqx.Module):
-    """`layers` times linear, RMSNorm, SiLU."""
+    """`layers` times linear, norm, SiLU."""
 
     linears: tuple[Linear, ...]
-    norms: tuple[RMSNorm, ...]
+    norms: tuple[RMSNorm | LayerNorm, ...]
 
-    def __init__(self, inputs: int, units: int, layers: int, *, key: PRNGKeyArray):
+    def __init__(self, inputs: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL):
         widths = [inputs] + [units] * layers
         keys = jax.random.split(key, layers)
-        self.linears = tuple(Linear(widths[i], widths[i + 1], key=keys[i]) for i in range(layers))
-        self.norms = tuple(RMSNorm(units) for _ in range(layers))
+        self.linears = tuple(
+            Linear(widths[i], widths[i + 1], key=keys[i], bias=style.bias, style=style) for i in range(layers)
+        )
+        self.norms = tuple(style.norm_of(units) for _ in range(layers))
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
         for linear, norm in zip(self.linears, self.norms, strict=True):

@@ -1,8 +1,9 @@
-"""The optimizer of DreamerV3: adaptive gradient clipping, then LaProp, then a learning rate with warm-up."""
+"""The optimizers of DreamerV3: LaProp behind adaptive gradient clipping (final version), Adam for each part (2023)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +58,36 @@ def laprop(
         return changes, LaPropState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+def adam(
+    learning_rate: float, *, eps: float = 1e-8, clip: float = 0.0, warmup: int = 0
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) behind a bound on the norm of the whole gradient; `clip` 0 bounds nothing.
+
+    The learning rate rises linearly from 0 over `warmup` updates.
+    """
+    rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
+    return optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.adam(rate, eps=eps),
+    )
+
+
+def each(
+    optimizers: Mapping[str, optax.GradientTransformation], part_of: Callable[[str], str]
+) -> optax.GradientTransformation:
+    """An optimizer of its own for every part of the parameters, norms included.
+
+    Args:
+      part_of: the key in `optimizers` of a parameter below this first name (field or key) of the tree.
+    """
+
+    def labels(params: Any) -> Any:
+        first = lambda path: jax.tree_util.keystr(path[:1], simple=True)
+        return jax.tree_util.tree_map_with_path(lambda path, _: part_of(first(path)), params)
+
+    return optax.multi_transform(optimizers, labels)
 
 
 def clip_per_tensor(grads: Any, params: Any, factor: float, floor: float = 1e-3) -> Any:

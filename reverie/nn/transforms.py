@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,6 +18,25 @@ def symlog(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def symexp(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Inverse of `symlog`."""
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+class Squash(NamedTuple):
+    """A transform of targets, and its inverse for predictions."""
+
+    to: Callable[[Array], Array]
+    back: Callable[[Array], Array]
+
+
+SYMLOG = Squash(symlog, symexp)
+
+_WHITE = float(np.log1p(255.0))
+# Of pixels in [0, 1]: symlog of 0 to 255, scaled back into [0, 1], so that nothing else about an image changes.
+SYMLOG_PIXELS = Squash(lambda x: symlog(255.0 * x) / _WHITE, lambda y: symexp(_WHITE * y) / 255.0)
+
+
+def symlog_bins(count: int, limit: float = 20.0) -> Float[np.ndarray, " v"]:
+    """`count` equally spaced bins, symmetric around zero: for targets in symlog space (DreamerV3 of 2023)."""
+    return np.linspace(-limit, limit, count, dtype=np.float32)
 
 
 def symexp_bins(count: int, limit: float = 20.0) -> Float[np.ndarray, " v"]:

@@ -1,10 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from reverie.behavior.policy_gradient import imagined_losses, reinforce, replayed_value_loss
+from reverie.behavior.imagine import rollout
+from reverie.behavior.policy_gradient import actor, imagined_losses, replayed_value_loss, through_dynamics
 from reverie.behavior.returns import ReturnScale
-from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
+from reverie.envs.base import Space
+from reverie.nn.dists import BoundedNormal, OneHot, Squared, TwoHot
 from reverie.nn.transforms import symexp_bins
 
 
@@ -75,7 +78,7 @@ def test_reinforce_raises_what_paid_off_and_entropy():
     actions, advantage = {"a": jnp.array([0, 0, 0], jnp.int32)}, jnp.array([1.0, -1.0, 0.0])
 
     def loss(logits):
-        return reinforce({"a": OneHot(logits, (2,), ())}, actions, advantage, 0.1).sum()
+        return actor({"a": OneHot(logits, (2,), ())}, actions, advantage, 0.1).sum()
 
     gradient = jax.grad(loss)(logits)
     assert gradient[0, 0] < 0 < gradient[0, 1]  # descent makes action 0 more likely
@@ -89,6 +92,104 @@ def test_several_actions_share_one_advantage():
         "b": OneHot(jnp.zeros((5, 8)), (4, 4), (2,)),
     }
     actions = {"a": jnp.zeros(5, jnp.int32), "b": jnp.zeros((5, 2), jnp.int32)}
-    loss = reinforce(policy, actions, jnp.full(5, 2.0), 0.5)
+    loss = actor(policy, actions, jnp.full(5, 2.0), 0.5)
     nats = np.log(3) + 2 * np.log(4)
     np.testing.assert_allclose(loss, 2 * nats - 0.5 * nats, rtol=1e-6)
+
+
+class Slide:
+    """A world on a line: an action pushes a point, which pays for its distance to 1 and may fall off."""
+
+    def imagine(self, x, action, key):
+        return 0.8 * x + 0.5 * action["push"][:, 0] + 0.1 * jax.random.normal(key, x.shape)
+
+    def predict(self, x):
+        return -jnp.square(x - 1), jax.nn.sigmoid(3 - x)
+
+
+def slide_loss(push, differentiable):
+    """Actor loss of pushing with mean tanh(push), whatever the state: a policy of one number."""
+    world, start = Slide(), jnp.array([0.5, -0.3, 2.0])
+
+    def policy(x):
+        shape = (*x.shape, 1)
+        return {"push": BoundedNormal(jnp.broadcast_to(push.reshape((1,) * len(shape)), shape), jnp.zeros(shape), (1,))}
+
+    act = lambda x, key: {"push": policy(x)["push"].sample(key)}
+    states, actions = rollout(world, act, start, 4, jax.random.key(3))
+    if not differentiable:
+        states, actions = jax.lax.stop_gradient((states, actions))
+    reward, discount = world.predict(states)
+    baseline = 0.3 * states
+    losses, _ = imagined_losses(
+        policy(jax.lax.stop_gradient(states)),
+        actions,
+        Squared(baseline, 0),
+        baseline,
+        reward,
+        discount,
+        ReturnScale(),
+        lam=0.9,
+        entropy=0.0,
+        rate=0.0,
+        baseline=baseline if differentiable else None,
+        differentiable=frozenset({"push"} if differentiable else ()),
+    )
+    return losses
+
+
+def test_the_dynamics_gradient_is_the_slope_of_the_return():
+    push, losses = jnp.array(0.2), jax.jit(lambda p: slide_loss(p, True))
+    weight = np.asarray(losses(push).weight)[:-1]
+
+    def weighted_advantage(push):
+        # The weights are constants to the actor: those of the point where the slope is taken.
+        return float((weight * np.asarray(losses(push).advantage, np.float64)).sum())
+
+    step = 1e-2
+    slope = (weighted_advantage(push + step) - weighted_advantage(push - step)) / (2 * step)
+    gradient = jax.jit(jax.grad(lambda p: slide_loss(p, True).actor.sum()))(push)
+    np.testing.assert_allclose(gradient, -slope, rtol=2e-3)
+    assert abs(slope) > 0.1
+
+
+def test_the_score_function_sees_no_slope_through_the_world():
+    gradients = [
+        jax.jit(jax.grad(lambda p, through=through: slide_loss(p, through).actor.sum()))(jnp.array(0.2))
+        for through in (False, True)
+    ]
+    assert abs(gradients[0] - gradients[1]) > 0.01
+
+
+def test_mixed_actions_learn_each_in_its_own_way():
+    spaces = {"push": Space("vector", (1,)), "jump": Space("discrete", (), (2,))}
+    assert through_dynamics(spaces, "auto") == {"push"}
+    assert through_dynamics(spaces, "reinforce") == frozenset()
+    with pytest.raises(ValueError, match=r"discrete actions \(jump\)"):
+        through_dynamics(spaces, "dynamics")
+    zero = jnp.zeros((1, 1))
+    policy = {"jump": OneHot(jnp.zeros((1, 2)), (2,), ()), "push": BoundedNormal(zero, zero, (1,))}
+    actions = {"jump": jnp.zeros(1, jnp.int32), "push": zero}
+    loss = lambda advantage: actor(policy, actions, advantage, 0.0, frozenset({"push"})).sum()
+    value, slope = jax.value_and_grad(loss)(jnp.array([2.0]))
+    np.testing.assert_allclose(value, 2 * np.log(2) - 2, rtol=1e-5)
+    np.testing.assert_allclose(slope, [-1.0])
+
+
+def test_weights_begin_with_what_the_model_predicted_itself():
+    ones = jnp.ones((4, 2))
+    values = Squared(0 * ones, 0)
+    policy = {"a": OneHot(jnp.zeros((4, 2, 3)), (3,), ())}
+    losses, _ = imagined_losses(
+        policy,
+        {"a": jnp.zeros((4, 2), jnp.int32)},
+        values,
+        0 * ones,
+        ones,
+        0.9 * ones,
+        ReturnScale(),
+        lam=0.95,
+        entropy=0.0,
+        gamma=0.9,
+    )
+    np.testing.assert_allclose(losses.weight[:, 0], [1, 0.9, 0.81, 0.729], rtol=1e-5)

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import Space
-from reverie.model.decode import Decoder
+from reverie.model.decode import Decoder, painted
+from reverie.nn.dists import Gaussian, Squared
+from reverie.nn.layers import Style
 
 KEY = jax.random.key(0)
 
@@ -94,3 +96,53 @@ def test_every_kind_of_observation_gets_its_loss():
     assert all(((p >= 0) & (p <= 1)).all() for p in pictures.values())
     # The decoder's channels belong to the keys in sorted order.
     np.testing.assert_array_equal(jnp.concatenate([pictures["a_gray"], pictures["b_image"]], -1), stacked)
+
+
+def test_transposed_convolutions_mirror_a_strided_encoder():
+    decoder = eqx.filter_eval_shape(
+        Decoder,
+        {"image": Space("image", (32, 48, 3)), "x": Space("vector", (2,))},
+        deter=16,
+        stoch=12,
+        units=8,
+        layers=1,
+        depths=(2, 4, 8),
+        kernel=4,
+        blocks=2,
+        convolutions="stride",
+        pixels="shift",
+        style=Style("layer", "average"),
+        key=KEY,
+    )
+    image = decoder.image
+    assert image.to_map.weight.shape == (28, 4 * 6 * 8)
+    assert [conv.weight.shape for conv in image.convs] == [(4, 4, 8, 4), (4, 4, 4, 2), (4, 4, 2, 3)]
+    # A norm follows all but the last: that one alone has a bias.
+    assert [conv.bias is None for conv in image.convs] == [True, True, False]
+    assert [norm.scale.shape for norm in image.norms] == [(4,), (2,)]
+    out = jax.eval_shape(lambda d: d.image(jnp.zeros((5, 16)), jnp.zeros((5, 12))), decoder)
+    assert out.shape == (5, 32, 48, 3)
+
+
+def test_brightness_is_bounded_by_a_sigmoid_or_begins_at_middle_gray():
+    x = jnp.array([-9.0, 0.0, 9.0]).reshape(1, 1, 3)
+    np.testing.assert_allclose(painted(x, "sigmoid").ravel(), [1.234e-4, 0.5, 0.9998766], rtol=1e-3)
+    np.testing.assert_allclose(painted(x, "shift").ravel(), [-8.5, 0.5, 9.5])
+
+
+def test_targets_are_squashed_and_weighed_as_told():
+    spaces = {"image": Space("image", (8, 8, 1)), "x": Space("vector", (1,))}
+    shape = {"deter": 4, "stoch": 4, "units": 4, "layers": 1, "depths": (2,), "kernel": 3, "blocks": 2, "key": KEY}
+    make = eqx.filter_jit(Decoder)
+    plain = make(spaces, **shape)
+    other = make(spaces, **shape, symlog_images=True, symlog_vectors=False, image_loss="gaussian")
+    a, b = (decoder(jnp.ones((2, 4)), jnp.ones((2, 4))) for decoder in (plain, other))
+    np.testing.assert_array_equal(a["image"].mean, b["image"].mean)
+    assert type(a["image"]) is Squared
+    assert type(b["image"]) is Gaussian
+    gray = jnp.full((2, 8, 8, 1), 15 / 255)
+    np.testing.assert_allclose(a["image"].error(gray), (a["image"].mean - 15 / 255) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(b["image"].error(gray), (b["image"].mean - 0.5) ** 2, rtol=1e-4, atol=1e-7)
+    nine = jnp.full((2, 1), 9.0)
+    np.testing.assert_allclose(a["x"].loss(nine), (a["x"].mean[:, 0] - np.log(10)) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(b["x"].loss(nine), (b["x"].mean[:, 0] - 9) ** 2, rtol=1e-4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reverie.envs.base import Space
-from reverie.model.encode import Encoder, flat, image_resolution, width
+from reverie.model.encode import Encoder, flat, halvings, image_resolution, width
 from reverie.nn.transforms import symlog
 
 KEY = jax.random.key(0)
@@ -112,6 +112,41 @@ def test_images_that_cannot_be_halved_are_refused_with_advice(side):
         image_resolution({"image": IMAGE(side)}, 4)
 
 
+def test_images_too_small_for_a_single_stage_are_refused_with_advice():
+    with pytest.raises(ValueError, match="7 x 7 are too small .* --image-size 64"):
+        image_resolution({"image": IMAGE(7)}, halvings({"image": IMAGE(7)}))
+
+
 def test_images_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="share height and width"):
         image_resolution({"a": IMAGE(64), "b": IMAGE(96)}, 4)
+
+
+def test_strides_halve_an_image_until_it_is_four_pixels_wide():
+    assert [halvings({"image": IMAGE(side)}) for side in (4, 7, 8, 64, 96, 128)] == [0, 0, 1, 4, 4, 5]
+    assert halvings({"x": Space("vector", (3,))}) == 0
+    spaces = {"image": IMAGE(32)}
+    encoder = eqx.filter_eval_shape(
+        Encoder, spaces, units=8, layers=1, depths=(2, 4, 8), kernel=4, convolutions="stride", key=KEY
+    )
+    obs = {"image": jnp.zeros((2, 32, 32, 3), jnp.uint8)}
+    tokens = jax.eval_shape(lambda e: e(obs, jnp.dtype("float32")), encoder)
+    assert tokens.shape == (2, 4 * 4 * 8) == (2, encoder.outputs)
+
+
+def test_vectors_and_brightness_are_squashed_or_not():
+    spaces = {"image": IMAGE(12), "x": Space("vector", (1,))}
+    make = eqx.filter_jit(Encoder)
+    shape = {"units": 4, "layers": 1, "depths": (2, 2), "kernel": 3, "key": KEY}
+    plain = make(spaces, **shape)
+    squashed = make(spaces, **shape, symlog_images=True, symlog_vectors=False)
+
+    def run(encoder, gray, x):
+        obs = {"image": jnp.full((1, 12, 12, 3), gray, jnp.uint8), "x": jnp.full((1, 1), x)}
+        tokens = encoder(obs, jnp.dtype("float32"))[0]
+        return tokens[:4], tokens[4:]
+
+    for gray, same in ((0, True), (15, False), (255, True)):
+        a, b = run(plain, gray, 0.0)[1], run(squashed, gray, 0.0)[1]
+        assert np.allclose(a, b, atol=1e-5) == same, gray
+    np.testing.assert_allclose(run(plain, 0, 9.0)[0], run(squashed, 0, np.log(10.0))[0], rtol=1e-4)

@@ -2,9 +2,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from reverie.envs.base import Space
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
+from reverie.nn.layers import Style
 
 KEY = jax.random.key(0)
 
@@ -81,3 +83,12 @@ def test_no_class_falls_below_its_share_of_the_uniform_mix():
 
     least = jnp.exp(logp(jnp.ones((4, 6)))).min()
     np.testing.assert_allclose(least, 0.01 / 5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["symlog_two_hot", "symlog_squared"])
+def test_scalar_heads_of_every_kind_begin_at_zero(kind):
+    head = eqx.filter_jit(ScalarHead)(5, 8, 2, key=KEY, kind=kind, style=Style("layer", "average"))
+    feat = jax.random.normal(KEY, (3, 4, 5))
+    assert (head(feat).pred() == 0).all()
+    assert head(feat).loss(jnp.ones((3, 4))).shape == (3, 4)
+    assert head.out.weight.shape[1] == (1 if kind == "symlog_squared" else 255)

@@ -6,6 +6,7 @@ import pytest
 
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import unimix
+from reverie.nn.layers import Style
 
 KEY = jax.random.key(0)
 FLOAT32 = jnp.dtype("float32")
@@ -187,3 +188,88 @@ def test_features_are_stoch_then_deter():
     feat = features(latent)
     np.testing.assert_array_equal(feat[:, :6], np.arange(12.0).reshape(2, 6))
     np.testing.assert_array_equal(feat[:, 6:], 7)
+
+
+# ------------------------------------------------------------------------------ the version of 2023
+
+DENSE = SHAPE | {"blocks": 0, "prior_layers": 1, "first": "learned", "style": Style("layer", "average")}
+
+
+@pytest.fixture(scope="module")
+def dense():
+    model = eqx.filter_jit(RSSM)(**DENSE, key=KEY)
+    # Norms and the first state that are not what they begin as.
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape), jnp.float32), model)
+
+
+def other(model, **values):
+    """The weights of `model` in an RSSM made with other values."""
+    like = eqx.filter_eval_shape(RSSM, **DENSE | values, key=KEY)
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
+
+
+def test_a_dense_gru_is_its_formula(dense):
+    start, _, actions = random_sequence(2, 1)
+    core, stoch, action = dense.core, np.asarray(start.stoch).reshape(2, -1), 3 * np.asarray(actions[:, 0])
+
+    def layer_norm(norm, x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3) * np.asarray(norm.scale) + np.asarray(norm.offset)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    h = np.asarray(start.deter)
+    x = np.concatenate([stoch, action / np.maximum(1, np.abs(action))], -1) @ np.asarray(core.hidden.weight)
+    x = layer_norm(core.hidden_norm, x)
+    x = x * sigmoid(x)
+    gates = layer_norm(core.gates_norm, np.concatenate([h, x], -1) @ np.asarray(core.gates.weight))
+    reset, candidate, update = np.split(gates, 3, -1)
+    update = sigmoid(update - 1)
+    expected = update * np.tanh(sigmoid(reset) * candidate) + (1 - update) * h
+    found = core(start.deter, jnp.asarray(stoch), core.drive(jnp.asarray(action), FLOAT32))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert core.hidden.bias is core.gates.bias is None
+
+
+def test_an_episode_begins_with_the_learned_state(dense):
+    begun = jax.jit(lambda m: m.begin(FLOAT32))(dense)
+    np.testing.assert_allclose(begun.deter, np.tanh(dense.first), rtol=1e-6)
+    best = jnp.argmax(dense.prior(begun.deter), -1)
+    np.testing.assert_array_equal(begun.stoch, jax.nn.one_hot(best, 4))
+
+    start, tokens, actions = random_sequence(2, 3)
+    resets = jnp.array([[False, True, False], [False, False, False]])
+    observe = jax.jit(lambda m, start, actions, resets: m.observe(start, tokens, actions, resets, KEY)[0].deter)
+    found = observe(dense, start, actions, resets)
+    fresh = Latent(*(jnp.broadcast_to(x[None], (2, *x.shape)) for x in begun))
+    by_hand = observe(dense, fresh, jnp.zeros_like(actions), jnp.zeros_like(resets))[:, 0]
+    np.testing.assert_allclose(found[0, 1], by_hand[0], rtol=1e-5, atol=1e-6)
+    assert (found[1, 1] != by_hand[1]).all()
+
+    gradient = jax.jit(jax.grad(lambda m, resets: observe(m, start, actions, resets).sum()))
+    assert (gradient(dense, resets).first != 0).all()
+    assert (gradient(dense, jnp.zeros_like(resets)).first == 0).all()
+
+
+def test_without_straight_through_gradients_samples_teach_nothing(dense):
+    start, tokens, actions = random_sequence(2, 2)
+
+    def loss(tokens, model):
+        latents, _ = model.observe(start, tokens, actions, jnp.zeros((2, 2), bool), KEY)
+        return (latents.stoch * jnp.arange(4.0).reshape(1, 1, 1, 4)).sum(), latents
+
+    run = eqx.filter_jit(jax.grad(loss, has_aux=True))
+    seen, latents = run(tokens, dense)
+    unseen, same = run(tokens, other(dense, straight_through=False))
+    assert (seen != 0).any()
+    assert (unseen == 0).all()
+    np.testing.assert_array_equal(latents.stoch, same.stoch)
+
+
+def test_unimix_keeps_every_class_possible_or_not(dense):
+    sure = eqx.tree_at(lambda m: m.prior_out.bias, dense, 1000.0 * jnp.tile(jnp.eye(4)[0], 3))
+    least = jax.jit(lambda m: jnp.exp(m.prior(jnp.zeros((1, 16)))).min())
+    np.testing.assert_allclose(least(sure), 0.01 / 4, rtol=1e-4)
+    assert least(other(sure, unimix=0.0)) == 0

@@ -6,6 +6,7 @@ import pytest
 from reverie.nn.dists import (
     Binary,
     BoundedNormal,
+    Gaussian,
     OneHot,
     Squared,
     TwoHot,
@@ -14,7 +15,7 @@ from reverie.nn.dists import (
     straight_through,
     unimix,
 )
-from reverie.nn.transforms import symexp_bins, symlog
+from reverie.nn.transforms import SYMLOG, symexp_bins, symlog, symlog_bins, two_hot
 
 # ------------------------------------------------------------------------- two-hot
 
@@ -223,7 +224,7 @@ def test_bounded_normal_samples_have_its_moments():
 def test_squared_error_has_no_half_and_squashes_only_when_told():
     mean, target = jnp.zeros((2, 3)), jnp.full((2, 3), 2.0)
     np.testing.assert_allclose(Squared(mean, 1).loss(target), 12.0)
-    np.testing.assert_allclose(Squared(mean, 1, squash=True).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(Squared(mean, 1, squash=SYMLOG).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6)
     assert Squared(jnp.zeros((2, 4, 5, 3)), 3).loss(jnp.zeros((2, 4, 5, 3))).shape == (2,)
     assert Squared(jnp.zeros((2,)), 0).loss(jnp.ones((2,))).shape == (2,)  # a scalar observation
 
@@ -237,3 +238,43 @@ def test_losses_are_float32_whatever_the_parameters_are():
     assert Binary(half(2)).loss(jnp.ones(2)).dtype == jnp.float32
     assert BoundedNormal(half(2, 3), half(2, 3), (3,)).logp_of(jnp.zeros((2, 3))).dtype == jnp.float32
     assert Squared(half(2, 3), 1).loss(jnp.zeros((2, 3))).dtype == jnp.float32
+
+
+def test_a_two_hot_code_of_the_symlog_predicts_in_raw_space():
+    bins, target = symlog_bins(255), jnp.array([0.0, 5.0, -300.0])
+    code = two_hot(symlog(target), bins)
+    dist = TwoHot(jnp.log(code + 1e-30), bins, SYMLOG)
+    np.testing.assert_allclose(dist.pred(), target, rtol=1e-4, atol=1e-5)
+    entropy = -jnp.sum(code * jnp.log(code + 1e-30), -1)
+    np.testing.assert_allclose(dist.loss(target), entropy, rtol=1e-4, atol=1e-5)  # nothing predicts it better
+    assert (TwoHot(jnp.zeros((2, 255)), bins, SYMLOG).pred() == 0).all()
+
+
+def test_squared_error_of_the_symlog_predicts_in_raw_space():
+    dist = Squared(symlog(jnp.array([0.0, 5.0, -300.0])), 0, SYMLOG)
+    np.testing.assert_allclose(dist.pred(), [0, 5, -300], rtol=1e-4)
+    np.testing.assert_allclose(dist.loss(jnp.array([0.0, 5.0, -300.0])), 0, atol=1e-9)
+
+
+def test_a_gaussian_has_the_likelihood_and_the_gradient_of_its_best_variance():
+    target = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (5, 4, 4, 3)), jnp.float32)
+    mean = jnp.full(target.shape, 0.3)
+    error = np.asarray((mean - target) ** 2, np.float64)
+    for other in (0.5, 2.0):  # no other variance makes the same images more likely
+        variance = other * error.mean()
+        worse = 0.5 * (error / variance + np.log(2 * np.pi * variance)).sum((1, 2, 3)).sum()
+        assert Gaussian(mean, 3).loss(target).sum() < worse
+    n = error.size
+    np.testing.assert_allclose(
+        Gaussian(mean, 3).loss(target).sum(), 0.5 * n * (1 + np.log(2 * np.pi * error.mean())), rtol=1e-5
+    )
+    gradient = jax.grad(lambda m: Gaussian(m, 3).loss(target).sum())(mean)
+    np.testing.assert_allclose(gradient, (mean - target) / error.mean(), rtol=1e-4)
+    exact = Gaussian(target, 3).loss(target)  # as sure as the rounding of a byte allows, and no surer
+    np.testing.assert_allclose(exact, 48 * 0.5 * np.log(2 * np.pi / 12 / 255**2), rtol=1e-5)
+
+
+def test_the_more_probable_flag_carries_no_gradient():
+    flags = Binary(jnp.array([-3.0, 0.1, 2.0]))
+    np.testing.assert_array_equal(flags.mode(), [0, 1, 1])
+    assert (jax.grad(lambda x: Binary(x).mode().sum())(jnp.ones(3)) == 0).all()

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.layers import MLP, BlockLinear, Conv, Linear
+from reverie.nn.layers import MLP, BlockLinear, Conv, Linear, Style
+from reverie.nn.norm import LayerNorm
 
 KEY = jax.random.key(0)
 
@@ -73,3 +74,30 @@ def test_layers_take_any_batch_shape_and_keep_the_dtype_of_their_input(batch, dt
         assert out.shape == (*batch, *outputs)
         assert out.dtype == dtype
         assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(layer))
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_strides_and_their_mirror_are_what_jax_computes(kernel):
+    conv = eqx.filter_jit(Conv)(3, 4, kernel, key=KEY)
+    conv = eqx.tree_at(lambda c: c.bias, conv, jnp.arange(4.0))
+    x = jax.random.normal(KEY, (2, 8, 6, 3))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    down = jax.lax.conv_general_dilated(x, conv.weight, (2, 2), "SAME", dimension_numbers=numbers)
+    up = jax.lax.conv_transpose(x, conv.weight, (2, 2), "SAME", dimension_numbers=numbers)
+    bias = conv.bias.reshape(1, 1, 1, 4)
+    np.testing.assert_allclose(jax.jit(lambda x: conv.strided(x))(x), down + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda x: conv.transposed(x))(x), up + bias, rtol=1e-5, atol=1e-5)
+    assert (down.shape, up.shape) == ((2, 4, 3, 4), (2, 16, 12, 4))
+
+
+def test_a_style_decides_on_norms_biases_and_initial_weights():
+    style = Style("layer", "average")
+    mlp = eqx.filter_jit(MLP)(100, 300, 2, key=KEY, style=style)
+    assert [x.bias for x in mlp.linears] == [None, None]
+    assert all(isinstance(norm, LayerNorm) for norm in mlp.norms)
+    np.testing.assert_allclose(mlp.linears[0].weight.std(), 1 / np.sqrt(200), rtol=0.02)
+    conv = Conv(10, 30, 4, key=KEY, bias=style.bias, style=style)
+    assert conv.bias is None
+    np.testing.assert_allclose(conv.weight.std(), 1 / np.sqrt(16 * 20), rtol=0.02)
+    last = Linear(100, 300, key=KEY, style=style)  # no norm behind it: it keeps its bias
+    assert last.bias.shape == (300,)

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie.nn.norm import RMSNorm
+from reverie.nn.norm import LayerNorm, RMSNorm
 
 
 def test_value_and_gradient_match_the_reference(golden):
@@ -19,3 +19,14 @@ def test_half_precision_is_normalised_in_full_precision():
     y = RMSNorm(8)(x)
     assert y.dtype == jnp.float16
     np.testing.assert_allclose(y.astype(jnp.float32), 1.0, rtol=1e-3)
+
+
+def test_layer_norm_is_its_formula_and_keeps_the_dtype():
+    x = np.random.default_rng(0).normal(3, 2, (4, 8)).astype(np.float32)
+    scale, offset = np.arange(8, dtype=np.float32), np.linspace(-1, 1, 8, dtype=np.float32)
+    norm = eqx.tree_at(lambda n: (n.scale, n.offset), LayerNorm(8), (jnp.asarray(scale), jnp.asarray(offset)))
+    centred = x - x.mean(-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-3) * scale + offset
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
+    assert LayerNorm(8)(jnp.full((2, 8), 300.0, jnp.float16)).dtype == jnp.float16
+    np.testing.assert_allclose(LayerNorm(8)(jnp.full((2, 8), 300.0)), 0.0, atol=1e-4)

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from reverie.nn.optim import clip_per_tensor, laprop
+from reverie.nn.optim import adam, clip_per_tensor, each, laprop
 
 CASES = ["laprop_agc_default", "laprop_agc_nowarm", "laprop_agc_warm3", "laprop_noagc"]
 
@@ -76,3 +76,26 @@ def test_a_zero_gradient_from_the_start_moves_nothing():
     params = {"w": jnp.ones(3)}
     changes, _ = optimizer.update({"w": jnp.zeros(3)}, optimizer.init(params), params)
     np.testing.assert_array_equal(changes["w"], 0)
+
+
+def test_adam_clips_the_norm_of_the_whole_gradient_and_warms_up():
+    params, grads = {"a": jnp.zeros(3), "b": jnp.zeros(1)}, {"a": jnp.zeros(3), "b": jnp.full(1, 50.0)}
+    optimizer = adam(0.1, eps=1.0, clip=1.0)
+    changes, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(changes["b"], -0.1 * 1 / (1 + 1), rtol=1e-5)
+    slow = adam(0.1, warmup=2)
+    state, seen = slow.init(params), []
+    for _ in range(3):
+        changes, state = slow.update(grads, state, params)
+        seen.append(-float(changes["b"][0]))
+    np.testing.assert_allclose(seen, [0.0, 0.05, 0.1], rtol=1e-4)
+
+
+def test_each_part_has_an_optimizer_of_its_own():
+    params = {"world": jnp.ones(2), "actor": jnp.ones(2)}
+    parts = {"slow": adam(0.1, eps=1.0, clip=1.0), "fast": adam(10.0, eps=1.0, clip=1.0)}
+    optimizer = each(parts, lambda name: "fast" if name == "actor" else "slow")
+    changes, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    g = 1 / np.sqrt(2)  # clipped by the norm of the part, not of everything
+    np.testing.assert_allclose(changes["world"], -0.1 * g / (g + 1), rtol=1e-5)
+    np.testing.assert_allclose(changes["actor"], -10 * g / (g + 1), rtol=1e-5)

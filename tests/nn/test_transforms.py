@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.nn.transforms import symexp, symexp_bins, symlog, two_hot
+from reverie.nn.transforms import SYMLOG_PIXELS, symexp, symexp_bins, symlog, symlog_bins, two_hot
 
 
 def test_symlog_and_symexp_match_the_reference(golden):
@@ -56,3 +56,17 @@ def test_two_hot_is_a_distribution_whose_mean_is_the_value(values, count):
 def test_two_hot_saturates_beyond_the_last_bins():
     code = two_hot(jnp.array([-np.inf, -1e30, 1e30, np.inf], jnp.float32), symexp_bins(5))
     np.testing.assert_array_equal(code, np.eye(5, dtype=np.float32)[[0, 0, 4, 4]])
+
+
+def test_squashed_pixels_stay_between_black_and_white():
+    pixels = jnp.linspace(0, 1, 256)
+    squashed = SYMLOG_PIXELS.to(pixels)
+    np.testing.assert_allclose(squashed[jnp.array([0, 255])], [0.0, 1.0], atol=1e-6)
+    np.testing.assert_allclose(squashed[15], np.log(16) / np.log(256), rtol=1e-5)  # dark shades get most of the room
+    np.testing.assert_allclose(SYMLOG_PIXELS.back(squashed), pixels, atol=1e-5)
+
+
+def test_symlog_bins_are_equally_spaced_around_zero():
+    bins = symlog_bins(255)
+    assert (bins[0], bins[127], bins[254]) == (-20, 0, 20)
+    np.testing.assert_allclose(np.diff(bins), 40 / 254, rtol=1e-4)

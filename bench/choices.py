@@ -1,0 +1,149 @@
+"""Answers questions by measurement: trains the default and each alternative on a small task, with several seeds.
+
+    python bench/choices.py                                      # every switch, 3 seeds each: hours
+    python bench/choices.py --only scalars unimix --seeds 5
+    python bench/choices.py --only images --seeds 1 --steps 600  # a smoke
+
+Every run is what `bench/solve.py` does with a preset and a flag. The default is trained once per task and shared by
+all switches on it. Prints one JSON line per run and one per switch, and keeps all of it with the curves in `--out`,
+which is rewritten after every switch: with `--folder`, what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import solve
+import tyro
+
+# Row of the results -> the task it is asked on, and the flags of each other answer. `docs/choices.md` has a paragraph
+# for each.
+CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "images": ("catch", {"symlogged": ("--images", "symlogged")}),
+    "image_loss": ("catch", {"gaussian": ("--image-loss", "gaussian")}),
+    "vectors": ("cartpole", {"plain": ("--vectors", "plain")}),
+    "scalars": (
+        "cartpole",
+        {
+            "symlog_two_hot": ("--scalars", "symlog_two_hot"),
+            "symlog_squared": ("--scalars", "symlog_squared"),
+        },
+    ),
+    "kl": ("cartpole", {"averaged": ("--kl", "averaged")}),
+    "free_nats": ("cartpole", {"0": ("--free-nats", "0")}),
+    "replay": ("cartpole", {"within_episodes": ("--within-episodes",)}),
+    "initial": (
+        "cartpole",
+        {"zeros": ("--initial", "zeros"), "stored": ("--initial", "stored")},
+    ),
+    "unimix": ("cartpole", {"0": ("--unimix", "0")}),
+    "policy_unimix": ("cartpole", {"0": ("--policy-unimix", "0")}),
+    "straight_through": ("cartpole", {"off": ("--no-straight-through",)}),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    only: tuple[str, ...] = ()
+    """Names of switches; all if none is given."""
+    seeds: int = 3
+    """Seeds 0, 1, ... up to this many, of every answer."""
+    steps: int = 0
+    """Env steps of every run. 0: those of the preset. No run ends early: curves are compared at equal steps."""
+    episodes: int = 20
+    """Greedy episodes at the end of a run, on seeds of their own."""
+    parallel: int = 1
+    """Runs at the same time, each pinned to its own share of the cores."""
+    folder: Path | None = None
+    """Where the runs lie and stay; what is finished there is only scored again."""
+    out: Path = Path("results/choices.json")
+
+
+def area(curve: list[dict[str, Any]]) -> float | None:
+    """Mean greedy return over the run: what separates answers that all end at the top."""
+    points = [p["greedy"] for p in curve if "greedy" in p]
+    return round(statistics.mean(points), 3) if points else None
+
+
+def train(args: Args, task: str, answer: str, flags: tuple[str, ...], folder: Path) -> list[dict[str, Any]]:
+    """All seeds of one answer."""
+    own = ("--stop-return", "None", *flags)
+    own += ("--steps", str(args.steps)) if args.steps else ()
+    runs = solve.Args(preset=task, seeds=args.seeds, episodes=args.episodes, parallel=args.parallel, flags=own)
+    folder.mkdir(parents=True, exist_ok=True)
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // args.parallel
+    free = [cores[i * share : (i + 1) * share] for i in range(args.parallel)]
+
+    def one(seed: int) -> dict[str, Any]:
+        mine = free.pop()
+        try:
+            result = solve.run_seed(runs, seed, folder, mine)
+        finally:
+            free.append(mine)
+        kept = ("seed", "value", "std_return", "minutes", "steps", "updates", "curve")
+        result = {key: result[key] for key in kept} | {"mean_over_run": area(result["curve"])}
+        line = {"bench": "choices", "name": f"{task}/{answer}", "unit": "mean greedy return"}
+        print(json.dumps(line | {k: v for k, v in result.items() if k != "curve"}), flush=True)
+        return result
+
+    with ThreadPoolExecutor(args.parallel) as pool:
+        return list(pool.map(one, range(args.seeds)))
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over seeds."""
+    found = {}
+    for name in ("value", "mean_over_run"):
+        values = [r[name] for r in runs if r[name] is not None]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            found[name] = {"mean": round(statistics.mean(values), 3), "std": round(spread, 3)}
+    return found
+
+
+def main(args: Args) -> None:
+    unknown = set(args.only) - CHOICES.keys()
+    if unknown:
+        raise SystemExit(f"no switch is called {', '.join(sorted(unknown))}. Expected some of {', '.join(CHOICES)}")
+    rows: dict[str, Any] = json.loads(args.out.read_text())["rows"] if args.out.exists() else {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch)
+        defaults: dict[str, list[dict[str, Any]]] = {}
+        for name in args.only or CHOICES:
+            task, answers = CHOICES[name]
+            if task not in defaults:
+                defaults[task] = train(args, task, "default", (), folder / f"{task}-default")
+            runs = {"default": defaults[task]}
+            for answer, flags in answers.items():
+                runs[answer] = train(args, task, f"{name}={answer}", flags, folder / f"{task}-{name}-{answer}")
+            found = {answer: summary(each) for answer, each in runs.items()}
+            print(json.dumps({"bench": "choices", "name": name, "task": task, "value": found}), flush=True)
+            rows[name] = {
+                "task": task,
+                "command": f"python bench/choices.py --only {name} --seeds {args.seeds}"
+                + (f" --steps {args.steps}" if args.steps else ""),
+                "flags": {answer: " ".join(flags) for answer, flags in answers.items()},
+                "commit": solve.commit(),
+                "machine": {
+                    "cpu": solve.processor(),
+                    "cores": len(os.sched_getaffinity(0)),
+                    "python": platform.python_version(),
+                },
+                "summary": found,
+                "runs": runs,
+            }
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,317 @@
+"""The values of DreamerV3: every decision as a field, the sizes, and the published variants by name.
+
+A variant is a set of values and nothing else: the algorithm asks for values, never for a name. What the answers mean,
+and what they cost, is in `docs/choices.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths and depths of one named size."""
+
+    deter: int
+    units: int
+    classes: int
+    depth: int
+    predictors: int = 1
+    """Layers of the reward and continue heads."""
+    behavior: int = 3
+    """Layers of actor and critic."""
+
+
+SIZES = {
+    "200k": Size(deter=256, units=32, classes=4, depth=2),  # ours, for laptops and tests
+    # The final version: only widths change (reference `configs.yaml`).
+    "1m": Size(deter=512, units=64, classes=4, depth=4),
+    "12m": Size(deter=2048, units=256, classes=16, depth=16),
+    "25m": Size(deter=3072, units=384, classes=24, depth=24),
+    "50m": Size(deter=4096, units=512, classes=32, depth=32),
+    "100m": Size(deter=6144, units=768, classes=48, depth=48),
+    "200m": Size(deter=8192, units=1024, classes=64, depth=64),
+    "400m": Size(deter=12288, units=1536, classes=96, depth=96),
+    # 2023 (arXiv v1, table B.1): heads, actor and critic grow deeper together.
+    "XS": Size(deter=256, units=256, classes=32, depth=24, predictors=1, behavior=1),
+    "S": Size(deter=512, units=512, classes=32, depth=32, predictors=2, behavior=2),
+    "M": Size(deter=1024, units=640, classes=32, depth=48, predictors=3, behavior=3),
+    "L": Size(deter=2048, units=768, classes=32, depth=64, predictors=4, behavior=4),
+    "XL": Size(deter=4096, units=1024, classes=32, depth=96, predictors=5, behavior=5),
+}
+SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", "XS", "S", "M", "L", "XL"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of the final paper, but for the size. Every one is a flag."""
+
+    # Networks
+    size: SIZE_NAMES = "1m"
+    """Width of all networks, named after the number of parameters; XS to XL are those of 2023."""
+    recurrence: Literal["block", "dense"] = "block"
+    """A GRU of eight blocks, or a dense one whose gates are normalised."""
+    first_state: Literal["zeros", "learned"] = "zeros"
+    """What an episode starts from."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm behind layers without bias."""
+    fan: Literal["in", "average"] = "in"
+    """Variance of initial weights: one over the inputs of a unit, or over the mean of its inputs and outputs."""
+    convolutions: Literal["pool", "stride"] = "pool"
+    """Stages of the image networks: max-pooling and nearest upsampling, four of them; or strided and transposed
+    convolutions, until the image is 4x4."""
+    kernel: int = 5
+    """Side of the convolutions' kernels. With strides, the code of 2023 has 4, its paper 3."""
+    pixels: Literal["sigmoid", "shift"] = "sigmoid"
+    """What makes brightness of the image decoder's output: a sigmoid, or adding a half."""
+    prior_layers: int = 2
+    """Hidden layers of the prior."""
+    vector_layers: int = 3
+    """Layers that read and write vectors and discrete values. 0: as many as the size gives the reward head."""
+    vector_units: int = 0
+    """Width of these layers. 0: that of the size."""
+    policy_scale: float = 0.01
+    """Scale of the policy's initial output weights."""
+
+    # What is learned from, and how far from right it is
+    images: Literal["normalised", "symlogged"] = "normalised"
+    """Brightness as it is, or its symlog; both scaled to [0, 1]."""
+    image_loss: Literal["squared", "gaussian"] = "squared"
+    """Squared error, or the likelihood of a Gaussian with the most likely variance."""
+    vectors: Literal["symlogged", "plain"] = "symlogged"
+    """Float vectors squashed before they are read and predicted, or not."""
+    scalars: Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared"] = "symexp_two_hot"
+    """Reward and value: a two-hot code over exponential bins, the same over equal bins of the symlog, or squared
+    error of the symlog."""
+    kl: Literal["summed", "averaged"] = "summed"
+    """KL over the categorical variables, before free nats are granted."""
+    free_nats: float = 1.0
+    """KL below which the dynamics and representation losses are constant."""
+    dynamics_scale: float = 1.0
+    """Weight of the KL that trains the prior."""
+    representation_scale: float = 0.1
+    """Weight of the KL that trains the posterior."""
+    unimix: float = 0.01
+    """Share of uniform distribution in the latent categoricals."""
+    straight_through: bool = True
+    """Whether sampled latents carry the gradient of their probabilities."""
+    initial: Literal["zeros", "stored", "stored+refreshed"] = "stored+refreshed"
+    """What a replayed sequence starts from: zeros (the first state of an episode), the latent stored by the policy, or
+    that latent kept fresh by writing back what training recomputes."""
+
+    # Behaviour
+    imagination: int = 15
+    """Imagined steps from every replayed state."""
+    horizon: int = 333
+    """Discount horizon in steps: gamma = 1 - 1 / horizon."""
+    discount: Literal["learned", "fixed"] = "learned"
+    """Gamma inside the continue head, whose probability is used; or outside of it, times its more probable flag."""
+    first_continue: Literal["predicted", "true"] = "predicted"
+    """Whether imagination may go on from a replayed state: as the head predicts, or as replay knows."""
+    lam: float = 0.95
+    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
+    actor_gradient: Literal["reinforce", "dynamics", "auto"] = "reinforce"
+    """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
+    entropy: float = 3e-4
+    """Weight of the policy's entropy."""
+    policy_unimix: float = 0.01
+    """Share of uniform distribution in discrete actions."""
+    replay_value_scale: float = 0.3
+    """Weight of the critic loss on replayed steps."""
+    slow_rate: float = 0.02
+    """Share of the critic that moves into the slow critic at every update."""
+    return_rate: float = 0.01
+    """Share of the new percentiles that moves into the return scale at every update."""
+
+    # Optimisation
+    optimizer: Literal["laprop", "adam"] = "laprop"
+    """LaProp for everything together, or one Adam each for world model, actor and critic."""
+    learning_rate: float = 4e-5
+    """Step size after warm-up."""
+    lr_warmup: int = 1000
+    """Updates over which the learning rate rises from zero."""
+    clip: float = 0.3
+    """Largest gradient norm. laprop: of a tensor, as a share of the tensor's own norm. adam: of the whole gradient.
+    0 clips nothing."""
+    eps: float = 1e-20
+    """What keeps the optimizer from dividing by zero."""
+    behavior_learning_rate: float = 3e-5
+    """adam: step size of actor and critic."""
+    behavior_clip: float = 100.0
+    """adam: largest gradient norm of the actor, and of the critic."""
+    behavior_eps: float = 1e-5
+    """adam: eps of actor and critic."""
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "behavior_learning_rate", "imagination", "horizon", "prior_layers")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for name in ("lam", "unimix", "policy_unimix", "slow_rate", "return_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("vector_layers", "vector_units"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(self, name)}")
+        kernels = {"pool": (3, 5), "stride": (3, 4, 5)}[self.convolutions]
+        if self.kernel not in kernels:
+            known = " or ".join(map(str, kernels))
+            raise ValueError(f"--kernel must be {known} with --convolutions {self.convolutions}, got {self.kernel}")
+
+
+# ------------------------------------------------------------------------------------------- variants
+
+FINAL: dict[str, Any] = {
+    "size": "200m",
+    "batch": 16,
+    "length": 64,
+    "envs": 16,
+    "replay_ratio": 32.0,
+    "replay_size": 5_000_000,  # of steps; --replay-gb is the machine's own bound
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    # arXiv 2301.04104v1 and the code released with it (danijar/dreamerv3@8fa35f8).
+    "v3-2023": {
+        "size": "XL",
+        "recurrence": "dense",
+        "first_state": "learned",
+        "norm": "layer",
+        "fan": "average",
+        "convolutions": "stride",
+        "kernel": 4,
+        "pixels": "shift",
+        "prior_layers": 1,
+        "vector_layers": 5,  # and 1024 units whatever the size: the reference's size flags do not reach these layers
+        "vector_units": 1024,
+        "policy_scale": 1.0,
+        "scalars": "symlog_two_hot",
+        "dynamics_scale": 0.5,
+        "initial": "zeros",
+        "discount": "fixed",
+        "first_continue": "true",
+        "actor_gradient": "auto",
+        "replay_value_scale": 0.0,
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "lr_warmup": 0,
+        "clip": 1000.0,
+        "eps": 1e-8,
+        "batch": 16,
+        "length": 64,
+        "envs": 4,
+        "online": False,
+        "replay_size": 1_000_000,
+    },
+    # Nature 2025 and the code of its results (July 2024).
+    "v3-nature": FINAL | {"first_continue": "true"},
+    # The reference repository of today (@e3f0224), whose discrete actor never explores uniformly.
+    "v3-repo": FINAL | {"policy_unimix": 0.0},
+}
+
+
+def kwargs(**options: Any) -> str:
+    """Keyword arguments of an env as the flag holds them."""
+    return json.dumps(options, sort_keys=True)
+
+
+def atari(**options: Any) -> str:
+    """Atari envs repeat actions by themselves, with the maximum over the last two frames."""
+    return kwargs(repeat=4, **options)
+
+
+# What a benchmark is, whoever runs it. Steps are steps of the agent: frames over the action repeat.
+BENCHMARKS: dict[str, dict[str, Any]] = {
+    "atari100k": {
+        "steps": 100_000,
+        "envs": 1,
+        "env_kwargs": atari(actions="needed", gray=False, noops=30, size=64, sticky=0.0),
+    },
+    "atari200m": {
+        "steps": 50_000_000,
+        "env_kwargs": atari(actions="all", gray=True, noops=30, size=96, sticky=0.25),
+    },
+    "dmc-proprio": {"steps": 250_000, "action_repeat": 2, "replay_ratio": 512.0},
+    "dmc-vision": {"steps": 500_000, "action_repeat": 2, "replay_ratio": 512.0, "env_kwargs": kwargs(pixels=True)},
+    "crafter": {"env": "crafter", "steps": 1_000_000, "envs": 1, "replay_ratio": 512.0},
+    # No paper runs MiniGrid: the replay ratio of Crafter, the sizes of control tasks.
+    "minigrid": {"steps": 500_000, "envs": 1, "replay_ratio": 512.0},
+    "small": {"envs": 1, "replay_ratio": 1024.0},
+}
+# How each variant runs it, where that differs from the two above.
+PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
+    "v3-2023": {
+        "atari100k": {"size": "S", "replay_ratio": 1024.0},
+        "atari200m": {
+            "envs": 8,
+            "replay_ratio": 64.0,
+            "env_kwargs": atari(actions="all", gray=False, noops=0, size=64, sticky=0.25),
+        },
+        "dmc-proprio": {"size": "S"},
+        "dmc-vision": {"size": "S"},
+        "crafter": {},
+        "minigrid": {"size": "S"},
+        "small": {"size": "S"},
+    },
+    "v3-nature": {
+        "atari100k": {"replay_ratio": 128.0},
+        "atari200m": {},
+        "dmc-proprio": {"size": "12m"},
+        "dmc-vision": {"size": "12m"},
+        "crafter": {},
+        "minigrid": {"size": "12m"},
+        "small": {},
+    },
+    "v3-repo": {
+        "atari100k": {"replay_ratio": 256.0, "steps": 110_000},
+        "atari200m": {"steps": 51_000_000},
+        "dmc-proprio": {"size": "1m", "action_repeat": 1, "replay_ratio": 1024.0, "steps": 1_100_000},
+        "dmc-vision": {"action_repeat": 1, "replay_ratio": 256.0, "steps": 1_100_000},
+        "crafter": {"steps": 1_100_000},
+        "minigrid": {"size": "12m"},
+        "small": {},
+    },
+}
+
+# Small tasks on a laptop: a small model that learns fast, instead of the paper's values for large ones. The slow critic
+# is what holds a value of 300 back when there are only a few thousand updates: it follows five times faster here.
+LAPTOP: dict[str, Any] = {
+    "size": "200k",
+    "learning_rate": 1e-3,
+    "lr_warmup": 200,
+    "slow_rate": 0.1,
+    "batch": 16,
+    "length": 32,
+    "replay_ratio": 256.0,
+    "warmup": 512,
+    "log_every": 250,
+    "eval_every": 1000,
+    "report_every": 1000,
+    "checkpoint_every": 1000,
+    "eval_episodes": 20,
+    "eval_envs": 20,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "cartpole": LAPTOP
+    | {"env": "CartPole-v1", "steps": 8000, "learning_rate": 5e-4, "eval_every": 250, "stop_return": 475.0},
+    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 3000, "eval_episodes": 10, "eval_envs": 10},
+    "catch": LAPTOP
+    | {
+        "env": "reverie.envs.toy:Catch",
+        "steps": 5000,
+        "batch": 8,
+        "length": 16,
+        "replay_ratio": 128.0,
+        "entropy": 3e-2,
+        "eval_every": 500,
+        "stop_return": 1.0,
+    },
+    **VARIANTS,
+    **{
+        f"{variant}/{name}": VARIANTS[variant] | benchmark | PROTOCOLS[variant][name]
+        for variant in VARIANTS
+        for name, benchmark in BENCHMARKS.items()
+    },
+}
