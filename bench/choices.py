@@ -50,6 +50,13 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 
 
+# What makes the tasks short enough to be run dozens of times: half the batch of the preset, and half the steps.
+SHORT: dict[str, tuple[str, ...]] = {
+    "cartpole": ("--batch", "8", "--replay-ratio", "128", "--steps", "2000"),
+    "catch": ("--steps", "3000"),
+}
+
+
 @dataclass(frozen=True)
 class Args:
     only: tuple[str, ...] = ()
@@ -57,7 +64,7 @@ class Args:
     seeds: int = 3
     """Seeds 0, 1, ... up to this many, of every answer."""
     steps: int = 0
-    """Env steps of every run. 0: those of the preset. No run ends early: curves are compared at equal steps."""
+    """Env steps of every run. 0: those of `SHORT`. No run ends early: curves are compared at equal steps."""
     episodes: int = 20
     """Greedy episodes at the end of a run, on seeds of their own."""
     parallel: int = 1
@@ -75,7 +82,7 @@ def area(curve: list[dict[str, Any]]) -> float | None:
 
 def train(args: Args, task: str, answer: str, flags: tuple[str, ...], folder: Path) -> list[dict[str, Any]]:
     """All seeds of one answer."""
-    own = ("--stop-return", "None", *flags)
+    own = ("--stop-return", "None", *SHORT[task], *flags)
     own += ("--steps", str(args.steps)) if args.steps else ()
     runs = solve.Args(preset=task, seeds=args.seeds, episodes=args.episodes, parallel=args.parallel, flags=own)
     folder.mkdir(parents=True, exist_ok=True)
