@@ -27,6 +27,7 @@ from jaxtyping import Array as AnyArray
 from jaxtyping import PRNGKeyArray
 
 from reverie.envs.base import Spaces
+from reverie.health import Symptom
 
 State = Any  # everything training changes: params, optimizer, slow networks, normalisers, step, RNG key. One pytree
 Carry = Any  # recurrent state of the policy between steps, RNG key included; leading axis [N] on its arrays
@@ -42,6 +43,7 @@ class Agent(Protocol):
     obs_space: Spaces
     act_space: Spaces
     context: int  # C: rows of a batch that come before the trained ones
+    symptoms: tuple[Symptom, ...]  # of a collapse, in the metrics of `train`; a person is warned of them
     out_space: Mapping[str, jax.ShapeDtypeStruct]  # <key> -> shape and dtype of the `out` arrays, without batch axes
 
     def init(self, key: PRNGKeyArray) -> State:

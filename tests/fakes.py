@@ -49,6 +49,7 @@ class Fake:
     """
 
     context = 1
+    symptoms = ()
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:
         self.config, self.obs_space, self.act_space = config, obs_space, act_space

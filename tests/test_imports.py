@@ -14,15 +14,16 @@ ALLOWED = {
     "nn": {"nn"},
     "model": {"model", "nn", "envs.base"},
     "behavior": {"behavior", "nn", "agent", "envs.base"},
-    "algos": {"algos", "model", "behavior", "nn", "agent", "envs.base"},
-    "agent": {"envs.base"},
+    "algos": {"algos", "model", "behavior", "nn", "agent", "envs.base", "health"},
+    "agent": {"envs.base", "health"},
+    "health": set(),
     "envs": {"envs"},
     "files": set(),  # everything that reaches the disk goes through here
     "memory": set(),
     "replay": {"replay", "agent", "envs.base", "files", "memory"},
     "view": {"view", "agent", "envs"},
     "config": {"algos"},  # the registry; algorithms themselves are imported by name
-    "run": {"run", "agent", "envs", "replay", "view", "config", "files", "memory"},
+    "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory"},
 }
 TOP = {"api", "cli", "__init__"}  # these may import everything
 

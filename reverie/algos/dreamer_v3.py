@@ -28,11 +28,12 @@ from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import imagined_losses, replayed_value_loss, through_dynamics
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
+from reverie.health import constant_reward, kl_at_floor, policy_certain, policy_random
 from reverie.model.decode import Decoder
 from reverie.model.encode import Encoder, flat, halvings, image_resolution, images, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
-from reverie.nn.dists import OneHot, categorical_kl
+from reverie.nn.dists import OneHot, categorical_kl, randomness
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam, each, laprop
 
@@ -187,6 +188,11 @@ class DreamerV3:
         )
         self.differentiable = through_dynamics(act_space, config.actor_gradient)
         self.optimizer = make_optimizer(config)
+        self.symptoms = (
+            kl_at_floor(config.free_nats),
+            constant_reward(),
+            *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
+        )
         self.scales = {
             "dynamics": config.dynamics_scale,
             "representation": config.representation_scale,
@@ -334,7 +340,8 @@ class DreamerV3:
         losses["representation"] = jnp.maximum(representation, config.free_nats)
         for name, dist in self._decode(model, latents).items():
             losses[f"decode/{name}"] = dist.loss(self._target(name, rows))
-        losses["reward"] = model.rew(feat).loss(rows["reward"])
+        reward = model.rew(feat)
+        losses["reward"] = reward.loss(rows["reward"])
         gamma = 1 - 1 / config.horizon
         alive = 1 - rows["is_terminal"].astype(jnp.float32)
         losses["continue"] = model.con(feat).loss(gamma * alive if config.discount == "learned" else alive)
@@ -365,6 +372,8 @@ class DreamerV3:
             "entropy/prior": -jnp.sum(jnp.exp(prior) * prior, (-2, -1)).mean(),
             "entropy/posterior": -jnp.sum(jnp.exp(posterior) * posterior, (-2, -1)).mean(),
             "replay/reward": rows["reward"].mean(),
+            "reward/variance": rows["reward"].var(),
+            "reward/error": jnp.square(stop_gradient(reward.pred()) - rows["reward"]).mean(),
         }
         return loss, (self._stored(latents), returns, metrics)
 
@@ -438,7 +447,7 @@ class DreamerV3:
         }
         for name, dist in policy.items():
             metrics[f"policy/entropy/{name}"] = dist.entropy().mean()
-            metrics[f"policy/randomness/{name}"] = dist.entropy().mean() / dist.max_entropy()
+            metrics[f"policy/randomness/{name}"] = randomness(dist).mean()
         means = {"policy": losses.actor.mean(0), "value": losses.critic.mean(0)}
         return means, returns, losses.target[0], stop_gradient(metrics)
 

@@ -57,6 +57,12 @@ def categorical_kl(p: Float[Array, "*B s z"], q: Float[Array, "*B s z"]) -> Floa
     return jnp.sum(jnp.exp(p) * (p - q), (-2, -1))
 
 
+def randomness(dist: OneHot | BoundedNormal) -> Float[Array, "*B"]:
+    """The entropy between the least (0) and the most (1) that this distribution can have."""
+    least, most = dist.entropy_range()
+    return (dist.entropy() - least) / (most - least)
+
+
 class OneHot:
     """Independent categorical variables of one action or observation, with `classes` that may differ.
 
@@ -67,6 +73,7 @@ class OneHot:
     logp: Float[Array, "*B n z"]
     valid: np.ndarray
     shape: tuple[int, ...]
+    mix: float
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class OneHot:
         most = counts.max()
         self.valid = np.arange(most)[None, :] < counts[:, None]
         self.shape = shape
+        self.mix = mix
         batch = logits.shape[:-1]
         if (counts == most).all():
             self.logp = unimix(logits.reshape(*batch, len(classes), most), mix)
@@ -118,9 +126,13 @@ class OneHot:
         mask = np.broadcast_to(self.valid, self.logp.shape)
         return self._events(-jnp.sum(jnp.where(mask, jnp.exp(self.logp) * self.logp, 0.0), -1))
 
-    def max_entropy(self) -> float:
-        """Nats of the uniform distribution, a scale for `entropy`."""
-        return float(np.log(self.valid.sum(-1)).sum())
+    def entropy_range(self) -> tuple[float, float]:
+        """The least and the most that `entropy` can be: as sure as `mix` allows, and uniform."""
+        counts = self.valid.sum(-1)
+        rare = self.mix / counts
+        sure = 1 - self.mix + rare
+        least = -sure * np.log(sure) - (counts - 1) * rare * np.log(np.maximum(rare, np.finfo(float).tiny))
+        return float(least.sum()), float(np.log(counts).sum())
 
 
 class BoundedNormal:
@@ -132,6 +144,7 @@ class BoundedNormal:
     mean: Float[Array, "*B n"]
     std: Float[Array, "*B n"]
     shape: tuple[int, ...]
+    bounds: tuple[float, float]
 
     def __init__(
         self,
@@ -144,6 +157,7 @@ class BoundedNormal:
         self.mean = jnp.tanh(mean.astype(jnp.float32))
         self.std = (high - low) * jax.nn.sigmoid(std.astype(jnp.float32) + 2.0) + low
         self.shape = shape
+        self.bounds = (low, high)
 
     def pred(self) -> Float[Array, "..."]:
         return self.mean.reshape(*self.mean.shape[:-1], *self.shape)
@@ -159,9 +173,10 @@ class BoundedNormal:
     def entropy(self) -> Float[Array, "*B"]:
         return jnp.sum(jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e), -1)
 
-    def max_entropy(self) -> float:
-        """Nats at the largest std of the reference (1.0), a scale for `entropy`."""
-        return self.mean.shape[-1] * 0.5 * math.log(2 * math.pi * math.e)
+    def entropy_range(self) -> tuple[float, float]:
+        """The least and the most that `entropy` can be: at the smallest and the largest std."""
+        least, most = (self.mean.shape[-1] * (math.log(x) + 0.5 * math.log(2 * math.pi * math.e)) for x in self.bounds)
+        return least, most
 
 
 class TwoHot:

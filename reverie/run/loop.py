@@ -32,12 +32,13 @@ from reverie.agent import Agent, Carry, Mode, State
 from reverie.config import RunConfig
 from reverie.envs import base
 from reverie.envs.workers import Workers
+from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect import Collector, Episode
 from reverie.run.directory import RunDirectory
-from reverie.run.log import Log
+from reverie.run.log import Log, read
 from reverie.run.ratio import Ratio
 
 logger = logging.getLogger("reverie")
@@ -357,6 +358,7 @@ class Training:
             agent.init_carry(len(envs), jax.random.fold_in(act, group))
             for group, envs in enumerate(self.collector.groups)
         ]
+        self.watch = Watch(agent.symptoms)
         self.progress = Progress()
         self.saved: Progress | None = None
         self.metrics_bytes = 0  # of metrics.jsonl that count
@@ -458,6 +460,9 @@ class Training:
             values |= self._report()
         if due(run.log_every) or (final and now.step > now.measured):
             values |= self._averages()
+            for symptom in self.watch.look(values):
+                logger.warning("step %d: %s. %s.", now.step, symptom.meaning, symptom.advice)
+            values |= self.watch.figures()
         if values:
             log.write(now.step, values)
         self.progress = replace(self.progress, measured=now.step)
@@ -508,6 +513,8 @@ class Training:
         if progress["evaluation"]:
             progress["evaluation"] = Evaluation(**progress["evaluation"])
         self.progress = self.saved = self._logged = Progress(**progress)
+        for record in read(self.directory.metrics, self.metrics_bytes):
+            self.watch.look(record)
 
     # ---------------------------------------------------------------------------------- measuring
 

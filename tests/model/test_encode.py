@@ -113,7 +113,7 @@ def test_images_that_cannot_be_halved_are_refused_with_advice(side):
 
 
 def test_images_too_small_for_a_single_stage_are_refused_with_advice():
-    with pytest.raises(ValueError, match="7 x 7 are too small .* --image-size 64"):
+    with pytest.raises(ValueError, match=r"7 x 7 are too small .* --image-size 64"):
         image_resolution({"image": IMAGE(7)}, halvings({"image": IMAGE(7)}))
 
 

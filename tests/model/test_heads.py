@@ -6,6 +6,7 @@ import pytest
 
 from reverie.envs.base import Space
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
+from reverie.nn.dists import randomness
 from reverie.nn.layers import Style
 
 KEY = jax.random.key(0)
@@ -60,19 +61,19 @@ def test_a_policy_head_has_one_distribution_per_action():
         dists = PolicyHead(spaces, 6, 8, 2, key=KEY, unimix=0.01)(feat)
         actions = sample(dists, KEY)
         logp = {k: d.logp_of(actions[k]) for k, d in dists.items()}
-        randomness = {k: d.entropy() / d.max_entropy() for k, d in dists.items()}
-        return actions, {k: d.pred() for k, d in dists.items()}, logp, randomness
+        shares = {k: randomness(d) for k, d in dists.items()}
+        return actions, {k: d.pred() for k, d in dists.items()}, logp, shares
 
-    sampled, greedy, logp, randomness = run(jax.random.normal(KEY, (4, 6)))
+    sampled, greedy, logp, shares = run(jax.random.normal(KEY, (4, 6)))
     for actions in (sampled, greedy):
         assert actions.keys() == spaces.keys()
         for key, space in spaces.items():
             assert actions[key].shape == (4, *space.shape)
             assert actions[key].dtype == space.dtype
-    assert all(x.shape == (4,) for x in (*logp.values(), *randomness.values()))
+    assert all(x.shape == (4,) for x in (*logp.values(), *shares.values()))
     # Small output weights: at first every class is about as likely as any other.
     for key in ("gear", "lights", "radio"):
-        np.testing.assert_allclose(randomness[key], 1, rtol=0.01)
+        np.testing.assert_allclose(shares[key], 1, rtol=0.01)
 
 
 def test_no_class_falls_below_its_share_of_the_uniform_mix():

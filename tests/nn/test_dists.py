@@ -147,9 +147,18 @@ def test_elements_with_unequal_classes_are_independent_categoricals():
     np.testing.assert_allclose(dist.logp_of(value), sum(p.logp_of(value[:, i]) for i, p in enumerate(parts)), rtol=1e-5)
     np.testing.assert_allclose(dist.entropy(), sum(p.entropy() for p in parts), rtol=1e-5)
     np.testing.assert_array_equal(dist.pred(), np.stack([p.pred() for p in parts], -1))
-    np.testing.assert_allclose(dist.max_entropy(), np.log(2 * 5 * 3), rtol=1e-6)
-    uniform = OneHot(jnp.zeros(10), classes, (3,), mix)
-    np.testing.assert_allclose(uniform.entropy(), dist.max_entropy(), rtol=1e-6)
+    least, most = dist.entropy_range()
+    np.testing.assert_allclose(most, np.log(2 * 5 * 3), rtol=1e-6)
+    np.testing.assert_allclose(OneHot(jnp.zeros(10), classes, (3,), mix).entropy(), most, rtol=1e-6)
+    sure = jnp.zeros(10).at[jnp.array([0, 4, 9])].set(50.0)
+    np.testing.assert_allclose(OneHot(sure, classes, (3,), mix).entropy(), least, rtol=1e-5)
+    assert OneHot(sure, classes, (3,)).entropy_range()[0] == 0
+
+
+@pytest.mark.parametrize(("out", "end"), [(-50.0, 0), (50.0, 1)])
+def test_a_bounded_normal_knows_the_range_of_its_entropy(out, end):
+    dist = BoundedNormal(jnp.zeros(3), jnp.full(3, out), (3,))
+    np.testing.assert_allclose(dist.entropy(), dist.entropy_range()[end], rtol=1e-5)
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.01])

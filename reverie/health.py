@@ -1,0 +1,145 @@
+"""Symptoms: what the metrics of a run that has collapsed look like, and the watch that looks for them.
+
+Reinforcement learning fails silently. An algorithm says which of its figures betray what (`Agent.symptoms`), the
+runner looks at every line of metrics, and a person is told once: what it means, and what to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Values = Mapping[str, float | None]  # one record of metrics; None is what was not finite
+
+# Everything looks ill at first: heads begin at zero, the policy at random, the learning rate rises for 1000 updates.
+GRACE = 1000
+# Then 1000 updates in a row, long for every healthy run we have seen: one that learns passes through such a state in
+# a few hundred. A figure that is missing from a record neither counts nor heals.
+PATIENCE = 1000
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """Something that should not last.
+
+    Attributes:
+      name: as in the metric `health/<name>`.
+      shows: `record -> bool`, None if the record cannot tell.
+      meaning: one sentence.
+      advice: what a person might do.
+    """
+
+    name: str
+    shows: Callable[[Values], bool | None]
+    meaning: str
+    advice: str
+
+
+class Watch:
+    """Counts for how many updates each symptom has shown. A pure function of the records it was given.
+
+    Args:
+      symptoms: to look for.
+      grace, patience: in updates.
+    """
+
+    def __init__(self, symptoms: tuple[Symptom, ...], grace: int = GRACE, patience: int = PATIENCE) -> None:
+        self.symptoms, self.grace, self.patience = symptoms, grace, patience
+        self._since: dict[str, float] = {}  # updates when it was first seen
+        self._told: set[str] = set()
+
+    def look(self, values: Values) -> list[Symptom]:
+        """What has shown for long enough as of this record and was not told yet.
+
+        Args:
+          values: a record of metrics; without `updates` nothing is counted.
+        """
+        updates = values.get("updates")
+        found: list[Symptom] = []
+        if updates is None or updates <= self.grace:
+            return found
+        for symptom in self.symptoms:
+            shows = symptom.shows(values)
+            if shows is None:
+                continue
+            if not shows:
+                self._since.pop(symptom.name, None)
+                self._told.discard(symptom.name)
+                continue
+            since = self._since.setdefault(symptom.name, updates)
+            if updates - since >= self.patience and symptom.name not in self._told:
+                self._told.add(symptom.name)
+                found.append(symptom)
+        return found
+
+    def figures(self) -> dict[str, float]:
+        """`health/<name>`: 1 while a symptom lasts that was told, else 0."""
+        return {f"health/{s.name}": float(s.name in self._told) for s in self.symptoms}
+
+
+def kl_at_floor(free_nats: float) -> Symptom:
+    """Posterior and prior agree in (nearly) every row: the KL loss is its floor and has no gradient.
+
+    A world that is almost predictable comes close - CartPole stays 2 to 40 % above the floor - but one that is seen
+    never rests on it.
+    """
+
+    def shows(values: Values) -> bool | None:
+        loss = values.get("loss/dynamics")
+        return None if loss is None or not free_nats else loss <= 1.001 * free_nats
+
+    return Symptom(
+        "kl_at_floor",
+        shows,
+        "the KL rests at its free nats: the latent says nothing about the observation that was not known before",
+        "look at loss/decode and at `reverie dream`; if the dream is blind, check that observations change and are of"
+        " a sensible scale, or lower --free-nats",
+    )
+
+
+def policy_certain(action: str) -> Symptom:
+    """The entropy of the policy is the least that its distribution allows."""
+
+    def shows(values: Values) -> bool | None:
+        randomness = values.get(f"policy/randomness/{action}")
+        return None if randomness is None else randomness < 0.003
+
+    return Symptom(
+        f"policy_certain/{action}",
+        shows,
+        f"the policy is as certain of {action!r} as it can be: it explores nothing any more",
+        "fine if the return is; if not, raise --entropy (3e-2 for sparse rewards near 1)",
+    )
+
+
+def policy_random(action: str) -> Symptom:
+    """The entropy of the policy is the most that its distribution allows."""
+
+    def shows(values: Values) -> bool | None:
+        randomness = values.get(f"policy/randomness/{action}")
+        return None if randomness is None else randomness > 0.995
+
+    return Symptom(
+        f"policy_random/{action}",
+        shows,
+        f"the policy for {action!r} is still random: no action looks better than another",
+        "see whether any reward was ever found (replay/reward, reward/variance) and whether imagined/return varies;"
+        " lower --entropy if it is above 1e-2",
+    )
+
+
+def constant_reward() -> Symptom:
+    """Rewards in replay vary and their prediction explains none of it."""
+
+    def shows(values: Values) -> bool | None:
+        error, variance = values.get("reward/error"), values.get("reward/variance")
+        if error is None or variance is None or variance < 1e-8:
+            return None  # nothing there to explain
+        return error > 0.95 * variance
+
+    return Symptom(
+        "constant_reward",
+        shows,
+        "the reward head predicts a constant: the policy has nothing to improve",
+        "rewards may be too rare in a batch (raise --batch or --length), or depend on what the agent cannot see",
+    )

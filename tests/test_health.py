@@ -1,0 +1,63 @@
+"""Collapse is told once, late enough, and again only after it was over."""
+
+import pytest
+
+from reverie.health import Watch, constant_reward, kl_at_floor, policy_certain, policy_random
+
+WELL = {"loss/dynamics": 1.02, "policy/randomness/a": 0.05, "reward/error": 0.1, "reward/variance": 1.0}
+ILL = {
+    "kl_at_floor": {"loss/dynamics": 1.0},
+    "policy_certain/a": {"policy/randomness/a": 0.0},
+    "policy_random/a": {"policy/randomness/a": 1.0},
+    "constant_reward": {"reward/error": 1.0},
+}
+
+
+def watch() -> Watch:
+    symptoms = (kl_at_floor(1.0), policy_certain("a"), policy_random("a"), constant_reward())
+    return Watch(symptoms, grace=100, patience=200)
+
+
+def names(watch: Watch, updates: int, **values: float | None) -> list[str]:
+    return [s.name for s in watch.look(WELL | {"updates": updates} | values)]
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_what_lasts_is_told_once(name):
+    doctor = watch()
+    told = [(updates, found) for updates in range(0, 1000, 50) for found in names(doctor, updates, **ILL[name])]
+    assert told == [(350, name)]  # first counted at 150, behind the grace
+    assert doctor.figures()[f"health/{name}"] == 1
+    assert sum(doctor.figures().values()) == 1
+
+
+def test_a_healthy_run_hears_nothing():
+    doctor = watch()
+    assert not any(names(doctor, updates) for updates in range(0, 5000, 50))
+    assert not any(doctor.figures().values())
+
+
+def test_what_recovers_is_counted_anew():
+    doctor = watch()
+    ill = ILL["kl_at_floor"]
+    assert not any(names(doctor, updates, **ill) for updates in (150, 250))
+    assert not names(doctor, 300)
+    assert not any(names(doctor, updates, **ill) for updates in (350, 500))
+    assert names(doctor, 550, **ill) == ["kl_at_floor"]
+    assert not names(doctor, 600)
+    assert not any(doctor.figures().values())
+    assert not any(names(doctor, updates, **ill) for updates in (650, 800))
+    assert names(doctor, 850, **ill) == ["kl_at_floor"]
+
+
+def test_what_cannot_be_told_neither_counts_nor_heals():
+    doctor = watch()
+    names(doctor, 150, **ILL["constant_reward"])
+    assert not names(doctor, 250, **{"reward/variance": 0.0})  # a window without any reward
+    assert not names(doctor, 300, **{"reward/error": None})  # not finite
+    assert names(doctor, 350, **ILL["constant_reward"]) == ["constant_reward"]
+    assert not doctor.look({"eval/mean_return": 1.0})  # a record without updates
+
+
+def test_no_floor_no_symptom():
+    assert kl_at_floor(0.0).shows({"loss/dynamics": 0.0}) is None
