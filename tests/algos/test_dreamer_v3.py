@@ -10,6 +10,7 @@ from dreamer import (
     EVERY_ACTION,
     KEY,
     OBS,
+    SMALL2023,
     B,
     T,
     bits,
@@ -353,9 +354,10 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
-def test_half_precision_multiplies_in_half_precision():
+@pytest.mark.parametrize("values", [{}, SMALL2023], ids=["final", "2023"])
+def test_half_precision_multiplies_in_half_precision(values):
     obs = OBS | {"image": Space("image", (48, 48, 3))}
-    agent = small_agent(obs, EVERY_ACTION, precision="bfloat16")
+    agent = small_agent(obs, EVERY_ACTION, precision="bfloat16", **values)
     state = jax.eval_shape(agent.init, KEY)
     products, full = {}, {}
     for size in (2, 3):
@@ -373,7 +375,8 @@ def test_half_precision_multiplies_in_half_precision():
     new, out, _ = shapes
     floats = {x.dtype for x in jax.tree.leaves(new) if jnp.issubdtype(x.dtype, jnp.floating)}
     assert floats == {np.dtype("float32")}
-    assert out["out/deter"].dtype == jnp.bfloat16
+    stored = {k: x.dtype for k, x in out.items()}
+    assert stored == ({"out/deter": jnp.bfloat16, "out/stoch": jnp.uint8} if agent.context else {})
 
 
 def test_losses_in_half_precision_are_close_to_the_ones_in_full():

@@ -5,16 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL, bits, filled_state, jit_once, random_batch, small_agent
+from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL2023, bits, filled_state, jit_once, random_batch, small_agent
 
 from reverie.algos.dreamer_v3 import make_optimizer
-from reverie.algos.dreamer_v3_values import VARIANTS, Config
 from reverie.envs.base import Space
 from reverie.model.rssm import Latent
 
-V2023 = {k: v for k, v in VARIANTS["v3-2023"].items() if k in Config.__dataclass_fields__}
-# The same algorithm in the smallest of all sizes.
-SMALL2023 = V2023 | {"vector_layers": 1, "vector_units": 32} | {k: SMALL[k] for k in ("size", "imagination")}
 MIXED = {k: EVERY_ACTION[k] for k in ("multi", "box")}
 BOX = {"box": EVERY_ACTION["box"]}
 
