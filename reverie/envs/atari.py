@@ -92,7 +92,7 @@ class Atari(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's own form)
     render_mode = "rgb_array"
 
-    def __init__(self, game: str, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
+    def __init__(self, game: str, options: Options = Options()) -> None:
         self._repeat = 4 if options.deterministic else options.repeat
         self._sticky = 0.0 if options.deterministic else options.sticky
         self._options = options
@@ -100,7 +100,9 @@ class Atari(gymnasium.Env):
         self.ale = ale = ale_py.ALEInterface()
         ale.setFloat("repeat_action_probability", 0.0)
         ale.setInt("random_seed", 0)
-        ale.loadROM(roms.get_rom_path(game))
+        rom = roms.get_rom_path(game)
+        assert rom is not None, game
+        ale.loadROM(rom)
         for what, value, known in (
             ("mode", options.mode, ale.getAvailableModes()),
             ("difficulty", options.difficulty, ale.getAvailableDifficulties()),

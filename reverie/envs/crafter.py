@@ -70,7 +70,7 @@ class Crafter(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own form)
     render_mode = "rgb_array"
 
-    def __init__(self, options: Options = Options(), reward: bool = True) -> None:  # noqa: B008 (it is frozen)
+    def __init__(self, options: Options = Options(), reward: bool = True) -> None:
         self.observation_space = spaces.Box(0, 255, (options.size, options.size, 3), np.uint8)
         self.action_space = spaces.Discrete(len(crafter.constants.actions))
         self._length, self._steps = options.length, 0
@@ -94,7 +94,7 @@ class Crafter(gymnasium.Env):
         return self._game.render((256, 256))
 
 
-class _Game(crafter.Env):  # type: ignore[misc]  # the package has no types
+class _Game(crafter.Env):
     def restart(self, seed: int) -> np.ndarray:
         self._seed, self._episode = seed, 0
         return self.reset()

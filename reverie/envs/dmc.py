@@ -14,11 +14,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from reverie.envs import opengl
+from reverie.envs import mujoco  # before anything that imports MuJoCo
 
-opengl.choose()  # before MuJoCo is imported
-
-from dm_control import suite  # noqa: E402
+# isort: split
+from dm_control import suite
 
 TASKS = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
 # What papers look through where camera 0 shows too little: the one that follows the animal.
@@ -52,8 +51,8 @@ def make(name: str, options: Options) -> Control:
     if task not in TASKS:
         near = difflib.get_close_matches(task, TASKS, n=3, cutoff=0.5)
         raise ValueError(f"no such task: did you mean {' or '.join(f'dmc:{x}' for x in near) or 'dmc:walker_walk'}?")
-    if options.pixels and not opengl.can_draw():
-        raise ValueError(opengl.HELP)
+    if options.pixels and not mujoco.can_draw():
+        raise ValueError(mujoco.HELP)
     return Control(*TASKS[task], options)
 
 
@@ -73,7 +72,7 @@ class Control(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # noqa: RUF012 (Gymnasium's own form)
 
-    def __init__(self, domain: str, task: str, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
+    def __init__(self, domain: str, task: str, options: Options = Options()) -> None:
         # Some tasks draw their model: always the same one, so that an episode depends on its seed alone.
         self._task = env = suite.load(domain, task, task_kwargs={"random": 0})
         self._options = options
@@ -84,7 +83,7 @@ class Control(gymnasium.Env):
         if options.fast_render:
             env.physics.model.vis.quality.offsamples = 0  # read when the first frame is drawn
             self._flags = {"shadow": False, "reflection": False}
-        self.render_mode = "rgb_array" if opengl.can_draw() else None
+        self.render_mode = "rgb_array" if mujoco.can_draw() else None
         bounds = env.action_spec()
         self.action_space = spaces.Box(
             bounds.minimum.astype(np.float32), bounds.maximum.astype(np.float32), bounds.shape, np.float32

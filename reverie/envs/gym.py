@@ -30,6 +30,9 @@ Path = tuple[Any, ...]
 class GymEnv:
     """The adapter. Termination and truncation stay apart: both at once count as termination.
 
+    Of `info`, two keys mean something here. `is_terminal` (bool): a loss that counts as an end though the
+    episode goes on, such as a life. `figures` (dict of numbers): of the episode so far, for the log.
+
     Args:
       env: any `gymnasium.Env` (Gymnasium >= 1.0).
 
@@ -76,7 +79,8 @@ class GymEnv:
             _reward(reward),
             False,
             terminated or _flag("truncated", truncated),
-            terminated,
+            terminated or _flag('info["is_terminal"]', info.get("is_terminal", False)),
+            info.get("figures", {}),
         )
 
     def render(self) -> np.ndarray | None:

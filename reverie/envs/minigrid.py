@@ -18,13 +18,15 @@ import minigrid
 import numpy as np
 from gymnasium import spaces
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+from minigrid.core.mission import MissionSpace
 
 # All words of all missions, in a fixed order: an agent's weights depend on it, so only append.
-WORDS = (
-    ", a after and at avoid ball behind blue box door end fetch find from front get go goal green grey hallway "
-    "in key lava left matching must near next object of on open opening pick purple put reach red right room "
-    "rooms square the then to traverse unlock up use yellow you your"
-).split()
+_WORDS = """
+, a after and at avoid ball behind blue box door end fetch find from front get go goal green grey hallway in key lava
+left matching must near next object of on open opening pick purple put reach red right room rooms square the then to
+traverse unlock up use yellow you your
+"""
+WORDS = _WORDS.split()
 LENGTH = 48  # words of a mission; the longest that BabyAI builds has about 40
 _NUMBER = {word: i for i, word in enumerate(WORDS, 1)}  # 0: no word
 
@@ -87,12 +89,12 @@ class Grid(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own form)
     render_mode = "rgb_array"
 
-    def __init__(self, env: gymnasium.Env, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
+    def __init__(self, env: gymnasium.Env, options: Options = Options()) -> None:
         self._env, self._options = env, options
         grid = env.unwrapped
         told = env.observation_space["mission"]  # type: ignore[index]
-        # A mission without blanks to fill in is the same text in every episode.
-        varies = not hasattr(told, "ordered_placeholders") or bool(told.ordered_placeholders)
+        # A mission without blanks to fill in is the same text in every episode; BabyAI has its own space.
+        varies = type(told) is not MissionSpace or bool(told.ordered_placeholders)
         self._mission = options.mission == "words" or (options.mission == "auto" and varies)
         self._cells = int(grid.agent_view_size)  # type: ignore[attr-defined]
         parts: dict[str, gymnasium.Space] = {}

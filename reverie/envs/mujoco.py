@@ -1,11 +1,17 @@
-"""How MuJoCo draws where there is no screen."""
+"""MuJoCo as a guest: it draws without a screen, and warns in the log.
+
+Import this before MuJoCo: it looks for a way to draw once, when it is imported.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import logging
 import os
 import sys
+
+import gymnasium
 
 HELP = (
     "drawing needs OpenGL, and there is neither a screen nor EGL nor OSMesa. With EGL the GPU's driver "
@@ -16,8 +22,13 @@ HELP = (
 _EGL_PLATFORM_DEVICE = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 
 
+def wrap(env: gymnasium.Env) -> gymnasium.Env:
+    """Gymnasium's own MuJoCo envs are as they should be."""
+    return env
+
+
 def choose() -> str:
-    """Sets MUJOCO_GL where nobody has: MuJoCo reads it when it is imported, and only then.
+    """Sets MUJOCO_GL where nobody has.
 
     Without a screen it becomes `egl` if that works, else `osmesa` if it is installed, else `disabled`:
     simulation works, drawing does not (`HELP`).
@@ -57,3 +68,11 @@ def _egl_works() -> bool:
     initialize.argtypes = [ctypes.c_void_p] * 3
     displays = (display_of(_EGL_PLATFORM_DEVICE, devices[i], None) for i in range(number.value))
     return any(display and initialize(display, None, None) for display in displays)
+
+
+choose()
+
+import mujoco  # noqa: E402
+
+# By itself it prints, and writes a file MUJOCO_LOG.TXT to wherever the user is.
+mujoco.set_mju_user_warning(lambda text: logging.getLogger("reverie").info("MuJoCo: %s", text))
