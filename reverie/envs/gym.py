@@ -80,7 +80,7 @@ class GymEnv:
             False,
             terminated or _flag("truncated", truncated),
             terminated or _flag('info["is_terminal"]', info.get("is_terminal", False)),
-            info.get("figures", {}),
+            _figures(info.get("figures", {})),
         )
 
     def render(self) -> np.ndarray | None:
@@ -303,6 +303,14 @@ def _flag(name: str, value: Any) -> bool:
     if array.ndim == 0 and array.dtype.kind in "biu":
         return bool(array)
     raise Malformed(f"{name} is {value!r}, expected True or False")
+
+
+def _figures(value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        arrays = {key: np.asarray(x) for key, x in value.items()}
+        if all(x.ndim == 0 and x.dtype.kind in "biuf" for x in arrays.values()):
+            return {key: float(x) for key, x in arrays.items()}
+    raise Malformed(f'info["figures"] is {value!r}, expected a dict of numbers by name')
 
 
 def _reward(value: Any) -> float:

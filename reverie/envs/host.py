@@ -76,8 +76,7 @@ class Host:
             raise Malformed(f"is_first is {step.is_first}, expected it on reset and only there")
         for key, view in self._obs.items():
             np.copyto(view, step.obs[key])
-        figures = {name: float(value) for name, value in step.figures.items()} if step.is_last else {}
-        return Flags(step.reward, step.is_first, step.is_last, step.is_terminal, figures)
+        return Flags(step.reward, step.is_first, step.is_last, step.is_terminal, step.figures if step.is_last else {})
 
 
 def nbytes(obs_space: Spaces, act_space: Spaces, num: int) -> int:

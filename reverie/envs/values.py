@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ class Gate:
 
     def check(self, step: Step) -> None:
         """Raises `Malformed`, naming every fault of this step."""
-        if not (-_MAX <= step.reward <= _MAX) or (step.is_last and _faulty(step.figures)):
+        if not (-_MAX <= step.reward <= _MAX):
             raise Malformed("; ".join(self.problems(step)))
         if step.obs.keys() != self._space.keys():
             raise Malformed("; ".join(self.problems(step)))
@@ -53,8 +52,6 @@ class Gate:
                 found += [f"obs/{key}: {fault}"] if fault else []
         if not (-_MAX <= step.reward <= _MAX):
             found.append(f"reward: {step.reward}, expected a finite float32")
-        if step.is_last and _faulty(step.figures):
-            found.append(f"figures: {step.figures!r}, expected a dict of finite numbers by name")
         return found
 
 
@@ -70,13 +67,6 @@ def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
         else:
             out[key] = np.asarray(rng.uniform(-1, 1, space.shape), np.float32)
     return out
-
-
-def _faulty(figures: Any) -> bool:
-    if not isinstance(figures, Mapping):
-        return True
-    sound = lambda x: isinstance(x, float | int | np.floating | np.integer | np.bool_) and bool(np.isfinite(x))
-    return not all(isinstance(name, str) and sound(value) for name, value in figures.items())
 
 
 def _bounds(space: Space) -> tuple[np.ndarray, np.ndarray] | None:
