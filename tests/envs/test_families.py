@@ -412,6 +412,22 @@ def test_crafter_tells_which_achievements_an_episode_unlocked():
 
 
 @crafter
+def test_crafter_removes_creatures_in_the_order_in_which_they_came(monkeypatch):
+    """The package picks from a set, whose order is that of addresses: different in every process."""
+    import crafter as package
+
+    env = make_env("crafter")
+    env.reset(0)
+    world = env.env._game._world
+    came = [one for one in world._objects if one]
+    given = []
+    monkeypatch.setattr(package.Env, "_balance_object", lambda self, chunk, objs, *args: given.extend(objs))
+    env.env._game._balance_object(None, set(came), "the rest")
+    assert given == came
+    assert len(came) > 10
+
+
+@crafter
 def test_the_crafter_score_is_the_geometric_mean_of_the_papers():
     from reverie.envs.crafter import ACHIEVEMENTS, score
 
