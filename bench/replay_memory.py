@@ -2,15 +2,16 @@
 
     python bench/replay_memory.py [--rows 1000000]
 
-A million steps are four million frames at 60 a second: 18 hours of play; 540,000 steps are 9. The prediction is the
-one that `reverie train --dry-run` prints. Measured is how much the resident set of this process grows, after every
-row was added, sampled, written back and saved once, so that all the bookkeeping there is exists.
+A million steps are four million frames at 60 a second: 18.5 hours of play. The prediction is the one that
+`reverie train` prints when it begins. Measured is how much the resident set of this process grows, after every row
+was added, and some sampled, written back and all saved once, so that all the bookkeeping that there is exists.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,10 @@ def main(args: Args) -> None:
         precision="float32",
     )
     plan = api.dry_run(conf)
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    if plan.replay_bytes > 0.85 * free:
+        sys.exit(f"replay takes {plan.replay_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: fewer --rows")
     env = make_env(api.spec_of(conf.run))
     agent = api.make_agent(conf, env.obs_space, env.act_space)
     fields = loop.fields(agent)
