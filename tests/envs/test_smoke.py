@@ -53,8 +53,8 @@ FAMILIES = {
     "atari": ("ale_py", "ALE/MsPacman-v5", {"lives": "discount"}, (120, 200)),
     "box2d": ("Box2D", "LunarLander-v3", {"continuous": True}, (200,)),
     "crafter": ("crafter", "crafter", {}, (200,)),
-    "dmc": ("dm_control", "dmc:walker_walk", {}, (120, 200)),
-    "minigrid": ("minigrid", "BabyAI-GoToObj-v0", {"actions": "move"}, (200,)),
+    "dmc": ("dm_control", "dmc:walker_walk", {}, (200,)),
+    "minigrid": ("minigrid", "MiniGrid-MemoryS7-v0", {"actions": "move"}, (200,)),
     "mujoco": ("mujoco", "Swimmer-v5", {}, (200,)),
     "file": ("gymnasium", "mine.py:Mine", {}, (200,)),
 }
