@@ -9,7 +9,8 @@ A **row** is one step of one env, as a flat dict of arrays:
     reward         float32, arrived WITH obs_t
     is_first       bool, the episode begins at t
     is_last        bool, the episode ends at t (for any reason; the action has no effect)
-    is_terminal    bool, the world ended at t (implies is_last); is_last alone is a truncation: bootstrap
+    is_terminal    bool, the world ended at t; is_last alone is a truncation: bootstrap. Without is_last: a lost
+                   life of several counts as an end, but the episode goes on
     action/<key>   chosen AFTER seeing obs_t
     out/<key>      what the policy wants stored beside the step (latents, search policies, root values)
 

@@ -11,12 +11,14 @@ An env speaks in `Step`s. The flags keep apart what Gymnasium's `done` confuses:
     action    a0           a1       a2       (a3)   |  a4       a5     action_t was chosen AFTER seeing obs_t
 
 The action of an `is_last` row has no effect: the next step of that env is a reset.
+`is_terminal` without `is_last` marks a loss that counts as an end while the env plays on: a life of several.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -61,13 +63,18 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Step:
-    """What an env says at one time step. `obs` holds exactly the keys, shapes and dtypes of `obs_space`."""
+    """What an env says at one time step. `obs` holds exactly the keys, shapes and dtypes of `obs_space`.
+
+    `figures` are for the log alone, no agent sees them: name -> value for this episode so far. Those of
+    the last step count.
+    """
 
     obs: Arrays
     reward: float
     is_first: bool
     is_last: bool
     is_terminal: bool
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -30,6 +30,9 @@ Path = tuple[Any, ...]
 class GymEnv:
     """The adapter. Termination and truncation stay apart: both at once count as termination.
 
+    Of `info`, two keys mean something here. `is_terminal` (bool): a loss that counts as an end though the
+    episode goes on, such as a life. `figures` (dict of numbers): of the episode so far, for the log.
+
     Args:
       env: any `gymnasium.Env` (Gymnasium >= 1.0).
 
@@ -76,7 +79,8 @@ class GymEnv:
             _reward(reward),
             False,
             terminated or _flag("truncated", truncated),
-            terminated,
+            terminated or _flag('info["is_terminal"]', info.get("is_terminal", False)),
+            _figures(info.get("figures", {})),
         )
 
     def render(self) -> np.ndarray | None:
@@ -299,6 +303,14 @@ def _flag(name: str, value: Any) -> bool:
     if array.ndim == 0 and array.dtype.kind in "biu":
         return bool(array)
     raise Malformed(f"{name} is {value!r}, expected True or False")
+
+
+def _figures(value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        arrays = {key: np.asarray(x) for key, x in value.items()}
+        if all(x.ndim == 0 and x.dtype.kind in "biuf" for x in arrays.values()):
+            return {key: float(x) for key, x in arrays.items()}
+    raise Malformed(f'info["figures"] is {value!r}, expected a dict of numbers by name')
 
 
 def _reward(value: Any) -> float:

@@ -8,7 +8,7 @@ import mmap
 import os
 import struct
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +26,13 @@ DONE, BUILT, FAILED, UNUSABLE = b"d", b"b", b"f", b"u"
 
 
 class Flags(NamedTuple):
-    """A step without its observation."""
+    """A step without its observation; `figures` only of the last one of an episode."""
 
     reward: float
     is_first: bool
     is_last: bool
     is_terminal: bool
+    figures: Mapping[str, float] = {}
 
 
 NOTHING = Flags(0.0, False, False, False)
@@ -75,7 +76,7 @@ class Host:
             raise Malformed(f"is_first is {step.is_first}, expected it on reset and only there")
         for key, view in self._obs.items():
             np.copyto(view, step.obs[key])
-        return Flags(step.reward, step.is_first, step.is_last, step.is_terminal)
+        return Flags(step.reward, step.is_first, step.is_last, step.is_terminal, step.figures if step.is_last else {})
 
 
 def nbytes(obs_space: Spaces, act_space: Spaces, num: int) -> int:
@@ -124,13 +125,13 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
         except BaseException as error:  # as above
             _reply(write, FAILED, text=explain(error))
         else:
-            _reply(write, DONE, flags)
+            _reply(write, DONE, flags, json.dumps(flags.figures) if flags.figures else "")
     host.close()
 
 
 def _reply(write: int, how: bytes, flags: Flags = NOTHING, text: str = "") -> None:
     encoded = text.encode("utf-8", "replace")
-    data = REPLY.pack(how, len(encoded), *flags) + encoded
+    data = REPLY.pack(how, len(encoded), *flags[:4]) + encoded
     while data:
         data = data[os.write(write, data) :]
 

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,17 +19,42 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
+from reverie.envs import options
 from reverie.envs.base import Env
 from reverie.envs.gym import GymEnv
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
 
-# Ids of packages that register with Gymnasium on import: (what to install, the module to name).
-_ELSEWHERE = {
-    "ALE/": ("ale-py", "ale_py"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-    "highway-": ("highway-env", "highway_env"),
-}
+
+class _Known(NamedTuple):
+    """A family of envs that needs an extra."""
+
+    name: str  # as `reverie list` shows it
+    pattern: str  # regular expression
+    extra: str  # of `pip install "reverie[...]"`, and the name of our module
+    package: str  # that comes with it, as it is imported
+
+    @property
+    def module(self) -> ModuleType:
+        return importlib.import_module(f"reverie.envs.{self.extra}")
+
+
+# By their id. The module has `Options` and `make(id, options)`.
+_FAMILIES = (
+    _Known("Atari: ALE/Pong-v5", r"(ale_py:)?ALE/.*", "atari", "ale_py"),
+    _Known("DeepMind Control: dmc:walker_walk", r"dmc:[a-z0-9_]*", "dmc", "dm_control"),
+    _Known("Crafter: crafter:reward", r"crafter(:[a-z]*)?", "crafter", "crafter"),
+    _Known(
+        "MiniGrid, BabyAI: MiniGrid-Empty-8x8-v0",
+        r"(minigrid:)?(MiniGrid|BabyAI)-.*",
+        "minigrid",
+        "minigrid",
+    ),
+)
+# By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
+_GYMNASIUM = (
+    _Known("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
+    _Known("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),
+)
 
 
 class UnusableEnv(ValueError):
@@ -40,13 +66,15 @@ class EnvSpec:
     """An env by name.
 
     Attributes:
-      id: a Gymnasium id (`CartPole-v1`, `ale_py:ALE/Pong-v5`), or `module:EnvClass`,
-        `module:make_fn`, `path/to/file.py:EnvClass`; modules in the current directory are found.
+      id: a Gymnasium id (`CartPole-v1`, `ALE/Pong-v5`), an id of a family (`dmc:walker_walk`,
+        `crafter`; see `families`), or `module:EnvClass`, `module:make_fn`,
+        `path/to/file.py:EnvClass`; modules in the current directory are found.
       action_repeat: how often every action is taken; rewards are summed.
       time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
       image_size: images become `[image_size, image_size, C]`; 0 leaves them.
       gray: images become `[H, W, 1]`.
-      kwargs: keyword arguments of the env, a dict or its JSON text (kept as a dict).
+      kwargs: keyword arguments of the env, or options of its family; a dict or its JSON text (kept
+        as a dict).
       factory: a callable that no other process can import; such an env can only run inline.
     """
 
@@ -152,6 +180,9 @@ def build(spec: EnvSpec) -> Any:
     """The bare object that the id names: a `gymnasium.Env` or an `Env`, if all is well."""
     if spec.factory is not None:
         return spec.factory(**spec.arguments())
+    for family in _FAMILIES:
+        if re.fullmatch(family.pattern, spec.id):
+            return _of_family(family, spec)
     module, _, name = spec.id.rpartition(":")
     if module and name.replace(".", "").isidentifier():
         return _call(_find(module, name), spec)
@@ -189,10 +220,51 @@ class Family(NamedTuple):
 def families() -> list[Family]:
     """The kinds of env that can be named, and whether they can be used as things are installed."""
     return [
-        Family("gymnasium classic-control", "", True),
-        Family("your own module:EnvClass or file.py:EnvClass", "", True),
-        Family("toy (reverie.envs.toy:Catch)", "", True),
+        Family("Gymnasium classic control: CartPole-v1", "", True),
+        *(Family(x.name, f"reverie[{x.extra}]", _installed(x)) for x in (*_FAMILIES, *_GYMNASIUM)),
+        Family("your own: module:EnvClass, path/to/file.py:EnvClass", "", True),
+        Family("toys: reverie.envs.toy:Catch, Recall", "", True),
     ]
+
+
+# --------------------------------------------------------------------------------------- by family
+
+
+def _of_family(family: _Known, spec: EnvSpec) -> Any:
+    _need(family, spec.id)
+    module = family.module
+    try:
+        given = options.read(module.Options, spec.arguments())
+        _once(given, spec)
+        return module.make(spec.id, given)
+    except (ValueError, DependencyNotInstalled) as error:
+        raise UnusableEnv(f"{spec.id}: {error}") from error
+
+
+def _once(given: Any, spec: EnvSpec) -> None:
+    """Raises ValueError where a wrapper would do again what the family does by itself."""
+    if hasattr(given, "repeat") and spec.action_repeat > 1:
+        raise ValueError(
+            f"it repeats every action by itself, {given.repeat} times: leave --action-repeat out, or change that "
+            f"with --env-kwargs '{{\"repeat\": {spec.action_repeat}}}'"
+        )
+    if hasattr(given, "size") and spec.image_size not in (0, given.size):
+        raise ValueError(
+            f"it makes images of {given.size} by itself: leave --image-size out, and type "
+            f"--env-kwargs '{{\"size\": {spec.image_size}}}' for another"
+        )
+
+
+def _need(family: _Known, name: str) -> None:
+    if not _installed(family):
+        raise UnusableEnv(
+            f"{name} needs a package that is not installed ({family.package}): "
+            f'type `pip install "reverie[{family.extra}]"`'
+        )
+
+
+def _installed(family: _Known) -> bool:
+    return importlib.util.find_spec(family.package) is not None
 
 
 # ------------------------------------------------------------------------------------ by Gymnasium
@@ -204,23 +276,22 @@ def _registered(spec: EnvSpec) -> gymnasium.Env:
         _import(module)
     if name not in gymnasium.registry:
         raise UnusableEnv(_unknown(name))
-    kwargs = spec.arguments()
-    if "render_mode" not in kwargs and _can_draw(gymnasium.spec(name).entry_point):
+    kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point
+    wrap: Callable[[gymnasium.Env], gymnasium.Env] = lambda env: env
+    for family in _GYMNASIUM:
+        if re.match(family.pattern, str(entry_point)):
+            _need(family, name)
+            wrap = family.module.wrap
+    if "render_mode" not in kwargs and _can_draw(entry_point):
         kwargs["render_mode"] = "rgb_array"
     try:
         # Our own gate and `check-env` replace Gymnasium's checker, which costs time at every step.
-        return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
     except DependencyNotInstalled as error:
         raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
 
 
 def _unknown(name: str) -> str:
-    for prefix, (package, module) in _ELSEWHERE.items():
-        if name.startswith(prefix):
-            return (
-                f"no env {name!r}: it comes with the package {package}. "
-                f"Type `pip install {package}`, then --env {module}:{name}"
-            )
     near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
     return (

@@ -61,6 +61,51 @@ class Catch(gymnasium.Env):
         return grid.repeat(size, 0).repeat(size, 1)
 
 
+class Recall(gymnasium.Env):
+    """A cue is shown once and asked for later: only a memory can know the answer.
+
+        step          0      1 .. delay     delay + 1     delay + 2
+        observation   cue    zeros          query         zeros, the end
+        reward               0              0             +1 if the last action names the cue, else -1
+
+    Observation: float32 [cues + 1], the cue as a one-hot, then the flag of the query. Actions: `cues`; those
+    before the query do nothing. Without memory the expected return is 2 / cues - 1.
+
+    Args:
+      cues: how many there are, 2 or more.
+      delay: blank steps between cue and query, 0 or more.
+    """
+
+    def __init__(self, cues: int = 4, delay: int = 10) -> None:
+        if cues < 2 or delay < 0:
+            raise ValueError(f"cues is {cues} and delay {delay}, expected 2 or more and 0 or more")
+        self.observation_space = spaces.Box(0, 1, (cues + 1,), np.float32)
+        self.action_space = spaces.Discrete(cues)
+        self._cues, self._delay = cues, delay
+        self._cue = self._step = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._cue, self._step = int(self.np_random.integers(self._cues)), 0
+        return self._shown(self._cue), {}
+
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        if self._step <= self._delay:
+            return self._shown(), 0.0, False, False, {}
+        if self._step == self._delay + 1:
+            return self._shown(self._cues), 0.0, False, False, {}
+        return self._shown(), 1.0 if int(action) == self._cue else -1.0, True, False, {}
+
+    def _shown(self, at: int | None = None) -> np.ndarray:
+        shown = np.zeros(self._cues + 1, np.float32)
+        if at is not None:
+            shown[at] = 1
+        return shown
+
+
 class Counting(gymnasium.Env):
     """Counts, so that a test can tell from the data alone which step of which episode it sees.
 

@@ -31,7 +31,7 @@ class Gate:
 
     def check(self, step: Step) -> None:
         """Raises `Malformed`, naming every fault of this step."""
-        if not (-_MAX <= step.reward <= _MAX) or (step.is_terminal and not step.is_last):
+        if not (-_MAX <= step.reward <= _MAX):
             raise Malformed("; ".join(self.problems(step)))
         if step.obs.keys() != self._space.keys():
             raise Malformed("; ".join(self.problems(step)))
@@ -52,8 +52,6 @@ class Gate:
                 found += [f"obs/{key}: {fault}"] if fault else []
         if not (-_MAX <= step.reward <= _MAX):
             found.append(f"reward: {step.reward}, expected a finite float32")
-        if step.is_terminal and not step.is_last:
-            found.append("is_terminal is true but is_last is not, expected is_last with it")
         return found
 
 

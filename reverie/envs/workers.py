@@ -25,7 +25,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Literal
@@ -89,6 +89,8 @@ class Workers:
       obs_space, act_space: of every env.
       mode: `inline` or `process`, as resolved.
       failures: of all envs together, since the beginning.
+      figures: of each env: what it says about its last finished episode, name -> value; empty if
+        nothing. Whole before the `recv` that gives the `is_last` row returns.
 
     Raises:
       UnusableEnv: (a ValueError) the env as named cannot be used; the message says what to change.
@@ -115,6 +117,7 @@ class Workers:
         self.spec = env_spec(spec)
         self.num = num
         self.failures = 0
+        self.figures: list[Mapping[str, float]] = [{} for _ in range(num)]
         self.mode: Literal["inline", "process"] = _resolve(self.spec, mode)
         self._seed, self._max_failures, self._window = seed, max_failures, window
         self._tapes = [_Tape() for _ in range(num)]
@@ -317,6 +320,7 @@ class Workers:
         tape.ended = flags.is_last
         if tape.ended:
             tape.clear()  # nothing to re-enact
+            self.figures[i] = flags.figures
         else:
             tape.crcs.append(self._crc(i, flags))
 
@@ -347,7 +351,7 @@ class Workers:
         return b"".join(buffer[i].tobytes() for buffer in self._action.values())
 
     def _crc(self, i: int, flags: Flags) -> int:
-        crc = zlib.crc32(_FLAGS.pack(*flags))
+        crc = zlib.crc32(_FLAGS.pack(*flags[:4]))
         for buffer in self._obs.values():
             crc = zlib.crc32(buffer[i, ...].data, crc)
         return crc
@@ -531,7 +535,9 @@ class _Process:
     def _answer(self) -> tuple[Flags, str]:
         assert self._child is not None
         try:
-            how, length, *flags = host.REPLY.unpack(self._child.read(host.REPLY.size, self._until))
+            how, length, reward, first, last, terminal = host.REPLY.unpack(
+                self._child.read(host.REPLY.size, self._until)
+            )
             text = self._child.read(length, self._until).decode() if length else ""
         except Hung:
             self._child.end()
@@ -542,7 +548,8 @@ class _Process:
             raise UnusableEnv(text)
         if how == host.FAILED:
             raise Fault(text)
-        return Flags(*flags), text
+        figures = json.loads(text) if how == host.DONE and text else {}
+        return Flags(reward, first, last, terminal, figures), text
 
 
 _Seat = _Inline | _Process

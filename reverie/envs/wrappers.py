@@ -53,13 +53,14 @@ class ActionRepeat(Wrapper):
         self._repeat = _at_least_one("action_repeat", repeat)
 
     def step(self, action: Arrays) -> Step:
-        total = 0.0
+        total, lost = 0.0, False
         for _ in range(self._repeat):
             step = self.env.step(action)
             total += step.reward
+            lost |= step.is_terminal
             if step.is_last:
                 break
-        return replace(step, reward=total)
+        return replace(step, reward=total, is_terminal=lost)
 
 
 class TimeLimit(Wrapper):

@@ -137,6 +137,14 @@ def test_termination_and_truncation_stay_apart(terminated, truncated):
     assert isinstance(env, Env)
 
 
+def test_what_info_may_add():
+    info = {"is_terminal": True, "figures": {"goals": np.int64(3), "won": True}}
+    env = GymEnv(Scripted(spaces.Discrete(3), step=(1, 0.0, False, False, info)))
+    step = env.step({"action": np.array(1, np.int32)})
+    assert (step.is_last, step.is_terminal) == (False, True)  # a lost life
+    assert step.figures == {"goals": 3.0, "won": 1.0}
+
+
 @pytest.mark.parametrize(
     ("result", "told"),
     [
@@ -148,6 +156,9 @@ def test_termination_and_truncation_stay_apart(terminated, truncated):
         ((0, 0.0, "no", False, {}), "terminated is 'no'"),
         ((0, 0.0, False, np.zeros(2, bool), {}), "truncated is"),
         ((0, 0.0, False, False, None), "info of type NoneType"),
+        ((0, 0.0, False, False, {"is_terminal": "life"}), "is_terminal.* is 'life'"),
+        ((0, 0.0, False, False, {"figures": [3]}), "figures.* is \\[3\\], expected a dict of numbers"),
+        ((0, 0.0, False, False, {"figures": {"a": "b"}}), "expected a dict of numbers"),
     ],
 )
 def test_a_step_of_another_form_is_named(result, told):

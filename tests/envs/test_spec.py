@@ -1,5 +1,8 @@
+import importlib.util
 import sys
+import tomllib
 import types
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -67,14 +70,11 @@ def test_drawing_is_asked_for_where_the_env_offers_it(mine):
     ("name", "told"),
     [
         ("CartPole-v11", "did you mean CartPole-v1"),
-        ("ALE/Pong-v5", "pip install ale-py`, then --env ale_py:ALE/Pong-v5"),
-        ("MiniGrid-Empty-5x5-v0", "pip install minigrid"),
         ("no_such_module:Env", "no module 'no_such_module'"),
         ("no_such_file.py:Env", "no file"),
         ("my_own_module:Mime", "did you mean Mine"),
         ("my_own_module:built", "a Mine, expected a class or a function"),
         ("my_own_module:number", "built an object of type int, expected a gymnasium.Env"),
-        ("LunarLander-v3", "needs a package that is not installed"),
     ],
 )
 def test_a_wrong_name_says_what_to_type(name, told, mine):
@@ -134,8 +134,30 @@ def test_an_env_of_ours_needs_no_adapter():
     assert made.reset(0).obs["vector"].dtype == np.float32
 
 
-def test_families_all_work():
-    assert families()
-    for family in families():
-        assert family.installed
-        assert family.extra == ""
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("ALE/Pong-v5", "atari"),
+        ("dmc:walker_walk", "dmc"),
+        ("crafter", "crafter"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid"),
+        ("BabyAI-GoToObj-v0", "minigrid"),
+        ("LunarLander-v3", "box2d"),
+        ("HalfCheetah-v5", "mujoco"),
+    ],
+)
+def test_a_family_without_its_package_names_the_extra(name, extra, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnusableEnv, match=rf'pip install "reverie\[{extra}\]"'):
+        make_env(name)
+    (family,) = [x for x in families() if x.extra == f"reverie[{extra}]"]
+    assert not family.installed
+
+
+def test_families_are_listed_with_their_extras():
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = declared["optional-dependencies"]
+    listed = {family.extra.removeprefix("reverie[").removesuffix("]") for family in families()} - {""}
+    assert listed == {"atari", "dmc", "crafter", "minigrid", "box2d", "mujoco"} <= extras.keys()
+    assert all(extra in extras["envs"][0] for extra in listed)
+    assert all(family.installed for family in families() if not family.extra)

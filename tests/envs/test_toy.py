@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
-from reverie.envs.toy import Catch, Counting, Dummy, Faulty
+from reverie.envs.toy import Catch, Counting, Dummy, Faulty, Recall
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # advice on spaces, wanted here as they are
-@pytest.mark.parametrize("make", [Catch, Counting, Dummy, Faulty])
+@pytest.mark.parametrize("make", [Catch, Counting, Dummy, Faulty, Recall])
 def test_gymnasium_accepts_them(make):
     # A count of episodes is not reproducible, and Gymnasium mistrusts episodes of one step.
     env = make(length=5, episodes=False) if make is Counting else make()
@@ -45,6 +45,39 @@ def test_catch_lasts_one_fall_and_can_be_drawn():
     assert env.render().shape == (64, 64, 3)
     with pytest.raises(ValueError, match="divisor of 64"):
         Catch(cells=7)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 10])
+def test_recall_asks_for_what_it_showed_first(delay):
+    env, rewards = Recall(cues=3, delay=delay), set()
+    for seed in range(20):
+        first, _ = env.reset(seed=seed)
+        assert first.sum() == 1
+        assert first[3] == 0
+        for _ in range(delay):
+            blank, reward, *flags = env.step(2)
+            assert not blank.any()
+            assert (reward, *flags[:2]) == (0, False, False)
+        query, reward, *flags = env.step(1)
+        assert query.tolist() == [0, 0, 0, 1]
+        assert (reward, *flags[:2]) == (0, False, False)
+        _, reward, over, cut, _ = env.step(0)
+        assert (over, cut) == (True, False)
+        assert reward == (1 if first[0] else -1)
+        rewards.add(reward)
+    assert rewards == {1, -1}
+    with pytest.raises(ValueError, match="cues is 1"):
+        Recall(cues=1)
+
+
+def test_recall_cannot_be_solved_from_what_is_shown_now():
+    """Whatever the cue was, from the second step on the observations are the same."""
+    env, seen = Recall(), {}
+    for seed in range(40):
+        first, _ = env.reset(seed=seed)
+        seen.setdefault(int(first.argmax()), set()).add(tuple(env.step(0)[0].tobytes() for _ in range(12)))
+    assert len(seen) == 4
+    assert len(set.union(*seen.values())) == 1
 
 
 def test_counting_ends_both_ways():

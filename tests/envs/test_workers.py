@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reverie.envs.spec import EnvSpec, UnusableEnv
-from reverie.envs.toy import FAULTS
+from reverie.envs.toy import FAULTS, Counting
 from reverie.envs.values import sample
 from reverie.envs.workers import EnvFailed, Workers, episode_seed
 
@@ -85,6 +85,26 @@ def test_rows_follow_the_convention():
     np.testing.assert_array_equal(rows["is_first"][:, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1])
     np.testing.assert_array_equal(rows["is_last"][:, 0], [0, 0, 0, 1, 0, 0, 0, 1, 0])
     np.testing.assert_array_equal(rows["is_terminal"], rows["is_last"])
+
+
+class Telling(Counting):
+    """Says how long its episodes were."""
+
+    def step(self, action):
+        *result, info = super().step(action)
+        return *result, info | {"figures": {"length": self._step, "odd": bool(self._step % 2)}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_episode_may_end_with_figures(mode):
+    env = EnvSpec(f"{__file__}:Telling", kwargs={"length": 3})
+    with Workers(env, 2, seed=0, mode=mode) as workers:
+        play(workers, 3)
+        assert workers.figures == [{}, {}]  # nothing is told before the end
+        play(workers, 1)
+        assert workers.figures == [{"length": 3.0, "odd": 1.0}] * 2
+        play(workers, 2)
+        assert workers.figures == [{"length": 3.0, "odd": 1.0}] * 2  # of the last one finished
 
 
 def test_episode_seeds_differ_in_every_argument():

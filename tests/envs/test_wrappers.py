@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from reverie.envs.base import Env, Space, Step
 from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
 from reverie.envs.values import Gate
-from reverie.envs.wrappers import GrayImages, ResizeImages, native_action, observe
+from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, native_action, observe
 
 NOTHING = {"action": np.array(0, np.int32)}
 
@@ -47,6 +49,18 @@ def test_action_repeat_sums_rewards_and_stops_at_the_end():
     assert [s.obs["step"][0] for s in shown] == [0, 4, 8, 10]
     assert [s.reward for s in shown] == [0, 1 + 2 + 3 + 4, 5 + 6 + 7 + 8, 9 + 10]
     assert shown[-1].is_terminal
+
+
+def test_action_repeat_keeps_a_life_lost_on_the_way():
+    class Lives(Picture):
+        steps = 0
+
+        def step(self, action):
+            self.steps += 1
+            return dataclasses.replace(super().step(action), is_terminal=self.steps == 2)
+
+    env = ActionRepeat(Lives(np.zeros((8, 8, 3), np.uint8)), 3)
+    assert [env.step(NOTHING).is_terminal for _ in range(3)] == [True, False, False]
 
 
 def test_time_limit_truncates():
