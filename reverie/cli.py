@@ -219,7 +219,7 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
             console.print(_table(preset, [basis], own), "")
     table = Table("envs", "pip install", "installed", box=None, pad_edge=False)
     for name, env in envs.items():
-        table.add_row(name, env["extra"] or "nothing", "yes" if env["installed"] else "no")
+        table.add_row(name, escape(env["extra"]) or "nothing", "yes" if env["installed"] else "no")
     console.print(table)
     _output(flags.json, {"algorithms": algorithms, "envs": envs})
     return 0

@@ -59,6 +59,11 @@ def score(rates: Mapping[str, float]) -> float:
     return float(np.expm1(np.log1p(percent).mean()))
 
 
+def summary(means: Mapping[str, float]) -> dict[str, float]:
+    """The score, from the means of what `info["figures"]` says in many episodes."""
+    return {"score": score({name.removeprefix("achievement/"): rate for name, rate in means.items()})}
+
+
 class Crafter(gymnasium.Env):
     """The world.
 

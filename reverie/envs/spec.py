@@ -227,6 +227,16 @@ def families() -> list[Family]:
     ]
 
 
+def summary(env: EnvLike, means: Mapping[str, float]) -> dict[str, float]:
+    """What a family makes of the mean figures of many episodes, such as Crafter's score; often nothing."""
+    name = env_spec(env).id
+    for family in _FAMILIES:
+        if means and re.fullmatch(family.pattern, name):
+            make: Callable[..., dict[str, float]] = getattr(family.module, "summary", lambda means: {})
+            return make(means)
+    return {}
+
+
 # --------------------------------------------------------------------------------------- by family
 
 

@@ -12,13 +12,15 @@ With two groups the envs of one work while the policy decides for the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from reverie.envs.spec import EnvLike, summary
 from reverie.envs.workers import Workers
 from reverie.run.checkpoint import flatten, unflatten
 
@@ -33,6 +35,24 @@ class Episode(NamedTuple):
     env: int
     episode_return: float
     length: int  # steps taken, one less than its rows
+    figures: Mapping[str, float] = {}  # what the env says about it
+
+
+def pack(episodes: Sequence[Episode]) -> np.ndarray:
+    """Episodes as JSON, uint8 [n], to lie among the arrays of a checkpoint. Floats keep every bit."""
+    return np.frombuffer(json.dumps(episodes).encode(), np.uint8)
+
+
+def unpack(text: np.ndarray) -> list[Episode]:
+    """Inverse of `pack`."""
+    return [Episode(*episode) for episode in json.loads(text.tobytes())]
+
+
+def mean_figures(env: EnvLike, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the episodes that have it, and what the env's family makes of these."""
+    names = sorted({name for each in figures for name in each})
+    means = {name: float(np.mean([each[name] for each in figures if name in each])) for name in names}
+    return means | summary(env, means)
 
 
 class Collector:
@@ -111,7 +131,7 @@ class Collector:
         state["turn"] = np.array(self._turn, np.int64)
         state["begun"] = np.array(self._begun)
         state["returns"], state["lengths"] = self._returns.copy(), self._lengths.copy()
-        state["episodes"] = np.array(self._episodes, np.float64).reshape(-1, 3)
+        state["episodes"] = pack(self._episodes)
         return state
 
     def restore(self, state: Row) -> np.ndarray:
@@ -131,7 +151,7 @@ class Collector:
         self._pending = [_under(f"pending/{g}/", state) for g in range(len(self.groups))]
         self._turn, self._begun = int(state["turn"]), bool(state["begun"])
         self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
-        self._episodes = [Episode(int(e), float(r), int(n)) for e, r, n in state["episodes"]]
+        self._episodes = unpack(state["episodes"])
         return cut
 
     def _tally(self, envs: np.ndarray, rows: Row) -> None:
@@ -139,7 +159,8 @@ class Collector:
         self._returns[envs] = np.where(on, self._returns[envs] + rows["reward"], 0.0)
         self._lengths[envs] = np.where(on, self._lengths[envs] + 1, 0)
         for i in envs[rows["is_last"]].tolist():
-            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i])))
+            figures = dict(self._workers.figures[i])
+            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), figures))
 
 
 # ------------------------------------------------------------------------------ the classical view
@@ -161,7 +182,8 @@ class Chunk:
       obs: `[B, T, ...]` per key.
       action: `[B, T, ...]` per key.
       reward: float32 [B, T].
-      terminated, truncated: bool [B, T], true only at the last real position.
+      terminated, truncated: bool [B, T], true only at the last real position - but that a life lost in the middle of
+        an episode may be terminal, too.
       mask: bool [B, T]: the position is real, its action had an effect.
       next_obs: `[B, ...]` per key, what followed the last real position; for bootstrapping.
       is_first: bool [B], the piece begins its episode.

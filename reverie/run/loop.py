@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, get_args
@@ -36,7 +36,7 @@ from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
-from reverie.run.collect import Collector, Episode
+from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.directory import RunDirectory
 from reverie.run.log import Log, read
 from reverie.run.ratio import Ratio
@@ -52,10 +52,11 @@ class NonFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Greedy episodes: undiscounted returns, and lengths in steps."""
+    """Greedy episodes: undiscounted returns, lengths in steps, and means of what the env said about them."""
 
     returns: list[float]
     lengths: list[int]
+    figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def mean_return(self) -> float:
@@ -71,6 +72,7 @@ class Evaluation:
             "std_return": self.std_return,
             "returns": self.returns,
             "lengths": self.lengths,
+            **({"figures": self.figures} if self.figures else {}),
         }
 
 
@@ -280,7 +282,7 @@ def evaluate(
     """
     num = workers.num
     share = np.array([len(range(env, episodes, num)) for env in range(num)])
-    played: list[list[tuple[float, int]]] = [[] for _ in range(num)]
+    played: list[list[Episode]] = [[] for _ in range(num)]
     returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
     carry = compiled.agent.init_carry(num, key)
     action = {k: np.zeros((num, *s.shape), s.dtype) for k, s in workers.act_space.items()}
@@ -297,12 +299,13 @@ def evaluate(
         returns[active] = np.where(new["is_first"], 0, returns[active] + new["reward"])
         lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
         for env in active[new["is_last"]].tolist():
-            played[env].append((float(returns[env]), int(lengths[env])))
+            played[env].append(Episode(env, float(returns[env]), int(lengths[env]), dict(workers.figures[env])))
         carry, actions, _ = compiled.policy["eval"](state, carry, rows)
         action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
         active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
     order = [played[e % num][e // num] for e in range(episodes)]
-    return Evaluation([r for r, _ in order], [n for _, n in order])
+    figures = mean_figures(workers.spec, [e.figures for e in order])
+    return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
 
 
 @dataclass(frozen=True)
@@ -454,6 +457,7 @@ class Training:
             values["eval/mean_return"] = evaluation.mean_return
             values["eval/std_return"] = evaluation.std_return
             values["eval/length"] = float(np.mean(evaluation.lengths))
+            values |= {f"eval/{name}": value for name, value in evaluation.figures.items()}
         if now.step == now.measured and not values:
             return
         if due(run.report_every) and self.replay.can_sample():
@@ -486,7 +490,7 @@ class Training:
             arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
             table = [np.asarray(x) for x in self.figures]
             arrays["recent/figures"] = np.array(table, np.float32).reshape(len(table), len(self.names))
-            arrays["recent/episodes"] = np.array(self.episodes, np.float64).reshape(-1, 3)
+            arrays["recent/episodes"] = pack(self.episodes)
             meta = {
                 "obs_space": base.to_json(self.agent.obs_space),
                 "act_space": base.to_json(self.agent.act_space),
@@ -508,7 +512,7 @@ class Training:
         self.ratio.restore(meta["ratio"])
         self.names, self.metrics_bytes = meta["names"], meta["metrics_bytes"]
         self.figures = list(arrays["recent/figures"])
-        self.episodes = [Episode(int(e), float(r), int(n)) for e, r, n in arrays["recent/episodes"]]
+        self.episodes = unpack(arrays["recent/episodes"])
         progress = dict(meta["progress"])
         if progress["evaluation"]:
             progress["evaluation"] = Evaluation(**progress["evaluation"])
@@ -551,6 +555,8 @@ class Training:
         if self.episodes:
             values["episode/return"] = float(np.mean([e.episode_return for e in self.episodes]))
             values["episode/length"] = float(np.mean([e.length for e in self.episodes]))
+            figures = mean_figures(self.workers.spec, [e.figures for e in self.episodes])
+            values |= {f"episode/{name}": value for name, value in figures.items()}
         values["episode/count"] = len(self.episodes)
         values["updates/left_out"] = now.left_out
         values["env/failures"] = self.workers.failures

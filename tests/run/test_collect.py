@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverie.envs.spec import EnvSpec
+from reverie.envs.toy import Counting
 from reverie.envs.workers import Workers
-from reverie.run.collect import Collector, Episode, chunks
+from reverie.run.collect import Collector, Episode, chunks, mean_figures, pack, unpack
 
 
 def counting(**kwargs):
@@ -88,6 +89,35 @@ def test_each_group_keeps_its_carry():
 def test_finished_episodes_are_counted_once():
     _, episodes, _ = collect(counting(length=4, truncate=True), 11, envs=2)
     assert episodes == [Episode(e, 1.0 + 2 + 3 + 4, 4) for _ in range(2) for e in range(2)]
+
+
+class Boastful(Counting):
+    """Says of every episode how long it was."""
+
+    def step(self, action):
+        *row, info = super().step(action)
+        return *row, info | {"figures": {"length": self._step / 3}}
+
+
+def test_what_an_env_says_of_an_episode_is_kept_to_the_last_bit():
+    _, episodes, _ = collect(EnvSpec("boastful", factory=lambda: Boastful(length=4)), 6, envs=2)
+    assert episodes == [Episode(e, 10.0, 4, {"length": 4 / 3}) for e in range(2)]
+    assert unpack(pack(episodes)) == episodes
+    assert unpack(pack([])) == []
+
+
+def test_figures_are_averaged_over_the_episodes_that_have_them():
+    assert mean_figures("CartPole-v1", [{"a": 1.0}, {"a": 2.0, "b": 3.0}, {}]) == {"a": 1.5, "b": 3.0}
+    assert mean_figures("CartPole-v1", []) == {}
+
+
+def test_crafter_turns_success_rates_into_its_score():
+    crafter = pytest.importorskip("reverie.envs.crafter")
+    names = [f"achievement/{name}" for name in crafter.ACHIEVEMENTS]
+    figures = [dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.0)]
+    found = mean_figures("crafter", figures)
+    assert found.keys() == {*names, "score"}
+    assert found["score"] == pytest.approx(50)
 
 
 def test_the_episode_of_a_failed_env_ends_as_a_truncation(monkeypatch):
