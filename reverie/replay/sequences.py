@@ -257,19 +257,21 @@ class Replay:
 
         Nothing of the replay changes, its random state included: whoever only looks takes nothing from training.
 
-        Returns key -> [batch, length, ...] as `sample` does; a window may come twice. Raises ValueError while there
-        is no window that long (`can_look`).
+        Returns key -> [batch, length, ...] as `sample` does; a window comes twice only if there are fewer than
+        `batch`. Raises ValueError while there is no window that long (`longest`).
         """
         starts = self._beginnings(length)
         if not starts.size:
-            raise ValueError(f"no {length} rows follow each other yet: {len(self)} rows in {self.streams} streams")
-        ids = rng.choice(starts, batch)[:, None] + np.arange(length)
+            raise ValueError(f"no {length} rows follow each other: {len(self)} rows in {self.streams} streams")
+        ids = rng.choice(starts, batch, replace=starts.size < batch)[:, None] + np.arange(length)
         slots, _ = self.slots(ids.ravel())
         return {**self._rows(slots.reshape(ids.shape)), "id": ids}
 
-    def can_look(self, length: int) -> bool:
-        """Whether `look` finds a window of `length` rows."""
-        return self._beginnings(length).size > 0
+    @property
+    def longest(self) -> int:
+        """Rows of the longest window that `look` finds."""
+        runs = (self._unbroken(s, within_episodes=False) for s in range(self.streams))
+        return max(int((t - run).max(initial=-1)) + 1 for t, run in runs)
 
     def _beginnings(self, length: int) -> np.ndarray:
         """The ids of all rows that begin a window of `length`."""

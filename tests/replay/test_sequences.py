@@ -296,7 +296,8 @@ def test_a_look_finds_every_longer_window_and_changes_nothing(within_episodes: b
     assert set(drawn(replay.look(500, 5, rng))) == expected
     assert replay.look(3, 5, rng)["out/h"].dtype == ml_dtypes.bfloat16
     assert replay.state() == before
-    assert [replay.can_look(n) for n in (1, 6, 10, 11)] == [True, True, True, False]
+    assert len(set(drawn(replay.look(8, 5, rng)))) == 8, "none twice"
+    assert replay.longest == 10
     with pytest.raises(ValueError, match="no 11 rows follow each other"):
         replay.look(1, 11, rng)
 
@@ -308,3 +309,5 @@ def test_a_look_passes_over_lost_rows() -> None:
         feed.add([0])
     replay.held[3] = False
     assert set(drawn(replay.look(200, 3, np.random.default_rng(0)))) == {(0, 0), (0, 4), (0, 5)}
+    assert replay.longest == 4
+    assert make().longest == 0
