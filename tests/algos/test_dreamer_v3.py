@@ -438,7 +438,8 @@ def test_a_dream_sees_some_rows_and_then_only_actions():
     blind = {k: x.at[:, 6:].set(0) if k.startswith("obs/") else x for k, x in batch.items()}
     assert bits(dream(state, blind).dream) == bits(out.dream)
     # ... the fifth is, in its own sequence ...
-    moved = batch | {"obs/vector": batch["obs/vector"].at[0, 5].add(1.0)}
+    moved = batch | {"obs/vector": batch["obs/vector"].at[0, 5].add(50.0)}
+    moved["obs/image"] = batch["obs/image"].at[0, 5].set(255)
     changed = np.asarray(dream(state, moved).dream["obs/vector"] != out.dream["obs/vector"]).any(-1)
     assert changed[0].tolist() == 4 * [False] + 5 * [True]
     assert not changed[1].any()
