@@ -115,7 +115,7 @@ def plot(dream: Dream, key: str | None = None, seen: int = SEEN) -> bytes:
 
     elements = [e for k in ([key] if key else curves(dream)) for e in _elements(dream, k, seen)]
     shown = sorted(sorted(range(len(elements)), key=lambda i: -elements[i][3])[:CURVES])
-    order = _longest(dream)
+    order = _longest(dream).tolist()
     figure = Figure(figsize=(2.6 * len(order) + 1.5, 1.15 * len(shown) + 0.8), dpi=100, layout="constrained")
     axes = figure.subplots(len(shown), len(order), sharex=True, sharey="row", squeeze=False)
     for line, index in zip(axes, shown, strict=True):
@@ -127,9 +127,9 @@ def plot(dream: Dream, key: str | None = None, seen: int = SEEN) -> bytes:
         line[-1].set_ylabel(unexplained, rotation=0, ha="left", va="center")
     for ax in axes[-1]:
         ax.set_xlabel("row")
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    handles, labels = axes[0][-1].get_legend_handles_labels()  # of the shortest dream: if one is over, it is this one
     left_out = f"   ({len(shown)} of {len(elements)} elements: those that vary most)" if len(shown) < len(elements) else ""
-    figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
     figure.suptitle(f"right: error / variance{left_out}", fontsize=9, ha="right", x=0.99)
     png = io.BytesIO()
     figure.savefig(png, format="png")
@@ -164,7 +164,7 @@ def _curve(ax: Any, dream: Dream, at: tuple[str, tuple[int, ...]], sequence: int
     rows = np.arange(1, len(truth) + 1)
     ax.axvspan(1, seen, color=_unit(SEES), alpha=0.15, linewidth=0, label="seen")
     if end < len(truth):
-        ax.axvspan(end, len(truth), color=_unit(OVER), alpha=0.3, linewidth=0)
+        ax.axvspan(end, len(truth), color=_unit(OVER), alpha=0.3, linewidth=0, label="over")
     ax.plot(rows[:end], truth[:end], color="black", linewidth=1.2, label="truth")
     ax.plot(rows[:end], dreamt[:end], color=_unit(DREAMS), linewidth=1.2, label="dream")
     ax.tick_params(labelsize=7)
