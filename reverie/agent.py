@@ -51,9 +51,9 @@ class Dream(NamedTuple):
         what `dream` holds there means nothing.
     """
 
-    truth: Row
-    dream: Row
-    valid: Array
+    truth: dict[str, Any]
+    dream: dict[str, Any]
+    valid: Any
 
     def squares(self, key: str, seen: int = SEEN) -> tuple[Any, Any]:
         """Squared error and variance of the imagined rows, both `[...]`: sums over all valid rows, element by element.

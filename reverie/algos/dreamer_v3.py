@@ -481,9 +481,9 @@ class DreamerV3:
     def _open_loop(self, state: State, batch: Row, seen: int) -> tuple[Row, Latent, Latent, Array]:
         """The rows, their latents with every row seen, their latents in the dream, and where the dream is valid.
 
-            row      1 .. 5   | 6    7    8  ...  T
-            latent   observed | imagined from the actions a5, a6, ... that were really taken
-            horizon           | 1    2    3
+        row      1 .. 5   | 6    7    8  ...  T
+        latent   observed | imagined from the actions a5, a6, ... that were really taken
+        horizon           | 1    2    3
         """
         steps = batch["reward"].shape[1] - self.context
         if not 0 < seen < steps:

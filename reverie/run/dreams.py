@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image
 
 from reverie import files
-from reverie.agent import Agent, Dream
+from reverie.agent import Dream
 from reverie.replay.sequences import Replay, Row
 from reverie.run.log import Log
 from reverie.view import dream as view
@@ -41,7 +40,8 @@ def film(dream: Dream, folder: Path, step: int, log: Log) -> None:
         name = f"dream-{key.removeprefix('obs/').replace('/', '-')}"
         _put(folder / f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS))
         small = view.frames(dream, key, height=64)  # a GIF is ten times an MP4
-        log.picture(step, f"dream/{key.removeprefix('obs/')}", video.encode(".gif", small, view.FPS), small[0].shape[:2])
+        gif = video.encode(".gif", small, view.FPS)
+        log.picture(step, f"dream/{key.removeprefix('obs/')}", gif, small[0].shape[:2])
     if len(view.curves(dream)) > 1 or not view.pictures(dream):
         png = view.plot(dream)
         _put(folder / f"dream-{step:09d}.png", png)

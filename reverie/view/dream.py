@@ -128,7 +128,7 @@ def plot(dream: Dream, key: str | None = None, seen: int = SEEN) -> bytes:
     for ax in axes[-1]:
         ax.set_xlabel("row")
     handles, labels = axes[0][-1].get_legend_handles_labels()  # of the shortest dream: if one is over, it is this one
-    left_out = f"   ({len(shown)} of {len(elements)} elements: those that vary most)" if len(shown) < len(elements) else ""
+    left_out = f"   ({len(shown)} of {len(elements)} elements, those that vary most)" * (len(shown) < len(elements))
     figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
     figure.suptitle(f"right: error / variance{left_out}", fontsize=9, ha="right", x=0.99)
     png = io.BytesIO()

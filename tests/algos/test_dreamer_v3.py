@@ -476,7 +476,8 @@ def test_a_dream_is_over_where_an_episode_begins(agent, batch):
 def test_squares_count_valid_imagined_rows_and_what_moves(arrays):
     truth = arrays.array([[[9.0], [1.0], [3.0], [7.0]], [[9.0], [5.0], [5.0], [0.0]]])
     valid = arrays.array([[True, True, True, True], [True, True, True, False]])
-    dream = Dream({"x": truth}, {"x": truth + arrays.array([[[5.0], [1.0], [0.0], [0.0]], 3 * [[2.0]] + [[9.0]]])}, valid)
+    wrong = arrays.array([[[5.0], [1.0], [0.0], [0.0]], 3 * [[2.0]] + [[9.0]]])
+    dream = Dream({"x": truth}, {"x": truth + wrong}, valid)
     error, variance = dream.squares("x", seen=1)
     # Means 11/3 and 5: the second sequence stands still.
     np.testing.assert_allclose(error, [1 + 2 * 4])

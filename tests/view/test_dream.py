@@ -90,9 +90,7 @@ def test_a_plot_draws_truth_dream_and_the_end(monkeypatch: pytest.MonkeyPatch) -
         assert image.format == "PNG"
         assert np.asarray(image.convert("L")).std() > 10
     assert [(at, s) for _, _, at, s, _ in drawn] == [
-        (at, s)
-        for at in (("obs/arm", (0,)), ("obs/arm", (1,)), ("obs/token", ()), ("reward", ()))
-        for s in (0, 1)
+        (at, s) for at in (("obs/arm", (0,)), ("obs/arm", (1,)), ("obs/token", ()), ("reward", ())) for s in (0, 1)
     ]
     truth, dreamt = drawn[1][0].lines
     np.testing.assert_array_equal(truth.get_ydata(), dream.truth["obs/arm"][1, :8, 0])
