@@ -156,13 +156,18 @@ def overfit(config: Config, env_like: Any, key: str, seed: int, updates: int, ev
     }
 
 
-def main(args: Args) -> None:
+def config_of(args: Args) -> Config:
+    """The smallest size, with a learning rate for a few thousand updates, and whatever else is asked for."""
     changes: dict[str, Any] = {"size": "200k", "learning_rate": args.learning_rate, "lr_warmup": 100}
     for flag in args.flags:
         name, _, value = flag.partition("=")
         old = getattr(Config(), name)
         changes[name] = value if isinstance(old, str) else type(old)(float(value))
-    config = Config(**changes)
+    return Config(**changes)
+
+
+def main(args: Args) -> None:
+    config = config_of(args)
     for task in args.task:
         env_like, key = TASKS[task]
         for seed in range(args.seeds):

@@ -1,7 +1,9 @@
 import functools
+import importlib
 import json
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -427,6 +429,8 @@ def test_a_report_reaches_as_far_as_its_batch(agent):
 def test_a_dream_sees_some_rows_and_then_only_actions():
     agent = small_agent(OBS | {"image": Space("image", (48, 48, 1))})
     state, batch = filled_state(agent), random_batch(agent, length=9)
+    certain = lambda s: s.model.dyn.post_out.weight  # so that what is seen decides which latents are drawn
+    state = eqx.tree_at(certain, state, 50 * certain(state))
     dream = jit_once(agent.dream)
     out = dream(state, batch)
     kept = {k: batch[k][:, 1:] for k in ("obs/image", "obs/vector", "obs/token", "reward")}
@@ -449,6 +453,25 @@ def test_a_dream_sees_some_rows_and_then_only_actions():
     assert changed.tolist() == 7 * [False] + 2 * [True]
     last = batch | {"action/action": (batch["action/action"].at[:, 9].add(1)) % 3}
     assert bits(dream(state, last).dream) == bits(out.dream)
+
+
+def test_what_was_learned_by_heart_is_dreamt(agent, state, batch, overfitted):
+    # Random values from row to row: only a model that learned what follows what can tell the last two of them.
+    dream = jit_once(agent.dream)
+    before, after = (dream(s, batch) for s in (state, overfitted[0]))
+    shares = [float(e.sum() / v.sum()) for e, v in (d.squares("obs/vector") for d in (before, after))]
+    assert shares[1] < 0.3 * shares[0], shares
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("task", ["vector", "pixels"])
+def test_sixty_four_steps_are_dreamt_below_one_percent_of_their_variance(task, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
+    overfit = importlib.import_module("overfit")
+    args = overfit.Args()
+    figures = overfit.overfit(overfit.config_of(args), *overfit.TASKS[task], seed=0, updates=args.updates, every=1000)
+    assert figures["value"] < overfit.LIMIT, figures
 
 
 def test_a_dream_speaks_in_the_units_of_the_env(agent, batch):
