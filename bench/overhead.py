@@ -55,6 +55,7 @@ def main(args: Args) -> None:
             replay_ratio=args.replay_ratio,
             eval_episodes=0,
             report_every=0,
+            video_every=0,
             checkpoint_every=0,
             log_every=1000,
         )

@@ -20,7 +20,7 @@ A **batch** is rows with two leading axes `[B, C + T]`: C rows of context, then 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import Array
@@ -35,6 +35,40 @@ Carry = Any  # recurrent state of the policy between steps, RNG key included; le
 Row = dict[str, Array]
 Metrics = dict[str, Array]
 Mode = Literal["train", "eval", "random"]  # sample | greedy | ignore the network
+
+SEEN = 5  # rows that a dream is shown before it is told only the actions (DreamerV1 to V3 show 5 and dream 45)
+HORIZONS = (1, 5, 15, 45)  # steps after the last row seen at which the error of a dream is reported
+DREAMT = SEEN + HORIZONS[-1]  # T of a batch that reaches all of them
+
+
+class Dream(NamedTuple):
+    """What happened, and what the model made of it: open loop, with numpy or with JAX arrays.
+
+    Attributes:
+      truth: `obs/<key>` and `reward` -> `[B, T, ...]`. Images are float32 in [0, 1], vectors and rewards float32 in the
+        env's own units, discrete values int32.
+      dream: the same keys (or fewer, if the model decodes fewer), shapes, dtypes and units. The rows seen are
+        reconstructions, the others imagined from the actions that were taken.
+      valid: bool `[B, T]`. False from where an episode begins among the imagined rows: no action tells of that, and
+        what `dream` holds there means nothing.
+    """
+
+    truth: dict[str, Any]
+    dream: dict[str, Any]
+    valid: Any
+
+    def squares(self, key: str, seen: int = SEEN) -> tuple[Any, Any]:
+        """Squared error and variance of the imagined rows, both `[...]`: sums over all valid rows, element by element.
+
+        The variance is that in time: of every element, its mean over the imagined rows of its own sequence is taken
+        away first, so that what stands still counts for nothing. `error.sum() / variance.sum()` is the share of the
+        signal that the dream misses: 0 for a perfect one, 1 for one that knows each sequence's mean and no more.
+        """
+        truth, dream = self.truth[key][:, seen:], self.dream[key][:, seen:]
+        valid = self.valid[:, seen:].astype("float32")
+        valid = valid.reshape(*valid.shape, *[1] * (truth.ndim - 2))
+        mean = (valid * truth).sum(1, keepdims=True) / valid.sum(1, keepdims=True).clip(1)
+        return (valid * (dream - truth) ** 2).sum((0, 1)), (valid * (truth - mean) ** 2).sum((0, 1))
 
 
 @runtime_checkable
@@ -86,7 +120,17 @@ class Agent(Protocol):
         ...
 
     def report(self, state: State, batch: Row) -> Metrics:
-        """Held-out figures of a batch (open-loop error); changes nothing."""
+        """Scalars of a batch that only looking at the model gives (open-loop error); changes nothing.
+
+        T may differ from that of `train`. What a batch cannot tell is NaN.
+        """
+        ...
+
+    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+        """Shows the model the first `seen` of the T rows of a batch and tells it only the actions of the others.
+
+        Changes nothing; the same state and batch give the same dream. `seen` is static under jit, 1 to T - 1.
+        """
         ...
 
     def parameters(self, state: State) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a person calls, from Python or through the command line: train, load, evaluate, plan.
+"""What a person calls, from Python or through the command line: train, load, evaluate, dream, plan.
 
 Everything here is assembly: a config becomes envs, an agent and a directory, and those go to `run`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,17 +21,21 @@ import numpy as np
 from rich.console import Console
 
 from reverie import algos, config, files
-from reverie.agent import Agent, Carry, Mode
+from reverie.agent import DREAMT, SEEN, Agent, Carry, Dream, Mode
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs.base import Env, Spaces
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
 from reverie.envs.workers import Workers, episode_seed
 from reverie.envs.wrappers import native_action, observe
-from reverie.replay.sequences import bytes_per_row
-from reverie.run import loop
+from reverie.replay.segments import Segments
+from reverie.replay.sequences import Replay, Row, bytes_per_row
+from reverie.run import dreams, loop
 from reverie.run.checkpoint import Checkpoints
+from reverie.run.collect import Collector
 from reverie.run.directory import RunDirectory
 from reverie.run.loop import Evaluation, Result
+
+logger = logging.getLogger("reverie")
 
 FILM = 300  # frames after which a video ends with the episode
 
@@ -350,7 +355,8 @@ class LoadedAgent:
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         self.state = loop.agent_state(self.agent, checkpoint)
-        self._policy = loop.Compiled(self.agent).policy  # of one env
+        self._compiled = loop.Compiled(self.agent)  # its policy is that of one env
+        self._replay = checkpoint.meta["replay"]
 
     def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
         """One decision.
@@ -390,6 +396,88 @@ class LoadedAgent:
             episode += 1
         return frames
 
+    def rows(self, sequences: int = 4, length: int = DREAMT, fresh: bool = False, seed: int = 0) -> Row:
+        """Sequences to dream from: the agent's rows of context (`agent.context`), then `length` rows.
+
+        Args:
+          sequences: how many, B.
+          length: T, without the context.
+          fresh: play greedy episodes, one stream of them per sequence, from their first row on. Otherwise the
+            sequences come from the run's own replay, as it was at the checkpoint; if it is gone, they are played too.
+          seed: of the draw, or of the episodes.
+
+        Returns:
+          key of a row -> `[B, C + T, ...]` (`docs/shapes.md`), what `dream` and `Agent.report` take. Where the
+          replay holds no stretch that long, a shorter one is filled up with rows that begin an episode.
+        """
+        for name, value in (("sequences", sequences), ("length", length)):
+            if value < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {value}")
+        total = self.agent.context + length
+        if not fresh:
+            run = self.config.run
+            replay = loop.replay_of(run, self.agent)
+            Segments(RunDirectory(self.path).replay).load(replay, self._replay)
+            if replay.longest > self.agent.context + 1:
+                return dreams.look(replay, sequences, total, np.random.default_rng(seed))
+            logger.warning("the replay of %s is gone: fresh episodes are played instead", self.path)
+        return self._play(sequences, total, seed)
+
+    def dream(
+        self,
+        sequences: int = 4,
+        length: int = DREAMT,
+        seen: int = SEEN,
+        fresh: bool = False,
+        seed: int = 0,
+        rows: Row | None = None,
+    ) -> Dream:
+        """What the model makes of real sequences when it sees the first rows of each and then only the actions.
+
+            dream = agent.dream()
+            error = dream.dream["obs/image"] - dream.truth["obs/image"]   # float32 [B, T, H, W, C]
+            error[~dream.valid] = numpy.nan                               # there an episode had begun
+
+        Args:
+          sequences, length, fresh, seed: of `rows`, B and T; not looked at if `rows` is given.
+          seen: rows the model is shown, 1 to T - 1.
+          rows: the sequences to dream from, `[B, C + T, ...]`, as `rows()` returns them.
+
+        Returns:
+          numpy arrays `[B, T, ...]` under `obs/<key>` and `reward`, in `truth` and in `dream`, and `valid` `[B, T]`;
+          `Dream` says more.
+
+        Raises:
+          ConfigError: there are fewer than two rows, or not 1 to T - 1 of them are seen.
+        """
+        rows = self.rows(sequences, length, fresh, seed) if rows is None else rows
+        length = rows["reward"].shape[1] - self.agent.context
+        if not 0 < seen < length:
+            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is dreamt")
+        dreaming = jax.jit(self.agent.dream, static_argnums=2)
+        dream: Dream = jax.device_get(dreaming(self.state, rows, seen))
+        return dream
+
+    def _play(self, sequences: int, length: int, seed: int) -> Row:
+        """Greedy episodes, one stream of them per sequence."""
+        run = self.config.run
+        replay = Replay(
+            loop.fields(self.agent), streams=sequences, length=length, capacity=sequences * length, seed=0, online=False
+        )
+        mode = "inline" if run.debug else run.workers
+        with Workers(self.spec, sequences, seed=seed, mode=mode, deadline=run.deadline) as workers:
+            collector = Collector(workers, replay.add)
+            collector.carry = [self.agent.init_carry(sequences, jax.random.key(seed))]
+            policy = loop.Compiled(self.agent).policy["eval"]
+
+            def decide(carry: Carry, seen: Row) -> tuple[Carry, Row, Row]:
+                carry, action, out = policy(self.state, carry, seen)
+                return carry, *jax.device_get((action, out))
+
+            while replay.longest < length:
+                collector.step(decide)
+        return dreams.look(replay, sequences, length, np.random.default_rng(seed))
+
     def _act(self, obs: dict[str, np.ndarray], carry: Carry, mode: Mode, native: bool) -> Any:
         rows = {f"obs/{k}": np.asarray(x)[None] for k, x in obs.items()}
         rows["is_first"] = np.array([carry is None])
@@ -397,7 +485,7 @@ class LoadedAgent:
         rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
         if carry is None:
             carry = self.agent.init_carry(1, jax.random.key(self.config.run.seed))
-        carry, action, _ = self._policy[mode](self.state, carry, rows)
+        carry, action, _ = self._compiled.policy[mode](self.state, carry, rows)
         single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
         return (native_action(self.env, single) if native else single), carry
 

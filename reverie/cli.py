@@ -1,4 +1,4 @@
-"""The command line: train, eval, list, diff, check-env.
+"""The command line: train, eval, dream, list, diff, check-env.
 
 Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the
 user typed, 1 for everything else. With `--json`, text for people goes to stderr and the last line
@@ -33,6 +33,7 @@ reverie: agents that learn a model of their world and act by imagining it
 
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
   reverie eval RUN [--episodes N] [--video out.mp4]
+  reverie dream RUN [--out FILE] [--key NAME] [--fresh]
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
   reverie check-env ENV
@@ -69,6 +70,31 @@ class Eval:
     """A file for a video of the first episodes: .mp4, .gif or .webp."""
     seed: int | None = None
     """Of the episodes. None: that of the run's own evaluations."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Shows what the model of a run imagines beside what really happened: it sees a few rows, then only the actions."""
+
+    run: tyro.conf.Positional[str]
+    """The run's directory."""
+    out: str = ""
+    """A video of an image (.mp4, .gif, .webp) or a plot of everything else (.png). Empty: the image if there is one,
+    in the run's videos/."""
+    key: str = ""
+    """Only this observation, or `reward`. Empty: the first image in a video, all the others in a plot."""
+    seen: int = 5
+    """Rows that the model sees."""
+    dreamt: int = 45
+    """Rows that it then imagines."""
+    sequences: int = 16
+    """Dreams that the errors are means of; the four longest are shown."""
+    fresh: bool = False
+    """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
+    seed: int = 0
+    """Of the draw of sequences, or of the episodes."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -194,6 +220,68 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
     return 0
 
 
+def dream(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(Dream, argv, "dream")
+    from reverie import api
+    from reverie.run.directory import RunDirectory
+    from reverie.view import dream as view
+    from reverie.view import video
+
+    suffix = Path(flags.out).suffix.lower()
+    if flags.out and suffix not in (*video.SUFFIXES, ".png"):
+        raise video.NoVideo(
+            f"cannot draw a dream into {Path(flags.out).name!r}: expected a name that ends in "
+            f"{', '.join(video.SUFFIXES)} for an image, or .png for anything else"
+        )
+    if flags.dreamt < 1:
+        raise ConfigError(f"--dreamt must be 1 or more, got {flags.dreamt}")
+    agent = api.load(flags.run)
+    key = _subject(agent.env.obs_space, flags.key, suffix)
+    is_image = key in agent.env.obs_space and agent.env.obs_space[key].kind == "image"
+    folder = RunDirectory(agent.path).videos
+    path = Path(flags.out or folder / f"dream-{agent.step:09d}{video.BEST if is_image else '.png'}")
+    rows = agent.rows(flags.sequences, flags.seen + flags.dreamt, flags.fresh, flags.seed)
+    dreams = agent.dream(seen=flags.seen, rows=rows)
+    name = f"obs/{key}" if key in agent.env.obs_space else key
+    if is_image:
+        video.write(path, view.frames(dreams, name, flags.seen), view.FPS)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(view.plot(dreams, name or None, flags.seen))
+    errors = view.errors(dreams, flags.seen)
+    horizons = [f"after {h}" for h in errors["reward"]["horizons"]]
+    number = lambda x, form: "-" if x is None else format(x, form)
+    cells = {
+        name: [number(e["unexplained"], ".1%"), *(number(x, ".3g") for x in e["horizons"].values())]
+        for name, e in errors.items()
+    }
+    console.print(
+        f"{agent.config.run.env} after {agent.step:,} steps: {flags.sequences} dreams, {flags.seen} rows seen and "
+        f"{flags.dreamt} imagined. Mean squared errors, of discrete values the share that is wrong:",
+        soft_wrap=True,
+    )
+    console.print(_table("", ["error / variance", *horizons], cells))
+    console.print(f"picture: {path}", soft_wrap=True)
+    _output(flags.json, {"path": str(path), "step": agent.step, "seen": flags.seen, "errors": errors})
+    return 0
+
+
+def _subject(obs_space: Mapping[str, Any], key: str, suffix: str) -> str:
+    """The one observation to draw, or `reward`, or nothing for all that is no image in one plot."""
+    images = [name for name, space in obs_space.items() if space.kind == "image"]
+    known = [*obs_space, "reward"]
+    if key and key not in known:
+        raise ConfigError(f"no observation {key!r}. Expected --key {' or '.join(known)}")
+    if not key and suffix != ".png":
+        if suffix and not images:
+            raise ConfigError(f"the env shows no image, only {', '.join(obs_space)}: draw a plot, --out dream.png")
+        return images[0] if images else ""
+    if key and suffix and (key in images) != (suffix != ".png"):
+        fitting = "an image makes a video, --out dream.mp4" if key in images else "it makes a plot, --out dream.png"
+        raise ConfigError(f"{key!r} cannot be drawn into a {suffix}: {fitting}")
+    return key
+
+
 def list_all(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(List, argv, "list")
     from reverie.envs.spec import families
@@ -266,6 +354,7 @@ def check(argv: list[str], console: Console, debug: bool) -> int:
 VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
     "train": train,
     "eval": evaluate,
+    "dream": dream,
     "list": list_all,
     "diff": diff,
     "check-env": check,

@@ -105,6 +105,8 @@ class Schedule:
     """Environments stepped together in an evaluation."""
     report_every: int = 10_000
     """Open-loop error of the model on replayed sequences."""
+    video_every: int = 50_000
+    """Dreams to look at, videos or plots, in the run's videos/ and TensorBoard; also made at the end."""
     checkpoint_every: int = 10_000
     """Everything is saved, so that the same command goes on from here; also done at the end."""
     keep: int = 2
@@ -135,7 +137,7 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
         self._at_least("max_nonfinite", 1)
         for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio"):
             self._at_least(name, 0)
-        for name in ("log", "eval", "report", "checkpoint"):
+        for name in ("log", "eval", "report", "video", "checkpoint"):
             self._at_least(f"{name}_every", 0)
         self._at_least("eval_episodes", 0)
         for name in ("deadline", "replay_gb", "replay_size"):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from reverie import algos
-from reverie.agent import Metrics, Mode, Row
+from reverie.agent import SEEN, Dream, Metrics, Mode, Row
 from reverie.envs.base import Spaces
 
 SIZES = {"tiny": 3, "small": 5}
@@ -121,6 +121,17 @@ class Fake:
 
     def report(self, state: Any, batch: Row) -> Metrics:
         return {"reward": batch["reward"].mean(), "weight": state["weights"].mean()}
+
+    def dream(self, state: Any, batch: Row, seen: int = SEEN) -> Dream:
+        """Repeats the last row it saw."""
+        rows = {k: x[:, self.context :] for k, x in batch.items()}
+        truth = {"reward": rows["reward"]}
+        for name, space in self.obs_space.items():
+            x = rows[f"obs/{name}"]
+            truth[f"obs/{name}"] = x.astype(jnp.float32) / 255 if space.kind == "image" else x
+        last = jnp.minimum(jnp.arange(rows["reward"].shape[1]), seen - 1)
+        begun = rows["is_first"].at[:, :seen].set(False)
+        return Dream(truth, {k: x[:, last] for k, x in truth.items()}, jnp.cumsum(begun, 1) == 0)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,49 @@ def test_film_draws_and_says_when_it_cannot() -> None:
         blind.film()
 
 
+def test_dream_gives_arrays_of_truth_and_dream() -> None:
+    agent = reverie.train("fake", env="reverie.envs.toy:Dummy", run="x", **QUICK, env_kwargs='{"length": 7}').load()
+    dream = agent.dream(sequences=3, length=12, seen=2)
+    shapes = {
+        "obs/image": (3, 12, 64, 64, 3), "obs/vector": (3, 12, 7), "obs/token": (3, 12), "obs/count": (3, 12),
+        "obs/float2d": (3, 12, 4, 5), "obs/int2d": (3, 12, 2, 3), "reward": (3, 12),
+    }  # fmt: skip
+    for part in (dream.truth, dream.dream):
+        assert {k: x.shape for k, x in part.items()} == shapes
+        assert {type(x) for x in part.values()} == {np.ndarray}
+    count = dream.truth["obs/count"]  # of an episode's steps: the dream ends where it starts again
+    for b in range(3):
+        begun = [t for t in range(2, 12) if count[b, t] == 0]
+        assert dream.valid[b].sum() == (begun[0] if begun else 12)
+    assert (dream.dream["obs/count"][:, 1:] == count[:, 1:2]).all(), "the fake repeats what it saw last"
+    for wrong in ({"seen": 0}, {"seen": 12}, {"sequences": 0}, {"length": 0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}"):
+            agent.dream(**{"length": 12, **wrong})
+
+
+def test_dreams_come_from_the_runs_replay_or_from_fresh_episodes(caplog: pytest.LogCaptureFixture) -> None:
+    agent = reverie.train("fake", env="reverie.envs.toy:Counting", run="x", **QUICK).load()
+    episodes = agent.rows(8, 10)["obs/episode"]
+    assert episodes.max() > 0
+    np.testing.assert_array_equal(agent.rows(8, 10)["obs/episode"], episodes)
+    assert not np.array_equal(agent.rows(8, 10, seed=1)["obs/episode"], episodes)
+    fresh = agent.rows(2, 10, fresh=True)
+    assert fresh["reward"].shape == (2, 11)
+    assert fresh["is_first"][:, 0].all(), "an episode from its beginning"
+    assert not fresh["obs/episode"][:, 0].any(), "the first of its env"
+    assert (fresh["action/action"] == 0).all(), "the fake's greedy action"
+    # 40 steps of two envs are 20 rows each: the rest is filled up, and no dream goes there.
+    assert not agent.dream(length=50).valid[:, 20:].any()
+    assert agent.dream(length=50, fresh=True).valid.shape == (4, 50)
+    for file in Path("x/replay").iterdir():
+        file.unlink()
+    caplog.clear()
+    with caplog.at_level("WARNING", "reverie"):
+        gone = agent.rows(2, 10)
+    assert "fresh episodes are played instead" in caplog.text
+    np.testing.assert_array_equal(gone["obs/step"], fresh["obs/step"])
+
+
 def test_names_come_on_demand_and_without_jax() -> None:
     code = "import sys, reverie.envs.workers; assert 'jax' not in sys.modules; reverie.EnvSpec"
     root = str(Path(reverie.__file__).parents[1])

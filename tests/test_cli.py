@@ -62,6 +62,56 @@ def test_train_then_the_same_command_then_eval(capsys: pytest.CaptureFixture[str
     assert Path("out.gif").stat().st_size > 1000
 
 
+def test_dream_draws_and_tells_the_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    told = answer(capsys, "dream", "x", "--out", "new/d.gif", "--dreamt", "6")
+    assert (told["path"], told["step"], told["seen"]) == ("new/d.gif", 40, 5)
+    assert set(told["errors"]) == {"image", "reward"}
+    assert set(told["errors"]["image"]) == {"horizons", "unexplained"}
+    assert set(told["errors"]["image"]["horizons"]) == {"1", "5"}
+    assert told["errors"]["image"]["horizons"]["1"] > 0, "the ball falls, and the fake does not know it"
+    assert Path("new/d.gif").stat().st_size > 1000
+    # The image unless told otherwise.
+    assert answer(capsys, "dream", "x")["path"].startswith("x/videos/dream-000000040.")
+    plots = [["--key", "reward"], ["--out", "d.png"], ["--out", "d.png", "--key", "reward", "--fresh"]]
+    for flags in plots:
+        path = Path(answer(capsys, "dream", "x", *flags)["path"])
+        assert path.read_bytes().startswith(b"\x89PNG"), flags
+    code, out, _ = run(capsys, "dream", "x", "--fresh", "--sequences", "2")
+    assert code == 0
+    assert "2 dreams, 5 rows seen and 45 imagined" in out
+    assert "after 45" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "d.avi"], "expected a name that ends in .mp4, .gif, .webp for an image, or .png"),
+        (["--out", "d.png", "--key", "image"], "an image makes a video, --out dream.mp4"),
+        (["--out", "d.mp4", "--key", "reward"], "it makes a plot, --out dream.png"),
+        (["--key", "imgae"], "Expected --key image or reward"),
+        (["--dreamt", "0"], "--dreamt must be 1 or more"),
+        (["--seen", "0"], "got seen=0"),
+        (["--sequences", "0"], "sequences must be 1 or more"),
+    ],
+)
+def test_a_dream_that_cannot_be_drawn(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    code, _, err = run(capsys, "dream", "x", *flags)
+    assert code == 2, err
+    assert message in err
+    assert not list(Path().glob("d.*"))
+
+
+def test_an_env_without_images_is_dreamt_as_a_plot(capsys: pytest.CaptureFixture[str]) -> None:
+    blind = [*TRAIN, "--run", "x", "--env", "reverie.envs.toy:Counting"]
+    answer(capsys, *blind)
+    assert answer(capsys, "dream", "x")["path"] == "x/videos/dream-000000040.png"
+    code, _, err = run(capsys, "dream", "x", "--out", "d.mp4")
+    assert code == 2
+    assert "--out dream.png" in err
+
+
 def test_without_json_people_get_stdout_and_the_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -179,6 +229,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "dreamer_v3", "--preset", "v3-2032/crafter"], "did you mean 'v3-2023/crafter'?"),
         (["eval", "nowhere"], "no run in nowhere"),
         (["eval"], "Required options"),
+        (["dream", "nowhere"], "no run in nowhere"),
     ],
 )
 def test_mistakes_exit_2_without_traceback(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:

@@ -20,7 +20,7 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import Metrics, Mode, Row
+from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Row
 from reverie.algos import Unsuitable
 from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
 from reverie.algos.dreamer_v3_values import SIZES, Config
@@ -454,45 +454,70 @@ class DreamerV3:
     # ------------------------------------------------------------- reporting
 
     def report(self, state: State, batch: Row) -> Metrics:
-        """Open-loop error: the model sees five rows, then is told only the actions.
-
-            row      1 .. 5   | 6    7    8  ...  T
-            latent   observed | imagined from the actions a5, a6, ... that were really taken
-            horizon           | 1    2    3
+        """How well the model sees, and how well it dreams.
 
         Returns:
           `open_loop/<key>/<h>`: error of the decoded observation (summed squares; symlog space for vectors;
           cross-entropy for discrete values) `h` steps after the last row seen, `open_loop/reward/<h>` the squared
           error of the reward, and `closed_loop/<key>` the same with the observations seen. Sequences in which an
-          episode begins after the first five rows are left out from there on.
+          episode begins after the first five rows are left out from there on; NaN if that leaves none.
+          `open_loop/<key>/unexplained`: over all dreamt rows, the error's share of the signal's variance in time
+          (`Dream.squares`), for images, vectors and the reward.
         """
+        steps = batch["reward"].shape[1] - self.context
+        if steps <= SEEN:
+            return {}
+        rows, seen, latents, valid = self._open_loop(state, batch, SEEN)
+        metrics: Metrics = {}
+        for name, error in self._errors(state.model, latents, rows).items():
+            for h in HORIZONS:
+                if SEEN + h <= steps:
+                    there = valid[:, SEEN + h - 1].astype(jnp.float32)
+                    metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, SEEN + h - 1]) / there.sum()
+        for name, error in self._errors(state.model, seen, rows).items():
+            metrics[f"closed_loop/{name}"] = error.mean()
+        dream = self._decoded(state.model, rows, latents, valid)
+        for key, value in dream.dream.items():
+            if jnp.issubdtype(value.dtype, jnp.floating):
+                error, variance = dream.squares(key)
+                metrics[f"open_loop/{key.removeprefix('obs/')}/unexplained"] = error.sum() / variance.sum()
+        return metrics
+
+    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+        rows, _, latents, valid = self._open_loop(state, batch, seen)
+        return self._decoded(state.model, rows, latents, valid)
+
+    def _open_loop(self, state: State, batch: Row, seen: int) -> tuple[Row, Latent, Latent, Array]:
+        """The rows, their latents with every row seen, their latents in the dream, and where the dream is valid.
+
+        row      1 .. 5   | 6    7    8  ...  T
+        latent   observed | imagined from the actions a5, a6, ... that were really taken
+        horizon           | 1    2    3
+        """
+        steps = batch["reward"].shape[1] - self.context
+        if not 0 < seen < steps:
+            raise ValueError(f"a dream of {steps} rows can be shown 1 to {steps - 1} of them, got seen={seen}")
         key = jax.random.fold_in(state.key, state.updates)
         rows, latents, _ = self._observe(state.model, batch, key)
-        seen, steps = 5, rows["reward"].shape[1]
-        if steps <= seen:
-            return {}
 
         def step(latent: Latent, xs: tuple[dict[str, Array], PRNGKeyArray]) -> tuple[Latent, Latent]:
             latent = state.model.imagine(latent, *xs)
             return latent, latent
 
-        taken = select(rows, "action/")
-        taken = {k: jnp.swapaxes(v[:, seen - 1 : -1], 0, 1) for k, v in taken.items()}
+        taken = {k: jnp.swapaxes(v[:, seen - 1 : -1], 0, 1) for k, v in select(rows, "action/").items()}
         start = jax.tree.map(lambda x: x[:, seen - 1], latents)
-        _, dream = lax.scan(step, start, (taken, jax.random.split(key, steps - seen)))
-        dream = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), dream)
-        truth = {k: v[:, seen:] for k, v in rows.items()}
-        same = jnp.cumprod(1 - truth["is_first"].astype(jnp.float32), 1)
-        horizons = [h for h in (1, 5, 15, 45) if h <= steps - seen]
+        _, imagined = lax.scan(step, start, (taken, jax.random.split(key, steps - seen)))
+        joined = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :seen], jnp.swapaxes(y, 0, 1)], 1), latents, imagined)
+        begun = rows["is_first"].at[:, :seen].set(False)  # what is seen may begin an episode
+        return rows, latents, joined, jnp.cumsum(begun, 1) == 0
 
-        metrics: Metrics = {}
-        for h in horizons:
-            weight = same[:, h - 1] / jnp.maximum(1, same[:, h - 1].sum())
-            for name, error in self._errors(state.model, dream, truth).items():
-                metrics[f"open_loop/{name}/{h}"] = jnp.sum(weight * error[:, h - 1])
-        for name, error in self._errors(state.model, latents, rows).items():
-            metrics[f"closed_loop/{name}"] = error.mean()
-        return metrics
+    def _decoded(self, model: Model, rows: Row, latents: Latent, valid: Array) -> Dream:
+        """Rows and latents `[B, T]` as a person can look at them."""
+        reward, _ = model.predict(latents)
+        truth, dream = {"reward": rows["reward"]}, {"reward": reward}
+        for name, dist in self._decode(model, latents).items():
+            truth[f"obs/{name}"], dream[f"obs/{name}"] = self._target(name, rows), dist.pred()
+        return Dream(truth, dream, valid)
 
     def _errors(self, model: Model, latents: Latent, rows: Row) -> dict[str, Array]:
         """Error `[B, T]` of every decoded observation and of the reward."""

@@ -289,6 +289,7 @@ LAPTOP: dict[str, Any] = {
     "log_every": 250,
     "eval_every": 1000,
     "report_every": 1000,
+    "video_every": 2000,
     "checkpoint_every": 1000,
     "eval_episodes": 20,
     "eval_envs": 20,

@@ -222,8 +222,10 @@ class Replay:
             start = np.concatenate([first[:, 1], start])
         t = start[:, None] + self._span  # [B, L]
         slots = stream[:, None] * self.ring + t % self.ring
-        rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
-        return {**rows, "id": (stream[:, None] << ID_BITS) | t}
+        return {**self._rows(slots), "id": (stream[:, None] << ID_BITS) | t}
+
+    def _rows(self, slots: np.ndarray) -> Row:
+        return {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
 
     def _serve(self, most: int) -> list[tuple[int, int]]:
         """(stream, start) of up to `most` windows whose online turn it is; each is served once."""
@@ -246,6 +248,38 @@ class Replay:
         places = np.arange(cursor, min(cursor + self.length, int(self._tail[stream])))
         following = self._starts[stream, places % self.ring]
         self._cursor[stream] = cursor + np.searchsorted(following, start + self.length)
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def look(self, batch: int, length: int, rng: np.random.Generator) -> Row:
+        """`batch` windows of `length` rows that follow each other in one stream, uniform over all there are; `length`
+        need not be the replay's own, and episodes may begin anywhere inside.
+
+        Nothing of the replay changes, its random state included: whoever only looks takes nothing from training.
+
+        Returns key -> [batch, length, ...] as `sample` does; a window comes twice only if there are fewer than
+        `batch`. Raises ValueError while there is no window that long (`longest`).
+        """
+        starts = self._beginnings(length)
+        if not starts.size:
+            raise ValueError(f"no {length} rows follow each other: {len(self)} rows in {self.streams} streams")
+        ids = rng.choice(starts, batch, replace=starts.size < batch)[:, None] + np.arange(length)
+        slots, _ = self.slots(ids.ravel())
+        return {**self._rows(slots.reshape(ids.shape)), "id": ids}
+
+    @property
+    def longest(self) -> int:
+        """Rows of the longest window that `look` finds."""
+        runs = (self._unbroken(s, within_episodes=False) for s in range(self.streams))
+        return max(int((t - run).max(initial=-1)) + 1 for t, run in runs)
+
+    def _beginnings(self, length: int) -> np.ndarray:
+        """The ids of all rows that begin a window of `length`."""
+        found = [np.zeros(0, np.int64)]
+        for s in range(self.streams):
+            t, run = self._unbroken(s, within_episodes=False)
+            found.append((s << ID_BITS) | (t[run <= t - (length - 1)] - (length - 1)))
+        return np.concatenate(found)
 
     # --- write-back -------------------------------------------------------------------------------
 
@@ -324,18 +358,22 @@ class Replay:
         """Finds all windows anew from `held` and `is_first`; a row that is not held is in none of
         them."""
         for s in range(self.streams):
-            count = int(self._count[s])
-            t = np.arange(max(0, count - self.ring), count)
-            slots = s * self.ring + t % self.ring
-            held = self.held[slots]
-            seam = ~held
-            seam[1:] |= ~held[:-1]
-            seam[:1] = True
-            if self.within_episodes:
-                seam |= self.arrays["is_first"][slots]
-            run = np.maximum.accumulate(np.where(seam, t + ~held, 0))
+            t, run = self._unbroken(s, self.within_episodes)
             starts = t[run <= t - (self.length - 1)] - (self.length - 1)
             self._run[s] = run[-1] if t.size else 0
             self._head[s], self._tail[s] = 0, starts.size
             self._starts[s, : starts.size] = starts
             self._cursor[s] = np.searchsorted(starts, self._next[s])
+
+    def _unbroken(self, stream: int, within_episodes: bool) -> tuple[np.ndarray, np.ndarray]:
+        """`t` of all rows of a stream, and for each the t since when rows follow each other up to it."""
+        count = int(self._count[stream])
+        t = np.arange(max(0, count - self.ring), count)
+        slots = stream * self.ring + t % self.ring
+        held = self.held[slots]
+        seam = ~held
+        seam[1:] |= ~held[:-1]
+        seam[:1] = True
+        if within_episodes:
+            seam |= self.arrays["is_first"][slots]
+        return t, np.maximum.accumulate(np.where(seam, t + ~held, 0))

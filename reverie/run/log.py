@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
 logger = logging.getLogger("reverie")
 
@@ -204,6 +205,17 @@ class Log:
         except OSError as error:
             logger.warning("cannot write to TensorBoard: %s", error)
         self._display.metrics(step, record)
+
+    def picture(self, step: int, name: str, encoded: bytes, size: tuple[int, int]) -> None:
+        """Shows a PNG, or a GIF that moves, of `(height, width)` in TensorBoard.
+
+        As the event that it is: tensorboardX's own `add_video` would encode frames with moviepy, another dependency.
+        """
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=encoded)
+        try:
+            self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        except OSError as error:
+            logger.warning("cannot write to TensorBoard: %s", error)
 
     def __enter__(self) -> Log:
         return self

@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from reverie.agent import Agent, Carry, Mode, State
+from reverie.agent import DREAMT, Agent, Carry, Mode, State
 from reverie.config import RunConfig
 from reverie.envs import base
 from reverie.envs.workers import Workers
 from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
+from reverie.run import dreams
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.directory import RunDirectory
@@ -131,6 +132,19 @@ def capacity(run: RunConfig, agent: Agent) -> int:
     return min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(fields(agent)))
 
 
+def replay_of(run: RunConfig, agent: Agent) -> Replay:
+    """The replay of a run, empty."""
+    return Replay(
+        fields(agent),
+        streams=run.envs,
+        length=agent.context + run.length,
+        capacity=capacity(run, agent),
+        seed=seeds(run.seed).replay,
+        online=run.online,
+        within_episodes=run.within_episodes,
+    )
+
+
 def ratio(run: RunConfig, agent: Agent) -> Ratio:
     """Updates per step. The first is due after warm-up, when some env has filled one window."""
     start = max(run.warmup, run.envs * (agent.context + run.length))
@@ -141,7 +155,7 @@ class Traced:
     """A function under jit that knows how often it was traced: more than once is a mistake."""
 
     def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
-        self.traces = 0
+        self.name, self.traces = name, 0
 
         def traced(*args: Any) -> Any:
             self.traces += 1
@@ -170,6 +184,7 @@ class Compiled:
         float32 vector, so that keeping them costs nothing until somebody looks; `names` says what
         its elements are.
       report: `(state, batch) -> metrics`.
+      dream: `(state, batch) -> Dream`.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -178,11 +193,12 @@ class Compiled:
         self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
         self.train = Traced("train", self._train, donate_argnums=0)
         self.report = Traced("report", agent.report)
+        self.dream = Traced("dream", agent.dream)
 
     @property
     def traces(self) -> dict[str, int]:
         policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
-        return policies | {"train": self.train.traces, "report": self.report.traces}
+        return policies | {f.name: f.traces for f in (self.train, self.report, self.dream)}
 
     def _policy(self, mode: Mode) -> Traced:
         def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
@@ -343,15 +359,7 @@ class Training:
         self.directory, self.stop = directory, stop
         self.clock = Clock()
         self.compiled = Compiled(agent)
-        self.replay = Replay(
-            fields(agent),
-            streams=run.envs,
-            length=agent.context + run.length,
-            capacity=capacity(run, agent),
-            seed=seeds(run.seed).replay,
-            online=run.online,
-            within_episodes=run.within_episodes,
-        )
+        self.replay = replay_of(run, agent)
         self.segments = Segments(directory.replay)
         self.checkpoints = Checkpoints(directory.checkpoints, run.keep)
         self.ratio = ratio(run, agent)
@@ -469,6 +477,8 @@ class Training:
             values |= self.watch.figures()
         if values:
             log.write(now.step, values)
+        if run.video_every and (final or due(run.video_every)) and self.replay.can_sample():
+            self._film(log)
         self.progress = replace(self.progress, measured=now.step)
         if due(run.checkpoint_every) and not final:
             try:
@@ -539,10 +549,22 @@ class Training:
 
     def _report(self) -> dict[str, float]:
         with self.clock.spent("report"):
-            batch = self.replay.sample(self.run.batch, online=False)
-            del batch["id"]
-            figures = jax.device_get(self.compiled.report(self.state, batch))
+            figures = jax.device_get(self.compiled.report(self.state, self._look()))
         return {f"report/{k}": float(v) for k, v in figures.items()}
+
+    def _film(self, log: Log) -> None:
+        """Dreams as pictures; a full disk is a warning, as for metrics."""
+        with self.clock.spent("report"):
+            dream = jax.device_get(self.compiled.dream(self.state, self._look()))
+            try:
+                dreams.film(dream, self.directory.videos, self.progress.step, log)
+            except OSError as error:
+                logger.warning("step %d: no picture of a dream: %s", self.progress.step, error)
+
+    def _look(self) -> Row:
+        """A batch to look at, the same whenever this step comes: what training draws is not touched."""
+        rng = np.random.default_rng((seeds(self.run.seed).replay, self.progress.step))
+        return dreams.look(self.replay, self.run.batch, self.agent.context + DREAMT, rng)
 
     def _averages(self) -> dict[str, float]:
         """What happened since the last log; counters stand as they are."""

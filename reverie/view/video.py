@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
 SUFFIXES = (".mp4", ".gif", ".webp")
+# PyAV has wheels for most machines; where there is none, Pillow's GIFs are always there.
+BEST = ".mp4" if importlib.util.find_spec("av") else ".gif"
 
 
 class NoVideo(ValueError):
@@ -26,31 +29,45 @@ def check_suffix(path: Path) -> None:
 
 
 def write(path: Path, frames: Sequence[np.ndarray], fps: float = 30.0) -> None:
-    """Writes frames (uint8 `[H, W, 3]`, all of one size) as the suffix of `path` says.
+    """Writes frames (uint8 `[H, W, 3]`, all of one size) as the suffix of `path` says; see `encode`."""
+    check_suffix(path)
+    data = encode(path.suffix, frames, fps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def encode(suffix: str, frames: Sequence[np.ndarray], fps: float = 30.0) -> bytes:
+    """A video as bytes.
 
     `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes lose a line. `.gif` and `.webp`
     loop.
 
     Raises:
-      NoVideo: another suffix, no frames, or frames that are no pictures.
+      NoVideo: another suffix, no frames, frames that are no pictures, or `.mp4` without PyAV.
     """
-    check_suffix(path)
+    check_suffix(Path(f"video{suffix}"))
     if not frames:
-        raise NoVideo(f"no frames for {path.name}: the env drew nothing (does it have render()?)")
+        raise NoVideo("no frames for a video: the env drew nothing (does it have render()?)")
     for frame in frames:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (*frames[0].shape[:2], 3):
             raise NoVideo(f"frames must be uint8 [H, W, 3] of one size, got {frame.dtype} {list(frame.shape)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".mp4":
-        _mp4(path, frames, fps)
+    data = io.BytesIO()
+    if suffix.lower() == ".mp4":
+        _mp4(data, frames, fps)
     else:
         first, *rest = [Image.fromarray(frame) for frame in frames]
-        first.save(path, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+        kind = suffix[1:].upper()
+        first.save(data, kind, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+    return data.getvalue()
 
 
-def _mp4(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
+def _mp4(data: io.BytesIO, frames: Sequence[np.ndarray], fps: float) -> None:
+    if BEST != ".mp4":
+        raise NoVideo("an .mp4 needs PyAV, which is not installed: `pip install av`, or a name that ends in .gif")
+    import av
+
     height, width = (n - n % 2 for n in frames[0].shape[:2])  # yuv420p halves both
-    with av.open(str(path), "w") as container:
+    with av.open(data, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps), options={"crf": "20"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:

@@ -1,7 +1,9 @@
 import functools
+import importlib
 import json
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from dreamer import (
     small_agent,
 )
 
+from reverie.agent import Dream
 from reverie.algos.dreamer_v3 import SIZES, Config, make_agent
 from reverie.envs.base import Space
 
@@ -397,17 +400,111 @@ def test_losses_in_half_precision_are_close_to_the_ones_in_full():
 # ------------------------------------------------------------------------- reporting
 
 
-def test_a_report_leaves_out_what_follows_the_start_of_another_episode(agent, batch):
+@pytest.fixture(scope="module")
+def report(agent):
+    return jit_once(agent.report)
+
+
+def test_a_report_leaves_out_what_follows_the_start_of_another_episode(agent, batch, report):
     state = filled_state(agent)
-    report = jit_once(agent.report)
     figures = report(state, batch)
-    names = {"reward", "vector", "token"}
-    assert figures.keys() == {f"open_loop/{n}/1" for n in names} | {f"closed_loop/{n}" for n in names}
-    assert all(np.isfinite(v) and v >= 0 for v in figures.values())
+    kinds = {f"open_loop/{n}/1" for n in ("reward", "vector", "token")}
+    kinds |= {name.replace("open", "closed").removesuffix("/1") for name in kinds}
+    kinds |= {"open_loop/reward/unexplained", "open_loop/vector/unexplained"}
+    assert figures.keys() == kinds
+    assert all(np.isfinite(v) and v >= 0 for k, v in figures.items() if "unexplained" not in k)
     # Row 6 of the trained ones is the first dreamed one.
     broken = batch | {"is_first": batch["is_first"].at[0, 6].set(True)}
     loud = broken | {"obs/vector": broken["obs/vector"].at[0, 6].add(5.0)}
     assert report(state, broken)["open_loop/vector/1"] == report(state, loud)["open_loop/vector/1"]
     assert report(state, broken)["open_loop/vector/1"] != figures["open_loop/vector/1"]
+    nobody = batch | {"is_first": batch["is_first"].at[:, 6].set(True)}
+    assert np.isnan(report(state, nobody)["open_loop/vector/1"]), "an error of zero would be a lie"
     short = jax.tree.map(lambda x: x[:, :5], batch)
     assert jax.eval_shape(agent.report, state, short) == {}
+
+
+def test_a_report_reaches_as_far_as_its_batch(agent):
+    figures = jax.eval_shape(agent.report, filled_state(agent), random_batch(agent, B, 50))
+    assert {f"open_loop/vector/{h}" for h in (1, 5, 15, 45)} <= figures.keys()
+
+
+def test_a_dream_sees_some_rows_and_then_only_actions():
+    agent = small_agent(OBS | {"image": Space("image", (48, 48, 1))})
+    state, batch = filled_state(agent), random_batch(agent, length=9)
+    certain = lambda s: s.model.dyn.post_out.weight  # so that what is seen decides which latents are drawn
+    state = eqx.tree_at(certain, state, 50 * certain(state))
+    dream = jit_once(agent.dream)
+    out = dream(state, batch)
+    kept = {k: batch[k][:, 1:] for k in ("obs/image", "obs/vector", "obs/token", "reward")}
+    kept["obs/image"] = kept["obs/image"].astype(jnp.float32) / 255
+    assert bits(out.truth) == bits(kept)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), out.dream) == jax.tree.map(lambda x: (x.shape, x.dtype), kept)
+    assert out.valid.all()
+    # What comes after the fifth row is not looked at (row 0 is the context) ...
+    blind = {k: x.at[:, 6:].set(0) if k.startswith("obs/") else x for k, x in batch.items()}
+    assert bits(dream(state, blind).dream) == bits(out.dream)
+    # ... the fifth is, in its own sequence ...
+    moved = batch | {"obs/vector": batch["obs/vector"].at[0, 5].add(50.0)}
+    moved["obs/image"] = batch["obs/image"].at[0, 5].set(255)
+    changed = np.asarray(dream(state, moved).dream["obs/vector"] != out.dream["obs/vector"]).any(-1)
+    assert changed[0].tolist() == 4 * [False] + 5 * [True]
+    assert not changed[1].any()
+    # ... and so are the actions. Each decides the row after it; the last one leads out of the dream.
+    other = batch | {"action/action": (batch["action/action"].at[:, 7].add(1)) % 3}
+    changed = np.asarray(dream(state, other).dream["obs/vector"] != out.dream["obs/vector"]).any((0, 2))
+    assert changed.tolist() == 7 * [False] + 2 * [True]
+    last = batch | {"action/action": (batch["action/action"].at[:, 9].add(1)) % 3}
+    assert bits(dream(state, last).dream) == bits(out.dream)
+
+
+def test_what_was_learned_by_heart_is_dreamt(agent, state, batch, overfitted):
+    # Random values from row to row: only a model that learned what follows what can tell the last two of them.
+    dream = jit_once(agent.dream)
+    before, after = (dream(s, batch) for s in (state, overfitted[0]))
+    shares = [float(e.sum() / v.sum()) for e, v in (d.squares("obs/vector") for d in (before, after))]
+    assert shares[1] < 0.3 * shares[0], shares
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("task", ["vector", "pixels"])
+def test_sixty_four_steps_are_dreamt_below_one_percent_of_their_variance(task, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
+    overfit = importlib.import_module("overfit")
+    args = overfit.Args()
+    figures = overfit.overfit(overfit.config_of(args), *overfit.TASKS[task], seed=0, updates=args.updates, every=1000)
+    assert figures["value"] < overfit.LIMIT, figures
+
+
+def test_a_dream_speaks_in_the_units_of_the_env(agent, batch):
+    state = filled_state(agent)
+    out = jit_once(agent.dream)(state, batch)
+    _, latents, _ = agent._observe(state.model, batch, jax.random.fold_in(state.key, state.updates))
+    vector = np.asarray(agent._decode(state.model, latents)["vector"].mean[:, :5])
+    raw = np.sign(vector) * np.expm1(np.abs(vector))
+    np.testing.assert_allclose(out.dream["obs/vector"][:, :5], raw, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dream_is_over_where_an_episode_begins(agent, batch):
+    state = filled_state(agent)
+    begun = batch | {"is_first": batch["is_first"].at[0, 6].set(True).at[1, 4].set(True)}
+    dream = jax.eval_shape(agent.dream, state, begun)
+    assert dream.valid.shape == (B, T)
+    valid = np.asarray(jit_once(agent.dream)(state, begun).valid)
+    assert valid.tolist() == [5 * [True] + 2 * [False], 7 * [True]], "what is seen may begin an episode"
+    for seen in (0, T):
+        with pytest.raises(ValueError, match=f"1 to {T - 1} of them, got seen={seen}"):
+            agent.dream(state, batch, seen)
+
+
+@pytest.mark.parametrize("arrays", [np, jnp], ids=["numpy", "jax"])
+def test_squares_count_valid_imagined_rows_and_what_moves(arrays):
+    truth = arrays.array([[[9.0], [1.0], [3.0], [7.0]], [[9.0], [5.0], [5.0], [0.0]]])
+    valid = arrays.array([[True, True, True, True], [True, True, True, False]])
+    wrong = arrays.array([[[5.0], [1.0], [0.0], [0.0]], 3 * [[2.0]] + [[9.0]]])
+    dream = Dream({"x": truth}, {"x": truth + wrong}, valid)
+    error, variance = dream.squares("x", seen=1)
+    # Means 11/3 and 5: the second sequence stands still.
+    np.testing.assert_allclose(error, [1 + 2 * 4])
+    np.testing.assert_allclose(variance, [(64 + 4 + 100) / 9], rtol=1e-6)

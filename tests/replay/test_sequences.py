@@ -279,3 +279,35 @@ def test_misuse_is_explained() -> None:
         replay.update(np.array([1]), {"out/h": np.zeros((1, 2), ml_dtypes.bfloat16)})
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         replay.update(np.array([2 << ID_BITS]), {"out/h": np.zeros((1, 2), ml_dtypes.bfloat16)})
+
+
+# ------------------------------------------------------------------------------------ looking
+
+
+@pytest.mark.parametrize("within_episodes", [False, True])
+def test_a_look_finds_every_longer_window_and_changes_nothing(within_episodes: bool) -> None:
+    replay = make(online=True, within_episodes=within_episodes)
+    feed = Feed(replay)
+    for t in range(17):  # stream 0 wraps around its ring of 10
+        feed.add([0, 1] if t < 6 else [0], [t % 4 == 0] * (2 if t < 6 else 1))
+    before = replay.state()
+    rng = np.random.default_rng(0)
+    expected = {(0, t) for t in range(7, 13)} | {(1, 0), (1, 1)}  # 5 rows: whatever begins inside
+    assert set(drawn(replay.look(500, 5, rng))) == expected
+    assert replay.look(3, 5, rng)["out/h"].dtype == ml_dtypes.bfloat16
+    assert replay.state() == before
+    assert len(set(drawn(replay.look(8, 5, rng)))) == 8, "none twice"
+    assert replay.longest == 10
+    with pytest.raises(ValueError, match="no 11 rows follow each other"):
+        replay.look(1, 11, rng)
+
+
+def test_a_look_passes_over_lost_rows() -> None:
+    replay = make()
+    feed = Feed(replay)
+    for _ in range(8):
+        feed.add([0])
+    replay.held[3] = False
+    assert set(drawn(replay.look(200, 3, np.random.default_rng(0)))) == {(0, 0), (0, 4), (0, 5)}
+    assert replay.longest == 4
+    assert make().longest == 0

@@ -48,6 +48,7 @@ QUICK: dict[str, Any] = {
     "eval_episodes": 3,
     "eval_envs": 2,
     "report_every": 50,
+    "video_every": 0,
     "checkpoint_every": 40,
 }
 
@@ -239,9 +240,11 @@ def test_a_run_ends_when_an_evaluation_is_good_enough(whole: Path, tmp_path: Pat
 
 
 def test_each_function_is_traced_once(tmp_path: Path) -> None:
-    given = config.override(config.default("fake"), **QUICK)
+    given = config.override(config.default("fake"), **QUICK | {"video_every": 100})
     result = run_quietly(given, tmp_path)
-    assert result.traces == dict.fromkeys(["policy/train", "policy/eval", "policy/random", "train", "report"], 1)
+    assert result.traces == dict.fromkeys(
+        ["policy/train", "policy/eval", "policy/random", "train", "report", "dream"], 1
+    )
     assert {"rest", "envs", "policy", "train", "replay"} <= result.seconds.keys()
 
 
@@ -249,6 +252,39 @@ def run_quietly(given: Config, path: Path) -> loop.Result:
     from rich.console import Console
 
     return api.run_training(given, path, Console(quiet=True))
+
+
+def test_dreams_are_drawn_when_due_and_at_the_end_and_change_nothing(whole: Path, tmp_path: Path) -> None:
+    train(tmp_path, video_every=100)
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == [
+        f"dream-{step:09d}.png" for step in (102, 201, 240)
+    ]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"\x89PNG") == 3
+    assert_same(whole, tmp_path)
+
+
+def test_images_are_dreamt_as_videos(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"env": "reverie.envs.toy:Dummy", "env_kwargs": "{}", "steps": 90, "eval_episodes": 0}
+    train(tmp_path, **values, video_every=60, report_every=0)
+    names = sorted(path.name for path in (tmp_path / "videos").iterdir())
+    assert names == [f"dream-{step:09d}.png" for step in (60, 90)] + [
+        f"dream-image-{step:09d}.mp4" for step in (60, 90)
+    ]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"GIF89a") == 2
+
+
+def test_a_full_disk_costs_a_picture_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: Any) -> None:
+        raise DiskError(errno.ENOSPC, "no space for 123 bytes")
+
+    monkeypatch.setattr(loop.dreams, "_put", full)
+    with caplog.at_level(logging.WARNING, "reverie"):
+        assert train(tmp_path, steps=120, video_every=100).steps == 120
+    assert caplog.text.count("no picture of a dream: [Errno 28] no space") == 2
 
 
 # --------------------------------------------------------------------------------------- faults
@@ -431,6 +467,7 @@ REAL: dict[str, Any] = {
     "log_every": 50,
     "checkpoint_every": 100,
     "report_every": 500,
+    "video_every": 700,
     "eval_every": 1000,
 }
 

@@ -1,0 +1,58 @@
+"""What a dream is made from, and where its pictures go."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reverie import files
+from reverie.agent import Dream
+from reverie.replay.sequences import Replay, Row
+from reverie.run.log import Log
+from reverie.view import dream as view
+from reverie.view import video
+
+
+def look(replay: Replay, batch: int, length: int, rng: np.random.Generator) -> Row:
+    """`batch` windows of `length` rows, drawn without touching the sampler; for `Agent.report` and `Agent.dream`.
+
+    Where replay holds no stretch that long yet, the last row of a shorter one is repeated as the beginning of an
+    episode: dreams are over there, and nothing is compiled for a second shape.
+    """
+    rows = replay.look(batch, min(length, replay.longest), rng)
+    del rows["id"]
+    missing = length - rows["is_first"].shape[1]
+    rows = {k: np.concatenate([x, x[:, -1:].repeat(missing, 1)], 1) for k, x in rows.items()}
+    rows["is_first"][:, length - missing :] = True
+    return rows
+
+
+def film(dream: Dream, folder: Path, step: int, log: Log) -> None:
+    """Puts a dream into `folder` and TensorBoard: a video of every image, one plot of all that is observed besides.
+
+    Raises:
+      files.DiskError: the disk will not take it.
+    """
+    for key in view.pictures(dream):
+        name = f"dream-{key.removeprefix('obs/').replace('/', '-')}"
+        _put(folder / f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS))
+        small = view.frames(dream, key, height=64)  # a GIF is ten times an MP4
+        gif = video.encode(".gif", small, view.FPS)
+        log.picture(step, f"dream/{key.removeprefix('obs/')}", gif, small[0].shape[:2])
+    if len(view.curves(dream)) > 1 or not view.pictures(dream):
+        png = view.plot(dream)
+        _put(folder / f"dream-{step:09d}.png", png)
+        width, height = Image.open(io.BytesIO(png)).size
+        log.picture(step, "dream/curves", png, (height, width))
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all; one of that name is replaced."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    if temporary.exists():
+        files.remove(temporary)
+    files.create(temporary, [data])
+    files.rename(temporary, path)
