@@ -16,7 +16,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, u
 from reverie.run.collect import Collector, Episode
 from reverie.run.directory import RunDirectory
 from reverie.run.log import Log
+from reverie.run.placement import Placement
 from reverie.run.ratio import Ratio
 
 logger = logging.getLogger("reverie")
@@ -161,6 +162,9 @@ def _jitting() -> bool:
 class Compiled:
     """The functions of an agent under jit.
 
+    Args:
+      devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
+
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
       train: `(state, batch) -> (state, out, metrics)`. The state is donated. Metrics come as one
@@ -169,12 +173,13 @@ class Compiled:
       report: `(state, batch) -> metrics`.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
         self.agent = agent
+        self.place = Placement(devices)
         self.names: list[str] = []
         self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
-        self.train = Traced("train", self._train, donate_argnums=0)
-        self.report = Traced("report", agent.report)
+        self.train = Traced("train", self._train, donate_argnums=0, **self.place.train)
+        self.report = Traced("report", agent.report, **self.place.alone)
 
     @property
     def traces(self) -> dict[str, int]:
@@ -185,7 +190,7 @@ class Compiled:
         def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
             return self.agent.policy(state, carry, obs, mode)
 
-        return Traced(f"policy/{mode}", decide)
+        return Traced(f"policy/{mode}", decide, **self.place.alone)
 
     def _train(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array], jax.Array]:
         state, out, metrics = self.agent.train(state, batch)
@@ -334,11 +339,12 @@ class Training:
         workers: Workers,
         directory: RunDirectory,
         stop: Stop,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         self.run, self.agent, self.workers = run, agent, workers
         self.directory, self.stop = directory, stop
         self.clock = Clock()
-        self.compiled = Compiled(agent)
+        self.compiled = Compiled(agent, devices)
         self.replay = Replay(
             fields(agent),
             streams=run.envs,
@@ -370,8 +376,13 @@ class Training:
         if checkpoint:
             self._restore(checkpoint)
         else:
-            self.state = jax.jit(agent.init)(init)
+            self.state = self.compiled.place.everywhere(jax.jit(agent.init)(init))
             self.segments.collect_garbage([])
+
+    @property
+    def local(self) -> State:
+        """The state as one device has it: for everything but training, and only until the next update."""
+        return self.compiled.place.local(self.state)
 
     @property
     def finished(self) -> bool:
@@ -389,7 +400,7 @@ class Training:
 
         def decide(carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
             with self.clock.spent("policy"):
-                carry, action, out = policy(self.state, carry, rows)
+                carry, action, out = policy(self.local, carry, rows)
                 return carry, *jax.device_get((action, out))
 
         with self.clock.spent("envs"):
@@ -497,7 +508,7 @@ class Training:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         meta, arrays = checkpoint.meta, checkpoint.arrays
-        self.state = agent_state(self.agent, checkpoint)
+        self.state = self.compiled.place.everywhere(agent_state(self.agent, checkpoint))
         self.segments.load(self.replay, meta["replay"])
         self.collector.restore(_below("collector/", arrays))
         self.ratio.restore(meta["ratio"])
@@ -524,13 +535,13 @@ class Training:
             ) as workers,
         ):
             key = evaluation_key(run.seed, self.progress.step)
-            return evaluate(self.compiled, self.state, workers, run.eval_episodes, key, self.stop)
+            return evaluate(self.compiled, self.local, workers, run.eval_episodes, key, self.stop)
 
     def _report(self) -> dict[str, float]:
         with self.clock.spent("report"):
             batch = self.replay.sample(self.run.batch, online=False)
             del batch["id"]
-            figures = jax.device_get(self.compiled.report(self.state, batch))
+            figures = jax.device_get(self.compiled.report(self.local, batch))
         return {f"report/{k}": float(v) for k, v in figures.items()}
 
     def _averages(self) -> dict[str, float]:
@@ -580,6 +591,7 @@ def train(
     directory: RunDirectory,
     console: Console,
     stop: Stop,
+    devices: Sequence[jax.Device] = (),
 ) -> Result:
     """Trains until `run.steps`, `run.stop_return` or a signal, from the newest checkpoint in `directory` if any.
 
@@ -589,6 +601,7 @@ def train(
       directory: locked by the caller.
       console: where a person watches.
       stop: entered by the caller.
+      devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
 
     Raises:
       NonFinite: `run.max_nonfinite` updates in a row were not finite.
@@ -596,7 +609,7 @@ def train(
       Mismatch: the checkpoint is of another agent.
       OSError: the last checkpoint could not be written.
     """
-    session = Training(run, agent, workers, directory, stop)
+    session = Training(run, agent, workers, directory, stop, devices)
     with Log(
         directory.metrics,
         directory.path / "tensorboard",
