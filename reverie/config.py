@@ -148,9 +148,10 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
         self._at_least("devices", 0)
         if self.devices and self.batch % self.devices:
+            fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices
             raise ConfigError(
                 f"--devices {self.devices} must divide --batch {self.batch}, so that all have equal shares: try "
-                f"--devices {math.gcd(self.devices, self.batch)}, or --batch {self.devices * -(-self.batch // self.devices)}"
+                f"--devices {fewer}, or --batch {more}"
             )
         if self.devices > 1 and self.debug:
             raise ConfigError(f"--debug computes on one device: type --devices 1 instead of --devices {self.devices}")

@@ -50,7 +50,7 @@ def keep_programs() -> None:
 def borrow(shelf: Path) -> Path:
     """A new directory with all programs of the shelf, locked by this process until it ends.
 
-    What does not have the checksum in its name is removed from the shelf; so are directories that killed processes left.
+    Removed from the shelf are programs without the checksum of their names, and what killed processes left.
 
     Raises:
       OSError: the shelf cannot be written to.

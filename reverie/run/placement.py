@@ -46,5 +46,5 @@ class Placement:
         return state if self._everywhere is None else jax.device_put(state, self._everywhere)
 
     def local(self, state: Any) -> Any:
-        """The first device's own copy of `everywhere`; nothing is moved, and training donates it along with the rest."""
+        """The first device's own copy of `everywhere`: nothing is moved, and training donates it with the rest."""
         return state if self._everywhere is None else jax.tree.map(lambda x: x.addressable_data(0), state)
