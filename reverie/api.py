@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
     with (
         loop.Stop() as stop,
         RunDirectory(path).locked(),
-        computing(run) as (device, run),
+        computing(run) as (devices, run),
         Workers(
             factory or spec_of(run),
             run.envs,
@@ -126,11 +126,11 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
     ):
         conf = dataclasses.replace(conf, run=run)
         agent = make_agent(conf, workers.obs_space, workers.act_space)
-        forecast = plan(conf, agent, device)
+        forecast = plan(conf, agent, devices)
         directory = RunDirectory(path)
         write_config(directory, conf)
         forecast.tell(console, conf, path, workers.mode)
-        return loop.train(conf.run, agent, workers, directory, console, stop)
+        return loop.train(conf.run, agent, workers, directory, console, stop, devices)
 
 
 def saved_config(path: Path) -> Config | None:
@@ -239,16 +239,16 @@ class Plan:
 
 def dry_run(conf: Config) -> Plan:
     """The plan of a run, from the shapes of its model alone."""
-    with computing(conf.run) as (device, run):
+    with computing(conf.run) as (devices, run):
         env = make_env(spec_of(run))
         try:
             conf = dataclasses.replace(conf, run=run)
-            return plan(conf, make_agent(conf, env.obs_space, env.act_space), device)
+            return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)
         finally:
             env.close()
 
 
-def plan(conf: Config, agent: Agent, device: jax.Device) -> Plan:
+def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     """What `conf` comes to.
 
     Raises:
@@ -274,7 +274,7 @@ def plan(conf: Config, agent: Agent, device: jax.Device) -> Plan:
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=rows * width,
         replay_rows=rows,
-        device=f"gpu ({device.device_kind})" if device.platform == "gpu" else device.platform,
+        device=_described(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
         updates=loop.ratio(run, agent).total(run.steps),
@@ -289,24 +289,40 @@ def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
 
 
 @contextmanager
-def computing(run: RunConfig) -> Iterator[tuple[jax.Device, RunConfig]]:
-    """Makes the chosen device JAX's default; yields it, and `run` with the precision that suits it.
+def computing(run: RunConfig) -> Iterator[tuple[list[jax.Device], RunConfig]]:
+    """Makes the chosen device JAX's default.
+
+    Yields:
+      the devices that share the batches, the default one first; and `run` with their number and with the precision
+      that suits them.
 
     Raises:
-      ConfigError: there is no such device.
+      ConfigError: there is no such device, or not that many.
     """
-    if run.device == "cpu":
-        device = jax.devices("cpu")[0]
-    else:
-        device = jax.devices()[0]
-        if run.device == "gpu" and device.platform != "gpu":
-            raise ConfigError("--device gpu, but JAX sees none: install `reverie[cuda]`, or type --device cpu")
+    devices = jax.devices("cpu") if run.device == "cpu" else jax.devices()
+    platform = devices[0].platform
+    if run.device == "gpu" and platform != "gpu":
+        raise ConfigError("--device gpu, but JAX sees none: install `reverie[cuda]`, or type --device cpu")
+    if run.devices > len(devices):
+        more = "; for more on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count" if platform == "cpu" else ""
+        raise ConfigError(
+            f"--devices {run.devices}, but JAX sees {len(devices)} ({platform}): type --devices 0 for all of them{more}"
+        )
+    run = dataclasses.replace(run, devices=run.devices or len(devices))
+    devices = devices[: run.devices]
     if run.precision == "auto":
         precision: Literal["bfloat16", "float32"]
-        precision = "bfloat16" if device.platform == "gpu" else "float32"
+        precision = "bfloat16" if platform == "gpu" else "float32"
         run = dataclasses.replace(run, precision=precision)
-    with jax.default_device(device), jax.disable_jit() if run.debug else nullcontext():
-        yield device, run
+    with jax.default_device(devices[0]), jax.disable_jit() if run.debug else nullcontext():
+        yield devices, run
+
+
+def _described(devices: Sequence[jax.Device], batch: int) -> str:
+    """The devices in words, and how they share a batch."""
+    first, count = devices[0], len(devices)
+    kind = f"gpu ({first.device_kind})" if first.platform == "gpu" else first.platform
+    return f"{count} x {kind}, {batch // count} of {batch} sequences each" if count > 1 else kind
 
 
 def _memory() -> int:

@@ -2,7 +2,7 @@
 
 A value comes from, in rising order: the default in the dataclass, a preset, an explicit flag. A run
 that continues takes its own saved values as defaults; a flag that contradicts them is an error,
-except for the fields in `MAY_CHANGE`, which cannot change what a step computes.
+except for the fields in `MAY_CHANGE`, which cannot change what a step computes (`devices`: but for rounding).
 
 The bases of `RunConfig` are the groups of flags in `--help`.
 """
@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from reverie import algos
 
 SCHEMA = 1
-MAY_CHANGE = frozenset({"steps", "stop_return", "log_every", "keep", "workers", "deadline", "debug"})
+MAY_CHANGE = frozenset({"steps", "stop_return", "log_every", "keep", "workers", "deadline", "devices", "debug"})
 
 
 class ConfigError(ValueError):
@@ -119,6 +119,9 @@ class Machine:
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: the GPU if JAX sees one."""
+    devices: int = 1
+    """Devices of this kind that share every batch. 0: all that JAX sees. A run may continue on another number; sums
+    are then rounded in another order."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products: bfloat16 on a GPU, float32 on a CPU. Parameters are always float32."""
     debug: bool = False
@@ -145,6 +148,15 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
                 raise ConfigError(f"{flag(name)} must be positive, got {getattr(self, name)}")
         if self.envs % self.groups:
             raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
+        self._at_least("devices", 0)
+        if self.devices and self.batch % self.devices:
+            fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices
+            raise ConfigError(
+                f"--devices {self.devices} must divide --batch {self.batch}, so that all have equal shares: try "
+                f"--devices {fewer}, or --batch {more}"
+            )
+        if self.devices > 1 and self.debug:
+            raise ConfigError(f"--debug computes on one device: type --devices 1 instead of --devices {self.devices}")
         try:
             kwargs = json.loads(self.env_kwargs)
         except json.JSONDecodeError as error:

@@ -40,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("cacheprovider"):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # What children of tests keep (`reverie.programs`) is nobody's home directory's business.
+        os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("home"))
     # Half an entry (this process was killed) is no fault of a test: jax says so and compiles again.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 

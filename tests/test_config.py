@@ -65,6 +65,9 @@ def test_text_with_missing_values_takes_defaults_and_unknown_ones_are_errors(bas
         ({"replay_gb": 0.0}, ConfigError, "--replay-gb must be positive"),
         ({"deadline": float("inf")}, ConfigError, "--deadline"),
         ({"envs": 4, "groups": 3}, ConfigError, "--groups 3 must divide --envs 4"),
+        ({"devices": -1}, ConfigError, "--devices must be 0 or more, got -1"),
+        ({"devices": 6}, ConfigError, "--devices 6 must divide --batch 16.*--devices 2, or --batch 18"),
+        ({"devices": 2, "debug": True}, ConfigError, "--debug computes on one device: type --devices 1"),
         ({"env_kwargs": "[1]"}, ConfigError, "must be a JSON object"),
         ({"env_kwargs": "{size: 1}"}, ConfigError, "must be a JSON object"),
         ({"keep": 1}, ConfigError, "--keep must be 2 or more"),
@@ -87,6 +90,12 @@ def test_unknown_preset_and_algorithm() -> None:
         config.default("fake", "quikc")
     with pytest.raises(algos.UnknownAlgorithm, match="did you mean 'dreamer_v3'"):
         config.default("dreamer_v2")
+
+
+def test_a_run_may_continue_on_another_number_of_devices(base: Config) -> None:
+    saved, given = config.override(base, devices=4), config.override(base, devices=0)
+    assert config.contradictions(saved, given) == []
+    assert config.continued(saved, given).run.devices == 0
 
 
 def test_contradictions_list_all_that_differs_but_may_not(base: Config) -> None:

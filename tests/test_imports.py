@@ -20,6 +20,7 @@ ALLOWED = {
     "envs": {"envs"},
     "files": set(),  # everything that reaches the disk goes through here
     "memory": set(),
+    "programs": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory"},
     "view": {"view", "agent", "envs"},
     "config": {"algos"},  # the registry; algorithms themselves are imported by name

@@ -16,7 +16,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, u
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.directory import RunDirectory
 from reverie.run.log import Log, read
+from reverie.run.placement import Placement
 from reverie.run.ratio import Ratio
 
 logger = logging.getLogger("reverie")
@@ -178,6 +179,9 @@ def _jitting() -> bool:
 class Compiled:
     """The functions of an agent under jit.
 
+    Args:
+      devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
+
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
       train: `(state, batch) -> (state, out, metrics)`. The state is donated. Metrics come as one
@@ -187,13 +191,14 @@ class Compiled:
       dream: `(state, batch) -> Dream`.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
         self.agent = agent
+        self.place = Placement(devices)
         self.names: list[str] = []
         self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
-        self.train = Traced("train", self._train, donate_argnums=0)
-        self.report = Traced("report", agent.report)
-        self.dream = Traced("dream", agent.dream)
+        self.train = Traced("train", self._train, donate_argnums=0, **self.place.train)
+        self.report = Traced("report", agent.report, **self.place.alone)
+        self.dream = Traced("dream", agent.dream, **self.place.alone)
 
     @property
     def traces(self) -> dict[str, int]:
@@ -204,7 +209,7 @@ class Compiled:
         def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
             return self.agent.policy(state, carry, obs, mode)
 
-        return Traced(f"policy/{mode}", decide)
+        return Traced(f"policy/{mode}", decide, **self.place.alone)
 
     def _train(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array], jax.Array]:
         state, out, metrics = self.agent.train(state, batch)
@@ -354,11 +359,12 @@ class Training:
         workers: Workers,
         directory: RunDirectory,
         stop: Stop,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         self.run, self.agent, self.workers = run, agent, workers
         self.directory, self.stop = directory, stop
         self.clock = Clock()
-        self.compiled = Compiled(agent)
+        self.compiled = Compiled(agent, devices)
         self.replay = replay_of(run, agent)
         self.segments = Segments(directory.replay)
         self.checkpoints = Checkpoints(directory.checkpoints, run.keep)
@@ -383,8 +389,13 @@ class Training:
         if checkpoint:
             self._restore(checkpoint)
         else:
-            self.state = jax.jit(agent.init)(init)
+            self.state = self.compiled.place.everywhere(jax.jit(agent.init)(init))
             self.segments.collect_garbage([])
+
+    @property
+    def local(self) -> State:
+        """The state as one device has it: for everything but training, and only until the next update."""
+        return self.compiled.place.local(self.state)
 
     @property
     def finished(self) -> bool:
@@ -402,7 +413,7 @@ class Training:
 
         def decide(carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
             with self.clock.spent("policy"):
-                carry, action, out = policy(self.state, carry, rows)
+                carry, action, out = policy(self.local, carry, rows)
                 return carry, *jax.device_get((action, out))
 
         with self.clock.spent("envs"):
@@ -516,7 +527,7 @@ class Training:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         meta, arrays = checkpoint.meta, checkpoint.arrays
-        self.state = agent_state(self.agent, checkpoint)
+        self.state = self.compiled.place.everywhere(agent_state(self.agent, checkpoint))
         self.segments.load(self.replay, meta["replay"])
         self.collector.restore(_below("collector/", arrays))
         self.ratio.restore(meta["ratio"])
@@ -545,17 +556,17 @@ class Training:
             ) as workers,
         ):
             key = evaluation_key(run.seed, self.progress.step)
-            return evaluate(self.compiled, self.state, workers, run.eval_episodes, key, self.stop)
+            return evaluate(self.compiled, self.local, workers, run.eval_episodes, key, self.stop)
 
     def _report(self) -> dict[str, float]:
         with self.clock.spent("report"):
-            figures = jax.device_get(self.compiled.report(self.state, self._look()))
+            figures = jax.device_get(self.compiled.report(self.local, self._look()))
         return {f"report/{k}": float(v) for k, v in figures.items()}
 
     def _film(self, log: Log) -> None:
         """Dreams as pictures; a full disk is a warning, as for metrics."""
         with self.clock.spent("report"):
-            dream = jax.device_get(self.compiled.dream(self.state, self._look()))
+            dream = jax.device_get(self.compiled.dream(self.local, self._look()))
             try:
                 dreams.film(dream, self.directory.videos, self.progress.step, log)
             except OSError as error:
@@ -615,6 +626,7 @@ def train(
     directory: RunDirectory,
     console: Console,
     stop: Stop,
+    devices: Sequence[jax.Device] = (),
 ) -> Result:
     """Trains until `run.steps`, `run.stop_return` or a signal, from the newest checkpoint in `directory` if any.
 
@@ -624,6 +636,7 @@ def train(
       directory: locked by the caller.
       console: where a person watches.
       stop: entered by the caller.
+      devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
 
     Raises:
       NonFinite: `run.max_nonfinite` updates in a row were not finite.
@@ -631,7 +644,7 @@ def train(
       Mismatch: the checkpoint is of another agent.
       OSError: the last checkpoint could not be written.
     """
-    session = Training(run, agent, workers, directory, stop)
+    session = Training(run, agent, workers, directory, stop, devices)
     with Log(
         directory.metrics,
         directory.path / "tensorboard",

@@ -12,7 +12,6 @@ from dreamer import (
     EVERY_ACTION,
     KEY,
     OBS,
-    SMALL2023,
     B,
     T,
     bits,
@@ -340,61 +339,6 @@ def test_the_first_row_of_an_episode_forgets_everything_before(agent, state):
     for new, old in zip(jax.tree.leaves((action, out)), jax.tree.leaves((other_action, other_out)), strict=True):
         np.testing.assert_array_equal(new[0], old[0])
     assert (out["out/deter"][1] != other_out["out/deter"][1]).any()
-
-
-# ------------------------------------------------------------------------ precision
-
-
-def equations(jaxpr):
-    """All equations of a program, those of its loops and calls included."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
-        ):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
-
-
-@pytest.mark.parametrize("values", [{}, SMALL2023], ids=["final", "2023"])
-def test_half_precision_multiplies_in_half_precision(values):
-    obs = OBS | {"image": Space("image", (48, 48, 3))}
-    agent = small_agent(obs, EVERY_ACTION, precision="bfloat16", **values)
-    state = jax.eval_shape(agent.init, KEY)
-    products, full = {}, {}
-    for size in (2, 3):
-        batch = random_batch(agent, size)
-        program, shapes = jax.make_jaxpr(agent.train, return_shape=True)(state, batch)
-        products[size] = [
-            [v.aval.str_short() for v in e.invars]
-            for e in equations(program.jaxpr)
-            if e.primitive.name in ("dot_general", "conv_general_dilated")
-        ]
-        full[size] = [p for p in products[size] if any("float32" in x for x in p)]
-    assert len(products[2]) > 50
-    # Kernels may be rearranged in full precision: products of weights alone, whatever the batch.
-    assert full[2] == full[3], [p for p in full[2] if p not in full[3]]
-    new, out, _ = shapes
-    floats = {x.dtype for x in jax.tree.leaves(new) if jnp.issubdtype(x.dtype, jnp.floating)}
-    assert floats == {np.dtype("float32")}
-    stored = {k: x.dtype for k, x in out.items()}
-    assert stored == ({"out/deter": jnp.bfloat16, "out/stoch": jnp.uint8} if agent.context else {})
-
-
-def test_losses_in_half_precision_are_close_to_the_ones_in_full():
-    metrics = {}
-    for precision in ("float32", "bfloat16"):
-        agent = small_agent(precision=precision)
-        state, loss = filled_state(agent), jit_once(agent.loss)
-        args = state.model, state.slow, state.returns, random_batch(agent), KEY
-        _, (out, _, metrics[precision]) = loss(*args)
-        assert np.isfinite(out["out/deter"].astype(jnp.float32)).all()
-    for name, value in metrics["bfloat16"].items():
-        assert np.isfinite(value), name
-    for name in ("decode/vector", "decode/token", "reward", "continue", "dynamics"):
-        half, full = (metrics[p][f"loss/{name}"] for p in ("bfloat16", "float32"))
-        np.testing.assert_allclose(half, full, rtol=0.1, err_msg=name)
 
 
 # ------------------------------------------------------------------------- reporting
