@@ -24,7 +24,7 @@ from typing import Any
 
 import tyro
 
-THRESHOLDS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
+THRESHOLDS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9, "recall": 0.9, "minigrid-empty": 0.9}
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,29 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 4000,
         "stop_return": 1.0,
     },
+    # Only memory knows the answer; only the last of 12 steps is rewarded.
+    "recall": LAPTOP
+    | {
+        "env": "reverie.envs.toy:Recall",
+        "steps": 30_000,
+        "replay_ratio": 64.0,
+        "entropy": 3e-2,
+        "log_every": 1000,
+        "eval_every": 2000,
+        "stop_return": 1.0,
+    },
+    # A goal that is rarely in view; a random player finds it in one of ten episodes.
+    "minigrid-empty": LAPTOP
+    | {
+        "env": "MiniGrid-Empty-8x8-v0",
+        "steps": 30_000,
+        "replay_ratio": 64.0,
+        "warmup": 4096,
+        "entropy": 3e-3,
+        "log_every": 1000,
+        "eval_every": 2000,
+        "stop_return": 0.95,
+    },
     **VARIANTS,
     **{
         f"{variant}/{name}": VARIANTS[variant] | benchmark | PROTOCOLS[variant][name]
