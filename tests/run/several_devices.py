@@ -29,8 +29,10 @@ def learn(devices: list[jax.Device], updates: int = 3) -> dict[str, np.ndarray]:
     batch = jax.device_get(dreamer.random_batch(agent, 4, 2))
     compiled = Compiled(agent, devices)
     place = compiled.place
-    state = place.everywhere(jax.jit(agent.init)(dreamer.KEY))
-    found: dict[str, Any] = {f"first/{k}": x for k, x in flatten(state).items()}
+    init = jax.jit(agent.init)
+    state = place.everywhere(init(dreamer.KEY))
+    # Of another copy: what NumPy looks at cannot be donated.
+    found: dict[str, Any] = {f"first/{k}": x for k, x in flatten(init(dreamer.KEY)).items()}
     for i in range(updates):
         before = jax.tree.leaves(state)
         state, out, metrics = compiled.train(state, batch)

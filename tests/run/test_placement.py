@@ -71,11 +71,11 @@ def test_four_devices_compute_what_one_does(tmp_path: Path) -> None:
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype), name
         if expected.dtype == np.float32:
             assert np.isfinite(expected).all(), name
-            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=5e-5, err_msg=name)
         elif expected.dtype.kind in "iu":
             np.testing.assert_array_equal(got, expected, err_msg=name)
     assert one["2/nonfinite/total"] == 0
-    model = [k.removeprefix("first/") for k in one if k.startswith("first/model/")]
+    model = [k.removeprefix("first/") for k in one if k.startswith("first/model/") and k.endswith("weight")]
     assert [k for k in model if np.array_equal(one[f"first/{k}"], one[f"state/{k}"])] == []
 
 
