@@ -22,7 +22,20 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from reverie import algos
 
 SCHEMA = 1
-MAY_CHANGE = frozenset({"steps", "stop_return", "log_every", "keep", "workers", "deadline", "devices", "debug"})
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "stop_return",
+        "log_every",
+        "report_every",
+        "video_every",
+        "keep",
+        "workers",
+        "deadline",
+        "devices",
+        "debug",
+    }
+)
 
 
 class ConfigError(ValueError):
