@@ -221,6 +221,8 @@ class Plan:
         """Prints the plan of a run that begins in `path`."""
         run, total = conf.run, self.parameters["total"]
         size = f"size {self.size}, " if self.size else ""
+        wanted = min(run.replay_size, run.steps)
+        bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
         console.print(
             f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {run.steps:,} steps, "
@@ -230,7 +232,7 @@ class Plan:
             f"  device       {self.device}, {self.precision}\n"
             f"  envs         {run.envs} ({workers})\n"
             f"  replay ratio {run.replay_ratio:g} trained steps per env step\n"
-            f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB\n"
+            f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
             f"  checkpoint   {every}",
             highlight=False,
             soft_wrap=True,
