@@ -211,7 +211,7 @@ def test_a_hang_leaves_no_process_behind(tmp_path):
         "        time.sleep(999)\n"
     )
     name = f"{tmp_path / 'nest.py'}:Nest"
-    with Workers(name, 1, seed=0, max_failures=1, deadline=1.5) as workers:
+    with Workers(name, 1, seed=0, max_failures=1, deadline=5) as workers:
         assert workers.mode == "process"
         workers.send(np.arange(1), actions(workers))
         with pytest.raises(EnvFailed, match="hung"):
