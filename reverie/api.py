@@ -373,7 +373,8 @@ class LoadedAgent:
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         self.state = loop.agent_state(self.agent, checkpoint)
-        self._compiled = loop.Compiled(self.agent)  # its policy is that of one env
+        self._policy = loop.Compiled(self.agent).policy  # of one env
+        self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._replay = checkpoint.meta["replay"]
 
     def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
@@ -472,8 +473,7 @@ class LoadedAgent:
         length = rows["reward"].shape[1] - self.agent.context
         if not 0 < seen < length:
             raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is dreamt")
-        dreaming = jax.jit(self.agent.dream, static_argnums=2)
-        dream: Dream = jax.device_get(dreaming(self.state, rows, seen))
+        dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
         return dream
 
     def _play(self, sequences: int, length: int, seed: int) -> Row:
@@ -503,7 +503,7 @@ class LoadedAgent:
         rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
         if carry is None:
             carry = self.agent.init_carry(1, jax.random.key(self.config.run.seed))
-        carry, action, _ = self._compiled.policy[mode](self.state, carry, rows)
+        carry, action, _ = self._policy[mode](self.state, carry, rows)
         single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
         return (native_action(self.env, single) if native else single), carry
 

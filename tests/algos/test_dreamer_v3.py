@@ -417,7 +417,8 @@ def test_sixty_four_steps_are_dreamt_below_one_percent_of_their_variance(task, m
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
     overfit = importlib.import_module("overfit")
     args = overfit.Args()
-    figures = overfit.overfit(overfit.config_of(args), *overfit.TASKS[task], seed=0, updates=args.updates, every=1000)
+    env_like, key, updates = overfit.TASKS[task]
+    figures = overfit.overfit(overfit.config_of(args), env_like, key, seed=0, updates=updates, every=1000)
     assert figures["value"] < overfit.LIMIT, figures
 
 
