@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from reverie import algos
 
 SCHEMA = 1
-MAY_CHANGE = frozenset({"steps", "stop_return", "log_every", "keep", "workers", "deadline", "debug"})
+MAY_CHANGE = frozenset({"steps", "stop_return", "log_every", "video_every", "keep", "workers", "deadline", "debug"})
 
 
 class ConfigError(ValueError):
