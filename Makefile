@@ -21,4 +21,4 @@ check: $(READY)
 	$(VENV)/bin/mypy
 
 test: check
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile

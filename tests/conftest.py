@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # update of the smallest Dreamer compiles in 9 s and loads in 0.6 s. Only for this process: a
     # child that is killed while it writes would leave half an entry behind.
     if config.pluginmanager.hasplugin("cacheprovider"):
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each its own: JAX writes entries in place
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir(f"jax{worker}")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         # What children of tests keep (`reverie.programs`) is nobody's home directory's business.
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("home"))

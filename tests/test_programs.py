@@ -118,6 +118,7 @@ def run(path: Path, home: Path) -> str:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
     own = {
         "XDG_CACHE_HOME": str(home),
+        "MPLCONFIGDIR": str(path.parent),  # it would complain of such a home by itself
         "PYTHONPATH": f"{root}:{Path(fakes.__file__).parent}",
         "GLIBC_TUNABLES": "",  # no second start for large pages
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
