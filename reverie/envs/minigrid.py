@@ -11,7 +11,7 @@ import difflib
 import io
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium
 import minigrid
@@ -91,12 +91,12 @@ class Grid(gymnasium.Env):
 
     def __init__(self, env: gymnasium.Env, options: Options = Options()) -> None:
         self._env, self._options = env, options
-        grid = env.unwrapped
-        told = env.observation_space["mission"]  # type: ignore[index]
+        self._grid = cast(Any, env.unwrapped)  # has what gymnasium.Env does not promise
+        told = self._grid.observation_space["mission"]
         # A mission without blanks to fill in is the same text in every episode; BabyAI has its own space.
         varies = type(told) is not MissionSpace or bool(told.ordered_placeholders)
         self._mission = options.mission == "words" or (options.mission == "auto" and varies)
-        self._cells = int(grid.agent_view_size)  # type: ignore[attr-defined]
+        self._cells = int(self._grid.agent_view_size)
         parts: dict[str, gymnasium.Space] = {}
         if options.view == "rgb":
             parts["image"] = spaces.Box(0, 255, (options.size, options.size, 3), np.uint8)
@@ -107,7 +107,7 @@ class Grid(gymnasium.Env):
         if self._mission:
             parts["mission"] = spaces.MultiDiscrete([len(WORDS) + 1] * LENGTH)
         self.observation_space = spaces.Dict(parts)
-        self.action_space = spaces.Discrete(3 if options.actions == "move" else int(env.action_space.n))  # type: ignore[attr-defined]
+        self.action_space = spaces.Discrete(3 if options.actions == "move" else int(self._grid.action_space.n))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -139,7 +139,7 @@ class Grid(gymnasium.Env):
 
     def _picture(self) -> np.ndarray:
         size, tile = self._options.size, self._options.size // self._cells
-        cells = self._env.unwrapped.get_frame(tile_size=tile, agent_pov=True)  # type: ignore[attr-defined]
+        cells = self._grid.get_frame(tile_size=tile, agent_pov=True)
         image = np.zeros((size, size, 3), np.uint8)
         image[: cells.shape[0], : cells.shape[1]] = cells
         return image

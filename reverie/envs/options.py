@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Mapping
 from types import UnionType
@@ -22,7 +21,7 @@ def read(options: type[T], given: Mapping[str, Any]) -> T:
       ValueError: an unknown name (the message says the nearest), or a value of another type.
     """
     types = get_type_hints(options)
-    known = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
+    known = list(types)
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
