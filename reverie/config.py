@@ -16,10 +16,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from reverie import algos
+from reverie.fields import fits, told
 
 SCHEMA = 1
 MAY_CHANGE = frozenset(
@@ -312,16 +312,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, or TypeError: an int may be a float, a bool no number."""
-    if get_origin(hint) is Literal:
-        fits, expected = value in get_args(hint), " or ".join(repr(x) for x in get_args(hint))
-    elif get_origin(hint) is UnionType:  # a value, or None
-        return value if value is None else _checked(key, value, get_args(hint)[0])
-    else:
-        fits, expected = isinstance(value, hint), hint.__name__
-        if hint is float and isinstance(value, int):
-            fits, value = True, float(value) if not isinstance(value, bool) else value
-        if hint is not bool and isinstance(value, bool):
-            fits = False
-    if not fits:
-        raise TypeError(f"{key} is {value!r} ({type(value).__name__}), expected {expected}")
-    return value
+    if not fits(value, hint):
+        raise TypeError(f"{key} is {value!r} ({type(value).__name__}), expected {told(hint)}")
+    return float(value) if float in (hint, *get_args(hint)) and value is not None else value
