@@ -24,6 +24,7 @@ from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
 
 BATCH, CONTEXT, LENGTH, STREAMS = 16, 1, 65, 16
+CHUNK = 64  # steps that an env on the device hands over at once
 
 COMMON = {
     "reward": Field((), np.dtype(np.float32)),
@@ -89,7 +90,12 @@ def measure(kind: str, capacity: int, directory: Path) -> None:
     update = microseconds(lambda: replay.update(ids[next(turn) % len(ids)], values), 300)
     emit(f"{kind}_update", update, "us")
     emit(f"{kind}_update_per_memcpy", update / memcpy(sum(v.nbytes for v in values.values())), "x")
-    emit(f"{kind}_add_16_streams", microseconds(lambda: replay.add(streams, row), 300), "us")
+    add = microseconds(lambda: replay.add(streams, row), 300)
+    emit(f"{kind}_add_16_streams", add, "us")
+    chunk = some_rows(fields, CHUNK, STREAMS)
+    extend = microseconds(lambda: replay.extend(streams, chunk), 50)
+    emit(f"{kind}_extend_16_streams_{CHUNK}_steps", extend, "us")
+    emit(f"{kind}_extend_per_add_of_the_same_rows", extend / CHUNK / add, "x")
 
     segments = Segments(directory / kind)
     begin = time.perf_counter()

@@ -147,30 +147,34 @@ class Replay:
         Raises ValueError naming every key that differs; nothing is added then.
         """
         streams = np.asarray(streams)
-        self._check(streams, rows)
-        t = self._count[streams]
-        slots = streams * self.ring + t % self.ring
-        for key, array in self.arrays.items():
-            array[slots] = rows[key].view(array.dtype)
-        self.held[slots] = True
-        self.unsaved[slots] = True
-        self.dirty[slots] = False
-        self._count[streams] = t + 1
-        self._drop_window(streams, t - self.ring)
-        if self.within_episodes:
-            self._run[streams] = np.where(rows["is_first"], t, self._run[streams])
-        start = t - (self.length - 1)
-        complete = self._run[streams] <= start
-        self._add_window(streams[complete], start[complete])
+        self._check(streams, rows, (streams.size,))
+        self._append(streams, {key: value[None] for key, value in rows.items()})
 
-    def _check(self, streams: np.ndarray, rows: Row) -> None:
+    def extend(self, streams: np.ndarray, rows: Row) -> None:
+        """Appends U rows that follow each other to each of `streams`: what U calls of `add` do, at once.
+
+        Args:
+          streams: [n] integers, all different.
+          rows: key -> [U, n, ...], exactly the keys, shapes and dtypes of `fields`.
+
+        Raises ValueError naming every key that differs; nothing is added then.
+        """
+        streams = np.asarray(streams)
+        steps = next((len(x) for x in rows.values() if x.ndim), 0)
+        self._check(streams, rows, (steps, streams.size))
+        # So few that no window is completed and overwritten by the same call.
+        most = self.ring - self.length + 1
+        for u in range(0, steps, most):
+            self._append(streams, {key: value[u : u + most] for key, value in rows.items()})
+
+    def _check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...]) -> None:
         if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (
             streams.size and streams.max() >= self.streams
         ):
             raise ValueError(f"streams must differ and be below {self.streams}; given {streams}")
         faults = [f"{key}: not a key of the rows" for key in rows.keys() - self.fields.keys()]
         for key, field in self.fields.items():
-            want = (streams.size, *field.shape)
+            want = (*lead, *field.shape)
             if key not in rows:
                 faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
             elif rows[key].dtype != field.dtype or rows[key].shape != want:
@@ -179,21 +183,48 @@ class Replay:
         if faults:
             raise ValueError("rows do not fit the replay:\n  " + "\n  ".join(sorted(faults)))
 
-    def _drop_window(self, streams: np.ndarray, start: np.ndarray) -> None:
-        """Forgets the windows that began at the rows just overwritten."""
-        head = self._head[streams]
-        gone = (head < self._tail[streams]) & (self._starts[streams, head % self.ring] == start)
-        if gone.any():
-            for s in streams[gone & (self._cursor[streams] == head)]:
-                self._advance(int(s))  # it waited for its online turn in vain
-            self._head[streams[gone]] += 1
+    def _append(self, streams: np.ndarray, rows: Row) -> None:
+        """Rows [U, n, ...] to streams [n], U <= ring - length + 1."""
+        steps = len(next(iter(rows.values())))
+        t = self._count[streams] + np.arange(steps)[:, None]  # [U, n]
+        slots = streams * self.ring + t % self.ring
+        for key, array in self.arrays.items():
+            array[slots] = rows[key].view(array.dtype)
+        self.held[slots] = True
+        self.unsaved[slots] = True
+        self.dirty[slots] = False
+        self._count[streams] += steps
+        self._drop_windows(streams, steps)
+        run = self._run[streams]
+        if self.within_episodes:
+            run = np.maximum.accumulate(np.where(rows["is_first"], t, run))
+            self._run[streams] = run[-1]
+        start = t - (self.length - 1)
+        self._add_windows(streams, start, run <= start)
 
-    def _add_window(self, streams: np.ndarray, start: np.ndarray) -> None:
+    def _drop_windows(self, streams: np.ndarray, steps: int) -> None:
+        """Forgets the windows that began at one of the `steps` rows just overwritten in each stream."""
+        oldest, tail = self._count[streams] - self.ring, self._tail[streams]
+        while True:  # windows that waited for their online turn in vain
+            cursor = self._cursor[streams]
+            late = (cursor < tail) & (self._starts[streams, cursor % self.ring] < oldest)
+            if not late.any():
+                break
+            self._advance(streams[late])
+        places = self._head[streams] + np.arange(steps)[:, None]  # [U, n]
+        gone = (places < tail) & (self._starts[streams, places % self.ring] < oldest)
+        self._head[streams] += gone.sum(0)
+
+    def _add_windows(self, streams: np.ndarray, start: np.ndarray, complete: np.ndarray) -> None:
+        """The windows that begin at `start` [U, n], in order of time, where they are `complete`."""
         tail = self._tail[streams]
-        self._starts[streams, tail % self.ring] = start
-        self._tail[streams] = tail + 1
+        step, stream = np.nonzero(complete)
+        places = tail + np.cumsum(complete, 0) - 1  # [U, n]
+        self._starts[streams[stream], places[step, stream] % self.ring] = start[step, stream]
+        self._tail[streams] = tail + complete.sum(0)
         # What overlaps the last window served online is no new window for the online queue.
-        self._cursor[streams] += (self._cursor[streams] == tail) & (start < self._next[streams])
+        overlap = (complete & (start < self._next[streams])).sum(0)
+        self._cursor[streams] += np.where(self._cursor[streams] == tail, overlap, 0)
 
     # --- sampling ---------------------------------------------------------------------------------
 
@@ -237,17 +268,17 @@ class Replay:
             start = self._starts[ready, self._cursor[ready] % self.ring]
             oldest = int(start.argmin())
             picks.append((int(ready[oldest]), int(start[oldest])))
-            self._advance(int(ready[oldest]))
+            self._advance(ready[oldest : oldest + 1])
         return picks
 
-    def _advance(self, stream: int) -> None:
-        """Moves the online turn of a stream past the window it stands on and any that overlap."""
-        cursor = int(self._cursor[stream])
-        start = int(self._starts[stream, cursor % self.ring])
-        self._next[stream] = start + self.length
-        places = np.arange(cursor, min(cursor + self.length, int(self._tail[stream])))
-        following = self._starts[stream, places % self.ring]
-        self._cursor[stream] = cursor + np.searchsorted(following, start + self.length)
+    def _advance(self, streams: np.ndarray) -> None:
+        """Moves the online turn of streams [n] past the windows they stand on and any that overlap."""
+        cursor = self._cursor[streams]
+        after = self._starts[streams, cursor % self.ring] + self.length
+        places = cursor + self._span[:, None]  # [L, n]: only so many can overlap
+        overlap = (places < self._tail[streams]) & (self._starts[streams, places % self.ring] < after)
+        self._next[streams] = after
+        self._cursor[streams] = cursor + overlap.sum(0)
 
     # --- looking ----------------------------------------------------------------------------------
 

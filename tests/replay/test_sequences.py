@@ -148,6 +148,51 @@ def test_online_windows_overwritten_before_their_turn_are_dropped() -> None:
     assert replay._serve(10) == [(0, 16), (0, 20)]
 
 
+@settings(max_examples=300)
+@given(
+    chunks=st.lists(
+        st.tuples(st.sets(st.integers(0, 2), min_size=1), st.integers(0, 25), st.integers(0, 3)),
+        min_size=1,
+        max_size=8,
+    ),
+    length=st.integers(1, 6),
+    ring=st.integers(0, 9),
+    within=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_extend_is_that_many_calls_of_add(
+    chunks: list[tuple[set[int], int, int]], length: int, ring: int, within: bool, seed: int
+) -> None:
+    one, other = (
+        make(streams=3, length=length, capacity=3 * (length + ring), within_episodes=within, online=True)
+        for _ in range(2)
+    )
+    rng = np.random.default_rng(seed)
+    for chosen, steps, served in chunks:
+        streams = rng.permutation(sorted(chosen))
+        rows = {
+            "obs/t": rng.integers(0, 99, (steps, streams.size), np.int32),
+            "obs/stream": rng.integers(0, 99, (steps, streams.size), np.int32),
+            "is_first": rng.random((steps, streams.size)) < 0.2,
+            "out/h": rng.random((steps, streams.size, 2)).astype(ml_dtypes.bfloat16),
+        }
+        one.extend(streams, rows)
+        for u in range(steps):
+            other.add(streams, {k: x[u] for k, x in rows.items()})
+        for name in ("_run", "_head", "_tail", "_cursor", "held", "unsaved", "dirty"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+        for key in FIELDS:
+            np.testing.assert_array_equal(one.arrays[key], other.arrays[key], key)
+        assert one.state() == other.state()
+        assert one._serve(served) == other._serve(served)
+        if one.can_sample():
+            expected, actual = other.sample(30), one.sample(30)
+            for key in expected:
+                np.testing.assert_array_equal(actual[key], expected[key], key)
+            one.update(actual["id"], {"out/h": actual["out/h"] + 1})
+            other.update(actual["id"], {"out/h": actual["out/h"] + 1})
+
+
 def chi_square(counts: np.ndarray) -> float:
     """The statistic of "all equal", in standard deviations from its expectation."""
     expected = counts.sum() / counts.size
@@ -265,6 +310,8 @@ def test_misuse_is_explained() -> None:
     for streams in ([0, 0], [0, 2]):
         with pytest.raises(ValueError, match="streams must differ and be below 2"):
             replay.add(np.array(streams), rows)
+    with pytest.raises(ValueError, match=r"obs/t: given int32 \[2\], expected int32 \[2, 2\]"):
+        replay.extend(np.array([0, 1]), rows)
     with pytest.raises(ValueError, match="raise the capacity to 6"):
         make(capacity=5)
     with pytest.raises(ValueError, match="needs the key is_first"):
