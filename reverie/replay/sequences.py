@@ -187,9 +187,9 @@ class Replay:
         """Rows [U, n, ...] to streams [n], U <= ring - length + 1."""
         steps = len(next(iter(rows.values())))
         t = self._count[streams] + np.arange(steps)[:, None]  # [U, n]
-        slots = streams * self.ring + t % self.ring
+        slots = (streams * self.ring + t % self.ring).reshape(-1)  # numpy is fastest with one flat index
         for key, array in self.arrays.items():
-            array[slots] = rows[key].view(array.dtype)
+            array[slots] = rows[key].view(array.dtype).reshape(-1, *array.shape[1:])
         self.held[slots] = True
         self.unsaved[slots] = True
         self.dirty[slots] = False
@@ -205,23 +205,25 @@ class Replay:
     def _drop_windows(self, streams: np.ndarray, steps: int) -> None:
         """Forgets the windows that began at one of the `steps` rows just overwritten in each stream."""
         oldest, tail = self._count[streams] - self.ring, self._tail[streams]
-        while True:  # windows that waited for their online turn in vain
+        places = self._head[streams] + np.arange(steps)[:, None]  # [U, n]
+        gone = (places < tail) & (self._starts[streams, places % self.ring] < oldest)
+        if not gone.any():
+            return
+        self._head[streams] += gone.sum(0)
+        while True:  # those that waited for their online turn waited in vain
             cursor = self._cursor[streams]
             late = (cursor < tail) & (self._starts[streams, cursor % self.ring] < oldest)
             if not late.any():
-                break
+                return
             self._advance(streams[late])
-        places = self._head[streams] + np.arange(steps)[:, None]  # [U, n]
-        gone = (places < tail) & (self._starts[streams, places % self.ring] < oldest)
-        self._head[streams] += gone.sum(0)
 
     def _add_windows(self, streams: np.ndarray, start: np.ndarray, complete: np.ndarray) -> None:
         """The windows that begin at `start` [U, n], in order of time, where they are `complete`."""
         tail = self._tail[streams]
-        step, stream = np.nonzero(complete)
-        places = tail + np.cumsum(complete, 0) - 1  # [U, n]
-        self._starts[streams[stream], places[step, stream] % self.ring] = start[step, stream]
-        self._tail[streams] = tail + complete.sum(0)
+        places = tail + np.cumsum(complete, 0)  # [U, n], one past
+        step, n = np.nonzero(complete)
+        self._starts[streams[n], (places[step, n] - 1) % self.ring] = start[step, n]
+        self._tail[streams] = places[-1]
         # What overlaps the last window served online is no new window for the online queue.
         overlap = (complete & (start < self._next[streams])).sum(0)
         self._cursor[streams] += np.where(self._cursor[streams] == tail, overlap, 0)
