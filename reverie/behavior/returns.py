@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def lambda_return(
@@ -36,6 +38,80 @@ def lambda_return(
     xs = (known.T, (discount * carry_on).T)
     _, returns = lax.scan(step, bootstrap[:, -1], xs, reverse=True)
     return returns.T
+
+
+class Window(NamedTuple):
+    """What a window of rows says of its first `K + 1` positions. Position k is row k; all are `[B, K + 1]`.
+
+    Attributes:
+      value: the return from there, in the view of whom it is to move there; 0 from the end of the world on.
+      reward: that arrived with the row; 0 beyond the end of the world.
+      known: whether `value` and `reward` can be known: not beyond a truncation.
+      real: whether the row belongs to the episode and is not its end by termination: it has a search and a successor
+        (or, at a truncation, would have had one).
+    """
+
+    value: Float[Array, "B k"]
+    reward: Float[Array, "B k"]
+    known: Bool[Array, "B k"]
+    real: Bool[Array, "B k"]
+
+
+def n_step_return(
+    reward: Float[Array, "B W"],
+    last: Bool[Array, "B W"],
+    terminal: Bool[Array, "B W"],
+    value: Float[Array, "B W"],
+    *,
+    unroll: int,
+    steps: int,
+    discount: float,
+    player: Int[Array, "B W"] | None = None,
+    lam: float = 1.0,
+) -> Window:
+    """n-step targets of positions 0 to K = `unroll` (MuZero, App. G; two players as in its pseudocode).
+
+        row        0     1     2     ...   n           W >= K + n + 1
+        reward           r1    r2          rn          r_t arrived with row t, for whom moved at t - 1
+        value                              v_n         of a search at that row, in the view of whom it was to move
+        target     z0 = s0 r1 + g s1 r2 + ... + g^n s_n v_n        s_t: 1 where player t is player 0, else -1
+
+    Rewards after the world's end are 0 and so is the value (an absorbing state); an episode that was only cut
+    bootstraps from the value of its last row. `lam` below 1 mixes the returns of 1 to n steps (TD(lambda)).
+    """
+    width = unroll + 1
+    rows = lambda x, at: lax.dynamic_slice_in_dim(x, at, width, 1)
+    over = last | terminal
+    mover = jnp.zeros(reward.shape, jnp.int8) if player is None else player
+    first = mover[:, :width]
+
+    def step(carry: tuple[Array, Array, Array], at: Array) -> tuple[tuple[Array, Array, Array], None]:
+        total, weight, going = carry  # weight: discount and lambda so far
+        side = lambda t: jnp.where(rows(mover, t) == first, 1.0, -1.0)
+        going = going & ~rows(over, at - 1)
+        now = jnp.where(going, weight * side(at - 1) * rows(reward, at), 0.0)
+        # Here a return may end: by lambda, because n steps are done, or because the episode is cut.
+        ends = jnp.where((at == steps) | rows(last, at), 1.0, 1 - lam)
+        alive = going & ~rows(terminal, at)
+        ahead = jnp.where(alive, weight * discount * ends * side(at) * rows(value, at), 0.0)
+        return (total + now + ahead, weight * discount * lam, going), None
+
+    # Before the first step: nothing is over yet but what ended at the row itself.
+    here_last, here_end = last[:, :width], terminal[:, :width]
+    start = (jnp.zeros_like(reward[:, :width]), jnp.ones_like(reward[:, :width]), jnp.ones_like(here_last))
+    (total, _, _), _ = lax.scan(step, start, jnp.arange(1, steps + 1))
+    total = jnp.where(here_last & ~here_end, value[:, :width], total)  # cut right here: all there is to know
+
+    # The first end among the positions decides what lies at and beyond it: nothing more, or nobody knows.
+    ends = here_last | here_end
+    beyond = jnp.cumsum(ends, 1) - ends > 0
+    absorbed = jnp.cumsum(ends & ~beyond & here_end, 1) > 0
+    return Window(
+        value=jnp.where(absorbed, 0.0, total),
+        reward=jnp.where(beyond, 0.0, reward[:, :width]),
+        known=absorbed | ~beyond,
+        real=~absorbed & ~beyond,
+    )
 
 
 class ReturnScale(eqx.Module):

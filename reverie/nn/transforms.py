@@ -29,6 +29,32 @@ class Squash(NamedTuple):
 
 SYMLOG = Squash(symlog, symexp)
 
+
+def h(x: Float[Array, "..."], eps: float = 1e-3) -> Float[Array, "..."]:
+    """`sign(x) (sqrt(|x| + 1) - 1) + eps x`: MuZero's compression of values (Pohlen et al. 2018; MuZero, App. F)."""
+    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1) - 1) + eps * x
+
+
+def h_inverse(y: Float[Array, "..."], eps: float = 1e-3) -> Float[Array, "..."]:
+    """Inverse of `h`.
+
+    The textbook form subtracts two nearly equal numbers and divides by `2 eps`; with the difference rationalised,
+    `root` is exact to float32's last digits instead of to three of them.
+    """
+    size = jnp.abs(y)
+    # sqrt(x + 1) = root solves eps root^2 + root - (1 + eps + |y|) = 0.
+    ahead = 1 + eps + size
+    root = 2 * ahead / (1 + jnp.sqrt(1 + 4 * eps * ahead))
+    return jnp.sign(y) * (root * root - 1)
+
+
+H = Squash(h, h_inverse)
+
+
+def integer_bins(limit: int) -> Float[np.ndarray, " v"]:
+    """The integers from `-limit` to `limit`: 601 bins for MuZero's 300."""
+    return np.arange(-limit, limit + 1, dtype=np.float32)
+
 _WHITE = float(np.log1p(255.0))
 # Of pixels in [0, 1]: symlog of 0 to 255, scaled back into [0, 1], so that nothing else about an image changes.
 SYMLOG_PIXELS = Squash(lambda x: symlog(255.0 * x) / _WHITE, lambda y: symexp(_WHITE * y) / 255.0)

@@ -1,0 +1,73 @@
+"""Gumbel MuZero (Danihelka et al., ICLR 2022): policy improvement by planning with few simulations.
+
+What differs from MuZero: the root tries actions sampled without replacement and halves them; the target is not the
+visits but the improved policy `softmax(logits + sigma(completed Q))`; no Dirichlet noise, no temperature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from reverie.algos import muzero
+from reverie.behavior.search import Found, gumbel
+from reverie.envs.base import Spaces
+from reverie.model.unroll import Hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(muzero.Config):
+    """The values of the algorithm."""
+
+    simulations: int = 16
+    """Of each search: network calls per decision. 2 to 16 are enough."""
+    considered: int = 16
+    """Actions at most that the root tries."""
+    visit_scale: float = 50.0
+    """c_visit of sigma(q) = (c_visit + most visits) c_scale q."""
+    q_scale: float = 0.1
+    """c_scale (0.1 for values rescaled to the range seen in the tree, 1 for Go without that)."""
+    q_rescale: bool = True
+    """Rescale values to the range seen in the tree."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {}
+
+
+class GumbelMuZero(muzero.MuZero):
+    """The `Agent`."""
+
+    def search(
+        self,
+        model: muzero.Model,
+        root: Hidden,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "B a"] | None,
+        greedy: bool,
+        temperature: Float[Array, " B"],
+    ) -> Found:
+        config = self.config
+        return gumbel(
+            model,
+            root,
+            key,
+            simulations=config.simulations,
+            legal=legal,
+            considered=config.considered,
+            scale=0.0 if greedy else 1.0,
+            visit_scale=config.visit_scale,
+            value_scale=config.q_scale,
+            rescale=config.q_rescale,
+        )
+
+
+def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> GumbelMuZero:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: actions that are not one discrete choice, or pictures that cannot be halved.
+    """
+    muzero.check(config, obs_space, act_space)
+    return GumbelMuZero(config, obs_space, act_space, precision)

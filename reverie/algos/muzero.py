@@ -1,0 +1,609 @@
+"""MuZero (Schrittwieser et al., Nature 2020; arXiv 1911.08265), with Reanalyse (arXiv 2104.06294).
+
+A model that predicts nothing but what planning needs - reward, value, policy - is unrolled along the actions that were
+taken, and learns to predict what a tree search over itself found better, and the returns that came. Acting is search.
+The other members of the family are differences from this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.agent import SEEN, Dream, Metrics, Mode, Row, select
+from reverie.algos import Unsuitable
+from reverie.behavior.returns import n_step_return
+from reverie.behavior.search import Found, puct
+from reverie.envs.base import Space, Spaces
+from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
+from reverie.model.encode import halvings, image_resolution, images, one_hots, planar
+from reverie.model.heads import PolicyHead, ScalarHead
+from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
+from reverie.nn.dists import OneHot, TwoHot, randomness
+from reverie.nn.optim import adam
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The values of the algorithm."""
+
+    network: Literal["auto", "mlp", "tower"] = "auto"
+    """Hidden states are vectors (any observation) or planes (boards, pictures). auto: planes for boards."""
+    hidden: int = 64
+    """Width of a hidden state that is a vector."""
+    units: int = 128
+    """Width of hidden layers."""
+    layers: int = 1
+    """Hidden layers of representation, dynamics and heads of the mlp."""
+    blocks: int = 2
+    """Residual blocks of each tower."""
+    channels: int = 32
+    """Planes of a tower's hidden state."""
+    stack: int = 1
+    """Pictures or boards that are seen at once, this one and those before."""
+    simulations: int = 50
+    """Of each search: network calls per decision."""
+    unroll: int = 5
+    """K: steps along which the model is trained."""
+    n_step: int = 10
+    """Rewards in a value target before it bootstraps from a search."""
+    lam: float = 1.0
+    """Below 1: value targets mix returns of 1 to n steps."""
+    discount: float = 0.997
+    """Per step. For two players the sign is added."""
+    support: int = 300
+    """Rewards and values are categoricals over the integers from minus to plus this, of h(x): 601 bins."""
+    policy_scale: float = 1.0
+    """Weight of the loss."""
+    value_scale: float = 0.25
+    """Weight of the loss (1 in the first paper, 0.25 with Reanalyse)."""
+    reward_scale: float = 1.0
+    """Weight of the loss."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """AdamW, or SGD with momentum 0.9."""
+    learning_rate: float = 1e-3
+    """Step size after warm-up."""
+    lr_warmup: int = 100
+    """Updates over which the learning rate rises."""
+    weight_decay: float = 1e-4
+    """Of AdamW; of SGD, a squared penalty in the gradient."""
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+    reanalyse: float = 0.0
+    """Share of every batch whose policies and values are searched again, with the target network."""
+    bootstrap: Literal["stored", "network", "search"] = "stored"
+    """Values that n-step targets of the reanalysed share end with: of the search when the agent acted, of the target
+    network, or of a fresh search."""
+    target_every: int = 200
+    """Updates after which the target network is a copy of the trained one again."""
+    prioritized: bool = True
+    """Draw sequences by the error of their value: |search value - target|."""
+    root_noise: float = 0.25
+    """Share of Dirichlet noise in the prior of the root."""
+    root_alpha: float = 0.3
+    """Of that Dirichlet distribution."""
+    temperature_updates: tuple[int, int] = (20_000, 40_000)
+    """Actions are drawn from the visits with temperature 1, from these numbers of updates on 0.5 and 0.25."""
+    temperature_moves: int = 0
+    """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {}
+
+
+class Model(eqx.Module):
+    """All trained networks. Answers `WorldModel`, and what a search asks besides (`Planner`)."""
+
+    body: Vectors | Towers
+    rew: ScalarHead
+    pol: PolicyHead
+    val: ScalarHead
+    gamma: float = eqx.field(static=True)  # negative where the other player moves next
+    classes: int = eqx.field(static=True)
+    dtype: str = eqx.field(static=True)
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
+        keys = jax.random.split(key, 4)
+        self.dtype = dtype
+        self.classes = sum(s.width for s in act_space.values())
+        self.gamma = -config.discount if "player" in obs_space else config.discount
+        self.body = make_body(config, obs_space, self.classes, keys[0])
+        scalar: dict[str, Any] = {"kind": "h_two_hot", "bins": 2 * config.support + 1}
+        read, units = self.body.outputs, config.units
+        self.rew = ScalarHead(read, units, config.layers, **scalar, key=keys[1])
+        self.val = ScalarHead(read, units, config.layers, **scalar, key=keys[2])
+        self.pol = PolicyHead(act_space, read, units, config.layers, unimix=0.0, key=keys[3])
+
+    def represent(self, obs: Mapping[str, Array]) -> Hidden:
+        """The state of an observation, as `observed` gives it."""
+        state = self.body.represent(obs, jnp.dtype(self.dtype))
+        batch = state.shape[: state.ndim - self.body.axes]
+        return Hidden(state, jnp.zeros(batch, jnp.float32))
+
+    def advance(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
+        """One step of the dynamics."""
+        return self.decoded(self.body.advance(hidden.state, jax.nn.one_hot(action, self.classes)))
+
+    def decoded(self, state: Array) -> Hidden:
+        return Hidden(state, self.rew(self.body.read(state)).pred())
+
+    def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
+        return self.advance(latent, action)
+
+    def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        return latent.reward, jnp.full_like(latent.reward, self.gamma)
+
+    def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
+        policy, value = self.judge(latent)
+        return policy.logp[..., 0, :], value.pred()
+
+    def judge(self, latent: Hidden) -> tuple[OneHot, TwoHot]:
+        """Policy and value as distributions."""
+        feat = self.body.read(latent.state)
+        (policy,) = self.pol(feat).values()
+        return policy, self.val(feat)
+
+
+def make_body(config: Config, obs_space: Spaces, actions: int, key: PRNGKeyArray) -> Vectors | Towers:
+    seen = {k: s for k, s in obs_space.items() if s.kind not in ("legal", "player")}
+    if config.network == "tower" or (config.network == "auto" and any(s.kind == "planes" for s in seen.values())):
+        down = max(0, halvings(seen, least=6)) if images(seen) else 0
+        return Towers(
+            seen,
+            actions,
+            blocks=config.blocks,
+            channels=config.channels,
+            read_channels=4,
+            halvings=down,
+            key=key,
+        )
+    return Vectors(
+        seen,
+        actions,
+        width=config.hidden,
+        units=config.units,
+        layers=config.layers,
+        depths=tuple(8 << min(stage, 2) for stage in range(halvings(seen))),
+        key=key,
+    )
+
+
+class State(eqx.Module):
+    """Everything training changes."""
+
+    model: Model
+    target: Model  # a copy, some updates old
+    optimizer: Any
+    key: PRNGKeyArray
+    updates: Array  # int32, applied updates
+    nonfinite: Array  # int32 [2]: updates skipped in all, and in a row
+
+
+class Carry(eqx.Module):
+    """What the policy remembers between steps: the frames before this one, and how many moves were made."""
+
+    frames: dict[str, Array]  # [N, stack - 1, ...], the oldest first; 0 where the episode had not begun
+    moves: Int[Array, " N"]
+    key: PRNGKeyArray
+
+
+def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> MuZero:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: actions that are not one discrete choice, or pictures that cannot be halved.
+    """
+    check(config, obs_space, act_space)
+    return MuZero(config, obs_space, act_space, precision)
+
+
+def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
+    """Raises Unsuitable unless the spaces suit a search over all actions."""
+    kinds = {k: s.describe() for k, s in act_space.items()}
+    if len(act_space) != 1 or any(s.kind != "discrete" or len(s.classes) != 1 for s in act_space.values()):
+        raise Unsuitable(
+            f"this search tries every action, so there must be one discrete one; the env has {kinds}. "
+            "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
+        )
+    try:
+        if pictures := images(obs_space):
+            image_resolution(pictures, halvings(pictures))
+    except ValueError as error:
+        raise Unsuitable(str(error)) from error
+
+
+class MuZero:
+    """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
+
+    A batch is windows of C + T rows; the first trained row is the root, K rows are unrolled, n more are for targets:
+
+        row      -C ..  -1 | 0      1    ..   K   ..   K + n          C = stack - 1, T = K + n + 1
+                  frames   | root   ---unroll--   ---targets
+    """
+
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
+        self.config = config
+        self.obs_space, self.act_space = obs_space, act_space
+        self.precision = precision
+        self.context = config.stack - 1
+        self.rows = config.unroll + config.n_step + 1
+        self.trained = 1  # the replay ratio counts roots
+        (self.action,) = sorted(act_space) if len(act_space) == 1 else ("",)
+        self.seen_space = seen_space(obs_space, config.stack)
+        self.out_space = {
+            "policy": jax.ShapeDtypeStruct((self.choices,), jnp.float32),
+            "value": jax.ShapeDtypeStruct((), jnp.float32),
+            **({"priority": jax.ShapeDtypeStruct((), jnp.float32)} if config.prioritized else {}),
+        }
+        self.optimizer = make_optimizer(config)
+        self.symptoms: tuple[Symptom, ...] = (
+            constant_reward(),
+            action_blind(),
+            policy_certain(self.action),
+            policy_random(self.action),
+        )
+
+    @property
+    def choices(self) -> int:
+        """Actions that a search tells apart."""
+        return sum(s.width for s in self.act_space.values())
+
+    # ---------------------------------------------------------------- acting
+
+    def make_model(self, key: PRNGKeyArray) -> Model:
+        return Model(self.config, self.seen_space, self.act_space, self.precision, key)
+
+    def init(self, key: PRNGKeyArray) -> State:
+        model_key, key = jax.random.split(key)
+        model = self.make_model(model_key)
+        return State(
+            model=model,
+            target=jax.tree.map(jnp.copy, model),
+            optimizer=self.optimizer.init(model),
+            key=key,
+            updates=jnp.zeros((), jnp.int32),
+            nonfinite=jnp.zeros(2, jnp.int32),
+        )
+
+    def parameters(self, state: State) -> dict[str, int]:
+        names = [f for f in state.model.__dataclass_fields__ if f not in ("gamma", "classes", "dtype")]
+        return {n: sum(x.size for x in jax.tree.leaves(getattr(state.model, n))) for n in names}
+
+    def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
+        frames = {
+            k: jnp.zeros((batch, self.context, *s.shape), s.dtype)
+            for k, s in self.obs_space.items()
+            if self.context and k in planar(self.obs_space)
+        }
+        return Carry(frames, jnp.zeros(batch, jnp.int32), key)
+
+    def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
+        key, search_key = jax.random.split(carry.key)
+        seen, carry = self._see(carry, obs)
+        legal = obs.get("obs/legal")
+        if mode == "random":
+            policy = uniform(legal, (obs["is_first"].shape[0], self.choices))
+            action = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
+            value = jnp.zeros(action.shape, jnp.float32)
+        else:
+            greedy = mode == "eval"
+            temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
+            found = self.search(state.model, state.model.represent(seen), search_key, legal, greedy, temperature)
+            action, policy, value = found.action, found.policy, found.value
+        out = {"out/policy": policy, "out/value": value}
+        if self.config.prioritized:
+            out["out/priority"] = jnp.zeros_like(value)  # replay knows the largest so far
+        carry = Carry(carry.frames, carry.moves + 1, key)
+        return carry, {f"action/{self.action}": action}, out
+
+    def search(
+        self,
+        model: Model,
+        root: Hidden,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "B a"] | None,
+        greedy: bool,
+        temperature: Float[Array, " B"],
+    ) -> Found:
+        """Plans from `root`. `greedy`: for evaluation, without noise."""
+        config = self.config
+        return puct(
+            model,
+            root,
+            key,
+            simulations=config.simulations,
+            legal=legal,
+            dirichlet_alpha=config.root_alpha,
+            dirichlet_fraction=0.0 if greedy else config.root_noise,
+            temperature=temperature,
+        )
+
+    def _temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:
+        config = self.config
+        if config.temperature_moves:
+            return (carry.moves < config.temperature_moves).astype(jnp.float32)
+        half, quarter = (state.updates >= u for u in config.temperature_updates)
+        return jnp.full(carry.moves.shape, jnp.where(quarter, 0.25, jnp.where(half, 0.5, 1.0)), jnp.float32)
+
+    def _see(self, carry: Carry, obs: Row) -> tuple[dict[str, Array], Carry]:
+        """What the networks see of these rows, and the carry that remembers them."""
+        first = obs["is_first"]
+        moves = jnp.where(first, 0, carry.moves)
+        seen, frames = self._raw(obs), {}
+        for key, before in carry.frames.items():
+            before = jnp.where(first.reshape(-1, *[1] * (before.ndim - 1)), jnp.zeros_like(before), before)
+            both = jnp.concatenate([before, seen[key][:, None]], 1)
+            seen[key], frames[key] = as_channels(both), both[:, 1:]
+        return seen, Carry(frames, moves, carry.key)
+
+    def _raw(self, rows: Mapping[str, Array]) -> dict[str, Array]:
+        return {k: v for k, v in select(rows, "obs/").items() if k in self.seen_space}
+
+    def observed(self, batch: Row, first: int, count: int) -> dict[str, Array]:
+        """What the networks see at positions `first` to `first + count - 1`, `[B, count, ...]`, as `_see` has it."""
+        begin = self.context + first
+        at = lambda x, back: x[:, begin - back : begin - back + count]
+        seen = {k: at(v, 0) for k, v in self._raw(batch).items()}
+        episode = jnp.cumsum(batch["is_first"], 1)
+        for key in planar(self.obs_space) if self.context else ():
+            whole = batch[f"obs/{key}"]
+            frames = []
+            for back in range(self.context, -1, -1):
+                same = at(episode, back) == at(episode, 0)
+                frame = at(whole, back)
+                frames.append(jnp.where(same.reshape(*same.shape, 1, 1, 1), frame, jnp.zeros_like(frame)))
+            seen[key] = as_channels(jnp.stack(frames, 2))
+        return seen
+
+    # -------------------------------------------------------------- learning
+
+    def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
+        key = jax.random.fold_in(state.key, state.updates)
+        batch, out, found = self._reanalysed(state.target, batch, key)
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (priority, metrics)), grads = grad(state.model, batch, key)
+        norm = optax.tree.norm(grads)
+        changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, changes)
+        updates = state.updates + 1
+        renew = updates % self.config.target_every == 0
+        target = jax.tree.map(lambda new, old: jnp.where(renew, new, old), model, state.target)
+        new = State(model, target, optimizer, state.key, updates, state.nonfinite)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        total, streak = state.nonfinite
+        counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
+        state = eqx.tree_at(lambda s: s.nonfinite, keep(new, state), counts)
+        if self.config.prioritized:
+            out["priority"] = priority[:, None]
+        out = {k: jnp.where(finite, v, batch[f"out/{k}"][:, self.context :][:, : v.shape[1]]) for k, v in out.items()}
+        metrics |= found | {"loss/total": loss, "gradient/norm": norm}
+        metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
+        return state, out, metrics
+
+    def loss(
+        self, model: Model, batch: Row, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, " B"], Metrics]]:
+        """The whole objective of one batch.
+
+            k          0      1     ..   K
+            state      s0     s1         sK      s0 from the observation, s_k from s_{k-1} and a_{k-1}
+            action     a0     a1
+            reward            u1         uK      not at the root
+            value      z0     z1         zK      n-step returns
+            policy     pi0    pi1        piK     of the searches
+            weight     1      1/K        1/K     and the gradient into s_{k-1} is halved at every step
+
+        Returns:
+          the loss, and `(priority [B], metrics)`.
+        """
+        config = self.config
+        rows = {k: v[:, self.context :] for k, v in batch.items() if k != "weight"}
+        window = n_step_return(
+            rows["reward"],
+            rows["is_last"],
+            rows["is_terminal"],
+            rows["out/value"],
+            unroll=config.unroll,
+            steps=config.n_step,
+            discount=config.discount,
+            player=rows.get("obs/player"),
+            lam=config.lam,
+        )
+        actions = rows[f"action/{self.action}"][:, : config.unroll]
+        states = self.unroll(model, batch, actions)
+        losses, reward = self.losses(model, states, window, rows)
+        step = jnp.concatenate([jnp.ones(1), jnp.full(config.unroll, 1 / config.unroll)])[None]
+        weight = batch["weight"][:, None] * step if "weight" in batch else step
+        means = {name: (weight * each).sum(1).mean() for name, (_, each) in losses.items()}
+        loss = jnp.sum(jnp.stack([scale * means[name] for name, (scale, _) in losses.items()]))
+        priority = jnp.abs(rows["out/value"][:, 0] - window.value[:, 0])
+        known = window.known[:, 1:].astype(jnp.float32)
+        target = window.reward[:, 1:]
+        mean = (known * target).sum() / known.sum()
+        metrics = {f"loss/{k}": v for k, v in means.items()} | self._diagnosed(model, states, actions)
+        metrics |= {
+            "replay/reward": mean,
+            "reward/variance": (known * (target - mean) ** 2).sum() / known.sum(),
+            "reward/error": (known * (stop_gradient(reward) - target) ** 2).sum() / known.sum(),
+            "value/target": window.value[:, 0].mean(),
+            "value/error": priority.mean(),
+        }
+        return loss, (priority, metrics)
+
+    def unroll(self, model: Model, batch: Row, actions: Int[Array, "B k"]) -> Hidden:
+        """The states 0 to K of the root and the actions after it, `[B, K + 1, ...]`."""
+        root = model.represent({k: v[:, 0] for k, v in self.observed(batch, 0, 1).items()})
+
+        def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
+            after = model.advance(hidden._replace(state=halve_gradient(hidden.state)), action)
+            return after, after
+
+        _, rest = lax.scan(step, root, actions.T)
+        return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
+
+    def losses(
+        self, model: Model, states: Hidden, window: Any, rows: Row
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
+        """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
+        config = self.config
+        policy, value = model.judge(states)
+        reward = model.rew(model.body.read(states.state[:, 1:]))
+        target = rows["out/policy"][:, : config.unroll + 1]
+        known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
+        first = jnp.zeros_like(known[:, :1])
+        return {
+            "policy": (config.policy_scale, -real * (target * policy.logp[..., 0, :]).sum(-1)),
+            "value": (config.value_scale, known * value.loss(window.value)),
+            "reward": (
+                config.reward_scale,
+                jnp.concatenate([first, known[:, 1:] * reward.loss(window.reward[:, 1:])], 1),
+            ),
+        }, reward.pred()
+
+    def _diagnosed(self, model: Model, states: Hidden, actions: Int[Array, "B k"]) -> Metrics:
+        """How random the policy is, and whether actions matter to the dynamics at all."""
+        root = jax.tree.map(lambda x: stop_gradient(x[:, 0]), states)
+        frozen = stop_gradient(model)
+        policy, _ = frozen.judge(root)
+        taken = stop_gradient(states.state[:, 1]).astype(jnp.float32)
+        other = frozen.advance(root, (actions[:, 0] + 1) % self.choices).state.astype(jnp.float32)
+        spread = jnp.abs(taken - jnp.roll(taken, 1, 0)).mean()  # between unrelated states
+        return {
+            f"policy/entropy/{self.action}": policy.entropy().mean(),
+            f"policy/randomness/{self.action}": randomness(policy).mean(),
+            "action/influence": jnp.abs(taken - other).mean() / jnp.maximum(spread, 1e-6),
+        }
+
+    def _reanalysed(self, target: Model, batch: Row, key: PRNGKeyArray) -> tuple[Row, Row, Metrics]:
+        """The batch with fresh policies and values in its reanalysed share, what of it is to be written back
+        (`[B, T, ...]`, position by position what the batch now holds), and metrics.
+
+        Policies are searched where they are targets, positions 0 to K; values where they are bootstrapped from, n to
+        K + n: by the target network, or by a search of their own.
+        """
+        config = self.config
+        share = round(config.reanalyse * batch["reward"].shape[0])
+        if not share:
+            return batch, {}, {}
+        part = {k: v[:share] for k, v in batch.items()}
+        both = config.bootstrap == "search"
+        policy, value = (part[f"out/{k}"][:, self.context :] for k in ("policy", "value"))
+        spans = [(0, config.unroll + 1)]
+        if both:
+            begin = max(config.n_step, config.unroll + 1)
+            spans.append((begin, self.rows - begin))
+        before = policy
+        for span, (begin, count) in enumerate(spans):
+            seen = self.observed(part, begin, count)
+            flat = lambda x: x.reshape(-1, *x.shape[2:])
+            legal = part.get("obs/legal")
+            at = slice(self.context + begin, self.context + begin + count)
+            found = self.search(
+                target,
+                target.represent({k: flat(v) for k, v in seen.items()}),
+                jax.random.fold_in(key, 1 + span),
+                None if legal is None else flat(legal[:, at]),
+                False,
+                jnp.ones(share * count, jnp.float32),
+            )
+            shaped = lambda x: x.reshape(share, count, *x.shape[1:])
+            policy = policy.at[:, begin : begin + count].set(shaped(found.policy))
+            value = value.at[:, begin : begin + count].set(shaped(found.value))
+        fresh = {"policy": policy, "value": value}
+        out = {k: batch[f"out/{k}"][:, self.context :].at[:share].set(v) for k, v in fresh.items()}
+        if config.bootstrap == "network":
+            _, judged = target.judge(target.represent(self.observed(part, config.n_step, config.unroll + 1)))
+            value = value.at[:, config.n_step :].set(judged.pred())
+        used = {"policy": policy, "value": value}
+        batch = batch | {f"out/{k}": batch[f"out/{k}"].at[:share, self.context :].set(v) for k, v in used.items()}
+        moved = jnp.abs(policy - before)[:, : config.unroll + 1].sum(-1).mean() / 2
+        return batch, out, {"reanalyse/policy_moved": moved}
+
+    # ------------------------------------------------------------- reporting
+
+    def report(self, state: State, batch: Row) -> Metrics:
+        """`open_loop/reward/<h>`, `open_loop/value/<h>`: squared errors of the reward, and of the value against that
+        of the search, `h` steps after the last row seen, where no episode begins in between."""
+        dream = self.dream(state, batch)
+        metrics: Metrics = {}
+        for name in dream.dream:
+            error = jnp.square(dream.dream[name] - dream.truth[name])
+            for h in range(1, min(self.config.unroll, error.shape[1] - SEEN) + 1):
+                there = dream.valid[:, SEEN + h - 1].astype(jnp.float32)
+                metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, SEEN + h - 1]) / there.sum()
+        return metrics
+
+    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+        """Rewards and values: all that this model can tell of the future. Of rows seen, the value is the network's."""
+        rows = {k: v[:, self.context :] for k, v in batch.items()}
+        steps = rows["reward"].shape[1]
+        if not 0 < seen < steps:
+            raise ValueError(f"a dream of {steps} rows can be shown 1 to {steps - 1} of them, got seen={seen}")
+        latents = state.model.represent(self.observed(batch, 0, seen))
+        start = jax.tree.map(lambda x: x[:, -1], latents)
+
+        def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
+            after = state.model.advance(hidden, action)
+            return after, after
+
+        _, ahead = lax.scan(step, start, self._choices_taken(rows)[:, seen - 1 : -1].T)
+        value = lambda hidden: state.model.judge(hidden)[1].pred()
+        dream = {
+            "reward": jnp.concatenate([rows["reward"][:, :seen], ahead.reward.T], 1),
+            "value": jnp.concatenate([value(latents), value(ahead).T], 1),
+        }
+        truth = {"reward": rows["reward"], "value": rows["out/value"]}
+        begun = rows["is_first"].at[:, :seen].set(False)
+        return Dream(truth, dream, jnp.cumsum(begun, 1) == 0)
+
+    def _choices_taken(self, rows: Row) -> Array:
+        return rows[f"action/{self.action}"]
+
+
+def seen_space(obs_space: Spaces, stack: int) -> Spaces:
+    """What the networks see: no rules of the game, and pictures or boards as a stack of frames."""
+    pictures = planar(obs_space)
+    return {
+        k: Space(s.kind, (*s.shape[:2], s.shape[2] * stack)) if k in pictures else s
+        for k, s in obs_space.items()
+        if s.kind not in ("legal", "player")
+    }
+
+
+def as_channels(frames: Array) -> Array:
+    """`[*B, F, H, W, C] -> [*B, H, W, F * C]`."""
+    moved = jnp.moveaxis(frames, -4, -2)
+    return moved.reshape(*moved.shape[:-2], -1)
+
+
+def uniform(legal: Bool[Array, "B a"] | None, shape: tuple[int, ...]) -> Float[Array, "B a"]:
+    """Equal probabilities of what is legal; of everything, where nothing is (the end of a game)."""
+    if legal is None:
+        return jnp.full(shape, 1 / shape[-1])
+    allowed = (legal | ~legal.any(-1, keepdims=True)).astype(jnp.float32)
+    return allowed / allowed.sum(-1, keepdims=True)
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """AdamW or SGD with momentum, behind a bound on the gradient."""
+    rate = optax.linear_schedule(0.0, config.learning_rate, config.lr_warmup) if config.lr_warmup else config.learning_rate
+    if config.optimizer == "adam":
+        return optax.chain(
+            optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay)
+        )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(rate, momentum=0.9),
+    )

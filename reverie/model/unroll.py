@@ -1,0 +1,198 @@
+"""MuZero's model: what is needed to plan, and nothing else.
+
+state_0 = representation(observation)      hidden, scaled to [0, 1]
+state_k = dynamics(state_{k-1}, action)    reward_k is read from state_k
+policy_k, value_k = prediction(state_k)
+
+Two bodies for the first two: an MLP over any observation, and a residual tower for boards and pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.envs.base import Spaces
+from reverie.model.encode import Encoder, flat, planar, vectors, width
+from reverie.nn.layers import MLP, Conv, Linear
+from reverie.nn.norm import RMSNorm
+
+ROUGH = 1e-5  # least range of a hidden state, so that a constant one is no division by zero
+
+
+class Hidden(NamedTuple):
+    """A state of the model.
+
+    Attributes:
+      state: compute dtype, `[*B, D]` of an MLP or `[*B, H, W, C]` of a tower.
+      reward: float32 `[*B]`, of the step that led here; 0 for one that comes from an observation.
+      memory: what else an algorithm carries along a path, leading axes `[*B]`; often nothing.
+    """
+
+    state: Array
+    reward: Float[Array, "*B"]
+    memory: Any = ()
+
+
+def unit_range(x: Array, axes: int) -> Array:
+    """`x` scaled to [0, 1] over its last `axes` axes (MuZero, App. G): every state has the same range as an action."""
+    dims = tuple(range(-axes, 0))
+    x32 = x.astype(jnp.float32)
+    low, high = x32.min(dims, keepdims=True), x32.max(dims, keepdims=True)
+    return ((x32 - low) / jnp.maximum(high - low, ROUGH)).astype(x.dtype)
+
+
+def halve_gradient(x: Array) -> Array:
+    """`x` with half its gradient: at the start of every dynamics step, so that what arrives at the root does not grow
+    with the unroll (MuZero, App. G)."""
+    return 0.5 * x + 0.5 * stop_gradient(x)
+
+
+class Vectors(eqx.Module):
+    """States are vectors. Any observation: vectors through an MLP, pictures through convolutions (`Encoder`)."""
+
+    enc: Encoder
+    out: Linear
+    trunk: MLP
+    change: Linear
+    axes: int = eqx.field(static=True, default=1)
+    outputs: int = eqx.field(static=True, default=0)
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        actions: int,
+        *,
+        width: int,
+        units: int,
+        layers: int,
+        depths: tuple[int, ...],
+        key: PRNGKeyArray,
+    ):
+        keys = jax.random.split(key, 4)
+        self.enc = Encoder(spaces, units=units, layers=layers, depths=depths, kernel=3, key=keys[0])
+        self.out = Linear(self.enc.outputs, width, key=keys[1])
+        self.trunk = MLP(width + actions, units, layers, key=keys[2])
+        self.change = Linear(units, width, key=keys[3])
+        self.axes, self.outputs = 1, width
+
+    def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B d"]:
+        return unit_range(self.out(self.enc(obs, dtype)), 1)
+
+    def advance(self, state: Float[Array, "*B d"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
+        x = jnp.concatenate([state, action.astype(state.dtype)], -1)
+        return unit_range(state + self.change(self.trunk(x)), 1)
+
+    def read(self, state: Float[Array, "*B d"]) -> Float[Array, "*B f"]:
+        """What the heads read of a state."""
+        return state
+
+
+class Block(eqx.Module):
+    """`x + conv(norm, ReLU, conv(norm, ReLU))`: a residual block before whose convolutions stands a norm."""
+
+    convs: tuple[Conv, Conv]
+    norms: tuple[RMSNorm, RMSNorm]
+
+    def __init__(self, channels: int, *, key: PRNGKeyArray):
+        keys = jax.random.split(key)
+        self.convs = (Conv(channels, channels, 3, key=keys[0]), Conv(channels, channels, 3, key=keys[1]))
+        self.norms = (RMSNorm(channels), RMSNorm(channels))
+
+    def __call__(self, x: Float[Array, "*B h w c"]) -> Float[Array, "*B h w c"]:
+        y = x
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            y = conv(jax.nn.relu(norm(y)))
+        return x + y
+
+
+class Towers(eqx.Module):
+    """States are planes. Boards keep their height and width; pictures are halved `halvings` times on the way.
+
+    Vectors and discrete values become constant planes beside the pictures. An action is one-hot planes, or, if
+    it names a cell of the board or a column, a plane with that cell or column set.
+
+    Args:
+      blocks, channels: of each of the two towers.
+      read_channels: what is left for the heads, by a 1x1 convolution.
+    """
+
+    first: Conv
+    downs: tuple[Block, ...]
+    blocks: tuple[Block, ...]
+    action: Conv
+    moves: tuple[Block, ...]
+    squeeze: Conv
+    squeeze_norm: RMSNorm
+    spaces: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    axes: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+    halvings: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        actions: int,
+        *,
+        blocks: int,
+        channels: int,
+        read_channels: int,
+        halvings: int,
+        key: PRNGKeyArray,
+    ):
+        pictures = planar(spaces)
+        height, wide = next(iter(pictures.values())).shape[:2]
+        inputs = sum(s.shape[2] for s in pictures.values()) + width(vectors(spaces))
+        keys = iter(jax.random.split(key, 3 + halvings + 2 * blocks))
+        self.first = Conv(inputs, channels, 3, key=next(keys))
+        self.downs = tuple(Block(channels, key=next(keys)) for _ in range(halvings))
+        self.blocks = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
+        self.action = Conv(channels + actions, channels, 3, key=next(keys))
+        self.moves = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
+        self.squeeze = Conv(channels, read_channels, 1, key=next(keys))
+        self.squeeze_norm = RMSNorm(read_channels)
+        self.spaces, self.axes, self.halvings = tuple(sorted(spaces.items())), 3, halvings
+        self.outputs = (height >> halvings) * (wide >> halvings) * read_channels
+
+    def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B h w c"]:
+        spaces = dict(self.spaces)
+        parts = []
+        for key, space in planar(spaces).items():
+            x = obs[key].astype(dtype)
+            parts.append(x / 255 - 0.5 if space.kind == "image" else x)
+        if rest := vectors(spaces):
+            x = flat(rest, obs, squash=True).astype(dtype)
+            shape = (*x.shape[:-1], *parts[0].shape[-3:-1], x.shape[-1])
+            parts.append(jnp.broadcast_to(x[..., None, None, :], shape))
+        x = self.first(jnp.concatenate(parts, -1))
+        for block in self.downs:
+            x = block(_halved(x))
+        for block in self.blocks:
+            x = block(x)
+        return unit_range(x, 3)
+
+    def advance(self, state: Float[Array, "*B h w c"], action: Float[Array, "*B a"]) -> Float[Array, "*B h w c"]:
+        planes = jnp.broadcast_to(
+            action[..., None, None, :].astype(state.dtype), (*state.shape[:-1], action.shape[-1])
+        )
+        x = state + self.action(jnp.concatenate([state, planes], -1))
+        for block in self.moves:
+            x = block(x)
+        return unit_range(x, 3)
+
+    def read(self, state: Float[Array, "*B h w c"]) -> Float[Array, "*B f"]:
+        x = jax.nn.relu(self.squeeze_norm(self.squeeze(state)))
+        return x.reshape(*x.shape[:-3], -1)
+
+
+def _halved(x: Float[Array, "*B h w c"]) -> Float[Array, "*B h2 w2 c"]:
+    """Means of 2x2 blocks."""
+    *batch, high, wide, c = x.shape
+    return x.reshape(*batch, high // 2, 2, wide // 2, 2, c).mean((-4, -2))
