@@ -1,0 +1,263 @@
+"""Monte-Carlo tree search with a learned model: PUCT (MuZero) and Gumbel (Gumbel MuZero), for B roots at once.
+
+The trees are grown by `behavior/tree.py`; here are the rules of selection and what is read off the grown trees.
+Everything is float32; all of A is one discrete action.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.behavior.tree import ILLEGAL, Nodes, Planner, Tree, best, grow
+
+
+class Found(NamedTuple):
+    """What a search found at its roots.
+
+    Attributes:
+      action: to take.
+      policy: to learn. Gumbel: the improved policy; PUCT: the share of the visits.
+      value: mean return of all simulations and the model's own value, in the eyes of the player to move.
+      visits: how often an action was simulated.
+      q: mean value of an action that was, else 0.
+      tree: all of it. Under `jax.jit` it costs nothing unless it is returned.
+    """
+
+    action: Int[Array, "B"]
+    policy: Float[Array, "B A"]
+    value: Float[Array, "B"]
+    visits: Int[Array, "B A"]
+    q: Float[Array, "B A"]
+    tree: Tree
+
+
+def gumbel(
+    model: Planner,
+    latent: Any,
+    key: PRNGKeyArray,
+    *,
+    simulations: int,
+    legal: Bool[Array, "B A"] | None = None,
+    considered: int = 16,
+    scale: float | Float[Array, ""] = 1.0,
+    visit_scale: float = 50.0,
+    value_scale: float = 0.1,
+    rescale: bool = True,
+    mixed: bool = True,
+    max_depth: int | None = None,
+) -> Found:
+    """Gumbel MuZero (Danihelka et al. 2022, "Policy improvement by planning with Gumbel"). The policy improves with any
+    number of simulations from 2 on, if the values are right.
+
+    At the root, `considered` actions are drawn without replacement and sequential halving finds the best of them; below
+    it, visits follow the improved policy. That is `softmax(logits + sigma(q))` with q completed (`completed`), which is
+    also what is to be learned.
+
+    Args:
+      latent: of the roots, pytree `[B, ...]`.
+      legal: actions that may be taken at the roots; None: those whose logits are not `ILLEGAL`. A root without any
+        takes action 0.
+      considered: actions at most that the root looks at.
+      scale: of the Gumbel noise; 0 for evaluation: no noise, the best action.
+      visit_scale, value_scale, rescale, mixed: see `completed`. The paper has 50, 1.0 and no rescaling with values
+        in [-1, 1]; with rescaling 0.1 is the usual choice.
+      max_depth: see `tree.grow`.
+
+    Raises:
+      ValueError: if `simulations`, `considered` or `max_depth` is below 1.
+    """
+    if considered < 1:
+        raise ValueError(f"considered={considered}: the root must look at some action, so considered=1 or more")
+    logits, value = model.evaluate(latent)
+    logits = _masked(logits, legal)
+    legal = logits > ILLEGAL
+    noise_key, key = jax.random.split(key)
+    noise = scale * jax.random.gumbel(noise_key, logits.shape)
+    table = jnp.asarray(np.stack([considered_visits(m, simulations) for m in range(considered + 1)]))
+    schedule = table[jnp.minimum(considered, legal.sum(-1))]  # [B, simulations]
+
+    def improved(nodes: Nodes) -> Array:
+        return nodes.logits + completed(nodes, visit_scale, value_scale, rescale, mixed)
+
+    def at_root(nodes: Nodes, i: Array) -> Array:
+        return halving(noise + improved(nodes), nodes.visits, schedule[:, i])
+
+    def inside(nodes: Nodes) -> Array:
+        return jax.nn.softmax(improved(nodes), -1) - nodes.visits / (1 + nodes.visits.sum(-1, keepdims=True))
+
+    tree = grow(
+        model,
+        latent,
+        logits,
+        value,
+        key,
+        simulations=simulations,
+        at_root=at_root,
+        inside=inside,
+        max_depth=max_depth,
+    )
+    root = _root(tree)
+    action = best(halving(noise + improved(root), root.visits, root.visits.max(-1)), legal)
+    policy = jax.nn.softmax(jnp.where(legal, improved(root), ILLEGAL), -1)
+    return Found(action, policy, root.value, tree.child_visits[:, 0], root.q, tree)
+
+
+def puct(
+    model: Planner,
+    latent: Any,
+    key: PRNGKeyArray,
+    *,
+    simulations: int,
+    legal: Bool[Array, "B A"] | None = None,
+    c1: float = 1.25,
+    c2: float = 19652.0,
+    dirichlet_alpha: float = 0.3,
+    dirichlet_fraction: float = 0.25,
+    temperature: float | Float[Array, ""] = 1.0,
+    bounds: tuple[float, float] | None = None,
+    max_depth: int | None = None,
+) -> Found:
+    """MuZero (Schrittwieser et al. 2020, appendix B): the action with the highest
+
+        Q(s, a) + P(s, a) sqrt(N(s)) / (1 + N(s, a)) (c1 + log((N(s) + c2 + 1) / c2)),        N(s) = 1 + sum of N(s, a)
+
+    is followed, Q within [0, 1] (`normalised`), and the root's prior is mixed with noise.
+
+    Args:
+      latent: of the roots, pytree `[B, ...]`.
+      legal: actions that may be taken at the roots; None: those whose logits are not `ILLEGAL`. A root without any
+        takes action 0.
+      dirichlet_alpha, dirichlet_fraction: of the noise, and its share of the root's prior; fraction 0 for none.
+      temperature: the action is drawn with probability ~ visits^(1 / temperature); 0: the most visited. May be traced.
+      bounds: lowest and highest return, where they are known (board games: -1 and 1).
+      max_depth: see `tree.grow`.
+
+    Raises:
+      ValueError: if `simulations` or `max_depth` is below 1.
+    """
+    logits, value = model.evaluate(latent)
+    if legal is None:
+        legal = logits > ILLEGAL
+    noise_key, action_key, key = jax.random.split(key, 3)
+    prior = jax.nn.softmax(logits, -1)
+    if dirichlet_fraction:
+        noise = jax.random.dirichlet(noise_key, jnp.full(logits.shape[-1], dirichlet_alpha), (len(logits),))
+        prior = (1 - dirichlet_fraction) * prior + dirichlet_fraction * noise
+    logits = _masked(_log(prior), legal)
+
+    def inside(nodes: Nodes) -> Array:
+        explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[:, None]
+        return normalised(nodes, bounds) + explore * jax.nn.softmax(nodes.logits, -1) / (nodes.visits + 1)
+
+    tree = grow(
+        model,
+        latent,
+        logits,
+        value,
+        key,
+        simulations=simulations,
+        at_root=lambda nodes, i: inside(nodes),
+        inside=inside,
+        max_depth=max_depth,
+    )
+    root = _root(tree)
+    policy = root.visits / root.visits.sum(-1, keepdims=True)
+    tempered = _log(policy)
+    tempered = (tempered - tempered.max(-1, keepdims=True)) / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)
+    action = jax.random.categorical(action_key, tempered).astype(jnp.int32)
+    return Found(action, policy, root.value, tree.child_visits[:, 0], root.q, tree)
+
+
+def completed(
+    nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool
+) -> Float[Array, "M A"]:
+    """sigma of the completed Q-values (Danihelka et al. 2022, eq. 8 and appendix D).
+
+    An untried action has the value of the node: the model's own and what its tried actions gave, weighted by the prior
+    (v_mix); with `mixed` False the model's own. `rescale` moves them to [0, 1]. Sigma multiplies by
+    `value_scale * (visit_scale + most visits of an action)`.
+    """
+    tried = nodes.visits > 0
+    value = nodes.raw
+    if mixed:
+        # An action of no probability may have been tried; its weight must not be 0 / 0.
+        prior = jnp.maximum(jax.nn.softmax(nodes.logits, -1), jnp.finfo(jnp.float32).tiny)
+        weight = jnp.where(tried, prior, 0.0)
+        mean = (weight * nodes.q).sum(-1) / jnp.where(tried.any(-1), weight.sum(-1), 1.0)
+        count = nodes.visits.sum(-1)
+        value = (value + count * mean) / (count + 1)
+    q = jnp.where(tried, nodes.q, value[:, None])
+    if rescale:
+        q = _unit(q, q.min(-1), q.max(-1))
+    return (value_scale * (visit_scale + nodes.visits.max(-1)))[:, None] * q
+
+
+def normalised(nodes: Nodes, bounds: tuple[float, float] | None = None) -> Float[Array, "M A"]:
+    """Q-values within [0, 1] for PUCT, 0 for untried actions.
+
+    Between the lowest and the highest of the node's value and those of its tried actions, or between `bounds`. The
+    paper takes the extremes of the whole tree; those of the neighbours tell actions apart deep in a tree too.
+    """
+    tried = nodes.visits > 0
+    if bounds is None:
+        q = jnp.where(tried, nodes.q, nodes.value[:, None])
+        low, high = jnp.minimum(nodes.value, q.min(-1)), jnp.maximum(nodes.value, q.max(-1))
+    else:
+        low, high = (jnp.full_like(nodes.value, x) for x in bounds)
+    return jnp.where(tried, _unit(nodes.q, low, high), 0.0)
+
+
+def halving(scores: Float[Array, "M A"], visits: Float[Array, "M A"], turn: Array) -> Float[Array, "M A"]:
+    """Sequential halving: among the actions that were visited `turn` `[M]` times, those of the highest scores survive.
+
+    Where an action's logit is `ILLEGAL` or close to it, its score is finite, so that it can still be the only one.
+    """
+    return jnp.where(visits == turn[:, None], jnp.maximum(scores, -1e9), -jnp.inf)
+
+
+def considered_visits(considered: int, simulations: int) -> Int[np.ndarray, "n"]:
+    """The schedule of sequential halving (Karnin et al. 2013): how often the action that each of the simulations
+    visits was visited before.
+
+    In phases of about equal length, the survivors are visited in turn; the better half of them survives the phase,
+    two at least.
+    """
+    if considered <= 1:
+        return np.arange(simulations, dtype=np.int32)
+    phases = math.ceil(math.log2(considered))
+    turns: list[int] = []
+    visited, surviving = 0, considered
+    while len(turns) < simulations:
+        for _ in range(max(1, simulations // (phases * surviving))):
+            turns += [visited] * surviving
+            visited += 1
+        surviving = max(2, surviving // 2)
+    return np.array(turns[:simulations], np.int32)
+
+
+def _masked(logits: Array, legal: Array | None) -> Array:
+    """Logits with the highest at 0, and `ILLEGAL` where an action is not legal."""
+    allowed = logits > ILLEGAL
+    if legal is not None:
+        allowed &= legal
+    return jnp.where(allowed, logits - logits.max(-1, keepdims=True), ILLEGAL)
+
+
+def _root(tree: Tree) -> Nodes:
+    visits = tree.child_visits[:, 0].astype(jnp.float32)
+    total = tree.visits[:, 0].astype(jnp.float32)
+    return Nodes(tree.logits[:, 0], visits, tree.q[:, 0], total, tree.value[:, 0], tree.raw[:, 0])
+
+
+def _unit(q: Array, low: Array, high: Array) -> Array:
+    return (q - low[:, None]) / jnp.maximum(high - low, 1e-8)[:, None]
+
+
+def _log(probabilities: Array) -> Array:
+    return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))

@@ -1,0 +1,363 @@
+"""B search trees that grow together: one look into the model per simulation, and work only where something changed.
+
+What a node would choose next changes only when a simulation has passed through it. So every node remembers its choice
+and the child this leads to, and a simulation is
+
+    down     from every root along the remembered children: one small gather per level; the path is recorded
+    expand   one `imagine`, `predict` and `evaluate` for all roots
+    up       along the path: returns, means and Q-values
+    refresh  the nodes of all paths, in batches without gaps however different their depths: the statistics are written
+             and the rule of selection is asked for the next choice
+
+A rule is a function of M nodes (`Nodes`) that scores their actions; the highest score is taken. At a node without
+visits every rule must prefer the likeliest action: there it is not asked. An action of logit `ILLEGAL` is never taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.agent import WorldModel
+
+ILLEGAL = float(jnp.finfo(jnp.float32).min)  # finite: the softmax of a node with no legal action must not be NaN
+REFRESHED = 64  # nodes refreshed together, if there are fewer roots: less costs the same on any machine
+
+
+@runtime_checkable
+class Planner(WorldModel, Protocol):
+    """What a search needs of a model. Latents are pytrees of arrays `[B, ...]`; they are stored with every node.
+
+    `imagine(latent, action, key)` takes the index of an action, int32 `[B]`. `predict(latent) -> (reward, discount)`
+    speaks of the step that led to `latent`: the discount is 0 if it ended the episode, negative if the other player is
+    now to move.
+
+    A model of chance has one method more, `chance(latent) -> bool [B]`: True where not the player is to move but
+    chance, whose outcomes are then the first actions, and their log-probabilities the logits. Logits are as wide as the
+    larger of the two sets, and `ILLEGAL` beyond the own one. Roots are never nodes of chance.
+    """
+
+    def evaluate(self, latent: Any) -> tuple[Array, Array]:
+        """`(logits [B, A], value [B])`, float32: the prior, `ILLEGAL` where an action may not be taken, and the value
+        in the eyes of the player to move."""
+        ...
+
+
+class Tree(NamedTuple):
+    """Node 0 is the root, the node that simulation i made is i + 1. N = simulations + 1.
+
+    `visits` counts the simulations that made or passed a node, `value` is the mean of their returns and `raw` the
+    model's own value. `reward` and `discount` belong to the step from `parent` by `action`; without one (the root; a
+    slot that a limit of depth left empty) these two are -1. `child` is -1 where nothing was tried; there `q` is 0.
+    """
+
+    parent: Int[Array, "B N"]
+    action: Int[Array, "B N"]
+    visits: Int[Array, "B N"]
+    value: Float[Array, "B N"]
+    raw: Float[Array, "B N"]
+    reward: Float[Array, "B N"]
+    discount: Float[Array, "B N"]
+    logits: Float[Array, "B N A"]
+    child: Int[Array, "B N A"]
+    child_visits: Int[Array, "B N A"]
+    q: Float[Array, "B N A"]
+
+
+class Nodes(NamedTuple):
+    """What a rule sees of M nodes. Counts are float32; `visits` of the actions, `total` of the node itself."""
+
+    logits: Float[Array, "M A"]
+    visits: Float[Array, "M A"]
+    q: Float[Array, "M A"]
+    total: Float[Array, "M"]
+    value: Float[Array, "M"]
+    raw: Float[Array, "M"]
+
+
+Rule = Callable[[Nodes], Array]  # scores [M, A]
+RootRule = Callable[[Nodes, Array], Array]  # the same, told the number of the simulation, int32 []
+
+
+class Forest(NamedTuple):
+    """All nodes of all trees, `[N * B, ...]`: node n of root b lies at n * B + b, so that those made by one simulation
+    lie together and are written in one piece. Indices are such places; -1 is none."""
+
+    logits: Array
+    visits: Array
+    q: Array
+    child: Array
+    total: Array
+    value: Array
+    raw: Array
+    reward: Array
+    discount: Array
+    parent: Array
+    action: Array  # that led here
+    choice: Array  # the action that comes next
+    following: Array  # the child it leads to
+    chance: Array | None
+    latent: Any
+
+    def look(self, at: Array) -> Nodes:
+        """Nodes `[M]`; of a place outside of the forest, those of any other."""
+        fields = (self.logits, self.visits, self.q, self.total, self.value, self.raw)
+        return Nodes(*(x.at[at].get(mode="clip") for x in fields))
+
+    def choose(self, at: Array, scores: Array, logits: Array) -> Forest:
+        """Remembers the legal action of the highest score. Places outside of the forest are skipped."""
+        choice = best(scores, logits > ILLEGAL)
+        following = self.child.at[at, choice].get(mode="clip")
+        return self._replace(
+            choice=self.choice.at[at].set(choice, mode="drop"),
+            following=self.following.at[at].set(following, mode="drop"),
+        )
+
+    def record(self, at: Array, q: Array, value: Array) -> Forest:
+        """One more visit of nodes `[M]` and of the actions that they had chosen. Places outside are skipped."""
+        choice = self.choice.at[at].get(mode="clip")
+        return self._replace(
+            visits=self.visits.at[at, choice].add(1, mode="drop"),
+            q=self.q.at[at, choice].set(q, mode="drop"),
+            total=self.total.at[at].add(1, mode="drop"),
+            value=self.value.at[at].set(value, mode="drop"),
+        )
+
+
+class Path(NamedTuple):
+    """Of the simulation that is under way, level by level: the nodes from the root to the leaf's parent, and what
+    they become. `[D, B]`, kept between simulations only to save the allocation."""
+
+    node: Array
+    q: Array
+    value: Array
+
+
+def best(scores: Float[Array, "M A"], legal: Bool[Array, "M A"]) -> Int[Array, "M"]:
+    """The legal action of the highest score, the first of equals; 0 if none is legal."""
+    return jnp.argmax(jnp.where(legal, scores, -jnp.inf), -1).astype(jnp.int32)
+
+
+def grow(
+    model: Planner,
+    latent: Any,
+    logits: Float[Array, "B A"],
+    value: Float[Array, "B"],
+    key: PRNGKeyArray,
+    *,
+    simulations: int,
+    at_root: RootRule,
+    inside: Rule,
+    max_depth: int | None = None,
+) -> Tree:
+    """Runs `simulations` simulations from every root.
+
+    Args:
+      latent, logits, value: of the roots; logits `ILLEGAL` where an action may not be taken.
+      at_root, inside: rules of selection, of the roots and of all other nodes.
+      max_depth: steps from the root to a leaf, at most. A leaf at the limit is imagined and evaluated again when it is
+        reached again, and its latest value replaces the one before. None: no limit.
+
+    Raises:
+      ValueError: if `simulations` or `max_depth` is below 1.
+    """
+    for name, given in (("simulations", simulations), ("max_depth", max_depth)):
+        if given is not None and given < 1:
+            raise ValueError(f"{name}={given}: a search takes at least one step, so {name}=1 or more")
+    limit = simulations if max_depth is None else min(max_depth, simulations)
+    forest = _plant(model, latent, logits, value, simulations + 1)
+    path = Path(*(jnp.zeros((limit, len(value)), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32)))
+
+    def simulation(i: Array, carry: tuple[Forest, Path]) -> tuple[Forest, Path]:
+        forest, path = carry
+        roots = jnp.arange(len(value), dtype=jnp.int32)
+        top = forest.look(roots)
+        forest = forest.choose(roots, at_root(top, i), top.logits)
+        path, length, parent = _down(forest, path, limit)
+        forest, leaf = _expand(model, forest, parent, i + 1, jax.random.fold_in(key, i), limit < simulations)
+        path = _up(forest, path, length, leaf)
+        return _refresh(forest, path, length, inside), path
+
+    forest, _ = lax.fori_loop(0, simulations, simulation, (forest, path))
+    return _tree(forest, len(value))
+
+
+def _plant(model: Planner, latent: Any, logits: Array, value: Array, nodes: int) -> Forest:
+    """A forest of roots."""
+    roots, actions = logits.shape
+    size = nodes * roots
+    numbers = lambda first=None: jnp.zeros(size).at[:roots].set(0.0 if first is None else first)
+    places = jnp.full(size, -1, jnp.int32)
+    return Forest(
+        logits=jnp.zeros((size, actions)).at[:roots].set(logits),
+        visits=jnp.zeros((size, actions)),
+        q=jnp.zeros((size, actions)),
+        child=jnp.full((size, actions), -1, jnp.int32),
+        total=numbers(1.0),
+        value=numbers(value),
+        raw=numbers(value),
+        reward=numbers(),
+        discount=numbers(),
+        parent=places,
+        action=places,
+        choice=jnp.zeros(size, jnp.int32),
+        following=places,
+        chance=jnp.zeros(size, bool) if hasattr(model, "chance") else None,
+        latent=jax.tree.map(lambda x: jnp.broadcast_to(x, (nodes, *x.shape)).reshape(size, *x.shape[1:]), latent),
+    )
+
+
+def _down(forest: Forest, path: Path, limit: int) -> tuple[Path, Array, Array]:
+    """From every root to where the next step is untried, or the last one allowed.
+
+    Returns:
+      the path with its nodes, its number of steps `[B]` (that which leaves the tree included), and its last node `[B]`.
+    """
+    roots = path.node.shape[1]
+
+    def deeper(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        level, node, going, length, nodes = carry
+        nodes = lax.dynamic_update_index_in_dim(nodes, node, level, 0)
+        child = forest.following[node]
+        going = going & (child >= 0) & (level + 1 < limit)
+        return level + 1, jnp.where(going, child, node), going, length + going, nodes
+
+    start = (
+        jnp.int32(0),
+        jnp.arange(roots, dtype=jnp.int32),
+        jnp.ones(roots, bool),
+        jnp.ones(roots, jnp.int32),
+        path.node,
+    )
+    _, node, _, length, nodes = lax.while_loop(lambda carry: carry[2].any(), deeper, start)
+    return path._replace(node=nodes), length, node
+
+
+def _expand(
+    model: Planner, forest: Forest, parent: Array, number: Array, key: PRNGKeyArray, again: bool
+) -> tuple[Forest, Array]:
+    """Takes the chosen step from `parent` `[B]` and makes node `number` of it. Returns the places of the leaves `[B]`.
+
+    With `again` (static) the leaf may exist already, and is then made anew.
+    """
+    roots = len(parent)
+    action = forest.choice[parent]
+    latent = model.imagine(jax.tree.map(lambda x: x[parent], forest.latent), action, key)
+    reward, discount = model.predict(latent)
+    logits, value = model.evaluate(latent)
+    start = number * roots
+    leaf = start + jnp.arange(roots, dtype=jnp.int32)
+    total = jnp.ones(roots)
+    if again:
+        leaf = jnp.where(forest.following[parent] >= 0, forest.following[parent], leaf)
+        total += forest.total[leaf]
+        put = lambda x, new: x.at[leaf].set(new.astype(x.dtype))
+    else:
+        put = lambda x, new: lax.dynamic_update_slice_in_dim(x, new.astype(x.dtype), start, 0)
+    forest = forest._replace(
+        logits=put(forest.logits, logits),
+        child=forest.child.at[parent, action].set(leaf),
+        total=put(forest.total, total),
+        value=put(forest.value, value),
+        raw=put(forest.raw, value),
+        reward=put(forest.reward, reward),
+        discount=put(forest.discount, discount),
+        parent=put(forest.parent, parent),
+        action=put(forest.action, action),
+        choice=put(forest.choice, jnp.argmax(logits, -1)),
+        chance=None if forest.chance is None else put(forest.chance, model.chance(latent)),  # type: ignore[attr-defined]
+        latent=jax.tree.map(put, forest.latent, latent),
+    )
+    return forest, leaf
+
+
+def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
+    """What the nodes of the paths become, from the deepest level to the roots.
+
+        level     0      1      2      leaf        a path of length 3
+        node      s0     s1     s2     s3
+        return    G0     G1     G2     G3 = v3     G_l = r_{l+1} + d_{l+1} G_{l+1}
+        q         q0     q1     q2                 q_l = r_{l+1} + d_{l+1} V_{l+1}, with V after this simulation
+    """
+
+    def higher(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        level, returns, below, reward, discount, qs, values = carry
+        level = level - 1
+        node = path.node[level]
+        total = forest.total[node]
+        returned = reward + discount * returns
+        q = reward + discount * below
+        value = (forest.value[node] * total + returned) / (total + 1)
+        qs = lax.dynamic_update_index_in_dim(qs, q, level, 0)
+        values = lax.dynamic_update_index_in_dim(values, value, level, 0)
+        step = (returned, value, forest.reward[node], forest.discount[node])
+        started = level < length  # shorter paths wait for their last level
+        return (
+            level,
+            *(jnp.where(started, x, y) for x, y in zip(step, carry[1:5], strict=True)),
+            qs,
+            values,
+        )
+
+    value = forest.value[leaf]
+    start = (length.max(), value, value, forest.reward[leaf], forest.discount[leaf], path.q, path.value)
+    *_, qs, values = lax.while_loop(lambda carry: carry[0] > 0, higher, start)
+    return path._replace(q=qs, value=values)
+
+
+def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
+    """Writes what the nodes of the paths became, and has all but the roots choose anew."""
+    roots = path.node.shape[1]
+    size = len(forest.total)
+    forest = forest.record(jnp.arange(roots), path.q[0], path.value[0])
+    ends = jnp.cumsum(length - 1)  # where the nodes of a path end if all of them stand in one line
+    flat = jax.tree.map(jnp.ravel, path)
+    together = max(roots, REFRESHED)
+
+    def some(carry: tuple[Array, Forest]) -> tuple[Array, Forest]:
+        first, forest = carry
+        place = first + jnp.arange(together, dtype=jnp.int32)
+        root = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").clip(max=roots - 1)
+        level = place - ends[root] + length[root]
+        there = place < ends[-1]
+        at = jnp.where(there, level * roots + root, 0)
+        node = jnp.where(there, flat.node[at], size)
+        forest = forest.record(node, flat.q[at], flat.value[at])
+        nodes = forest.look(node)
+        scores = inside(nodes)
+        if forest.chance is not None:
+            scores = jnp.where(forest.chance.at[node].get(mode="clip")[:, None], outcomes(nodes), scores)
+        return first + together, forest.choose(node, scores, nodes.logits)
+
+    return lax.while_loop(lambda carry: carry[0] < ends[-1], some, (jnp.int32(0), forest))[1]
+
+
+def outcomes(nodes: Nodes) -> Float[Array, "M A"]:
+    """Scores of what chance may do: visits become proportional to probabilities without a random number (Antonoglou et
+    al. 2022, "Planning in Stochastic Environments with a Learned Model", on chance nodes)."""
+    return jax.nn.softmax(nodes.logits, -1) / (nodes.visits + 1)
+
+
+def _tree(forest: Forest, roots: int) -> Tree:
+    """The forest, tree by tree."""
+    ordered = lambda x: jnp.moveaxis(x.reshape(-1, roots, *x.shape[1:]), 0, 1)
+    place = lambda x: jnp.where(x < 0, -1, x // roots)
+    tree = Tree(
+        parent=place(forest.parent),
+        action=forest.action,
+        visits=forest.total.astype(jnp.int32),
+        value=forest.value,
+        raw=forest.raw,
+        reward=forest.reward,
+        discount=forest.discount,
+        logits=forest.logits,
+        child=place(forest.child),
+        child_visits=forest.visits.astype(jnp.int32),
+        q=forest.q,
+    )
+    return jax.tree.map(ordered, tree)
