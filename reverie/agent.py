@@ -41,6 +41,11 @@ HORIZONS = (1, 5, 15, 45)  # steps after the last row seen at which the error of
 DREAMT = SEEN + HORIZONS[-1]  # T of a batch that reaches all of them
 
 
+def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """The arrays whose name begins with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in rows.items() if k.startswith(prefix)}
+
+
 class Dream(NamedTuple):
     """What happened, and what the model made of it: open loop, with numpy or with JAX arrays.
 
@@ -78,6 +83,8 @@ class Agent(Protocol):
     obs_space: Spaces
     act_space: Spaces
     context: int  # C: rows of a batch that come before the trained ones
+    rows: int  # T, where the algorithm decides it; 0: as many as `--length` says
+    trained: int  # rows of a window that count for the replay ratio; 0: all T
     symptoms: tuple[Symptom, ...]  # of a collapse, in the metrics of `train`; a person is warned of them
     out_space: Mapping[str, jax.ShapeDtypeStruct]  # <key> -> shape and dtype of the `out` arrays, without batch axes
 

@@ -258,7 +258,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     """
     run = conf.run
     modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
-    capacity, window = loop.capacity(run, agent), agent.context + run.length
+    capacity, window = loop.capacity(run, agent), loop.window(run, agent)
     width = bytes_per_row(loop.fields(agent))
     if capacity // run.envs < window:
         raise ConfigError(

@@ -79,11 +79,12 @@ class Training:
     seed: int = 0
     """Of everything random: parameters, actions, replay and envs."""
     replay_ratio: float = 32.0
-    """Replayed steps trained on per env step: updates = steps * ratio / (batch * length)."""
+    """Replayed steps trained on per env step: updates = steps * ratio / (batch * length). In the MuZero family, roots
+    per env step: updates = steps * ratio / batch."""
     batch: int = 16
     """Sequences in a batch."""
     length: int = 64
-    """Trained rows of a sequence."""
+    """Trained rows of a sequence. The MuZero family derives its own from --unroll and --n-step."""
     warmup: int = 1024
     """Env steps with random actions before the first update."""
     max_nonfinite: int = 20
@@ -203,7 +204,8 @@ def flag(name: str) -> str:
 
 def default(algorithm: str, preset: str | None = None) -> Config:
     """The defaults of an algorithm, with a preset applied; raises ConfigError for unknown names."""
-    config = Config(algorithm, RunConfig(), algos.load(algorithm).Config())
+    module = algos.load(algorithm)
+    config = override(Config(algorithm, RunConfig(), module.Config()), **module.DEFAULTS)
     return apply_preset(config, preset) if preset else config
 
 

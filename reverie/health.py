@@ -128,6 +128,21 @@ def policy_random(action: str) -> Symptom:
     )
 
 
+def action_blind() -> Symptom:
+    """The dynamics lead to the same state whatever the action."""
+
+    def shows(values: Values) -> bool | None:
+        influence = values.get("action/influence")
+        return None if influence is None else influence < 0.01
+
+    return Symptom(
+        "action_blind",
+        shows,
+        "the model's dynamics ignore the action: a search over them cannot tell actions apart",
+        "check that actions change what is observed or rewarded within a few steps; raise --unroll or --reward-scale",
+    )
+
+
 def constant_reward() -> Symptom:
     """Rewards in replay vary and their prediction explains none of it."""
 

@@ -17,6 +17,7 @@ from reverie.agent import SEEN, Dream, Metrics, Mode, Row
 from reverie.envs.base import Spaces
 
 SIZES = {"tiny": 3, "small": 5}
+DEFAULTS: dict[str, Any] = {}
 PRESETS: dict[str, dict[str, Any]] = {"quick": {"batch": 2, "length": 4, "rate": 0.5}}
 
 
@@ -48,7 +49,7 @@ class Fake:
     It keeps all that a real agent keeps: parameters, keys, a carry, written-back outputs.
     """
 
-    context = 1
+    context, rows, trained = 1, 0, 0
     symptoms = ()
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:

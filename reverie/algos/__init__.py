@@ -1,5 +1,5 @@
-"""Algorithms by name. A module here holds what one paper defines: `Config`, `SIZES`, `PRESETS` and
-`make_agent`.
+"""Algorithms by name. A module here holds what one paper defines: `Config`, `DEFAULTS` (of the
+run, where they are not those of `RunConfig`), `PRESETS` and `make_agent`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,11 @@ import difflib
 import importlib
 from typing import Any
 
-ALGORITHMS = {"dreamer_v3": "reverie.algos.dreamer_v3"}
+ALGORITHMS = {
+    "dreamer_v3": "reverie.algos.dreamer_v3",
+    "muzero": "reverie.algos.muzero",
+    "gumbel_muzero": "reverie.algos.gumbel_muzero",
+}
 
 
 class UnknownAlgorithm(ValueError):

@@ -20,7 +20,7 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Row
+from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Row, select
 from reverie.algos import Unsuitable
 from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
 from reverie.algos.dreamer_v3_values import SIZES, Config
@@ -37,6 +37,7 @@ from reverie.nn.dists import OneHot, categorical_kl, randomness
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam, each, laprop
 
+DEFAULTS: dict[str, Any] = {}
 STOCH = 32  # categorical variables
 BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
 DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them
@@ -186,6 +187,7 @@ class DreamerV3:
             if stored
             else {}
         )
+        self.rows = self.trained = 0
         self.differentiable = through_dynamics(act_space, config.actor_gradient)
         self.optimizer = make_optimizer(config)
         self.symptoms = (
@@ -549,11 +551,6 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     model = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
     parts = {"pol": "actor", "val": "critic"}
     return each({"model": model, "actor": behavior, "critic": behavior}, lambda name: parts.get(name, "model"))
-
-
-def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    """The arrays under a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in rows.items() if k.startswith(prefix)}
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Array]) -> Row:

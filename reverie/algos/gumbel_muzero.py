@@ -33,6 +33,7 @@ class Config(muzero.Config):
     """Rescale values to the range seen in the tree."""
 
 
+DEFAULTS: dict[str, Any] = muzero.DEFAULTS
 PRESETS: dict[str, dict[str, Any]] = {}
 
 

@@ -97,6 +97,8 @@ class Config:
     """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
 
 
+# Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
+DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warmup": 0, "online": False}
 PRESETS: dict[str, dict[str, Any]] = {}
 
 

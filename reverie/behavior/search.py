@@ -119,7 +119,7 @@ def puct(
     c2: float = 19652.0,
     dirichlet_alpha: float = 0.3,
     dirichlet_fraction: float = 0.25,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[Array, "*B"] = 1.0,
     bounds: tuple[float, float] | None = None,
     max_depth: int | None = None,
 ) -> Found:
@@ -134,7 +134,8 @@ def puct(
       legal: actions that may be taken at the roots; None: those whose logits are not `ILLEGAL`. A root without any
         takes action 0.
       dirichlet_alpha, dirichlet_fraction: of the noise, and its share of the root's prior; fraction 0 for none.
-      temperature: the action is drawn with probability ~ visits^(1 / temperature); 0: the most visited. May be traced.
+      temperature: the action is drawn with probability ~ visits^(1 / temperature); 0: the most visited. May be traced,
+        and be one for every root.
       bounds: lowest and highest return, where they are known (board games: -1 and 1).
       max_depth: see `tree.grow`.
 
@@ -169,7 +170,8 @@ def puct(
     root = _root(tree)
     policy = root.visits / root.visits.sum(-1, keepdims=True)
     tempered = _log(policy)
-    tempered = (tempered - tempered.max(-1, keepdims=True)) / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)
+    heat = jnp.maximum(jnp.broadcast_to(jnp.asarray(temperature), root.value.shape), jnp.finfo(jnp.float32).tiny)
+    tempered = (tempered - tempered.max(-1, keepdims=True)) / heat[:, None]
     action = jax.random.categorical(action_key, tempered).astype(jnp.int32)
     return Found(action, policy, root.value, tree.child_visits[:, 0], root.q, tree)
 

@@ -11,16 +11,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.envs.base import Space, Spaces
 from reverie.nn.dists import Binary, BoundedNormal, OneHot, Squared, TwoHot
 from reverie.nn.layers import FINAL, MLP, Linear, Style
-from reverie.nn.transforms import SYMLOG, symexp_bins, symlog_bins
+from reverie.nn.transforms import SYMLOG, H, integer_bins, symexp_bins, symlog_bins
 
-Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared"]
+Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared", "h_two_hot"]
 
 
 class ScalarHead(eqx.Module):
     """A reward or a value; starts by predicting exactly 0.
 
     `kind`: a two-hot categorical over exponential bins (final version); the same over equal bins of the symlog (2023);
-    or the symlog itself, learned by squared error.
+    or the symlog itself, learned by squared error. `h_two_hot`: MuZero's, over the integers of `h`.
     """
 
     mlp: MLP
@@ -48,6 +48,8 @@ class ScalarHead(eqx.Module):
         out = self.out(self.mlp(feat))
         if self.kind == "symlog_squared":
             return Squared(out[..., 0], 0, SYMLOG)
+        if self.kind == "h_two_hot":
+            return TwoHot(out, integer_bins(self.bins // 2), H)
         if self.kind == "symlog_two_hot":
             return TwoHot(out, symlog_bins(self.bins), SYMLOG)
         return TwoHot(out, symexp_bins(self.bins))

@@ -149,7 +149,7 @@ class Towers(eqx.Module):
     ):
         pictures = planar(spaces)
         height, wide = next(iter(pictures.values())).shape[:2]
-        inputs = sum(s.shape[2] for s in pictures.values()) + width(vectors(spaces))
+        inputs = sum(s.shape[2] for s in pictures.values()) + width(beside(spaces))
         keys = iter(jax.random.split(key, 3 + halvings + 2 * blocks))
         self.first = Conv(inputs, channels, 3, key=next(keys))
         self.downs = tuple(Block(channels, key=next(keys)) for _ in range(halvings))
@@ -167,7 +167,7 @@ class Towers(eqx.Module):
         for key, space in planar(spaces).items():
             x = obs[key].astype(dtype)
             parts.append(x / 255 - 0.5 if space.kind == "image" else x)
-        if rest := vectors(spaces):
+        if rest := beside(spaces):
             x = flat(rest, obs, squash=True).astype(dtype)
             shape = (*x.shape[:-1], *parts[0].shape[-3:-1], x.shape[-1])
             parts.append(jnp.broadcast_to(x[..., None, None, :], shape))
@@ -190,6 +190,11 @@ class Towers(eqx.Module):
     def read(self, state: Float[Array, "*B h w c"]) -> Float[Array, "*B f"]:
         x = jax.nn.relu(self.squeeze_norm(self.squeeze(state)))
         return x.reshape(*x.shape[:-3], -1)
+
+
+def beside(spaces: Spaces) -> Spaces:
+    """What does not lie on the grid."""
+    return {k: s for k, s in vectors(spaces).items() if k not in planar(spaces)}
 
 
 def _halved(x: Float[Array, "*B h w c"]) -> Float[Array, "*B h2 w2 c"]:

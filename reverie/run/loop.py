@@ -133,12 +133,17 @@ def capacity(run: RunConfig, agent: Agent) -> int:
     return min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(fields(agent)))
 
 
+def window(run: RunConfig, agent: Agent) -> int:
+    """Rows of a window that replay serves."""
+    return agent.context + (agent.rows or run.length)
+
+
 def replay_of(run: RunConfig, agent: Agent) -> Replay:
     """The replay of a run, empty."""
     return Replay(
         fields(agent),
         streams=run.envs,
-        length=agent.context + run.length,
+        length=window(run, agent),
         capacity=capacity(run, agent),
         seed=seeds(run.seed).replay,
         online=run.online,
@@ -148,8 +153,8 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
 
 def ratio(run: RunConfig, agent: Agent) -> Ratio:
     """Updates per step. The first is due after warm-up, when some env has filled one window."""
-    start = max(run.warmup, run.envs * (agent.context + run.length))
-    return Ratio(run.replay_ratio, run.batch * run.length, start)
+    start = max(run.warmup, run.envs * window(run, agent))
+    return Ratio(run.replay_ratio, run.batch * (agent.trained or agent.rows or run.length), start)
 
 
 class Traced:
