@@ -15,6 +15,15 @@ A **row** is one step of one env, as a flat dict of arrays:
     out/<key>      what the policy wants stored beside the step (latents, search policies, root values)
 
 A **batch** is rows with two leading axes `[B, C + T]`: C rows of context, then T rows to train on.
+
+One `out` has a meaning to replay. If `out_space` has `priority` (float32, shape ()), sequences are drawn in proportion
+to a power of `out/priority` of their root, position C: the first row to train on. A new row has the largest priority
+known so far, whatever the policy says; `train` returns the others. A batch to train on then has one more key, `weight`
+float32 `[B]`: importance weights, the largest of them 1, to be multiplied with the loss of each sequence.
+
+    position       0 .. C-1        C         C+1 .. C+T-1
+    row            context         root      the rows after it
+    priority                       p         of their own sequences, if `train` returns [B, T]; often unknown: [B, 1]
 """
 
 from __future__ import annotations
@@ -116,13 +125,14 @@ class Agent(Protocol):
 
         Args:
           state: donated by the caller.
-          batch: rows `[B, C + T, ...]`.
+          batch: rows `[B, C + T, ...]`, and `weight` float32 `[B]` if there are priorities.
 
         Returns:
           `(state, out, metrics)`: `out/<key>` arrays `[B, T, ...]` to be written back to the T trained rows
-          (a subset of `out_space`), and scalar metrics. A non-finite loss or gradient leaves `state` as it was
-          (bit for bit, but for the counters `metrics["nonfinite/total"]` and `metrics["nonfinite/streak"]`) and
-          returns the `out` of the batch unchanged.
+          (a subset of `out_space`), and scalar metrics. An array `[B, t, ...]` with t < T is written to the first t
+          of them: what is known of the root alone, such as its priority, is `[B, 1]`. A non-finite loss or gradient
+          leaves `state` as it was (bit for bit, but for the counters `metrics["nonfinite/total"]` and
+          `metrics["nonfinite/streak"]`) and returns the `out` of the batch unchanged.
         """
         ...
 

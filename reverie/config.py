@@ -100,9 +100,15 @@ class Memory:
     replay_gb: float = 4.0
     """Gigabytes (10^9 bytes) that replay holds at most; the smaller of the two bounds counts."""
     online: bool = True
-    """Train on every new sequence once as soon as it is complete, before uniform draws."""
+    """Train on every new sequence once as soon as it is complete, before uniform draws. With priorities, the new ones
+    are drawn first as it is, and nothing is served outside the draw."""
     within_episodes: bool = False
     """Draw only sequences that lie inside one episode."""
+    priority_alpha: float = 1.0
+    """Sequences are drawn in proportion to this power of their priority, where the algorithm has priorities. 0:
+    uniformly."""
+    priority_beta: float = 1.0
+    """Power of the importance weights that make up for it. 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +160,9 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
         self._at_least("max_nonfinite", 1)
         for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio"):
             self._at_least(name, 0)
+        for name in ("priority_alpha", "priority_beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{flag(name)} must be 0 to 1, got {getattr(self, name)}")
         for name in ("log", "eval", "report", "video", "checkpoint"):
             self._at_least(f"{name}_every", 0)
         self._at_least("eval_episodes", 0)

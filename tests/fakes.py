@@ -27,6 +27,8 @@ class Config:
 
     size: Literal["tiny", "small"] = "tiny"
     """Width of the memory."""
+    priorities: bool = False
+    """Draw what it predicts worst."""
     rate: float = 0.1
     """Step size."""
     poison_from: int = -1
@@ -59,6 +61,8 @@ class Fake:
             "memory": jax.ShapeDtypeStruct((self.width,), jnp.bfloat16),
             "code": jax.ShapeDtypeStruct((), jnp.uint8),
         }
+        if config.priorities:
+            self.out_space["priority"] = jax.ShapeDtypeStruct((), jnp.float32)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         weights, key = jax.random.split(key)
@@ -93,16 +97,19 @@ class Fake:
                 value = jax.random.uniform(act, shape, minval=-1, maxval=1)
             action[f"action/{name}"] = value.astype(space.dtype)
         out = {"out/memory": memory.astype(jnp.bfloat16), "out/code": jnp.uint8(10 * memory[:, 0])}
+        if self.config.priorities:
+            out["out/priority"] = jnp.full(len(kept), -1.0)  # nobody asks
         return {"memory": memory, "key": key}, action, out
 
     def train(self, state: Any, batch: Row) -> tuple[Any, Row, Metrics]:
-        rows = {k: x[:, self.context :] for k, x in batch.items()}
+        weight = batch["weight"] if self.config.priorities else jnp.ones(len(batch["reward"]))
+        rows = {k: x[:, self.context :] for k, x in batch.items() if k != "weight"}
         memory = rows["out/memory"].astype(jnp.float32)
         noise = jax.random.normal(jax.random.fold_in(state["key"], state["updates"]), (self.width,))
 
         def loss(weights: jax.Array) -> jax.Array:
             error = jnp.einsum("btw,w->bt", memory, weights + 0.01 * noise) - rows["reward"]
-            return (jnp.tanh(error) ** 2).mean()
+            return (weight[:, None] * jnp.tanh(error) ** 2).mean()
 
         value, gradient = jax.value_and_grad(loss)(state["weights"])
         seen = state["updates"] + state["bad"][0]
@@ -115,6 +122,9 @@ class Fake:
         weights = jnp.where(fine, state["weights"] - self.config.rate * gradient, state["weights"])
         refreshed = (0.99 * memory + 0.01 * weights[None, None]).astype(jnp.bfloat16)
         out = {"out/memory": jnp.where(fine, refreshed, rows["out/memory"])}
+        if self.config.priorities:  # of the root, which is all that it knows
+            root = rows["out/priority"][:, :1]
+            out["out/priority"] = jnp.where(fine, jnp.abs(memory[:, :1].mean(-1) - rows["reward"][:, :1]), root)
         metrics = {"loss/total": value, "nonfinite/total": bad[0], "nonfinite/streak": bad[1]}
         updates = state["updates"] + fine
         state = {"weights": weights, "key": state["key"], "updates": updates, "bad": bad}

@@ -63,6 +63,8 @@ def test_text_with_missing_values_takes_defaults_and_unknown_ones_are_errors(bas
         ({"seed": -1}, ConfigError, "--seed must be 0 or more"),
         ({"replay_ratio": float("nan")}, ConfigError, "--replay-ratio"),
         ({"replay_gb": 0.0}, ConfigError, "--replay-gb must be positive"),
+        ({"priority_alpha": 1.5}, ConfigError, "--priority-alpha must be 0 to 1, got 1.5"),
+        ({"priority_beta": float("nan")}, ConfigError, "--priority-beta must be 0 to 1"),
         ({"deadline": float("inf")}, ConfigError, "--deadline"),
         ({"envs": 4, "groups": 3}, ConfigError, "--groups 3 must divide --envs 4"),
         ({"devices": -1}, ConfigError, "--devices must be 0 or more, got -1"),

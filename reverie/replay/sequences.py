@@ -1,4 +1,4 @@
-"""Replay: the streams of rows as they happened, and every window of them equally likely.
+"""Replay: the streams of rows as they happened, and windows of them: all equally likely, or by priority.
 
     stream 0   . . . r r r r r r r r r|          |: the newest row
     stream 1         r r r r r|                  r: held,  .: overwritten by the ring
@@ -12,6 +12,16 @@ Rows lie in preallocated rings, one array per key, so memory is known before the
 grows. The beginnings of all complete windows are kept in order of time, one ring per stream: a
 uniform draw is one look-up, and "inside one episode" or "not over a damaged row" only decides what
 enters that ring.
+
+If the rows have the key `out/priority` (float32, one number), a window is drawn in proportion to a power of the
+priority of its **root**: the first row after the context, the one that training begins with.
+
+    [ c r t t t ]        C = 1 row of context, r: the root, t: the rows after it
+        |
+        p^alpha          a new row has the largest priority known so far; training writes others by id
+
+Every row is the root of at most one window, so the tree of sums (`priorities`) has one leaf per slot, zero where no
+window has its root. The leaves follow from the rows and the windows: `reindex` brings back the same draws.
 """
 
 from __future__ import annotations
@@ -23,9 +33,14 @@ from typing import Any
 
 import numpy as np
 
+from reverie.replay import priorities
+from reverie.replay.priorities import Priorities
+
 Row = dict[str, np.ndarray]
 
 ID_BITS = 40  # of an id, for t: 10^12 rows per stream
+_T = (1 << ID_BITS) - 1
+PRIORITY = "out/priority"
 # Bytes per row: held, unsaved, dirty; the begin of a window; two segment numbers in `segments`.
 _BOOKKEEPING = 3 + 8 + 2 * 4
 
@@ -51,7 +66,8 @@ class Field:
 
 def bytes_per_row(fields: Mapping[str, Field]) -> int:
     """Memory of one row, bookkeeping included: known before anything is allocated."""
-    return sum(f.nbytes for f in fields.values()) + _BOOKKEEPING
+    tree = priorities.BYTES if PRIORITY in fields else 0
+    return sum(f.nbytes for f in fields.values()) + _BOOKKEEPING + tree
 
 
 class Replay:
@@ -65,9 +81,13 @@ class Replay:
       seed: of the sampler.
       online: serve every new window once, as soon as it is complete, before uniform draws. Those
         windows follow each other without overlap, the oldest comes first, and the ones overwritten
-        before their turn are dropped.
+        before their turn are dropped. Not with priorities: there the new ones are the likeliest anyway, and a window
+        that was not drawn would have no weight.
       within_episodes: only windows that lie inside one episode (`is_first` at position 0 at most).
         Otherwise every window of a stream counts, whatever begins or ends in it.
+      context: C, the position of the root; only priorities care.
+      alpha: power of the priorities by which windows are drawn.
+      beta: power of the importance weights.
 
     Raises ValueError if a stream cannot hold one window.
 
@@ -85,6 +105,9 @@ class Replay:
         seed: int,
         online: bool = True,
         within_episodes: bool = False,
+        context: int = 0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
     ) -> None:
         ring = capacity // streams
         if length < 1 or ring < length:
@@ -95,9 +118,14 @@ class Replay:
             )
         if within_episodes and "is_first" not in fields:
             raise ValueError("within_episodes=True needs the key is_first in the rows")
+        if not 0 <= context < length:
+            raise ValueError(f"context is {context}, expected 0 to {length - 1}: a window has {length} rows")
+        priority = fields.get(PRIORITY)
+        if priority and (priority.shape, priority.dtype) != ((), np.float32):
+            raise ValueError(f"{PRIORITY} is {priority.dtype} {list(priority.shape)}, expected float32 []")
         self.fields = dict(fields)
         self.streams, self.length, self.ring = streams, length, ring
-        self.online, self.within_episodes = online, within_episodes
+        self.online, self.within_episodes = online and not priority, within_episodes
         self.capacity = streams * ring
         # Zeros cost nothing until they are written to: the pages come as the rings fill.
         self.arrays = {k: np.zeros((self.capacity, *f.shape), f.stored) for k, f in fields.items()}
@@ -112,6 +140,8 @@ class Replay:
         self._tail = np.zeros(streams, np.int64)  # of `_starts`: one past the newest
         self._cursor = np.zeros(streams, np.int64)  # of `_starts`: the next to serve online
         self._next = np.zeros(streams, np.int64)  # t before which everything was served online
+        self._context = context
+        self._priorities = Priorities(self.capacity, alpha, beta) if priority else None
 
     def __len__(self) -> int:
         """Rows held now."""
@@ -190,6 +220,8 @@ class Replay:
         slots = (streams * self.ring + t % self.ring).reshape(-1)  # numpy is fastest with one flat index
         for key, array in self.arrays.items():
             array[slots] = rows[key].view(array.dtype).reshape(-1, *array.shape[1:])
+        if self._priorities:
+            self.arrays[PRIORITY][slots] = self._priorities.highest
         self.held[slots] = True
         self.unsaved[slots] = True
         self.dirty[slots] = False
@@ -209,6 +241,9 @@ class Replay:
         gone = (places < tail) & (self._starts[streams, places % self.ring] < oldest)
         if not gone.any():
             return
+        if self._priorities:
+            step, n = np.nonzero(gone)
+            self._priorities.drop(self._roots(streams[n], self._starts[streams[n], places[step, n] % self.ring]))
         self._head[streams] += gone.sum(0)
         while True:  # those that waited for their online turn waited in vain
             cursor = self._cursor[streams]
@@ -223,42 +258,55 @@ class Replay:
         places = tail + np.cumsum(complete, 0)  # [U, n], one past
         step, n = np.nonzero(complete)
         self._starts[streams[n], (places[step, n] - 1) % self.ring] = start[step, n]
+        if self._priorities:
+            roots = self._roots(streams[n], start[step, n])
+            self._priorities.set(roots, self.arrays[PRIORITY][roots])
         self._tail[streams] = places[-1]
         # What overlaps the last window served online is no new window for the online queue.
         overlap = (complete & (start < self._next[streams])).sum(0)
         self._cursor[streams] += np.where(self._cursor[streams] == tail, overlap, 0)
 
+    def _roots(self, streams: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """The slots of the roots of the windows that begin at `start` [n]."""
+        return streams * self.ring + (start + self._context) % self.ring
+
     # --- sampling ---------------------------------------------------------------------------------
 
     def sample(self, batch: int, online: bool = True) -> Row:
         """`batch` windows: new ones in their turn (see `online`), then uniform over all windows
-        held. `online=False` only looks: the new ones keep their turn.
+        held. `online=False` only looks: the new ones keep their turn. With priorities, all are drawn by these.
 
-        Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]. The arrays
-        are fresh. Raises ValueError while no window is complete (`can_sample`).
+        Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]; with priorities also `weight`
+        float32 [B], see `priorities`. The arrays are fresh. Raises ValueError while no window is complete
+        (`can_sample`).
         """
         if not self.can_sample():
             raise ValueError(
                 f"no window of {self.length} rows is complete yet: {len(self)} rows in "
                 f"{self.streams} streams. Ask can_sample() first, or raise the warm-up"
             )
+        if self._priorities:
+            roots, weight = self._priorities.draw(batch, self._rng)
+            return {**self._windows(self.ids(roots) - self._context, self._span), "weight": weight}
         picks = self._serve(batch) if self.online and online else []
+        served = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
+        return self._windows(np.concatenate([served, self._draw(batch - len(picks))]), self._span)
+
+    def _draw(self, count: int) -> np.ndarray:
+        """The ids at which `count` windows begin, uniform over all."""
         windows = self._tail - self._head
         ends = np.cumsum(windows)
-        draw = self._rng.integers(ends[-1], size=batch - len(picks))
+        draw = self._rng.integers(ends[-1], size=count)
         stream = np.searchsorted(ends, draw, side="right")
         place = self._head[stream] + draw - (ends - windows)[stream]
-        start = self._starts[stream, place % self.ring]
-        if picks:
-            first = np.array(picks, np.int64)
-            stream = np.concatenate([first[:, 0], stream])
-            start = np.concatenate([first[:, 1], start])
-        t = start[:, None] + self._span  # [B, L]
-        slots = stream[:, None] * self.ring + t % self.ring
-        return {**self._rows(slots), "id": (stream[:, None] << ID_BITS) | t}
+        return (stream << ID_BITS) | self._starts[stream, place % self.ring]
 
-    def _rows(self, slots: np.ndarray) -> Row:
-        return {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
+    def _windows(self, first: np.ndarray, span: np.ndarray) -> Row:
+        """The rows held `span` [L] after the ids `first` [B]: key -> [B, L, ...]."""
+        ids = first[:, None] + span
+        slots = (ids >> ID_BITS) * self.ring + (ids & _T) % self.ring
+        rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
+        return {**rows, "id": ids}
 
     def _serve(self, most: int) -> list[tuple[int, int]]:
         """(stream, start) of up to `most` windows whose online turn it is; each is served once."""
@@ -296,9 +344,7 @@ class Replay:
         starts = self._beginnings(length)
         if not starts.size:
             raise ValueError(f"no {length} rows follow each other: {len(self)} rows in {self.streams} streams")
-        ids = rng.choice(starts, batch, replace=starts.size < batch)[:, None] + np.arange(length)
-        slots, _ = self.slots(ids.ravel())
-        return {**self._rows(slots.reshape(ids.shape)), "id": ids}
+        return self._windows(rng.choice(starts, batch, replace=starts.size < batch), np.arange(length))
 
     @property
     def longest(self) -> int:
@@ -320,24 +366,37 @@ class Replay:
         """Writes what training recomputed to the rows it was given.
 
         Args:
-          ids: int64 of any shape, as `sample` gave them.
-          values: `out/<key>` -> [*ids.shape, ...], dtypes of `fields`. Where an id stands twice,
-            the last counts.
+          ids: int64 [..., T], as `sample` gave them.
+          values: `out/<key>` -> [..., t, ...], dtypes of `fields`, for the first t <= T rows of each window: a key
+            need not be known of all. Where an id stands twice, the last counts.
 
         Returns the number of ids whose row was overwritten in the meantime: they are skipped (and
-        added to `skipped`). Raises ValueError for keys, shapes, dtypes or ids that do not fit.
+        added to `skipped`). Raises ValueError for keys, shapes, dtypes or ids that do not fit, and for priorities
+        that are negative or not finite; nothing is written then.
         """
+        last = ids.ndim - 1
         for key, value in values.items():
             field = self.fields.get(key) if key.startswith("out/") else None
             if field is None:
                 known = sorted(k for k in self.fields if k.startswith("out/"))
                 raise ValueError(f"cannot write back {key!r}: the rows have {known}")
-            if value.shape != (*ids.shape, *field.shape) or value.dtype != field.dtype:
+            few = min(value.shape[last], ids.shape[last]) if last < value.ndim else ids.shape[last]
+            if value.shape != (*ids.shape[:last], few, *field.shape) or value.dtype != field.dtype:
                 raise ValueError(
                     f"cannot write back {key}: given {value.dtype} {list(value.shape)}, expected "
-                    f"{field.dtype} {[*ids.shape, *field.shape]}"
+                    f"{field.dtype} {[*ids.shape, *field.shape]}, or fewer rows of each window"
                 )
-        ids = ids.reshape(-1)
+            if key == PRIORITY and not ((value >= 0) & (value < np.inf)).all():
+                raise ValueError(f"cannot write back {key}: it must be 0 or more and finite, given {value}")
+        skipped = 0
+        for few in sorted({value.shape[last] for value in values.values()}, reverse=True):
+            same = {key: value for key, value in values.items() if value.shape[last] == few}
+            skipped = max(skipped, self._write(ids[..., :few].reshape(-1), same))
+        self.skipped += skipped
+        return skipped
+
+    def _write(self, ids: np.ndarray, values: Row) -> int:
+        """Values [*, ...] to the rows `ids` [n] that are still there; returns how many are not."""
         slots, live = self.slots(ids)
         skipped = ids.size - int(np.count_nonzero(live))
         for key, value in values.items():
@@ -345,14 +404,17 @@ class Replay:
             flat = value.view(array.dtype).reshape(-1, *self.fields[key].shape)
             array[slots] = flat[live] if skipped else flat
         self.dirty[slots] = True
-        self.skipped += skipped
+        if self._priorities and PRIORITY in values and slots.size:
+            written = self.arrays[PRIORITY][slots]
+            self._priorities.highest = max(self._priorities.highest, float(written.max()))
+            self._priorities.change(slots, written)
         return skipped
 
     # --- for segments: names of slots, and state --------------------------------------------------
 
     def slots(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows `ids` [n] lie: (slots [m] of those not overwritten, their mask [n])."""
-        stream, t = ids >> ID_BITS, ids & ((1 << ID_BITS) - 1)
+        stream, t = ids >> ID_BITS, ids & _T
         if ids.size and (ids.min() < 0 or stream.max() >= self.streams):
             raise ValueError(f"ids name streams outside 0..{self.streams - 1}")
         age = self._count[stream] - t
@@ -375,6 +437,7 @@ class Replay:
             "next": self._next.tolist(),
             "skipped": self.skipped,
             "rng": self._rng.bit_generator.state,
+            **({"highest_priority": self._priorities.highest} if self._priorities else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -385,6 +448,8 @@ class Replay:
         self.skipped = int(state["skipped"])
         self._rng.bit_generator.state = state["rng"]
         self.held[:] = self.unsaved[:] = self.dirty[:] = False
+        if self._priorities:
+            self._priorities.highest = state["highest_priority"]
         self.reindex()
 
     def reindex(self) -> None:
@@ -397,6 +462,11 @@ class Replay:
             self._head[s], self._tail[s] = 0, starts.size
             self._starts[s, : starts.size] = starts
             self._cursor[s] = np.searchsorted(starts, self._next[s])
+        if self._priorities:
+            stream = np.repeat(np.arange(self.streams), self._tail)
+            starts = np.concatenate([self._starts[s, : self._tail[s]] for s in range(self.streams)])
+            roots = self._roots(stream, starts)
+            self._priorities.reset(roots, self.arrays[PRIORITY][roots])
 
     def _unbroken(self, stream: int, within_episodes: bool) -> tuple[np.ndarray, np.ndarray]:
         """`t` of all rows of a stream, and for each the t since when rows follow each other up to it."""

@@ -148,6 +148,9 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
         seed=seeds(run.seed).replay,
         online=run.online,
         within_episodes=run.within_episodes,
+        context=agent.context,
+        alpha=run.priority_alpha,
+        beta=run.priority_beta,
     )
 
 

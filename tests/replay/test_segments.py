@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from reverie.files import DiskError
 from reverie.replay import segments
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import ID_BITS, Field, Replay, Row
+from reverie.replay.sequences import ID_BITS, PRIORITY, Field, Replay, Row
 
 FIELDS = {
     "obs/where": Field((2,), np.dtype(np.int32)),  # stream, t
@@ -27,9 +27,12 @@ FIELDS = {
 }
 
 
-def make(**changes: Any) -> Replay:
-    values = {"streams": 3, "length": 4, "capacity": 90, "seed": 5}
-    return Replay(FIELDS, **{**values, **changes})
+PRIORITISED = FIELDS | {PRIORITY: Field((), np.dtype(np.float32))}
+
+
+def make(fields: dict[str, Field] = FIELDS, **changes: Any) -> Replay:
+    values = {"streams": 3, "length": 4, "capacity": 90, "seed": 5, "context": 1}
+    return Replay(fields, **{**values, **changes})
 
 
 def play(replay: Replay, rng: np.random.Generator, steps: int) -> None:
@@ -43,17 +46,21 @@ def play(replay: Replay, rng: np.random.Generator, steps: int) -> None:
             {
                 "obs/where": np.stack([streams, t], -1).astype(np.int32),
                 "is_first": rng.random(n) < 0.1,
-                **outputs(rng, (n,)),
+                **outputs(replay, rng, (n,)),
             },
         )
         if replay.can_sample() and rng.random() < 0.5:
             ids = replay.sample(2)["id"]
-            replay.update(ids, outputs(rng, ids.shape))
+            replay.update(ids, outputs(replay, rng, ids.shape))
 
 
-def outputs(rng: np.random.Generator, shape: tuple[int, ...]) -> Row:
+def outputs(replay: Replay, rng: np.random.Generator, shape: tuple[int, ...]) -> Row:
     h = rng.integers(0, 60, (*shape, 4))
-    return {"out/h": h.astype(ml_dtypes.bfloat16), "out/n": h.sum(-1).astype(np.uint8)}
+    values = {"out/h": h.astype(ml_dtypes.bfloat16), "out/n": h.sum(-1).astype(np.uint8)}
+    if PRIORITY in replay.fields:  # of the first two rows of a window only
+        values[PRIORITY] = rng.lognormal(0, 2, (*shape[:-1], min(shape[-1], 2) if len(shape) > 1 else shape[-1]))
+        values[PRIORITY] = values[PRIORITY].astype(np.float32)
+    return values
 
 
 def assert_same(a: Replay, b: Replay) -> None:
@@ -62,6 +69,8 @@ def assert_same(a: Replay, b: Replay) -> None:
     for key in a.arrays:
         np.testing.assert_array_equal(a.arrays[key][a.held], b.arrays[key][b.held])
     assert a.windows == b.windows
+    if a._priorities and b._priorities:
+        np.testing.assert_array_equal(a._priorities._tree.nodes[1:], b._priorities._tree.nodes[1:])
 
 
 def assert_sound(replay: Replay, batch: int = 400) -> None:
@@ -90,12 +99,14 @@ def reopen(directory: Path, manifest: dict[str, Any], **changes: Any) -> tuple[R
     seed=st.integers(0, 10**6),
     sessions=st.lists(st.tuples(st.integers(0, 60), st.booleans()), min_size=1, max_size=8),
     within=st.booleans(),
+    fields=st.sampled_from([FIELDS, PRIORITISED]),
     sizes=st.sampled_from([(200, 900), (4 << 20, 64 << 20), (1000, 3000)]),
 )
 def test_what_is_loaded_is_what_was_saved(
     seed: int,
     sessions: list[tuple[int, bool]],
     within: bool,
+    fields: dict[str, Field],
     sizes: tuple[int, int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -104,11 +115,11 @@ def test_what_is_loaded_is_what_was_saved(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "RECORD_BYTES", sizes[0])
         patch.setattr(segments, "SEGMENT_BYTES", sizes[1])
-        replay, disk = make(within_episodes=within), Segments(directory)
+        replay, disk = make(fields, within_episodes=within), Segments(directory)
         for steps, restart in sessions:
             play(replay, rng, steps)
             manifest = disk.save(replay)
-            again, again_disk, lost = reopen(directory, manifest, within_episodes=within)
+            again, again_disk, lost = reopen(directory, manifest, fields=fields, within_episodes=within)
             assert lost == 0
             assert_same(replay, again)
             disk.collect_garbage([manifest])
@@ -116,10 +127,12 @@ def test_what_is_loaded_is_what_was_saved(
                 replay, disk = again, again_disk
 
 
-def test_a_resumed_replay_draws_and_serves_the_same(tmp_path: Path) -> None:
-    replay, disk = make(), Segments(tmp_path)
-    play(replay, np.random.default_rng(0), 33)
-    again, _, _ = reopen(tmp_path, disk.save(replay))
+@pytest.mark.parametrize("fields", [FIELDS, PRIORITISED], ids=["uniform", "priorities"])
+@pytest.mark.parametrize("steps", [33, 120])
+def test_a_resumed_replay_draws_and_serves_the_same(fields: dict[str, Field], steps: int, tmp_path: Path) -> None:
+    replay, disk = make(fields), Segments(tmp_path)
+    play(replay, np.random.default_rng(0), steps)
+    again, _, _ = reopen(tmp_path, disk.save(replay), fields=fields)
     one, other = np.random.default_rng(1), np.random.default_rng(1)
     for _ in range(50):
         play(replay, one, 1)
@@ -135,7 +148,7 @@ def test_a_save_writes_only_what_is_new(tmp_path: Path) -> None:
     play(replay, rng, 400)
     first = disk.save(replay)["segments"]
     assert disk.save(replay)["segments"] == first
-    replay.update(replay.sample(1)["id"], outputs(rng, (1, 4)))
+    replay.update(replay.sample(1)["id"], outputs(replay, rng, (1, 4)))
     second = disk.save(replay)["segments"]
     assert [s["name"] for s in second] == [s["name"] for s in first]
     patch = 4 * (8 + 4 * 2 + 1)  # 4 rows: id, h, n
@@ -216,9 +229,12 @@ def link(path: Path, rng: np.random.Generator) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("damage", [flip, shorten, empty, delete, duplicate, scramble, link], ids=lambda d: d.__name__)
-def test_damage_costs_only_what_it_hit(damage: Damage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fields", [FIELDS, PRIORITISED], ids=["uniform", "priorities"])
+def test_damage_costs_only_what_it_hit(
+    fields: dict[str, Field], damage: Damage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rng = np.random.default_rng(0)
-    replay, disk = make(), Segments(tmp_path / "saved")
+    replay, disk = make(fields), Segments(tmp_path / "saved")
     for _ in range(4):
         play(replay, rng, 12)
         manifest = disk.save(replay)
@@ -230,7 +246,7 @@ def test_damage_costs_only_what_it_hit(damage: Damage, tmp_path: Path, caplog: p
         names = [s["name"] for s in manifest["segments"]]
         damage(directory / names[rng.integers(len(names))], rng)
         caplog.clear()
-        again, again_disk, lost = reopen(directory, manifest)
+        again, again_disk, lost = reopen(directory, manifest, fields=fields)
         warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
         assert len(warnings) == 1
         assert f"{lost} of {held} rows lost" in warnings[0].getMessage()
@@ -241,7 +257,7 @@ def test_damage_costs_only_what_it_hit(damage: Damage, tmp_path: Path, caplog: p
             assert lost < held / 4
         # What was lost stays lost, also through further saves, and is never mistaken for data.
         play(again, rng, 3)
-        third, _, lost = reopen(directory, again_disk.save(again))
+        third, _, lost = reopen(directory, again_disk.save(again), fields=fields)
         assert_same(again, third)
         assert_sound(third)
 

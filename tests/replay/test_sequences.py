@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.replay.sequences import ID_BITS, Field, Replay, Row, bytes_per_row
+from reverie.replay.sequences import ID_BITS, PRIORITY, Field, Replay, Row, bytes_per_row
 
 FIELDS = {
     "obs/t": Field((), np.dtype(np.int32)),  # the row's own t
@@ -16,6 +16,7 @@ FIELDS = {
     "is_first": Field((), np.dtype(bool)),
     "out/h": Field((2,), np.dtype(ml_dtypes.bfloat16)),
 }
+PRIORITISED = FIELDS | {PRIORITY: Field((), np.dtype(np.float32))}
 
 
 class Feed:
@@ -34,6 +35,8 @@ class Feed:
             "is_first": np.array(first, bool),
             "out/h": np.stack([t, t], -1).astype(ml_dtypes.bfloat16).reshape(-1, 2),
         }
+        if PRIORITY in self.replay.fields:
+            rows[PRIORITY] = np.full(t.shape, -1, np.float32)  # nobody asks the policy
         self.replay.add(np.array(streams, np.int64), rows)
         for s, f in zip(streams, first, strict=True):
             self.first[s].append(f)
@@ -49,9 +52,9 @@ class Feed:
         return found
 
 
-def make(**changes: Any) -> Replay:
+def make(fields: dict[str, Field] = FIELDS, **changes: Any) -> Replay:
     values = {"streams": 2, "length": 3, "capacity": 20, "seed": 0, "online": False}
-    return Replay(FIELDS, **{**values, **changes})
+    return Replay(fields, **{**values, **changes})
 
 
 def drawn(batch: Row) -> list[tuple[int, int]]:
@@ -158,15 +161,19 @@ def test_online_windows_overwritten_before_their_turn_are_dropped() -> None:
     length=st.integers(1, 6),
     ring=st.integers(0, 9),
     within=st.booleans(),
+    fields=st.sampled_from([FIELDS, PRIORITISED]),
     seed=st.integers(0, 99),
 )
 def test_extend_is_that_many_calls_of_add(
-    chunks: list[tuple[set[int], int, int]], length: int, ring: int, within: bool, seed: int
+    chunks: list[tuple[set[int], int, int]],
+    length: int,
+    ring: int,
+    within: bool,
+    fields: dict[str, Field],
+    seed: int,
 ) -> None:
-    one, other = (
-        make(streams=3, length=length, capacity=3 * (length + ring), within_episodes=within, online=True)
-        for _ in range(2)
-    )
+    values = {"streams": 3, "length": length, "capacity": 3 * (length + ring), "context": length // 2}
+    one, other = (make(fields, **values, within_episodes=within, online=True) for _ in range(2))
     rng = np.random.default_rng(seed)
     for chosen, steps, served in chunks:
         streams = rng.permutation(sorted(chosen))
@@ -175,13 +182,15 @@ def test_extend_is_that_many_calls_of_add(
             "obs/stream": rng.integers(0, 99, (steps, streams.size), np.int32),
             "is_first": rng.random((steps, streams.size)) < 0.2,
             "out/h": rng.random((steps, streams.size, 2)).astype(ml_dtypes.bfloat16),
+            PRIORITY: rng.random((steps, streams.size), np.float32),
         }
+        rows = {k: rows[k] for k in fields}
         one.extend(streams, rows)
         for u in range(steps):
             other.add(streams, {k: x[u] for k, x in rows.items()})
         for name in ("_run", "_head", "_tail", "_cursor", "held", "unsaved", "dirty"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
-        for key in FIELDS:
+        for key in fields:
             np.testing.assert_array_equal(one.arrays[key], other.arrays[key], key)
         assert one.state() == other.state()
         assert one._serve(served) == other._serve(served)
@@ -189,8 +198,9 @@ def test_extend_is_that_many_calls_of_add(
             expected, actual = other.sample(30), one.sample(30)
             for key in expected:
                 np.testing.assert_array_equal(actual[key], expected[key], key)
-            one.update(actual["id"], {"out/h": actual["out/h"] + 1})
-            other.update(actual["id"], {"out/h": actual["out/h"] + 1})
+            back = {"out/h": actual["out/h"] + 1, PRIORITY: rng.random(actual["id"].shape, np.float32)}
+            back = {k: back[k] for k in fields if k in back}
+            assert one.update(actual["id"], back) == other.update(actual["id"], back)
 
 
 def chi_square(counts: np.ndarray) -> float:
@@ -326,6 +336,131 @@ def test_misuse_is_explained() -> None:
         replay.update(np.array([1]), {"out/h": np.zeros((1, 2), ml_dtypes.bfloat16)})
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         replay.update(np.array([2 << ID_BITS]), {"out/h": np.zeros((1, 2), ml_dtypes.bfloat16)})
+
+
+# --------------------------------------------------------------------------------- priorities
+
+
+@settings(max_examples=200)
+@given(
+    adds=STREAMS,
+    length=st.integers(1, 5),
+    ring=st.integers(0, 6),
+    within=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_windows_are_drawn_by_the_priority_of_their_root(
+    adds: list[dict[int, bool]], length: int, ring: int, within: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    context = int(rng.integers(length))
+    replay = make(
+        PRIORITISED, streams=3, length=length, capacity=3 * (length + ring), within_episodes=within, context=context
+    )
+    feed, known = Feed(replay), {}  # (stream, t) -> priority, of every row ever added
+    highest = 1.0
+
+    def expected() -> dict[tuple[int, int], float]:
+        """Window -> probability, by definition."""
+        powers = {(s, start): known[s, start + context] for s, start in feed.windows()}
+        return {window: power / sum(powers.values()) for window, power in powers.items()}
+
+    for add in adds:
+        known |= {(s, len(feed.first[s])): highest for s in add}
+        feed.add(list(add), list(add.values()))
+        assert replay.can_sample() == bool(expected())
+        if replay.can_sample():
+            ids = replay.sample(2)["id"][:, context:]
+            if rng.random() < 0.5:
+                values = rng.lognormal(0, 1.5, (2, rng.integers(1, ids.shape[1] + 1))).astype(np.float32)
+                replay.update(ids, {PRIORITY: values})
+                for name, value in zip(
+                    ids[:, : values.shape[1]].ravel().tolist(), values.ravel().tolist(), strict=True
+                ):
+                    known[name >> ID_BITS, name & ((1 << ID_BITS) - 1)] = value
+                highest = max(highest, *(known[i >> ID_BITS, i & ((1 << ID_BITS) - 1)] for i in ids.ravel().tolist()))
+    for _ in range(2):
+        if not replay.can_sample():
+            continue
+        probability = expected()
+        picks = drawn(replay.sample(2000))  # stratified: each comes as often as it should, but for the ends of its part
+        assert set(picks) <= probability.keys()
+        for window, share in probability.items():
+            assert abs(picks.count(window) - 2000 * share) < 2.01
+        replay.reindex()
+
+
+def test_priorities_change_what_is_sampled() -> None:
+    replay = make(PRIORITISED, streams=2, length=4, capacity=200, context=1)
+    feed = Feed(replay)
+    for _ in range(60):
+        feed.add([0, 1])
+    before = np.array([t == 20 for _, t in drawn(replay.sample(2000))])
+    assert before.mean() < 0.05  # 2 of 114 windows
+    ids = np.array([[21], [(1 << ID_BITS) | 21]])  # the roots of the windows at 20
+    replay.update(ids, {PRIORITY: np.full((2, 1), 300, np.float32)})
+    batch = replay.sample(2000)
+    after = np.array([t == 20 for _, t in drawn(batch)])
+    assert abs(after.mean() - 600 / (600 + 112)) < 0.01
+    np.testing.assert_allclose(batch["weight"], np.where(after, 1 / 300, 1), rtol=1e-6)
+    for _ in range(3):  # row 60 is new and as likely as the likeliest: the root of the windows at 59
+        feed.add([0, 1])
+    assert abs(np.mean([t == 59 for _, t in drawn(replay.sample(2000))]) - 600 / (1200 + 116)) < 0.01
+
+
+def test_priorities_of_overwritten_rows_are_skipped() -> None:
+    replay = make(PRIORITISED, streams=1, length=2, capacity=5)
+    feed = Feed(replay)
+    for _ in range(7):  # rows 0 and 1 are overwritten by 5 and 6
+        feed.add([0])
+    values = {PRIORITY: np.array([[9e6], [2]], np.float32), "out/h": np.zeros((2, 2, 2), ml_dtypes.bfloat16)}
+    assert replay.update(np.array([[0, 1], [3, 4]]), values) == 2 == replay.skipped
+    assert replay._priorities is not None
+    assert replay._priorities.highest == 2
+    np.testing.assert_array_equal(replay.arrays[PRIORITY], [1, 1, 1, 2, 1])  # rows 5 6 2 3 4
+    counts = np.bincount([t for _, t in drawn(replay.sample(500))], minlength=7)
+    np.testing.assert_allclose(counts, [0, 0, 100, 200, 100, 100, 0], atol=1)
+
+
+def test_a_prefix_is_written_back_to_the_first_rows() -> None:
+    replay = make(PRIORITISED, streams=1, length=3, capacity=9)
+    feed = Feed(replay)
+    for _ in range(9):
+        feed.add([0])
+    ids = np.array([[0, 1, 2], [4, 5, 6]])
+    values = {PRIORITY: np.full((2, 1), 5, np.float32), "out/h": np.full((2, 2, 2), 77, ml_dtypes.bfloat16)}
+    assert replay.update(ids, values) == 0
+    np.testing.assert_array_equal(np.flatnonzero(replay.arrays[PRIORITY] == 5), [0, 4])
+    rows = replay.look(1, 9, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.flatnonzero(rows["out/h"][0, :, 0] == ml_dtypes.bfloat16(77)), [0, 1, 4, 5])
+    np.testing.assert_array_equal(np.flatnonzero(replay.dirty), [0, 1, 4, 5])
+
+
+def test_priorities_cost_memory_only_where_there_are_some() -> None:
+    assert bytes_per_row(PRIORITISED) == bytes_per_row(FIELDS) + 4 + 16
+    replay = make(PRIORITISED)
+    assert replay._priorities is not None
+    assert replay._priorities._tree.nodes.nbytes == replay.capacity * 16
+    assert make()._priorities is None
+    feed = Feed(one := make())
+    for _ in range(5):
+        feed.add([0, 1])
+    assert "weight" not in one.sample(2)
+
+
+def test_priorities_that_mean_nothing_are_refused() -> None:
+    replay = make(PRIORITISED)
+    feed = Feed(replay)
+    feed.add([0])
+    for value in (np.nan, np.inf, -1):
+        with pytest.raises(ValueError, match="out/priority: it must be 0 or more and finite"):
+            replay.update(np.array([[0]]), {PRIORITY: np.full((1, 1), value, np.float32)})
+    with pytest.raises(ValueError, match=r"out/priority is float64 \[\], expected float32 \[\]"):
+        make(FIELDS | {PRIORITY: Field((), np.dtype(np.float64))})
+    with pytest.raises(ValueError, match="context is 3, expected 0 to 2"):
+        make(context=3)
+    with pytest.raises(ValueError, match=r"given float32 \[1, 2\], expected float32 \[1, 1\], or fewer"):
+        replay.update(np.array([[0]]), {PRIORITY: np.ones((1, 2), np.float32)})
 
 
 # ------------------------------------------------------------------------------------ looking

@@ -154,6 +154,25 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert_same(whole, tmp_path)
 
 
+def test_a_killed_run_with_priorities_draws_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed, uniform = tmp_path / "whole", tmp_path / "killed", tmp_path / "uniform"
+    train(whole, priorities=True)
+    for call in (20, 30):  # rows are overwritten from step 150 on
+        with monkeypatch.context() as patch:
+            kill_at(patch, call)
+            with pytest.raises(Killed):
+                train(killed, priorities=True)
+    train(killed, priorities=True)
+    assert_same(whole, killed)
+    priorities = state(whole)["replay/out/priority"]
+    assert (priorities >= 0).all(), "what the policy said never got in"
+    assert len(np.unique(priorities)) > 10, "training wrote back"
+    train(uniform, priorities=True, priority_alpha=0.0)
+    assert metrics(uniform) != metrics(whole), "priorities change what is learned from"
+
+
 def test_stopped_at_every_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         with monkeypatch.context() as patch:
