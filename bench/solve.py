@@ -2,6 +2,7 @@
 
     python bench/solve.py --seeds 5                              # CartPole-v1, the demo
     python bench/solve.py --preset pendulum --seeds 3 --out results/pendulum.json
+    python bench/solve.py --algorithm gumbel_muzero --threshold 475
 
 Every seed is one `reverie train` in a process of its own; its score is a greedy `reverie eval` of what it left, on
 episodes that the run itself never saw.
@@ -29,6 +30,7 @@ THRESHOLDS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9, "recall": 0.9
 
 @dataclass(frozen=True)
 class Args:
+    algorithm: str = "dreamer_v3"
     preset: str = "cartpole"
     seeds: int = 5
     """Seeds 0, 1, ... up to this many."""
@@ -50,7 +52,7 @@ class Args:
 def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[str, Any]:
     """One training run, pinned to `cores`."""
     run = folder / f"{args.preset}-{seed}"
-    command = [sys.executable, "-m", "reverie.cli", "train", "dreamer_v3", "--preset", args.preset]
+    command = [sys.executable, "-m", "reverie.cli", "train", args.algorithm, "--preset", args.preset]
     command += ["--seed", str(seed), "--run", str(run), "--json", *args.flags]
     done = subprocess.run(
         command,
@@ -104,6 +106,8 @@ def minutes(rows: list[dict[str, Any]]) -> float:
 def command(args: Args) -> list[str]:
     """What makes these results again, wherever the runs lay."""
     words = ["python", "bench/solve.py", "--preset", args.preset, "--seeds", str(args.seeds)]
+    words += ["--algorithm", args.algorithm] if args.algorithm != Args.algorithm else []
+    words += ["--threshold", str(args.threshold)] if args.threshold is not None else []
     words += ["--first-seed", str(args.first_seed)] if args.first_seed else []
     words += ["--episodes", str(args.episodes)] if args.episodes != Args.episodes else []
     return words + [f"--flags={flag}" for flag in args.flags]

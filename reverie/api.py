@@ -77,7 +77,8 @@ def train(
       algorithm: a name of `reverie list`.
       env: a Gymnasium id, "module:EnvClass", an `EnvSpec`, or a function that builds an env.
       run: the run's directory; a new one under `runs/` if left out.
-      preset: of the algorithm, applied before `values`.
+      preset: of the algorithm, applied before `values`; if left out, the one that was made for this env, if any
+        ("none": plain defaults).
       **values: any flag of `reverie train` by its name, with underscores: `steps=10_000, envs=8`.
 
     Raises:
@@ -92,8 +93,8 @@ def train(
         values = _spec_values(spec, values)
     saved = saved_config(Path(run)) if run else None
     given = saved or config.default(algorithm)
-    if preset:
-        given = config.apply_preset(given, preset)
+    if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
+        given = config.apply_preset(given, chosen)
     given = config.override(dataclasses.replace(given, algorithm=algorithm), **values)
     given = settle(saved, given)
     path = Path(run) if run else new_path(given)

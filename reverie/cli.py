@@ -161,6 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(argv: list[str], console: Console, debug: bool) -> int:
     conf, session, path = parse_train(argv, debug)
+    if session.preset and not _peek(argv, "--preset"):
+        told = f"preset {session.preset}: made for this env; --preset {config.PLAIN} for plain defaults"
+        console.print(told, highlight=False, soft_wrap=True)
     if conf.run.device == "cpu":
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -294,11 +297,13 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
         return 0
     modules = {name: algos.load(name) for name in algos.ALGORITHMS}
     algorithms: dict[str, dict[str, Any]] = {
-        name: {"sizes": list(module.SIZES), "presets": module.PRESETS} for name, module in modules.items()
+        name: {"sizes": list(getattr(module, "SIZES", ())), "presets": module.PRESETS} for name, module in modules.items()
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
     for name, entry in algorithms.items():
-        console.print(f"[bold]{name}[/bold]\n  sizes: {' '.join(entry['sizes'])}", soft_wrap=True)
+        console.print(f"[bold]{name}[/bold]")
+        if entry["sizes"]:
+            console.print(f"  sizes: {' '.join(entry['sizes'])}", soft_wrap=True)
         console.print(f"  presets: {' '.join(entry['presets']) or 'none'}\n", soft_wrap=True)
         for preset, values in entry["presets"].items():
             # `variant/benchmark` is its variant and a little more: that little is what one wants to read.
@@ -382,7 +387,8 @@ def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, 
     if path and (path / "config.json").exists():
         saved = config.from_text((path / "config.json").read_text())
     base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
-    if name := _peek(flags, "--preset"):
+    suited = "" if saved else config.suited(algorithm, _peek(flags, "--env"))
+    if name := _peek(flags, "--preset") or suited:
         base = config.apply_preset(base, name)
     parsed = _parse(_flags_of(base), flags, f"train {algorithm}")
     groups = [getattr(parsed, name) for name in _GROUPS]
@@ -391,7 +397,8 @@ def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, 
         run = dataclasses.replace(run, debug=True)
     from reverie.api import settle
 
-    return settle(saved, Config(algorithm, run, parsed.agent)), parsed.session, path
+    session = dataclasses.replace(parsed.session, preset=parsed.session.preset or suited)
+    return settle(saved, Config(algorithm, run, parsed.agent)), session, path
 
 
 # The bases of RunConfig, in the order of `--help`.

@@ -218,9 +218,20 @@ def default(algorithm: str, preset: str | None = None) -> Config:
     return apply_preset(config, preset) if preset else config
 
 
+PLAIN = "none"  # as a preset: the algorithm's defaults, even where it has a preset for the env
+
+
+def suited(algorithm: str, env: str) -> str:
+    """The preset that a new run in this env has unless another is asked for; empty if there is none."""
+    found: str = algos.load(algorithm).SUITED.get(env, "")
+    return found
+
+
 def apply_preset(config: Config, name: str) -> Config:
     """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark` or a plain name."""
     presets = algos.load(config.algorithm).PRESETS
+    if name == PLAIN:
+        return config
     if name not in presets:
         known = f"Expected one of {', '.join(presets)}" if presets else "It has no presets"
         raise ConfigError(f"{config.algorithm} has no preset {name!r}{_nearest(name, presets) or '.'} {known}")
@@ -228,7 +239,8 @@ def apply_preset(config: Config, name: str) -> Config:
 
 
 def called(name: str) -> Config:
-    """The config that a name means: a run's directory, a preset of any algorithm, or an algorithm's defaults.
+    """The config that a name means: a run's directory, an algorithm for its defaults, a preset of any algorithm, or
+    `algorithm:preset` where several have one of that name (alone, it is the first one's).
 
     Raises:
       ConfigError: there is none of the three; names the nearest preset.
@@ -238,13 +250,17 @@ def called(name: str) -> Config:
         return from_text(file.read_text())
     if name in algos.ALGORITHMS:
         return default(name)
-    presets = {preset: algorithm for algorithm in algos.ALGORITHMS for preset in algos.load(algorithm).PRESETS}
+    presets: dict[str, tuple[str, str]] = {}
+    for algorithm in algos.ALGORITHMS:
+        for preset in algos.load(algorithm).PRESETS:
+            presets.setdefault(preset, (algorithm, preset))
+            presets[f"{algorithm}:{preset}"] = (algorithm, preset)
     if name not in presets:
         raise ConfigError(
             f"{name!r} is no preset, no algorithm and no run's directory{_nearest(name, presets) or '.'}"
             " `reverie list` prints all presets"
         )
-    return default(presets[name], name)
+    return default(*presets[name])
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:

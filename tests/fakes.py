@@ -18,6 +18,7 @@ from reverie.envs.base import Spaces
 
 SIZES = {"tiny": 3, "small": 5}
 DEFAULTS: dict[str, Any] = {}
+SUITED: dict[str, str] = {}
 PRESETS: dict[str, dict[str, Any]] = {"quick": {"batch": 2, "length": 4, "rate": 0.5}}
 
 

@@ -1,5 +1,5 @@
 """Algorithms by name. A module here holds what one paper defines: `Config`, `DEFAULTS` (of the
-run, where they are not those of `RunConfig`), `PRESETS` and `make_agent`.
+run, where they are not those of `RunConfig`), `PRESETS`, `SUITED` (env -> its preset) and `make_agent`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ ALGORITHMS = {
     "dreamer_v3": "reverie.algos.dreamer_v3",
     "muzero": "reverie.algos.muzero",
     "gumbel_muzero": "reverie.algos.gumbel_muzero",
+    "efficientzero": "reverie.algos.efficientzero",
 }
 
 

@@ -38,6 +38,7 @@ from reverie.nn.layers import Style
 from reverie.nn.optim import adam, each, laprop
 
 DEFAULTS: dict[str, Any] = {}
+SUITED: dict[str, str] = {}
 STOCH = 32  # categorical variables
 BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
 DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them

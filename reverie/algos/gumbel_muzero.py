@@ -34,7 +34,27 @@ class Config(muzero.Config):
 
 
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Rewards come at every step and the end is far: long returns tell more than a search of 16 steps.
+    "cartpole": {
+        "env": "CartPole-v1",
+        "steps": 40_000,
+        "envs": 8,
+        "replay_ratio": 16.0,
+        "n_step": 30,
+        "support": 20,
+        "prioritized": False,
+        "units": 64,
+        "log_every": 1000,
+        "eval_every": 2000,
+        "eval_episodes": 20,
+        "eval_envs": 20,
+        "report_every": 5000,
+        "video_every": 0,
+        "stop_return": 475.0,
+    },
+}
+SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
 class GumbelMuZero(muzero.MuZero):

@@ -8,7 +8,7 @@ The other members of the family are differences from this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import SEEN, Dream, Metrics, Mode, Row, select
 from reverie.algos import Unsuitable
-from reverie.behavior.returns import n_step_return
+from reverie.behavior.returns import Window, n_step_return
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
@@ -100,6 +100,7 @@ class Config:
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
 DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warmup": 0, "online": False}
 PRESETS: dict[str, dict[str, Any]] = {}
+SUITED: dict[str, str] = {}
 
 
 class Model(eqx.Module):
@@ -133,10 +134,12 @@ class Model(eqx.Module):
 
     def advance(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
         """One step of the dynamics."""
-        return self.decoded(self.body.advance(hidden.state, jax.nn.one_hot(action, self.classes)))
+        after = self.body.advance(hidden.state, jax.nn.one_hot(action, self.classes))
+        return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
-    def decoded(self, state: Array) -> Hidden:
-        return Hidden(state, self.rew(self.body.read(state)).pred())
+    def rewarded(self, hidden: Hidden) -> TwoHot:
+        """The reward of the step that led to `hidden`, as a distribution."""
+        return self.rew(self.body.read(hidden.state))
 
     def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
         return self.advance(latent, action)
@@ -244,6 +247,7 @@ class MuZero:
         self.out_space = {
             "policy": jax.ShapeDtypeStruct((self.choices,), jnp.float32),
             "value": jax.ShapeDtypeStruct((), jnp.float32),
+            **self.stored(),
             **({"priority": jax.ShapeDtypeStruct((), jnp.float32)} if config.prioritized else {}),
         }
         self.optimizer = make_optimizer(config)
@@ -253,6 +257,10 @@ class MuZero:
             policy_certain(self.action),
             policy_random(self.action),
         )
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What is stored beside a step besides policy, value and priority."""
+        return {}
 
     @property
     def choices(self) -> int:
@@ -277,8 +285,8 @@ class MuZero:
         )
 
     def parameters(self, state: State) -> dict[str, int]:
-        names = [f for f in state.model.__dataclass_fields__ if f not in ("gamma", "classes", "dtype")]
-        return {n: sum(x.size for x in jax.tree.leaves(getattr(state.model, n))) for n in names}
+        parts = [f.name for f in fields(state.model) if not f.metadata.get("static")]
+        return {n: sum(x.size for x in jax.tree.leaves(getattr(state.model, n))) for n in parts}
 
     def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
         frames = {
@@ -370,9 +378,10 @@ class MuZero:
 
     def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
         key = jax.random.fold_in(state.key, state.updates)
+        before = batch
         batch, out, found = self._reanalysed(state.target, batch, key)
         grad = jax.value_and_grad(self.loss, has_aux=True)
-        (loss, (priority, metrics)), grads = grad(state.model, batch, key)
+        (loss, (priority, metrics)), grads = grad(state.model, batch, state.updates, key)
         norm = optax.tree.norm(grads)
         changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
         model = optax.apply_updates(state.model, changes)
@@ -387,14 +396,14 @@ class MuZero:
         counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
         state = eqx.tree_at(lambda s: s.nonfinite, keep(new, state), counts)
         if self.config.prioritized:
-            out["priority"] = priority[:, None]
-        out = {k: jnp.where(finite, v, batch[f"out/{k}"][:, self.context :][:, : v.shape[1]]) for k, v in out.items()}
+            out["out/priority"] = priority[:, None]
+        out = {k: jnp.where(finite, v, before[k][:, self.context :][:, : v.shape[1]]) for k, v in out.items()}
         metrics |= found | {"loss/total": loss, "gradient/norm": norm}
         metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
         return state, out, metrics
 
     def loss(
-        self, model: Model, batch: Row, key: PRNGKeyArray
+        self, model: Model, batch: Row, updates: Int[Array, ""], key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple[Float[Array, " B"], Metrics]]:
         """The whole objective of one batch.
 
@@ -421,10 +430,11 @@ class MuZero:
             discount=config.discount,
             player=rows.get("obs/player"),
             lam=config.lam,
+            fewer=self.trusted(rows, updates),
         )
         actions = rows[f"action/{self.action}"][:, : config.unroll]
         states = self.unroll(model, batch, actions)
-        losses, reward = self.losses(model, states, window, rows)
+        losses, reward = self.losses(model, states, window, batch)
         step = jnp.concatenate([jnp.ones(1), jnp.full(config.unroll, 1 / config.unroll)])[None]
         weight = batch["weight"][:, None] * step if "weight" in batch else step
         means = {name: (weight * each).sum(1).mean() for name, (_, each) in losses.items()}
@@ -443,6 +453,10 @@ class MuZero:
         }
         return loss, (priority, metrics)
 
+    def trusted(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
+        """Rewards that a value target may use, if not n everywhere: what was done long ago is not what would be."""
+        return None
+
     def unroll(self, model: Model, batch: Row, actions: Int[Array, "B k"]) -> Hidden:
         """The states 0 to K of the root and the actions after it, `[B, K + 1, ...]`."""
         root = model.represent({k: v[:, 0] for k, v in self.observed(batch, 0, 1).items()})
@@ -455,13 +469,13 @@ class MuZero:
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
 
     def losses(
-        self, model: Model, states: Hidden, window: Any, rows: Row
+        self, model: Model, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
         config = self.config
         policy, value = model.judge(states)
-        reward = model.rew(model.body.read(states.state[:, 1:]))
-        target = rows["out/policy"][:, : config.unroll + 1]
+        reward = model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
+        target = batch["out/policy"][:, self.context : self.context + config.unroll + 1]
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
         return {
@@ -469,9 +483,13 @@ class MuZero:
             "value": (config.value_scale, known * value.loss(window.value)),
             "reward": (
                 config.reward_scale,
-                jnp.concatenate([first, known[:, 1:] * reward.loss(window.reward[:, 1:])], 1),
+                jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
             ),
-        }, reward.pred()
+        }, states.reward[:, 1:]
+
+    def rewarded(self, window: Window) -> Float[Array, "B k"]:
+        """What the model's reward head is to say."""
+        return window.reward
 
     def _diagnosed(self, model: Model, states: Hidden, actions: Int[Array, "B k"]) -> Metrics:
         """How random the policy is, and whether actions matter to the dynamics at all."""
@@ -523,7 +541,7 @@ class MuZero:
             policy = policy.at[:, begin : begin + count].set(shaped(found.policy))
             value = value.at[:, begin : begin + count].set(shaped(found.value))
         fresh = {"policy": policy, "value": value}
-        out = {k: batch[f"out/{k}"][:, self.context :].at[:share].set(v) for k, v in fresh.items()}
+        out = {f"out/{k}": batch[f"out/{k}"][:, self.context :].at[:share].set(v) for k, v in fresh.items()}
         if config.bootstrap == "network":
             _, judged = target.judge(target.represent(self.observed(part, config.n_step, config.unroll + 1)))
             value = value.at[:, config.n_step :].set(judged.pred())

@@ -68,6 +68,7 @@ def n_step_return(
     discount: float,
     player: Int[Array, "B W"] | None = None,
     lam: float = 1.0,
+    fewer: Int[Array, " B"] | None = None,
 ) -> Window:
     """n-step targets of positions 0 to K = `unroll` (MuZero, App. G; two players as in its pseudocode).
 
@@ -77,7 +78,8 @@ def n_step_return(
         target     z0 = s0 r1 + g s1 r2 + ... + g^n s_n v_n        s_t: 1 where player t is player 0, else -1
 
     Rewards after the world's end are 0 and so is the value (an absorbing state); an episode that was only cut
-    bootstraps from the value of its last row. `lam` below 1 mixes the returns of 1 to n steps (TD(lambda)).
+    bootstraps from the value of its last row. `lam` below 1 mixes the returns of 1 to n steps (TD(lambda)); `fewer`, 1 to n,
+    makes the returns of a sequence shorter.
     """
     width = unroll + 1
     rows = lambda x, at: lax.dynamic_slice_in_dim(x, at, width, 1)
@@ -87,14 +89,15 @@ def n_step_return(
 
     def step(carry: tuple[Array, Array, Array], at: Array) -> tuple[tuple[Array, Array, Array], None]:
         total, weight, going = carry  # weight: discount and lambda so far
+        done = (at == steps) if fewer is None else (at == fewer)[:, None]
         side = lambda t: jnp.where(rows(mover, t) == first, 1.0, -1.0)
         going = going & ~rows(over, at - 1)
         now = jnp.where(going, weight * side(at - 1) * rows(reward, at), 0.0)
         # Here a return may end: by lambda, because n steps are done, or because the episode is cut.
-        ends = jnp.where((at == steps) | rows(last, at), 1.0, 1 - lam)
+        ends = jnp.where(done | rows(last, at), 1.0, 1 - lam)
         alive = going & ~rows(terminal, at)
         ahead = jnp.where(alive, weight * discount * ends * side(at) * rows(value, at), 0.0)
-        return (total + now + ahead, weight * discount * lam, going), None
+        return (total + now + ahead, weight * discount * lam, going & ~done), None
 
     # Before the first step: nothing is over yet but what ended at the row itself.
     here_last, here_end = last[:, :width], terminal[:, :width]

@@ -95,6 +95,23 @@ class Vectors(eqx.Module):
         return state
 
 
+class LSTM(eqx.Module):
+    """One step of a long short-term memory (Hochreiter & Schmidhuber 1997) over any leading batch shape."""
+
+    gates: Linear
+
+    def __init__(self, inputs: int, units: int, *, key: PRNGKeyArray):
+        self.gates = Linear(inputs + units, 4 * units, key=key)
+
+    def __call__(
+        self, x: Float[Array, "*B i"], hidden: Float[Array, "*B u"], cell: Float[Array, "*B u"]
+    ) -> tuple[Float[Array, "*B u"], Float[Array, "*B u"]]:
+        """The next hidden state and cell."""
+        forget, write, show, new = jnp.split(self.gates(jnp.concatenate([x, hidden], -1)), 4, -1)
+        cell = jax.nn.sigmoid(forget + 1) * cell + jax.nn.sigmoid(write) * jnp.tanh(new)
+        return jax.nn.sigmoid(show) * jnp.tanh(cell), cell
+
+
 class Block(eqx.Module):
     """`x + conv(norm, ReLU, conv(norm, ReLU))`: a residual block before whose convolutions stands a norm."""
 

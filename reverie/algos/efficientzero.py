@@ -1,0 +1,200 @@
+"""EfficientZero (Ye et al., NeurIPS 2021; arXiv 2111.00210): MuZero with little data.
+
+What differs from MuZero: the dynamics' output is pulled to the representation of what is really observed next; the
+reward head tells sums of rewards along a path (value prefix), not each of them; value targets of old data are shorter;
+nearly all of a batch is searched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reverie.agent import Mode, Row
+from reverie.algos import muzero
+from reverie.behavior.returns import Window
+from reverie.envs.base import Spaces
+from reverie.model.heads import ScalarHead
+from reverie.model.unroll import LSTM, Hidden
+from reverie.nn.dists import TwoHot
+from reverie.nn.layers import MLP, Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(muzero.Config):
+    """The values of the algorithm."""
+
+    blocks: int = 1
+    """Residual blocks of each tower."""
+    channels: int = 64
+    """Planes of a tower's hidden state."""
+    n_step: int = 5
+    """Rewards in a value target before it bootstraps from a search."""
+    reanalyse: float = 0.99
+    """Share of every batch whose policies and values are searched again, with the target network."""
+    bootstrap: Literal["stored", "network", "search"] = "search"
+    """Values that n-step targets of the reanalysed share end with: of the search when the agent acted, of the target
+    network, or of a fresh search."""
+    consistency_scale: float = 2.0
+    """Weight of the loss that pulls the dynamics' output to the representation of the next observation."""
+    projection: int = 256
+    """Width of the space in which the two are compared (1024 for Atari)."""
+    predictor: int = 128
+    """Hidden width of the predictor before the comparison (512 for Atari)."""
+    prefix_units: int = 64
+    """Width of the memory that sums up rewards (512 for Atari)."""
+    prefix_horizon: int = 5
+    """Steps after which a sum of rewards begins anew."""
+    trust_updates: int = 30_000
+    """Every so many updates of age cost a value target one of its n rewards (0.3 of all updates). 0: never."""
+
+
+DEFAULTS: dict[str, Any] = muzero.DEFAULTS
+# Ye et al. 2021, appendix A.1; every frame stands for four.
+ATARI: dict[str, Any] = {
+    "network": "tower",
+    "stack": 4,
+    "discount": 0.997**4,
+    "batch": 256,
+    "envs": 4,
+    "replay_ratio": 256.0,
+    "warmup": 2000,
+    "optimizer": "sgd",
+    "learning_rate": 0.2,
+    "lr_warmup": 1000,
+    "projection": 1024,
+    "predictor": 512,
+    "prefix_units": 512,
+    "priority_alpha": 0.6,
+    "priority_beta": 0.4,
+    "temperature_updates": (50_000, 75_000),
+    "env_kwargs": '{"size": 96, "sticky": false, "life_loss": true}',
+    "steps": 100_000,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "atari100k": ATARI,
+    # The same code at a size that a laptop runs in minutes; scores nothing.
+    "atari-toy": ATARI
+    | {"channels": 16, "simulations": 8, "batch": 16, "replay_ratio": 1.0, "projection": 128, "predictor": 64}
+    | {"prefix_units": 32, "units": 32, "support": 20, "warmup": 200, "steps": 2000, "optimizer": "adam"}
+    | {"learning_rate": 1e-3, "eval_every": 1000, "eval_episodes": 1, "eval_envs": 1, "log_every": 500},
+}
+SUITED: dict[str, str] = {}
+
+
+class Path(NamedTuple):
+    """What a path through the model remembers of its rewards: the value prefix lives in the latent."""
+
+    hidden: Float[Array, "*B u"]
+    cell: Float[Array, "*B u"]
+    total: Float[Array, "*B"]  # of the rewards since the sum last began
+    steps: Int[Array, "*B"]  # since then
+
+
+class Model(muzero.Model):
+    """MuZero's, with a memory of rewards and a space in which states are compared."""
+
+    prefix: LSTM
+    project: tuple[MLP, Linear]
+    predictor: tuple[MLP, Linear]
+    horizon: int = eqx.field(static=True)
+
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
+        base_key, *keys = jax.random.split(key, 7)
+        super().__init__(config, obs_space, act_space, dtype, base_key)
+        units, read = config.prefix_units, self.body.outputs
+        self.horizon = config.prefix_horizon
+        self.prefix = LSTM(read, units, key=keys[0])
+        self.rew = ScalarHead(
+            units, config.units, config.layers, 2 * config.support + 1, kind="h_two_hot", key=keys[1]
+        )
+        wide, narrow = config.projection, config.predictor
+        self.project = (MLP(read, wide, 1, key=keys[2]), Linear(wide, wide, key=keys[3]))
+        self.predictor = (MLP(wide, narrow, 1, key=keys[4]), Linear(narrow, wide, key=keys[5]))
+
+    def represent(self, obs: Mapping[str, Array]) -> Hidden:
+        root = super().represent(obs)
+        batch = root.reward.shape
+        empty = jnp.zeros((*batch, self.prefix.gates.weight.shape[1] // 4), root.state.dtype)
+        return root._replace(memory=Path(empty, empty, jnp.zeros(batch), jnp.zeros(batch, jnp.int32)))
+
+    def advance(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
+        """One step of the dynamics; the reward is what it added to the sum."""
+        state = self.body.advance(hidden.state, jax.nn.one_hot(action, self.classes))
+        path: Path = hidden.memory
+        fresh = path.steps % self.horizon == 0
+        clear = lambda x: jnp.where(fresh[..., None], jnp.zeros_like(x), x)
+        memory, cell = self.prefix(self.body.read(state), clear(path.hidden), clear(path.cell))
+        total = self.rew(memory).pred()
+        reward = total - jnp.where(fresh, 0.0, path.total)
+        return Hidden(state, reward, Path(memory, cell, total, path.steps + 1))
+
+    def rewarded(self, hidden: Hidden) -> TwoHot:
+        """The sum of rewards at `hidden`, as a distribution."""
+        return self.rew(hidden.memory.hidden)
+
+    def agreement(self, imagined: Array, seen: Array) -> Float[Array, "*B"]:
+        """Cosine between the dynamics' output and the representation of what was seen, which is not moved
+        (SimSiam, Chen & He 2021)."""
+        apply = lambda net, x: net[1](net[0](x))
+        mine = apply(self.predictor, apply(self.project, self.body.read(imagined))).astype(jnp.float32)
+        other = stop_gradient(apply(self.project, self.body.read(seen))).astype(jnp.float32)
+        unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-5)
+        return jnp.sum(unit(mine) * unit(other), -1)
+
+
+class EfficientZero(muzero.MuZero):
+    """The `Agent`."""
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"born": jax.ShapeDtypeStruct((), jnp.int32)}  # updates when the step was taken
+
+    def make_model(self, key: PRNGKeyArray) -> Model:
+        return Model(self.config, self.seen_space, self.act_space, self.precision, key)
+
+    def policy(self, state: Any, carry: Any, obs: Row, mode: Mode) -> tuple[Any, Row, Row]:
+        carry, action, out = super().policy(state, carry, obs, mode)
+        return carry, action, out | {"out/born": jnp.full(obs["is_first"].shape, state.updates)}
+
+    def trusted(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
+        config = self.config
+        if not config.trust_updates:
+            return None
+        age = updates - rows["out/born"][:, 0]
+        return jnp.clip(config.n_step - age // config.trust_updates, 1, config.n_step)
+
+    def losses(
+        self, model: Model, states: Hidden, window: Window, batch: Row
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
+        losses, reward = super().losses(model, states, window, batch)
+        seen = model.body.represent(self.observed(batch, 1, self.config.unroll), jnp.dtype(model.dtype))
+        apart = -model.agreement(states.state[:, 1:], seen)
+        # The end of an episode is still observed; what follows it is of another.
+        there = window.real[:, :-1].astype(jnp.float32)
+        pad = jnp.zeros_like(apart[:, :1])
+        losses["consistency"] = (self.config.consistency_scale, jnp.concatenate([pad, there * apart], 1))
+        return losses, reward
+
+    def rewarded(self, window: Window) -> Float[Array, "B k"]:
+        """Sums of the rewards since the last multiple of the horizon."""
+        reward, horizon = window.reward.at[:, 0].set(0.0), self.config.prefix_horizon
+        total = jnp.cumsum(reward, 1)
+        begin = (jnp.arange(total.shape[1]) - 1).clip(0) // horizon * horizon
+        return total - total[:, begin]
+
+
+def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> EfficientZero:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: actions that are not one discrete choice, or pictures that cannot be halved.
+    """
+    muzero.check(config, obs_space, act_space)
+    return EfficientZero(config, obs_space, act_space, precision)
