@@ -1,10 +1,11 @@
-"""What replay costs: drawing and writing back a batch of 16 x 65 rows, adding, saving.
+"""What replay costs: drawing and writing back a batch of 16 x 65 rows, adding, saving; and what priorities add to it.
 
     python bench/replay.py [--rows 100000] [--directory DIR]
 
 Two kinds of row, as a small Dreamer stores them: with 24 numbers, and with a 64 x 64 image. One
 JSON line per figure; `*_per_memcpy` is the time relative to copying the same number of bytes in one
-piece.
+piece. With priorities: batches of 256 windows of 16 rows from ten times as many rows, as a small MuZero draws them,
+uniformly and by priority in turn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import tyro
 
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
+from reverie.replay.sequences import PRIORITY, Field, Replay, Row, bytes_per_row
 
 BATCH, CONTEXT, LENGTH, STREAMS = 16, 1, 65, 16
 CHUNK = 64  # steps that an env on the device hands over at once
@@ -114,6 +115,39 @@ def measure(kind: str, capacity: int, directory: Path) -> None:
     emit(f"{kind}_load", 1e3 * (time.perf_counter() - begin), "ms")
 
 
+def measure_priorities(capacity: int) -> None:
+    batch, length = 256, 16
+    fields = {
+        "obs/vector": Field((24,), np.dtype(np.float32)),
+        **{k: COMMON[k] for k in ("reward", "is_first", "is_last", "is_terminal", "action/action")},
+        "out/policy": Field((4,), np.dtype(np.float32)),
+        "out/value": Field((), np.dtype(np.float32)),
+    }
+    prioritised = fields | {PRIORITY: Field((), np.dtype(np.float32))}
+    uniform, drawn = (
+        Replay(f, streams=STREAMS, length=length, capacity=capacity, seed=0, online=False)
+        for f in (fields, prioritised)
+    )
+    streams, rng = np.arange(STREAMS), np.random.default_rng(0)
+    for replay in (uniform, drawn):
+        chunk = some_rows(replay.fields, 1000, STREAMS)
+        while len(replay) < replay.capacity:
+            replay.extend(streams, chunk)
+    for _ in range(capacity // 4 // batch):  # a quarter of all have a priority of their own
+        ids = drawn.sample(batch)["id"][:, :1]
+        drawn.update(ids, {PRIORITY: rng.lognormal(0, 1, ids.shape).astype(np.float32)})
+    turns = [[microseconds(lambda r=replay: r.sample(batch), 50) for replay in (uniform, drawn)] for _ in range(6)]
+    plain, weighed = (statistics.median(turn) for turn in zip(*turns, strict=True))
+    emit("uniform_sample_256x16", plain, "us")
+    emit("priority_sample_256x16", weighed, "us")
+    emit("priority_sample_per_uniform", weighed / plain, "x")
+    values = {PRIORITY: np.ones((batch, 1), np.float32)}
+    emit("priority_update_256", microseconds(lambda: drawn.update(ids, values), 300), "us")
+    for name, replay in (("uniform", uniform), ("priority", drawn)):
+        row = some_rows(replay.fields, STREAMS)
+        emit(f"{name}_add_16_streams", microseconds(lambda r=replay, x=row: r.add(streams, x), 300), "us")
+
+
 def main(rows: int = 100_000, directory: Path | None = None) -> None:
     """Measures replay.
 
@@ -124,6 +158,7 @@ def main(rows: int = 100_000, directory: Path | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         for kind in KINDS:
             measure(kind, rows, Path(temporary))
+    measure_priorities(10 * rows)
 
 
 if __name__ == "__main__":
