@@ -23,21 +23,36 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+Kind = Literal["image", "vector", "discrete", "planes", "legal", "player"]
+_DTYPES: dict[Kind, str] = {
+    "image": "uint8",
+    "vector": "float32",
+    "discrete": "int32",
+    "planes": "uint8",
+    "legal": "bool",
+    "player": "int8",
+}
+RULES: frozenset[Kind] = frozenset({"legal", "player"})  # what only a search may look at
+
 
 @dataclass(frozen=True)
 class Space:
     """One array of an observation or of an action.
 
     Attributes:
-      kind: `image` (uint8, `[H, W, C]`, values 0..255), `vector` (float32, any shape) or
-        `discrete` (int32, any shape, element `i` in `0 .. classes[i] - 1`).
+      kind: `image` (uint8, `[H, W, C]`, values 0..255), `vector` (float32, any shape),
+        `discrete` (int32, any shape, element `i` in `0 .. classes[i] - 1`) or `planes` (uint8 of any
+        shape, values 0 and 1: the board of a game, one plane per kind of piece).
+        Two kinds are rules of a game rather than something to see, and networks are never fed them:
+        `legal` (bool `[A]`, which classes of the one discrete action may be taken now) and `player`
+        (int8 `[]`, 0 or 1, whose turn it is).
       shape: the shape of one element, without batch or time axes.
       classes: `discrete` only: the number of classes of every element, flattened.
       low, high: `vector` only: bounds of every element, flattened; may be infinite.
         Vector actions are always in [-1, 1]: the adapter rescales them to the env's own bounds.
     """
 
-    kind: Literal["image", "vector", "discrete"]
+    kind: Kind
     shape: tuple[int, ...]
     classes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
@@ -45,7 +60,7 @@ class Space:
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype({"image": "uint8", "vector": "float32", "discrete": "int32"}[self.kind])
+        return np.dtype(_DTYPES[self.kind])
 
     @property
     def width(self) -> int:
@@ -100,6 +115,35 @@ class Env(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class DeviceEnv(Protocol):
+    """An env as pure functions of JAX arrays, so that thousands are stepped inside one compiled scan.
+
+    All of it is of ONE env, without batch axes; whoever steps many vmaps it. A state is a pytree of arrays whose
+    shapes and dtypes never change, and holds everything: what `row` shows is a function of it.
+
+    `step` never begins an episode: after a row with `is_last`, the caller takes `init` instead (`envs.device.advance`).
+    """
+
+    obs_space: Spaces
+    act_space: Spaces
+    players: int  # 2 take turns, and what one wins the other loses: then there are `obs/legal` and `obs/player`
+
+    def init(self, key: Any) -> Any:
+        """The state in which an episode begins, drawn with `key`."""
+        ...
+
+    def step(self, state: Any, action: Mapping[str, Any], key: Any) -> Any:
+        """The state after `action` (keys, shapes and dtypes of `act_space`); chance is drawn with `key`."""
+        ...
+
+    def row(self, state: Any) -> dict[str, Any]:
+        """What a state shows: `obs/<key>`, `reward` (float32), `is_first`, `is_last` and `is_terminal` (bool).
+
+        With two players, `reward` is that of the one who acted before; the other gets its negative."""
+        ...
 
 
 def to_json(spaces: Spaces) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def mirrored(
 
 class Decoder(eqx.Module):
     """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest.
+    Planes are vectors that are not squashed; the rules of a game are not decoded.
 
     Args:
       units, layers: of the MLP from which vectors and discrete values are read.
@@ -208,7 +209,7 @@ class Decoder(eqx.Module):
                 if space.kind == "discrete":
                     out[name] = OneHot(y, space.classes, space.shape)
                 else:
-                    squash = SYMLOG if self.symlog_vectors else None
+                    squash = SYMLOG if self.symlog_vectors and space.kind == "vector" else None
                     out[name] = Squared(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.envs.base import Space, Spaces
+from reverie.envs.base import RULES, Space, Spaces
 from reverie.nn.layers import FINAL, MLP, Conv, Style
 from reverie.nn.norm import LayerNorm, RMSNorm
 from reverie.nn.transforms import SYMLOG_PIXELS, symlog
@@ -24,8 +24,8 @@ def images(spaces: Spaces) -> Spaces:
 
 
 def vectors(spaces: Spaces) -> Spaces:
-    """Everything that is not an image: float vectors and discrete values, of any shape."""
-    return {k: s for k, s in sorted(spaces.items()) if s.kind != "image"}
+    """Everything that is seen and is no image: float vectors, discrete values and planes, of any shape."""
+    return {k: s for k, s in sorted(spaces.items()) if s.kind != "image" and s.kind not in RULES}
 
 
 def width(spaces: Spaces) -> int:
@@ -45,12 +45,12 @@ def one_hots(space: Space, value: Array) -> Float[Array, "*B width"]:
 
 
 def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> Float[Array, "*B width"]:
-    """A dict of vectors and discrete values as one float32 vector, keys in sorted order.
+    """A dict of vectors, discrete values and planes as one float32 vector, keys in sorted order.
 
     Args:
-      spaces: no images.
+      spaces: neither images nor rules.
       values: arrays `[*B, *shape]` for every key of `spaces`.
-      squash: apply symlog to the float vectors.
+      squash: apply symlog to the float vectors; planes are 0 and 1 already.
     """
     parts = []
     for key, space in sorted(spaces.items()):
@@ -60,7 +60,7 @@ def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> F
         else:
             batch = value.shape[: value.ndim - len(space.shape)]
             value = value.astype(jnp.float32).reshape(*batch, space.width)
-            parts.append(symlog(value) if squash else value)
+            parts.append(symlog(value) if squash and space.kind == "vector" else value)
     return jnp.concatenate(parts, -1)
 
 

@@ -147,30 +147,50 @@ class Replay:
         Raises ValueError naming every key that differs; nothing is added then.
         """
         streams = np.asarray(streams)
-        self._check(streams, rows)
-        t = self._count[streams]
+        self._check(streams, rows, ())
+        self._append(streams, {key: value[None] for key, value in rows.items()}, 1)
+
+    def extend(self, streams: np.ndarray, rows: Row) -> None:
+        """Appends U rows to each of `streams`: what U calls of `add` do, at once.
+
+        Args:
+          streams: [n] integers, all different.
+          rows: key -> [U, n, ...], oldest first; exactly the keys, shapes and dtypes of `fields`.
+
+        Raises ValueError naming every key that differs; nothing is added then.
+        """
+        streams = np.asarray(streams)
+        steps = max((len(value) for value in rows.values()), default=0)
+        self._check(streams, rows, (steps,))
+        for begin in range(0, steps, self.ring):  # no slot is written twice at once
+            piece = {key: value[begin : begin + self.ring] for key, value in rows.items()}
+            self._append(streams, piece, min(steps - begin, self.ring))
+
+    def _append(self, streams: np.ndarray, rows: Row, steps: int) -> None:
+        t = self._count[streams] + np.arange(steps)[:, None]  # [U, n]
         slots = streams * self.ring + t % self.ring
         for key, array in self.arrays.items():
             array[slots] = rows[key].view(array.dtype)
         self.held[slots] = True
         self.unsaved[slots] = True
         self.dirty[slots] = False
-        self._count[streams] = t + 1
-        self._drop_window(streams, t - self.ring)
-        if self.within_episodes:
-            self._run[streams] = np.where(rows["is_first"], t, self._run[streams])
-        start = t - (self.length - 1)
-        complete = self._run[streams] <= start
-        self._add_window(streams[complete], start[complete])
+        self._count[streams] += steps
+        for u, now in enumerate(t):
+            self._drop_window(streams, now - self.ring)
+            if self.within_episodes:
+                self._run[streams] = np.where(rows["is_first"][u], now, self._run[streams])
+            start = now - (self.length - 1)
+            complete = self._run[streams] <= start
+            self._add_window(streams[complete], start[complete])
 
-    def _check(self, streams: np.ndarray, rows: Row) -> None:
+    def _check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...]) -> None:
         if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (
             streams.size and streams.max() >= self.streams
         ):
             raise ValueError(f"streams must differ and be below {self.streams}; given {streams}")
         faults = [f"{key}: not a key of the rows" for key in rows.keys() - self.fields.keys()]
         for key, field in self.fields.items():
-            want = (streams.size, *field.shape)
+            want = (*lead, streams.size, *field.shape)
             if key not in rows:
                 faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
             elif rows[key].dtype != field.dtype or rows[key].shape != want:

@@ -63,6 +63,50 @@ def drawn(batch: Row) -> list[tuple[int, int]]:
     return list(zip(stream[:, 0].tolist(), t[:, 0].tolist(), strict=True))
 
 
+@settings(max_examples=200)
+@given(
+    pieces=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2**12)), min_size=1, max_size=8),
+    length=st.integers(1, 5),
+    ring=st.integers(0, 6),
+    within=st.booleans(),
+    online=st.booleans(),
+)
+def test_rows_at_once_are_rows_one_by_one(
+    pieces: list[tuple[int, int]], length: int, ring: int, within: bool, online: bool
+) -> None:
+    made = {
+        "streams": 2,
+        "length": length,
+        "capacity": 2 * (length + ring),
+        "within_episodes": within,
+        "online": online,
+    }
+    one, many, t = make(**made), make(**made), 0
+    streams = np.array([1, 0])
+    for steps, coins in pieces:
+        at = np.arange(t, t + steps).repeat(2).reshape(steps, 2)
+        rows = {
+            "obs/t": at.astype(np.int32),
+            "obs/stream": np.broadcast_to(streams, (steps, 2)).astype(np.int32),
+            "is_first": ((coins >> at % 13) & 1).astype(bool),
+            "out/h": np.stack([at, at], -1).astype(ml_dtypes.bfloat16),
+        }
+        many.extend(streams, rows)
+        for u in range(steps):
+            one.add(streams, {key: x[u] for key, x in rows.items()})
+        t += steps
+        assert one.state() == many.state()
+        assert one.windows == many.windows
+        for name in ("held", "unsaved", "dirty"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(many, name))
+        for key, array in one.arrays.items():
+            np.testing.assert_array_equal(array, many.arrays[key])
+        if one.can_sample():
+            a, b = one.sample(3), many.sample(3)
+            for key in a:
+                np.testing.assert_array_equal(a[key], b[key])
+
+
 STREAMS = st.lists(st.dictionaries(st.integers(0, 2), st.booleans(), min_size=1), min_size=1, max_size=60)
 
 
