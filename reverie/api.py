@@ -24,8 +24,9 @@ from reverie import algos, config, files
 from reverie.agent import DREAMT, SEEN, Agent, Carry, Dream, Mode
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs.base import Env, Spaces
+from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
-from reverie.envs.workers import Workers, episode_seed
+from reverie.envs.workers import episode_seed
 from reverie.envs.wrappers import native_action, observe
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row, bytes_per_row
@@ -34,6 +35,7 @@ from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import Collector
 from reverie.run.directory import RunDirectory
 from reverie.run.loop import Evaluation, Result
+from reverie.run.rollout import DeviceCollector
 
 logger = logging.getLogger("reverie")
 
@@ -117,7 +119,7 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         loop.Stop() as stop,
         RunDirectory(path).locked(),
         computing(run) as (devices, run),
-        Workers(
+        loop.open_envs(
             factory or spec_of(run),
             run.envs,
             seed=loop.seeds(run.seed).envs,
@@ -484,17 +486,22 @@ class LoadedAgent:
             loop.fields(self.agent), streams=sequences, length=length, capacity=sequences * length, seed=0, online=False
         )
         mode = "inline" if run.debug else run.workers
-        with Workers(self.spec, sequences, seed=seed, mode=mode, deadline=run.deadline) as workers:
-            collector = Collector(workers, replay.add)
-            collector.carry = [self.agent.init_carry(sequences, jax.random.key(seed))]
-            policy = loop.Compiled(self.agent).policy["eval"]
+        compiled, carry = loop.Compiled(self.agent), self.agent.init_carry(sequences, jax.random.key(seed))
 
-            def decide(carry: Carry, seen: Row) -> tuple[Carry, Row, Row]:
-                carry, action, out = policy(self.state, carry, seen)
-                return carry, *jax.device_get((action, out))
+        def decide(carry: Carry, seen: Row) -> tuple[Carry, Row, Row]:
+            carry, action, out = compiled.policy["eval"](self.state, carry, seen)
+            return carry, *jax.device_get((action, out))
 
-            while replay.longest < length:
-                collector.step(decide)
+        with loop.open_envs(self.spec, sequences, seed=seed, mode=mode, deadline=run.deadline) as envs:
+            if isinstance(envs, DeviceEnvs):
+                rollout = DeviceCollector(compiled.rollout(envs, length), replay.extend)
+                rollout.carry = [carry]
+                rollout.step(self.state, "eval")
+            else:
+                collector = Collector(envs, replay.add)
+                collector.carry = [carry]
+                while replay.longest < length:
+                    collector.step(decide)
         return dreams.look(replay, sequences, length, np.random.default_rng(seed))
 
     def _act(self, obs: dict[str, np.ndarray], carry: Carry, mode: Mode, native: bool) -> Any:
@@ -523,29 +530,36 @@ def load(path: str | os.PathLike[str], env: EnvLike | None = None) -> LoadedAgen
     return LoadedAgent(path, env)
 
 
-def evaluate(agent: LoadedAgent | str | os.PathLike[str], episodes: int = 10, seed: int | None = None) -> Evaluation:
-    """Plays greedy episodes.
+def evaluate(
+    agent: LoadedAgent | str | os.PathLike[str],
+    episodes: int = 10,
+    seed: int | None = None,
+    opponent: str | None = None,
+) -> Evaluation:
+    """Plays greedy episodes; in games of two, against an opponent and half of them from each seat.
 
     Args:
       agent: a loaded one, or the path of a run.
       episodes: how many.
       seed: of the episodes; the one of the run's own evaluations if left out.
+      opponent: in games of two: random, perfect or mcts:N; the one of the run's own evaluations if left out.
+
+    Raises:
+      ConfigError: an opponent is named, and there is only one player.
+      UnusableEnv: the opponent cannot play this game.
     """
     if episodes < 1:
         raise ConfigError(f"--episodes must be 1 or more, got {episodes}")
     if not isinstance(agent, LoadedAgent):
         agent = load(agent)
     run = agent.config.run
+    if opponent and not any(space.kind == "player" for space in agent.env.obs_space.values()):
+        raise ConfigError(f"--opponent {opponent}, but {agent.spec.id} is no game of two players: leave it out")
     seed = loop.seeds(run.seed).evaluation if seed is None else seed
-    with Workers(
-        agent.spec,
-        min(run.eval_envs, episodes),
-        seed=seed,
-        mode="inline" if run.debug else run.workers,
-        deadline=run.deadline,
-    ) as workers:
+    with loop.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
         key = loop.evaluation_key(run.seed, agent.step)
-        played = loop.evaluate(loop.Compiled(agent.agent), agent.state, workers, episodes, key)
+        compiled = loop.Compiled(agent.agent)
+        played = loop.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent or run.opponent)
     assert played is not None, "only a signal gives up an evaluation"
     return played
 

@@ -71,6 +71,9 @@ class Eval:
     """A file for a video of the first episodes: .mp4, .gif or .webp."""
     seed: int | None = None
     """Of the episodes. None: that of the run's own evaluations."""
+    opponent: str = ""
+    """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
+    from each seat. Empty: that of the run's own evaluations."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -210,13 +213,16 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
     if flags.video:
         video.check_suffix(Path(flags.video))
     agent = api.load(flags.run)
-    played = api.evaluate(agent, flags.episodes, flags.seed)
+    played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None)
     console.print(
         f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "
         f"mean return [bold]{played.mean_return:.2f}[/bold], standard deviation "
         f"{played.std_return:.2f}, lengths {min(played.lengths)} to {max(played.lengths)}",
         soft_wrap=True,
     )
+    for seat, counts in played.seats.items():
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        console.print(f"moving {seat} against {played.opponent}: {told}")
     if flags.video:
         video.write(Path(flags.video), agent.film(flags.seed or 0))
         console.print(f"video: {flags.video}", soft_wrap=True)

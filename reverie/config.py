@@ -47,7 +47,8 @@ class Environment:
     """What the agent lives in, and how it is stepped."""
 
     env: str = ""
-    """A Gymnasium id (CartPole-v1), module:EnvClass, module:make_fn, or path/to/file.py:MyEnv."""
+    """A Gymnasium id (CartPole-v1), an id of a family (pgx:connect_four; see `reverie list`), module:EnvClass,
+    module:make_fn, or path/to/file.py:MyEnv."""
     env_kwargs: str = "{}"
     """Keyword arguments of the env, as a JSON object."""
     action_repeat: int = 1
@@ -64,6 +65,8 @@ class Environment:
     """Stepped alternately in this many groups, so that the device never waits for all of them."""
     workers: Literal["auto", "inline", "process"] = "auto"
     """In this process, in one supervised process each, or what is measured to be cheaper."""
+    scan: int = 16
+    """Steps that envs on the device (pgx:, gymnax:, device:) take together in one compiled call. Host envs: unused."""
     deadline: float = 60.0
     """Seconds that a reset or a step may take before the env is killed and rebuilt."""
 
@@ -123,6 +126,8 @@ class Schedule:
     """Episodes of an evaluation. The run also ends with one. 0 for none at all."""
     eval_envs: int = 4
     """Environments stepped together in an evaluation."""
+    opponent: str = "random"
+    """Of evaluations, in games of two: random, perfect (small games), or mcts:N with N rollouts a move."""
     report_every: int = 10_000
     """Open-loop error of the model on replayed sequences."""
     video_every: int = 50_000
@@ -153,7 +158,7 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
     """Everything about a run that is not the algorithm's own."""
 
     def __post_init__(self) -> None:
-        for name in ("action_repeat", "envs", "groups", "steps", "batch", "eval_envs"):
+        for name in ("action_repeat", "envs", "groups", "scan", "steps", "batch", "eval_envs"):
             self._at_least(name, 1)
         self._at_least("length", 2)
         self._at_least("keep", 2)

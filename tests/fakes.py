@@ -90,7 +90,10 @@ class Fake:
         action = {}
         for name, space in self.act_space.items():
             shape = (len(kept), *space.shape)
-            if mode == "eval":
+            if "obs/legal" in obs:
+                legal = jnp.where(obs["obs/legal"], 0.0, -jnp.inf)
+                value = legal.argmax(-1) if mode == "eval" else jax.random.categorical(act, legal)
+            elif mode == "eval":
                 value = jnp.zeros(shape)
             elif space.kind == "discrete":
                 value = jax.random.randint(act, shape, 0, min(space.classes))

@@ -153,8 +153,14 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: images of a size that cannot be halved, or actions that have no gradient where one is asked for.
+      Unsuitable: images of a size that cannot be halved, actions that have no gradient where one is asked for, or a
+        game of two players.
     """
+    if any(space.kind == "player" for space in obs_space.values()):
+        raise Unsuitable(
+            "this is a game of two players, and a Dreamer plays alone: it would count what its opponent wins as its "
+            "own. Type `reverie list` for an algorithm that searches, or choose an env of one player (pgx:2048)"
+        )
     try:
         if pictures := images(obs_space):
             image_resolution(pictures, len(image_depths(config, obs_space)))
@@ -534,9 +540,11 @@ class DreamerV3:
         return model.dec(latents.deter, latents.stoch.reshape(*latents.stoch.shape[:-2], -1))
 
     def _target(self, name: str, rows: Row) -> Array:
-        """What the decoder is to say: images in [0, 1], everything else as it is."""
-        value = rows[f"obs/{name}"]
-        return value.astype(jnp.float32) / 255 if self.obs_space[name].kind == "image" else value
+        """What the decoder is to say: images in [0, 1], planes as floats, everything else as it is."""
+        value, kind = rows[f"obs/{name}"], self.obs_space[name].kind
+        if kind == "image":
+            return value.astype(jnp.float32) / 255
+        return value.astype(jnp.float32) if kind == "planes" else value
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

@@ -25,7 +25,7 @@ from reverie.envs.base import Arrays, Env, Step
 from reverie.envs.gym import GymEnv
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
-from reverie.envs.values import Gate, Malformed, sample
+from reverie.envs.values import Gate, Malformed, legally, sample
 from reverie.envs.workers import Fault, guarded
 from reverie.envs.wrappers import Wrapper
 
@@ -166,8 +166,7 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
             )
             return
     try:
-        adapt(raw, spec.id)
-        raw.close()
+        adapt(raw, spec.id).close()
         env = make_env(spec)
     except UnusableEnv as error:
         yield Finding("error", str(error))
@@ -242,6 +241,7 @@ class _Episodes:
         times: list[float] = []
         episodes = ended = longest = length = 0
         last = True
+        legal: np.ndarray | None = None
         for _ in range(steps):
             phase = "reset" if last else f"step {length + 1} of episode {episodes - 1}"
             yield phase
@@ -250,7 +250,7 @@ class _Episodes:
                 if last:
                     step, length, episodes = self._env.reset(episodes), 0, episodes + 1
                 else:
-                    step = self._env.step(sample(self._env.act_space, rng))
+                    step = self._env.step(legally(sample(self._env.act_space, rng), legal, rng))
                     length += 1
                     times.append(time.perf_counter() - began)
             except Malformed as error:
@@ -262,7 +262,7 @@ class _Episodes:
                 self.sound = False
                 return
             yield from self._judge(phase, step, first=last)
-            last = step.is_last
+            last, legal = step.is_last, step.obs.get("legal")
             ended += last
             longest = max(longest, length)
         yield from self._summary(steps, ended, longest, times)
@@ -370,7 +370,7 @@ def _trace(env: Env, steps: int = 100) -> list[int]:
     step = env.reset(7)
     trace = [_fingerprint(step)]
     while not step.is_last and len(trace) < steps:
-        step = env.step(sample(env.act_space, rng))
+        step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), rng))
         trace.append(_fingerprint(step))
     return trace
 

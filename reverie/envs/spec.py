@@ -20,7 +20,7 @@ import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
 from reverie.envs import options
-from reverie.envs.base import Env
+from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.gym import GymEnv
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
 
@@ -32,6 +32,7 @@ class _Known(NamedTuple):
     pattern: str  # regular expression
     extra: str  # of `pip install "reverie[...]"`, and the name of our module
     package: str  # that comes with it, as it is imported
+    device: bool = False  # whether its envs are `DeviceEnv`s
 
     @property
     def module(self) -> ModuleType:
@@ -49,7 +50,11 @@ _FAMILIES = (
         "minigrid",
         "minigrid",
     ),
+    _Known("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
+    _Known("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
 )
+_DEVICE = "device:"  # before the name of a class of one's own that is a `DeviceEnv`
+_TOYS = "reverie.envs.device_toy"
 # By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
 _GYMNASIUM = (
     _Known("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
@@ -68,7 +73,8 @@ class EnvSpec:
     Attributes:
       id: a Gymnasium id (`CartPole-v1`, `ALE/Pong-v5`), an id of a family (`dmc:walker_walk`,
         `crafter`; see `families`), or `module:EnvClass`, `module:make_fn`,
-        `path/to/file.py:EnvClass`; modules in the current directory are found.
+        `path/to/file.py:EnvClass`; modules in the current directory are found. A `DeviceEnv` is
+        named `device:module:EnvClass`.
       action_repeat: how often every action is taken; rewards are summed.
       time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
       image_size: images become `[image_size, image_size, C]`; 0 leaves them.
@@ -158,6 +164,8 @@ def make_env(env: EnvLike) -> Env:
       Exception: whatever the env's own constructor raises.
     """
     spec = env_spec(env)
+    if (on_device := device_env(spec)) is not None:
+        return adapt(on_device, spec.id)
     raw = build(spec)
     adapted = adapt(raw, spec.id)
     try:
@@ -176,10 +184,39 @@ def make_env(env: EnvLike) -> Env:
     return adapted
 
 
+def device_env(env: EnvLike) -> DeviceEnv | None:
+    """The env as pure functions, its time limit included; None if it is one of the host.
+
+    Only the name decides, so that nothing of a host env is built or imported here.
+
+    Raises:
+      UnusableEnv: as `make_env`; or a flag is given that only works on the host.
+    """
+    spec = env_spec(env)
+    families = [family for family in _FAMILIES if family.device and re.fullmatch(family.pattern, spec.id)]
+    if spec.factory is not None or not (families or spec.id.startswith(_DEVICE)):
+        return None
+    given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size, "--gray": spec.gray}
+    for flag in (flag for flag, wanted in given.items() if wanted):
+        raise UnusableEnv(f"{spec.id} lives on the device, where {flag} does not work: leave it out")
+    raw = build(spec)
+    if not isinstance(raw, DeviceEnv):
+        raise UnusableEnv(
+            f"{spec.id} built an object of type {type(raw).__name__}, expected a DeviceEnv (reverie.envs.base): init, "
+            f"step and row as pure functions. An env of the host is named without {_DEVICE}"
+        )
+    from reverie.envs.device import TimeLimit  # brings JAX, which a worker of the host does not need
+
+    return TimeLimit(raw, spec.time_limit) if spec.time_limit else raw
+
+
 def build(spec: EnvSpec) -> Any:
-    """The bare object that the id names: a `gymnasium.Env` or an `Env`, if all is well."""
+    """The bare object that the id names: a `gymnasium.Env`, an `Env` or a `DeviceEnv`, if all is well."""
     if spec.factory is not None:
         return spec.factory(**spec.arguments())
+    if spec.id.startswith(_DEVICE):
+        module, _, name = spec.id.removeprefix(_DEVICE).rpartition(":")
+        return _call(_find(module or _TOYS, name), spec)
     for family in _FAMILIES:
         if re.fullmatch(family.pattern, spec.id):
             return _of_family(family, spec)
@@ -199,6 +236,10 @@ def adapt(raw: Any, name: str) -> Env:
             raise UnusableEnv(f"{name}: {error}") from error
     if isinstance(raw, Env):
         return raw
+    if isinstance(raw, DeviceEnv):
+        from reverie.envs.device import HostView
+
+        return HostView(raw, name)
     if any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
         raise UnusableEnv(
             f"{name} is an env of the old `gym` package, expected gymnasium: "
@@ -223,7 +264,8 @@ def families() -> list[Family]:
         Family("Gymnasium classic control: CartPole-v1", "", True),
         *(Family(x.name, f"reverie[{x.extra}]", _installed(x)) for x in (*_FAMILIES, *_GYMNASIUM)),
         Family("your own: module:EnvClass, path/to/file.py:EnvClass", "", True),
-        Family("toys: reverie.envs.toy:Catch, Recall", "", True),
+        Family("your own, on the device: device:module:EnvClass", "", True),
+        Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, device:Catch", "", True),
     ]
 
 

@@ -64,14 +64,28 @@ def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
             out[key] = flat.astype(np.int32).reshape(space.shape)
         elif space.kind == "image":
             out[key] = rng.integers(0, 256, space.shape, np.uint8)
+        elif space.kind != "vector":
+            out[key] = np.asarray(rng.integers(0, 2, space.shape), space.dtype)
         else:
             out[key] = np.asarray(rng.uniform(-1, 1, space.shape), np.float32)
     return out
 
 
+def legally(action: Arrays, legal: np.ndarray | None, rng: np.random.Generator) -> Arrays:
+    """`action`, or a random legal one in its place where the rules of a game, bool `[A]`, forbid it."""
+    if legal is None or legal.dtype != bool or not legal.any() or len(action) != 1:
+        return action
+    ((key, value),) = action.items()
+    return action if legal[value] else {key: np.asarray(rng.choice(np.flatnonzero(legal)), value.dtype)}
+
+
 def _bounds(space: Space) -> tuple[np.ndarray, np.ndarray] | None:
     if space.kind == "image":
         return None  # every uint8 is a pixel
+    if space.kind == "legal":
+        return None  # every bool is one
+    if space.kind in ("planes", "player"):
+        return np.zeros(space.shape, space.dtype), np.ones(space.shape, space.dtype)
     if space.kind == "discrete":
         high = (np.asarray(space.classes, np.int32) - 1).reshape(space.shape)
         return np.zeros_like(high), high
@@ -88,6 +102,8 @@ def _fault(value: Any, space: Space, bounds: tuple[np.ndarray, np.ndarray] | Non
         return f"a {type(value).__name__}, expected a numpy array: {space.describe()}"
     if value.shape != space.shape or value.dtype != space.dtype:
         return f"{value.dtype} {list(value.shape)}, expected {space.describe()}"
+    if space.kind == "legal" and not value.any():
+        return "no action is legal, expected one at least; where an episode has ended, all of them"
     if bounds is None or ((value >= bounds[0]).all() and (value <= bounds[1]).all()):
         return None
     flat = value.reshape(-1)

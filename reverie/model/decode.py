@@ -134,8 +134,8 @@ def mirrored(
 
 
 class Decoder(eqx.Module):
-    """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest. Planes are vectors
-    that are not squashed; the rules of a game are not decoded.
+    """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest.
+    Planes are vectors that are not squashed; the rules of a game are not decoded.
 
     Args:
       units, layers: of the MLP from which vectors and discrete values are read.

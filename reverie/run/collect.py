@@ -55,6 +55,46 @@ def mean_figures(env: EnvLike, figures: Sequence[Mapping[str, float]]) -> dict[s
     return means | summary(env, means)
 
 
+class Tally:
+    """Adds up the episodes of N envs, row by row.
+
+    The return is that of the only player. With two it is that of the one who moved first: what a move earned belongs
+    to the player whose turn it was, on the row before.
+    """
+
+    def __init__(self, num: int) -> None:
+        self._returns = np.zeros(num, np.float64)
+        self._lengths = np.zeros(num, np.int64)
+        self._sign = np.ones(num, np.int64)  # -1 where the second player moves now
+        self._episodes: list[Episode] = []
+
+    def add(self, envs: np.ndarray, rows: Row, figures: Sequence[Mapping[str, float]] = ()) -> None:
+        """Takes the next rows `[n, ...]` of `envs` [n]; `figures` are those of all N, at the end of an episode."""
+        on = ~rows["is_first"]
+        self._returns[envs] = np.where(on, self._returns[envs] + self._sign[envs] * rows["reward"], 0.0)
+        self._lengths[envs] = np.where(on, self._lengths[envs] + 1, 0)
+        if "obs/player" in rows:
+            self._sign[envs] = 1 - 2 * rows["obs/player"].astype(np.int64)
+        for i in envs[rows["is_last"]].tolist():
+            said = dict(figures[i]) if figures else {}
+            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), said))
+
+    def take(self) -> list[Episode]:
+        """The episodes that finished since the last call."""
+        finished, self._episodes = self._episodes, []
+        return finished
+
+    def state(self) -> Row:
+        state = {"returns": self._returns.copy(), "lengths": self._lengths.copy(), "episodes": pack(self._episodes)}
+        # Only games have it: what runs of other envs have saved stays readable.
+        return state | ({"sign": self._sign.copy()} if (self._sign < 0).any() else {})
+
+    def restore(self, state: Row) -> None:
+        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        self._sign = state["sign"].copy() if "sign" in state else np.ones_like(self._lengths)
+        self._episodes = unpack(state["episodes"])
+
+
 class Collector:
     """Steps groups of envs in turn and commits their rows.
 
@@ -77,9 +117,7 @@ class Collector:
         self._pending: list[Row] = [{} for _ in range(groups)]
         self._turn = 0
         self._begun = False
-        self._returns = np.zeros(workers.num, np.float64)
-        self._lengths = np.zeros(workers.num, np.int64)
-        self._episodes: list[Episode] = []
+        self._tally = Tally(workers.num)
 
     def step(self, policy: Policy) -> int:
         """Advances the group whose turn it is by one step.
@@ -104,7 +142,7 @@ class Collector:
         if pending:
             pending["is_last"] = pending["is_last"] | cut
             self._add(envs, pending)
-        self._tally(envs, rows)
+        self._tally.add(envs, rows, self._workers.figures)
         self.carry[group], action, out = policy(self.carry[group], rows)
         action, out = jax.tree.map(np.array, (action, out))  # own memory: jax may reuse its
         action = {key.removeprefix("action/"): value for key, value in action.items()}
@@ -117,8 +155,7 @@ class Collector:
 
     def episodes(self) -> list[Episode]:
         """The episodes that finished since the last call."""
-        finished, self._episodes = self._episodes, []
-        return finished
+        return self._tally.take()
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays; the envs go on working."""
@@ -130,9 +167,7 @@ class Collector:
         state["groups"] = np.array(len(self.groups), np.int64)
         state["turn"] = np.array(self._turn, np.int64)
         state["begun"] = np.array(self._begun)
-        state["returns"], state["lengths"] = self._returns.copy(), self._lengths.copy()
-        state["episodes"] = pack(self._episodes)
-        return state
+        return state | self._tally.state()
 
     def restore(self, state: Row) -> np.ndarray:
         """Continues from `state`, with fresh workers and with `carry` as it was to begin with.
@@ -150,17 +185,8 @@ class Collector:
         self.carry = carry
         self._pending = [_under(f"pending/{g}/", state) for g in range(len(self.groups))]
         self._turn, self._begun = int(state["turn"]), bool(state["begun"])
-        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
-        self._episodes = unpack(state["episodes"])
+        self._tally.restore(state)
         return cut
-
-    def _tally(self, envs: np.ndarray, rows: Row) -> None:
-        on = ~rows["is_first"]
-        self._returns[envs] = np.where(on, self._returns[envs] + rows["reward"], 0.0)
-        self._lengths[envs] = np.where(on, self._lengths[envs] + 1, 0)
-        for i in envs[rows["is_last"]].tolist():
-            figures = dict(self._workers.figures[i])
-            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), figures))
 
 
 # ------------------------------------------------------------------------------ the classical view

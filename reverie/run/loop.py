@@ -16,7 +16,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,17 +31,23 @@ from rich.console import Console
 from reverie.agent import DREAMT, Agent, Carry, Mode, State
 from reverie.config import RunConfig
 from reverie.envs import base
+from reverie.envs.device import DeviceEnvs
+from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
+from reverie.envs.workers import Mode as WorkersMode
 from reverie.envs.workers import Workers
 from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
 from reverie.run import dreams
+from reverie.run.arena import Arena, scores
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.directory import RunDirectory
 from reverie.run.log import Log, read
 from reverie.run.placement import Placement
 from reverie.run.ratio import Ratio
+from reverie.run.rollout import DeviceCollector, Rollout, greedy
+from reverie.run.traced import Traced
 
 logger = logging.getLogger("reverie")
 
@@ -54,11 +60,17 @@ class NonFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Greedy episodes: undiscounted returns, lengths in steps, and means of what the env said about them."""
+    """Greedy episodes: undiscounted returns, lengths in steps, and means of what the env said about them.
+
+    Of games for two, returns are outcomes (win 1, draw 0, loss -1) against `opponent`, and `seats` counts the `wins`,
+    `draws` and `losses` of an agent that moved `first` and `second`.
+    """
 
     returns: list[float]
     lengths: list[int]
     figures: dict[str, float] = field(default_factory=dict)
+    opponent: str = ""
+    seats: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def mean_return(self) -> float:
@@ -75,6 +87,7 @@ class Evaluation:
             "returns": self.returns,
             "lengths": self.lengths,
             **({"figures": self.figures} if self.figures else {}),
+            **({"opponent": self.opponent, "seats": self.seats} if self.seats else {}),
         }
 
 
@@ -160,30 +173,6 @@ def ratio(run: RunConfig, agent: Agent) -> Ratio:
     return Ratio(run.replay_ratio, run.batch * (agent.trained or agent.rows or run.length), start)
 
 
-class Traced:
-    """A function under jit that knows how often it was traced: more than once is a mistake."""
-
-    def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
-        self.name, self.traces = name, 0
-
-        def traced(*args: Any) -> Any:
-            self.traces += 1
-            if self.traces > 1 and _jitting():
-                logger.warning("%s is compiled again: its arguments changed shape or dtype", name)
-            return function(*args)
-
-        self._call = jax.jit(traced, **options)
-
-    def __call__(self, *args: Any) -> Any:
-        if not _jitting():
-            args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
-        return self._call(*args)
-
-
-def _jitting() -> bool:
-    return not jax.config.jax_disable_jit  # type: ignore[attr-defined]  # with `--debug`
-
-
 class Compiled:
     """The functions of an agent under jit.
 
@@ -207,11 +196,27 @@ class Compiled:
         self.train = Traced("train", self._train, donate_argnums=0, **self.place.train)
         self.report = Traced("report", agent.report, **self.place.alone)
         self.dream = Traced("dream", agent.dream, **self.place.alone)
+        self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
+        self._arenas: dict[tuple[DeviceEnvs, str], Arena] = {}
+
+    def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
+        """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""
+        if (envs, steps) not in self._rollouts:
+            self._rollouts[envs, steps] = Rollout(envs, self.agent, steps, **self.place.alone)
+        return self._rollouts[envs, steps]
+
+    def arena(self, envs: DeviceEnvs, opponent: str) -> Arena:
+        """The policy against an opponent, in the games `envs`; as `rollout`."""
+        if (envs, opponent) not in self._arenas:
+            self._arenas[envs, opponent] = Arena(envs, self.agent, opponent, **self.place.alone)
+        return self._arenas[envs, opponent]
 
     @property
     def traces(self) -> dict[str, int]:
         policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
-        return policies | {f.name: f.traces for f in (self.train, self.report, self.dream)}
+        others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
+        others += [arena.policy for arena in self._arenas.values()]
+        return policies | {f.name: f.traces for f in (self.train, self.report, self.dream, *others)}
 
     def _policy(self, mode: Mode) -> Traced:
         def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
@@ -287,15 +292,40 @@ class Stop:
         self.signal = self.signal or signal.Signals(number).name
 
 
+Envs = Workers | DeviceEnvs
+SCAN = 64  # steps of device envs in one call of an evaluation
+
+
+def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: WorkersMode, deadline: float) -> Envs:
+    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
+
+    Raises:
+      UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
+    """
+    if device_env(spec) is None:
+        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline)
+    if mode == "process":
+        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave --workers process out")
+    return DeviceEnvs(spec, num, seed=seed)
+
+
+def open_evaluation(run: RunConfig, spec: EnvSpec, episodes: int, seed: int, mode: WorkersMode) -> Envs:
+    """The envs of an evaluation: `eval_envs` of them, or for games of two as many as one seat plays."""
+    env = device_env(spec)
+    num = -(-episodes // 2) if env is not None and env.players == 2 else min(run.eval_envs, episodes)
+    return open_envs(spec, num, seed=seed, mode=mode, deadline=run.deadline)
+
+
 def evaluate(
     compiled: Compiled,
     state: State,
-    workers: Workers,
+    workers: Envs,
     episodes: int,
     key: jax.Array,
     stop: Stop | None = None,
+    opponent: str = "random",
 ) -> Evaluation | None:
-    """Plays greedy episodes.
+    """Plays greedy episodes; in games of two, against `opponent` and half of them from each seat.
 
     Every env plays its share to the end, so that short episodes do not crowd out long ones. An
     episode that a failing env cut is played again.
@@ -309,8 +339,31 @@ def evaluate(
     Returns:
       the evaluation, or None if it was given up.
     """
+    if isinstance(workers, DeviceEnvs) and workers.env.players == 2:
+        games = compiled.arena(workers, opponent).play(state, episodes, key, stop)
+        if games is None:
+            return None
+        outcomes = [float(game.outcome) for game in games]
+        return Evaluation(outcomes, [game.length for game in games], opponent=opponent, seats=scores(games))
     num = workers.num
     share = np.array([len(range(env, episodes, num)) for env in range(num)])
+    if isinstance(workers, DeviceEnvs):
+        carry = compiled.agent.init_carry(num, key)
+        played = greedy(compiled.rollout(workers, SCAN), state, carry, share, stop)
+    else:
+        played = _greedy(compiled, state, workers, share, key, stop)
+    if played is None:
+        return None
+    order = [played[e % num][e // num] for e in range(episodes)]
+    figures = mean_figures(workers.spec, [e.figures for e in order])
+    return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
+
+
+def _greedy(
+    compiled: Compiled, state: State, workers: Workers, share: np.ndarray, key: jax.Array, stop: Stop | None
+) -> list[list[Episode]] | None:
+    """What `rollout.greedy` is, with envs of the host."""
+    num = workers.num
     played: list[list[Episode]] = [[] for _ in range(num)]
     returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
     carry = compiled.agent.init_carry(num, key)
@@ -332,9 +385,7 @@ def evaluate(
         carry, actions, _ = compiled.policy["eval"](state, carry, rows)
         action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
         active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
-    order = [played[e % num][e // num] for e in range(episodes)]
-    figures = mean_figures(workers.spec, [e.figures for e in order])
-    return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
+    return played
 
 
 @dataclass(frozen=True)
@@ -364,7 +415,7 @@ class Training:
         self,
         run: RunConfig,
         agent: Agent,
-        workers: Workers,
+        workers: Envs,
         directory: RunDirectory,
         stop: Stop,
         devices: Sequence[jax.Device] = (),
@@ -377,7 +428,20 @@ class Training:
         self.segments = Segments(directory.replay)
         self.checkpoints = Checkpoints(directory.checkpoints, run.keep)
         self.ratio = ratio(run, agent)
-        self.collector = Collector(workers, self._remember, run.groups)
+        self.collector: Collector | DeviceCollector
+        self._examination: DeviceEnvs | None = None  # of evaluations: compiled once
+        if isinstance(workers, DeviceEnvs):
+            if run.groups > 1:
+                raise UnusableEnv(f"{workers.spec.id} lives on the device: all envs step together, leave --groups out")
+            self.collector = DeviceCollector(self.compiled.rollout(workers, run.scan), self._extend)
+            if run.eval_episodes:
+                envs = open_evaluation(run, workers.spec, run.eval_episodes, seeds(run.seed).evaluation, "auto")
+                assert isinstance(envs, DeviceEnvs), envs
+                self._examination = envs
+                if envs.env.players == 2:
+                    self.compiled.arena(envs, run.opponent)  # an opponent that cannot play is told of now
+        else:
+            self.collector = Collector(workers, self._remember, run.groups)
         init, act = jax.random.split(jax.random.key(run.seed), 3)[:2]
         self.collector.carry = [
             agent.init_carry(len(envs), jax.random.fold_in(act, group))
@@ -415,8 +479,8 @@ class Training:
     # ------------------------------------------------------------------------------------- one turn
 
     def collect(self) -> None:
-        """One step of one group of envs."""
-        mode = "train" if self.progress.step >= self.run.warmup else "random"
+        """One step of one group of envs; of device envs, as many as one scan has."""
+        mode: Mode = "train" if self.progress.step >= self.run.warmup else "random"
         policy = self.compiled.policy[mode]
 
         def decide(carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
@@ -425,7 +489,10 @@ class Training:
                 return carry, *jax.device_get((action, out))
 
         with self.clock.spent("envs"):
-            committed = self.collector.step(decide)
+            if isinstance(self.collector, DeviceCollector):
+                committed = self.collector.step(self.local, mode)
+            else:
+                committed = self.collector.step(decide)
         self.episodes += self.collector.episodes()
         self.progress = replace(self.progress, step=self.progress.step + committed)
 
@@ -485,6 +552,8 @@ class Training:
             values["eval/std_return"] = evaluation.std_return
             values["eval/length"] = float(np.mean(evaluation.lengths))
             values |= {f"eval/{name}": value for name, value in evaluation.figures.items()}
+            for seat, counts in evaluation.seats.items():
+                values |= {f"eval/{seat}/{name}": float(count) for name, count in counts.items()}
         if now.step == now.measured and not values:
             return
         if due(run.report_every) and self.replay.can_sample():
@@ -553,18 +622,17 @@ class Training:
 
     def _evaluate(self) -> Evaluation | None:
         run = self.run
-        with (
-            self.clock.spent("evaluation"),
-            Workers(
+        with self.clock.spent("evaluation"):
+            envs = self._examination or open_evaluation(
+                run,
                 self.workers.spec,
-                min(run.eval_envs, run.eval_episodes),
-                seed=seeds(run.seed).evaluation,
-                mode=self.workers.mode,
-                deadline=run.deadline,
-            ) as workers,
-        ):
-            key = evaluation_key(run.seed, self.progress.step)
-            return evaluate(self.compiled, self.local, workers, run.eval_episodes, key, self.stop)
+                run.eval_episodes,
+                seeds(run.seed).evaluation,
+                "auto" if self.workers.mode == "device" else self.workers.mode,
+            )
+            with envs:
+                key = evaluation_key(run.seed, self.progress.step)
+                return evaluate(self.compiled, self.local, envs, run.eval_episodes, key, self.stop, run.opponent)
 
     def _report(self) -> dict[str, float]:
         with self.clock.spent("report"):
@@ -626,11 +694,15 @@ class Training:
         with self.clock.spent("replay"):
             self.replay.add(envs, rows)
 
+    def _extend(self, envs: np.ndarray, rows: Row) -> None:
+        with self.clock.spent("replay"):
+            self.replay.extend(envs, rows)
+
 
 def train(
     run: RunConfig,
     agent: Agent,
-    workers: Workers,
+    workers: Envs,
     directory: RunDirectory,
     console: Console,
     stop: Stop,

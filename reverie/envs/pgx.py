@@ -1,0 +1,93 @@
+"""Games of pgx (Koyama et al., 2023): pure functions, for one player or for two who take turns.
+
+pgx names the players by a number drawn at the beginning; here 0 is always the one who moves first.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pgx
+
+from reverie.envs.base import Space, Spaces
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of `pgx:...` ids: none."""
+
+
+class State(NamedTuple):
+    """A position, and how it was reached.
+
+    Attributes:
+      game: pgx's own state.
+      beginner: int32, pgx's number of the player who moved first.
+      reward: float32, of the player who moved last.
+      is_first: bool.
+    """
+
+    game: Any
+    beginner: Any
+    reward: Any
+    is_first: Any
+
+
+class Game:
+    """One game of pgx as a `DeviceEnv`.
+
+    Observations: `board`, bool features as `planes` and all others as a `vector`, from the view of the player to move;
+    `legal`; and with two players `player`. An action that is not legal ends the game and costs 1.
+    """
+
+    def __init__(self, game: pgx.Env) -> None:
+        state = jax.eval_shape(game.init, jax.random.key(0))
+        board, actions = state.observation, state.legal_action_mask.shape
+        self.players: int = game.num_players
+        self.obs_space: Spaces = {
+            "board": Space("planes" if board.dtype == bool else "vector", board.shape),
+            "legal": Space("legal", actions),
+        }
+        if self.players == 2:
+            self.obs_space["player"] = Space("player", ())
+        self.act_space: Spaces = {"action": Space("discrete", (), classes=actions)}
+        self._game = game
+
+    def init(self, key: Any) -> State:
+        game = self._game.init(key)
+        return State(game, game.current_player, jnp.float32(0), jnp.bool_(True))
+
+    def step(self, state: State, action: Any, key: Any) -> State:
+        mover = state.game.current_player
+        game = self._game.step(state.game, action["action"], key)
+        return State(game, state.beginner, game.rewards[mover].astype(jnp.float32), jnp.bool_(False))
+
+    def row(self, state: State) -> dict[str, Any]:
+        game = state.game
+        row = {
+            "obs/board": game.observation.astype(self.obs_space["board"].dtype),
+            "obs/legal": game.legal_action_mask,
+            "reward": state.reward,
+            "is_first": state.is_first,
+            "is_last": game.terminated | game.truncated,
+            "is_terminal": game.terminated,
+        }
+        if self.players == 2:
+            row["obs/player"] = (game.current_player != state.beginner).astype(jnp.int8)
+        return row
+
+
+def make(name: str, options: Options) -> Game:
+    """The env of an id such as `pgx:connect_four`; raises ValueError if there is none, or more than two play it."""
+    name, known = name.removeprefix("pgx:"), pgx.available_envs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise ValueError(f"no such game: did you mean {' or '.join(f'pgx:{x}' for x in near or known)}?")
+    game = pgx.make(name)
+    if game.num_players > 2:
+        raise ValueError(f"{game.num_players} players take part, expected 1 or 2: try pgx:connect_four")
+    return Game(game)

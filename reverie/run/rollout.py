@@ -1,0 +1,172 @@
+"""Device envs, a policy and the recording of rows, all in one compiled scan.
+
+u             0            1           ...    U - 1      |  the next call
+row           o0 a0 out0   o1 a1 out1         ...        |
+env state  s0      -> s1         -> s2     ->            |  sU
+carry      c0      -> c1         -> c2     ->            |  cU
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, get_args, runtime_checkable
+
+import jax
+import numpy as np
+
+from reverie.agent import Agent, Carry, Mode, State
+from reverie.envs.device import DeviceEnvs, World
+from reverie.envs.workers import EnvFailed
+from reverie.replay.sequences import Row
+from reverie.run.checkpoint import flatten, unflatten
+from reverie.run.collect import Episode, Tally
+from reverie.run.traced import Traced
+
+TOLD = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
+
+
+@runtime_checkable
+class Interrupt(Protocol):
+    """Whoever may want a long evaluation to end."""
+
+    signal: str | None
+
+
+class Rollout:
+    """N device envs and a policy that take `steps` steps in one call.
+
+    Args:
+      options: of `jax.jit`.
+
+    Attributes:
+      traced: mode -> `(state, world, carry) -> (world, carry, rows)`; rows `[steps, N, ...]` with `obs/`, `action/`,
+        `out/` and the flags.
+    """
+
+    def __init__(self, envs: DeviceEnvs, agent: Agent, steps: int, **options: Any) -> None:
+        self.envs, self.agent, self.steps = envs, agent, steps
+        self.traced = {
+            mode: Traced(f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), **options)
+            for mode in get_args(Mode)
+        }
+
+    def _scan(self, mode: Mode, state: State, world: World, carry: Carry) -> tuple[World, Carry, dict[str, Any]]:
+        def step(at: tuple[World, Carry], _: None) -> tuple[tuple[World, Carry], dict[str, Any]]:
+            world, carry = at
+            rows = self.envs.rows(world)
+            carry, action, out = self.agent.policy(state, carry, rows, mode)
+            action = {key.removeprefix("action/"): x for key, x in action.items()}
+            world = self.envs.step(world, action)
+            rows |= {f"action/{key}": x for key, x in action.items()}
+            rows |= {f"out/{key.removeprefix('out/')}": x for key, x in out.items()}
+            return (world, carry), rows
+
+        (world, carry), rows = jax.lax.scan(step, (world, carry), length=self.steps)
+        return world, carry, rows
+
+
+class DeviceCollector:
+    """Steps all device envs together and commits their rows: what `Collector` is to the envs of the host.
+
+    Nothing here can fail between two rows, so every row is committed in the call that makes it.
+
+    Args:
+      rollout: U steps of N envs.
+      extend: takes `(envs [N], rows [U, N, ...])`.
+
+    Attributes:
+      groups: one, of all envs.
+      carry: the policy's carry of that group. The caller sets it before the first `step`.
+    """
+
+    def __init__(self, rollout: Rollout, extend: Callable[[np.ndarray, Row], object]) -> None:
+        self.groups = [np.arange(rollout.envs.num)]
+        self.carry: list[Carry] = [None]
+        self._rollout, self._extend = rollout, extend
+        self._world = rollout.envs.begin()
+        self._tally = Tally(rollout.envs.num)
+
+    def step(self, state: State, mode: Mode) -> int:
+        """Advances every env by U steps with the policy of `state`.
+
+        Returns:
+          the number of rows committed, U * N.
+
+        Raises:
+          EnvFailed: an observation or a reward is not finite.
+        """
+        world, carry, made = self._rollout.traced[mode](state, self._world, self.carry[0])
+        rows: Row = jax.device_get(made)
+        self._require_finite(rows)
+        self._world, self.carry = world, [carry]
+        self._extend(self.groups[0], rows)
+        count(self._tally, rows)
+        return self._rollout.steps * len(self.groups[0])
+
+    def episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call."""
+        return self._tally.take()
+
+    def state(self) -> Row:
+        """All there is to know between two steps, as arrays: here the envs themselves are saved."""
+        state = {f"world/{key}": x for key, x in flatten(self._world).items()}
+        state |= {f"carry/{key}": x for key, x in flatten(self.carry[0]).items()}
+        return state | {f"tally/{key}": x for key, x in self._tally.state().items()}
+
+    def restore(self, state: Row) -> np.ndarray:
+        """Continues from `state`, with `carry` as it was to begin with.
+
+        Returns:
+          bool [N]: envs that could not be brought back, which is none.
+
+        Raises:
+          Mismatch: the state is of other envs or carries; nothing is changed then.
+        """
+        parts: dict[str, Row] = {"world": {}, "carry": {}, "tally": {}}
+        for key, x in state.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = x
+        world, carry = unflatten(self._world, parts["world"]), unflatten(self.carry[0], parts["carry"])
+        self._world, self.carry = world, [carry]
+        self._tally.restore(parts["tally"])
+        return np.zeros(len(self.groups[0]), bool)
+
+    def _require_finite(self, rows: Row) -> None:
+        for key, x in rows.items():
+            if (key.startswith("obs/") or key == "reward") and x.dtype == np.float32 and not np.isfinite(x).all():
+                _, env, *_ = np.argwhere(~np.isfinite(x))[0].tolist()
+                raise EnvFailed(
+                    f"env {env} of {self._rollout.envs.spec.id} showed values of {key} that are not finite: look for a "
+                    f"division by zero, or a state that grows without bound"
+                )
+
+
+def greedy(
+    rollout: Rollout, state: State, carry: Carry, share: np.ndarray, stop: Interrupt | None = None
+) -> list[list[Episode]] | None:
+    """Greedy episodes from the beginning of all envs on; None if `stop` has a signal meanwhile.
+
+    Args:
+      share: int [N], how many episodes each env is to finish. It plays on until all have.
+
+    Returns:
+      of each env its first `share` episodes, in order.
+    """
+    world, tally = rollout.envs.begin(), Tally(rollout.envs.num)
+    played: list[list[Episode]] = [[] for _ in share]
+    while any(len(own) < wanted for own, wanted in zip(played, share, strict=True)):
+        if stop and stop.signal:
+            return None
+        world, carry, made = rollout.traced["eval"](state, world, carry)
+        count(tally, jax.device_get({key: made[key] for key in TOLD if key in made}))
+        for episode in tally.take():
+            played[episode.env].append(episode)
+    return [own[:wanted] for own, wanted in zip(played, share, strict=True)]
+
+
+def count(tally: Tally, rows: Row) -> None:
+    """Adds rows `[U, N, ...]` of all envs to a tally."""
+    steps, num = rows["reward"].shape
+    for u in range(steps):
+        tally.add(np.arange(num), {key: rows[key][u] for key in TOLD if key in rows})
