@@ -55,6 +55,11 @@ def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     return {k.removeprefix(prefix): v for k, v in rows.items() if k.startswith(prefix)}
 
 
+def prefixed(prefix: str, arrays: Mapping[str, Array]) -> Row:
+    """The arrays with `prefix` before their names."""
+    return {prefix + k: v for k, v in arrays.items()}
+
+
 class Dream(NamedTuple):
     """What happened, and what the model made of it: open loop, with numpy or with JAX arrays.
 

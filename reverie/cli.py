@@ -303,7 +303,8 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
         return 0
     modules = {name: algos.load(name) for name in algos.ALGORITHMS}
     algorithms: dict[str, dict[str, Any]] = {
-        name: {"sizes": list(getattr(module, "SIZES", ())), "presets": module.PRESETS} for name, module in modules.items()
+        name: {"sizes": list(getattr(module, "SIZES", ())), "presets": module.PRESETS}
+        for name, module in modules.items()
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
     for name, entry in algorithms.items():

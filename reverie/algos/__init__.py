@@ -13,6 +13,7 @@ ALGORITHMS = {
     "muzero": "reverie.algos.muzero",
     "gumbel_muzero": "reverie.algos.gumbel_muzero",
     "efficientzero": "reverie.algos.efficientzero",
+    "sampled_muzero": "reverie.algos.sampled_muzero",
 }
 
 

@@ -20,7 +20,7 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Row, select
+from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
 from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
 from reverie.algos.dreamer_v3_values import SIZES, Config
@@ -560,7 +560,3 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     model = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
     parts = {"pol": "actor", "val": "critic"}
     return each({"model": model, "actor": behavior, "critic": behavior}, lambda name: parts.get(name, "model"))
-
-
-def prefixed(prefix: str, arrays: Mapping[str, Array]) -> Row:
-    return {prefix + k: v for k, v in arrays.items()}

@@ -74,7 +74,8 @@ ATARI: dict[str, Any] = {
     "prefix_units": 512,
     "priority_alpha": 0.6,
     "priority_beta": 0.4,
-    "temperature_updates": (50_000, 75_000),
+    "half_heat": 50_000,
+    "quarter_heat": 75_000,
     "env_kwargs": '{"size": 96, "sticky": false, "life_loss": true}',
     "steps": 100_000,
 }
@@ -112,9 +113,7 @@ class Model(muzero.Model):
         units, read = config.prefix_units, self.body.outputs
         self.horizon = config.prefix_horizon
         self.prefix = LSTM(read, units, key=keys[0])
-        self.rew = ScalarHead(
-            units, config.units, config.layers, 2 * config.support + 1, kind="h_two_hot", key=keys[1]
-        )
+        self.rew = ScalarHead(units, config.units, config.layers, 2 * config.support + 1, kind="h_two_hot", key=keys[1])
         wide, narrow = config.projection, config.predictor
         self.project = (MLP(read, wide, 1, key=keys[2]), Linear(wide, wide, key=keys[3]))
         self.predictor = (MLP(wide, narrow, 1, key=keys[4]), Linear(narrow, wide, key=keys[5]))

@@ -19,17 +19,16 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.agent import SEEN, Dream, Metrics, Mode, Row, select
+from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window, n_step_return
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
-from reverie.model.encode import halvings, image_resolution, images, one_hots, planar
+from reverie.model.encode import halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
 from reverie.nn.dists import OneHot, TwoHot, randomness
-from reverie.nn.optim import adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +90,10 @@ class Config:
     """Share of Dirichlet noise in the prior of the root."""
     root_alpha: float = 0.3
     """Of that Dirichlet distribution."""
-    temperature_updates: tuple[int, int] = (20_000, 40_000)
-    """Actions are drawn from the visits with temperature 1, from these numbers of updates on 0.5 and 0.25."""
+    half_heat: int = 20_000
+    """Actions are drawn from the visits with temperature 1, and from this number of updates on with 0.5."""
+    quarter_heat: int = 40_000
+    """From this number of updates on the temperature is 0.25."""
     temperature_moves: int = 0
     """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
 
@@ -219,6 +220,11 @@ def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
             f"this search tries every action, so there must be one discrete one; the env has {kinds}. "
             "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
         )
+    check_pictures(obs_space)
+
+
+def check_pictures(obs_space: Spaces) -> None:
+    """Raises Unsuitable unless pictures can be halved."""
     try:
         if pictures := images(obs_space):
             image_resolution(pictures, halvings(pictures))
@@ -254,9 +260,10 @@ class MuZero:
         self.symptoms: tuple[Symptom, ...] = (
             constant_reward(),
             action_blind(),
-            policy_certain(self.action),
-            policy_random(self.action),
+            *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
+
+    searched = ("policy", "value")  # what a search gives to be stored
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What is stored beside a step besides policy, value and priority."""
@@ -297,23 +304,33 @@ class MuZero:
         return Carry(frames, jnp.zeros(batch, jnp.int32), key)
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
-        key, search_key = jax.random.split(carry.key)
+        key, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = self._see(carry, obs)
         legal = obs.get("obs/legal")
+        root = self.rooted(state.model, seen, root_key)
         if mode == "random":
+            root = self.unguided(root, root_key)
             policy = uniform(legal, (obs["is_first"].shape[0], self.choices))
-            action = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
-            value = jnp.zeros(action.shape, jnp.float32)
+            chosen = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
+            fresh = self.fresh(root, policy, jnp.zeros(chosen.shape, jnp.float32))
         else:
             greedy = mode == "eval"
             temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
-            found = self.search(state.model, state.model.represent(seen), search_key, legal, greedy, temperature)
-            action, policy, value = found.action, found.policy, found.value
-        out = {"out/policy": policy, "out/value": value}
+            found = self.search(state.model, root, search_key, legal, greedy, temperature)
+            chosen, fresh = found.action, self.fresh(root, found.policy, found.value)
         if self.config.prioritized:
-            out["out/priority"] = jnp.zeros_like(value)  # replay knows the largest so far
+            fresh |= {"priority": jnp.zeros_like(fresh["value"])}  # replay knows the largest so far
+        action = self.acted(root, chosen)
         carry = Carry(carry.frames, carry.moves + 1, key)
-        return carry, {f"action/{self.action}": action}, out
+        return carry, prefixed("action/", action), prefixed("out/", fresh)
+
+    def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
+        """A root whose actions do not depend on the networks."""
+        return root
+
+    def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
+        """The env's actions for what a search chose."""
+        return {self.action: chosen}
 
     def search(
         self,
@@ -341,7 +358,7 @@ class MuZero:
         config = self.config
         if config.temperature_moves:
             return (carry.moves < config.temperature_moves).astype(jnp.float32)
-        half, quarter = (state.updates >= u for u in config.temperature_updates)
+        half, quarter = (state.updates >= u for u in (config.half_heat, config.quarter_heat))
         return jnp.full(carry.moves.shape, jnp.where(quarter, 0.25, jnp.where(half, 0.5, 1.0)), jnp.float32)
 
     def _see(self, carry: Carry, obs: Row) -> tuple[dict[str, Array], Carry]:
@@ -432,7 +449,7 @@ class MuZero:
             lam=config.lam,
             fewer=self.trusted(rows, updates),
         )
-        actions = rows[f"action/{self.action}"][:, : config.unroll]
+        actions = self.taken(rows)[:, : config.unroll]
         states = self.unroll(model, batch, actions)
         losses, reward = self.losses(model, states, window, batch)
         step = jnp.concatenate([jnp.ones(1), jnp.full(config.unroll, 1 / config.unroll)])[None]
@@ -457,15 +474,15 @@ class MuZero:
         """Rewards that a value target may use, if not n everywhere: what was done long ago is not what would be."""
         return None
 
-    def unroll(self, model: Model, batch: Row, actions: Int[Array, "B k"]) -> Hidden:
+    def unroll(self, model: Model, batch: Row, actions: Array) -> Hidden:
         """The states 0 to K of the root and the actions after it, `[B, K + 1, ...]`."""
         root = model.represent({k: v[:, 0] for k, v in self.observed(batch, 0, 1).items()})
 
         def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
-            after = model.advance(hidden._replace(state=halve_gradient(hidden.state)), action)
+            after = self.step(model, hidden._replace(state=halve_gradient(hidden.state)), action)
             return after, after
 
-        _, rest = lax.scan(step, root, actions.T)
+        _, rest = lax.scan(step, root, jnp.swapaxes(actions, 0, 1))
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
 
     def losses(
@@ -473,13 +490,12 @@ class MuZero:
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
         config = self.config
-        policy, value = model.judge(states)
+        value = model.val(model.body.read(states.state))
         reward = model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
-        target = batch["out/policy"][:, self.context : self.context + config.unroll + 1]
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
         return {
-            "policy": (config.policy_scale, -real * (target * policy.logp[..., 0, :]).sum(-1)),
+            "policy": (config.policy_scale, -real * self.likelihood(model, states, batch)),
             "value": (config.value_scale, known * value.loss(window.value)),
             "reward": (
                 config.reward_scale,
@@ -487,21 +503,46 @@ class MuZero:
             ),
         }, states.reward[:, 1:]
 
+    def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:
+        """Log-probability of what the searches found, at positions 0 to K."""
+        target = batch["out/policy"][:, self.context : self.context + self.config.unroll + 1]
+        return (target * model.judge(states)[0].logp[..., 0, :]).sum(-1)
+
+    def taken(self, rows: Row) -> Array:
+        """The actions of rows as the dynamics take them, `[B, T, ...]`."""
+        return rows[f"action/{self.action}"]
+
+    def step(self, model: Model, hidden: Hidden, action: Array) -> Hidden:
+        """One step of the dynamics along what was done."""
+        return model.advance(hidden, action)
+
+    def other(self, actions: Array) -> Array:
+        """Other actions than these, `[B, ...]`."""
+        return (actions + 1) % self.choices
+
+    def rooted(self, model: Model, seen: Mapping[str, Array], key: PRNGKeyArray) -> Hidden:
+        """What a search starts from."""
+        return model.represent(seen)
+
+    def fresh(self, root: Hidden, policy: Float[Array, "B a"], value: Float[Array, " B"]) -> Row:
+        """What is stored of a search, by its key in `out_space`."""
+        return {"policy": policy, "value": value}
+
     def rewarded(self, window: Window) -> Float[Array, "B k"]:
         """What the model's reward head is to say."""
         return window.reward
 
-    def _diagnosed(self, model: Model, states: Hidden, actions: Int[Array, "B k"]) -> Metrics:
+    def _diagnosed(self, model: Model, states: Hidden, actions: Array) -> Metrics:
         """How random the policy is, and whether actions matter to the dynamics at all."""
         root = jax.tree.map(lambda x: stop_gradient(x[:, 0]), states)
         frozen = stop_gradient(model)
-        policy, _ = frozen.judge(root)
+        policies = frozen.pol(frozen.body.read(root.state))
         taken = stop_gradient(states.state[:, 1]).astype(jnp.float32)
-        other = frozen.advance(root, (actions[:, 0] + 1) % self.choices).state.astype(jnp.float32)
+        other = self.step(frozen, root, self.other(actions[:, 0])).state.astype(jnp.float32)
         spread = jnp.abs(taken - jnp.roll(taken, 1, 0)).mean()  # between unrelated states
         return {
-            f"policy/entropy/{self.action}": policy.entropy().mean(),
-            f"policy/randomness/{self.action}": randomness(policy).mean(),
+            **{f"policy/entropy/{k}": dist.entropy().mean() for k, dist in policies.items()},
+            **{f"policy/randomness/{k}": randomness(dist).mean() for k, dist in policies.items()},
             "action/influence": jnp.abs(taken - other).mean() / jnp.maximum(spread, 1e-6),
         }
 
@@ -517,38 +558,42 @@ class MuZero:
         if not share:
             return batch, {}, {}
         part = {k: v[:share] for k, v in batch.items()}
-        both = config.bootstrap == "search"
-        policy, value = (part[f"out/{k}"][:, self.context :] for k in ("policy", "value"))
+        stored = {k: part[f"out/{k}"][:, self.context :] for k in self.searched}
         spans = [(0, config.unroll + 1)]
-        if both:
+        if config.bootstrap == "search":
             begin = max(config.n_step, config.unroll + 1)
             spans.append((begin, self.rows - begin))
-        before = policy
+        fresh = stored
         for span, (begin, count) in enumerate(spans):
-            seen = self.observed(part, begin, count)
             flat = lambda x: x.reshape(-1, *x.shape[2:])
+            root_key, search_key = jax.random.split(jax.random.fold_in(key, 1 + span))
+            seen = {k: flat(v) for k, v in self.observed(part, begin, count).items()}
+            root = self.rooted(target, seen, root_key)
             legal = part.get("obs/legal")
             at = slice(self.context + begin, self.context + begin + count)
             found = self.search(
                 target,
-                target.represent({k: flat(v) for k, v in seen.items()}),
-                jax.random.fold_in(key, 1 + span),
+                root,
+                search_key,
                 None if legal is None else flat(legal[:, at]),
                 False,
                 jnp.ones(share * count, jnp.float32),
             )
-            shaped = lambda x: x.reshape(share, count, *x.shape[1:])
-            policy = policy.at[:, begin : begin + count].set(shaped(found.policy))
-            value = value.at[:, begin : begin + count].set(shaped(found.value))
-        fresh = {"policy": policy, "value": value}
-        out = {f"out/{k}": batch[f"out/{k}"][:, self.context :].at[:share].set(v) for k, v in fresh.items()}
+            new = self.fresh(root, found.policy, found.value)
+            fresh = {
+                k: x.at[:, begin : begin + count].set(new[k].reshape(share, count, *new[k].shape[1:]))
+                for k, x in fresh.items()
+            }
+        into = lambda key, value: batch[f"out/{key}"].at[:share, self.context :].set(value)
+        out = {f"out/{k}": into(k, x)[:, self.context :] for k, x in fresh.items()}
+        used = dict(fresh)
         if config.bootstrap == "network":
-            _, judged = target.judge(target.represent(self.observed(part, config.n_step, config.unroll + 1)))
-            value = value.at[:, config.n_step :].set(judged.pred())
-        used = {"policy": policy, "value": value}
-        batch = batch | {f"out/{k}": batch[f"out/{k}"].at[:share, self.context :].set(v) for k, v in used.items()}
-        moved = jnp.abs(policy - before)[:, : config.unroll + 1].sum(-1).mean() / 2
-        return batch, out, {"reanalyse/policy_moved": moved}
+            judged = target.val(
+                target.body.read(target.represent(self.observed(part, config.n_step, config.unroll + 1)).state)
+            )
+            used["value"] = used["value"].at[:, config.n_step :].set(judged.pred())
+        moved = jnp.abs(fresh["value"] - stored["value"])[:, : config.unroll + 1].mean()
+        return batch | {f"out/{k}": into(k, x) for k, x in used.items()}, out, {"reanalyse/value_moved": moved}
 
     # ------------------------------------------------------------- reporting
 
@@ -574,11 +619,11 @@ class MuZero:
         start = jax.tree.map(lambda x: x[:, -1], latents)
 
         def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
-            after = state.model.advance(hidden, action)
+            after = self.step(state.model, hidden, action)
             return after, after
 
-        _, ahead = lax.scan(step, start, self._choices_taken(rows)[:, seen - 1 : -1].T)
-        value = lambda hidden: state.model.judge(hidden)[1].pred()
+        _, ahead = lax.scan(step, start, jnp.swapaxes(self.taken(rows)[:, seen - 1 : -1], 0, 1))
+        value = lambda hidden: state.model.val(state.model.body.read(hidden.state)).pred()
         dream = {
             "reward": jnp.concatenate([rows["reward"][:, :seen], ahead.reward.T], 1),
             "value": jnp.concatenate([value(latents), value(ahead).T], 1),
@@ -586,9 +631,6 @@ class MuZero:
         truth = {"reward": rows["reward"], "value": rows["out/value"]}
         begun = rows["is_first"].at[:, :seen].set(False)
         return Dream(truth, dream, jnp.cumsum(begun, 1) == 0)
-
-    def _choices_taken(self, rows: Row) -> Array:
-        return rows[f"action/{self.action}"]
 
 
 def seen_space(obs_space: Spaces, stack: int) -> Spaces:
@@ -617,11 +659,11 @@ def uniform(legal: Bool[Array, "B a"] | None, shape: tuple[int, ...]) -> Float[A
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
     """AdamW or SGD with momentum, behind a bound on the gradient."""
-    rate = optax.linear_schedule(0.0, config.learning_rate, config.lr_warmup) if config.lr_warmup else config.learning_rate
+    rate = (
+        optax.linear_schedule(0.0, config.learning_rate, config.lr_warmup) if config.lr_warmup else config.learning_rate
+    )
     if config.optimizer == "adam":
-        return optax.chain(
-            optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay)
-        )
+        return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay))
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.add_decayed_weights(config.weight_decay),

@@ -279,10 +279,10 @@ def _expand(
 def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
     """What the nodes of the paths become, from the deepest level to the roots.
 
-        level     0      1      2      leaf        a path of length 3
-        node      s0     s1     s2     s3
-        return    G0     G1     G2     G3 = v3     G_l = r_{l+1} + d_{l+1} G_{l+1}
-        q         q0     q1     q2                 q_l = r_{l+1} + d_{l+1} V_{l+1}, with V after this simulation
+    level     0      1      2      leaf        a path of length 3
+    node      s0     s1     s2     s3
+    return    G0     G1     G2     G3 = v3     G_l = r_{l+1} + d_{l+1} G_{l+1}
+    q         q0     q1     q2                 q_l = r_{l+1} + d_{l+1} V_{l+1}, with V after this simulation
     """
 
     def higher(carry: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import RULES, Space, Spaces
@@ -67,6 +68,22 @@ def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> F
             value = value.astype(jnp.float32).reshape(*batch, space.width)
             parts.append(symlog(value) if squash and space.kind == "vector" else value)
     return jnp.concatenate(parts, -1)
+
+
+def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
+    """The dict of vectors and discrete values whose `flat` (not squashed) is `code`."""
+    values, at = {}, 0
+    for key, space in sorted(spaces.items()):
+        part = code[..., at : at + space.width]
+        at += space.width
+        batch = part.shape[:-1]
+        if space.kind == "discrete":
+            ends = np.cumsum(space.classes)
+            chosen = [jnp.argmax(x, -1) for x in jnp.split(part, ends[:-1], -1)]
+            values[key] = jnp.stack(chosen, -1).reshape(*batch, *space.shape).astype(jnp.int32)
+        else:
+            values[key] = part.reshape(*batch, *space.shape)
+    return values
 
 
 def image_resolution(spaces: Spaces, stages: int) -> tuple[int, int]:

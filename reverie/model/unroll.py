@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -196,9 +195,7 @@ class Towers(eqx.Module):
         return unit_range(x, 3)
 
     def advance(self, state: Float[Array, "*B h w c"], action: Float[Array, "*B a"]) -> Float[Array, "*B h w c"]:
-        planes = jnp.broadcast_to(
-            action[..., None, None, :].astype(state.dtype), (*state.shape[:-1], action.shape[-1])
-        )
+        planes = jnp.broadcast_to(action[..., None, None, :].astype(state.dtype), (*state.shape[:-1], action.shape[-1]))
         x = state + self.action(jnp.concatenate([state, planes], -1))
         for block in self.moves:
             x = block(x)

@@ -6,6 +6,7 @@ Every one takes its parameters with any leading batch shape `*B` and reduces its
 
 from __future__ import annotations
 
+import copy
 import math
 
 import jax
@@ -122,6 +123,14 @@ class OneHot:
     def loss(self, target: Int[Array, "..."]) -> Float[Array, "*B"]:
         return -self.logp_of(target)
 
+    def broader(self, spread: float) -> OneHot:
+        """The same at `spread` times the temperature."""
+        other = copy.copy(self)
+        mask = np.broadcast_to(self.valid, self.logp.shape)
+        tempered = jax.nn.log_softmax(jnp.where(mask, self.logp / spread, jnp.finfo(jnp.float32).min), -1)
+        other.logp = jnp.where(mask, tempered, jnp.finfo(jnp.float32).min)
+        return other
+
     def entropy(self) -> Float[Array, "*B"]:
         mask = np.broadcast_to(self.valid, self.logp.shape)
         return self._events(-jnp.sum(jnp.where(mask, jnp.exp(self.logp) * self.logp, 0.0), -1))
@@ -172,6 +181,12 @@ class BoundedNormal:
 
     def entropy(self) -> Float[Array, "*B"]:
         return jnp.sum(jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e), -1)
+
+    def broader(self, spread: float) -> BoundedNormal:
+        """The same with `spread` times the standard deviation."""
+        other = copy.copy(self)
+        other.std = self.std * spread
+        return other
 
     def entropy_range(self) -> tuple[float, float]:
         """The least and the most that `entropy` can be: at the smallest and the largest std."""

@@ -55,6 +55,7 @@ def integer_bins(limit: int) -> Float[np.ndarray, " v"]:
     """The integers from `-limit` to `limit`: 601 bins for MuZero's 300."""
     return np.arange(-limit, limit + 1, dtype=np.float32)
 
+
 _WHITE = float(np.log1p(255.0))
 # Of pixels in [0, 1]: symlog of 0 to 255, scaled back into [0, 1], so that nothing else about an image changes.
 SYMLOG_PIXELS = Squash(lambda x: symlog(255.0 * x) / _WHITE, lambda y: symexp(_WHITE * y) / 255.0)

@@ -1,0 +1,214 @@
+"""Sampled MuZero (Hubert et al., ICML 2021; arXiv 2104.06303): planning where actions cannot be enumerated.
+
+What differs from MuZero: every node holds K actions drawn from a proposal, and the search is over these. Its prior makes
+up for how they were drawn, `(beta_hat / beta) pi`: uniform if the proposal is the policy itself. What is learned is the
+likelihood of the K actions, weighted by the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.agent import Row, select
+from reverie.algos import Unsuitable, muzero
+from reverie.behavior.returns import Window
+from reverie.behavior.search import Found, gumbel
+from reverie.envs.base import Space, Spaces
+from reverie.model.encode import flat, unflat
+from reverie.model.unroll import Hidden
+from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(muzero.Config):
+    """The values of the algorithm."""
+
+    candidates: int = 16
+    """K: actions drawn at every node."""
+    broad: float = 0.25
+    """Share of the candidates that is drawn from a broader policy (see `spread`); the prior makes up for it."""
+    spread: float = 3.0
+    """The broader policy has a standard deviation (discrete: a temperature) so many times as large."""
+    search: Literal["gumbel", "puct"] = "gumbel"
+    """PUCT as in the paper, or Gumbel's improved policy."""
+    simulations: int = 32
+    """Of each search: network calls per decision."""
+    entropy_scale: float = 1e-3
+    """Weight of the policy's entropy."""
+
+
+DEFAULTS: dict[str, Any] = muzero.DEFAULTS
+PRESETS: dict[str, dict[str, Any]] = {}
+SUITED: dict[str, str] = {}
+
+Policy = dict[str, OneHot | BoundedNormal]
+
+
+class Model(muzero.Model):
+    """MuZero's, whose latents hold the candidates of the next step: `memory` is float32 `[*B, K, a]`, flat actions,
+    and the logarithm of their prior `[*B, K]`."""
+
+    actions: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    candidates: int = eqx.field(static=True)
+    broad: float = eqx.field(static=True)
+    spread: float = eqx.field(static=True)
+
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
+        super().__init__(config, obs_space, act_space, dtype, key)
+        self.actions = tuple(sorted(act_space.items()))
+        self.candidates, self.broad, self.spread = config.candidates, config.broad, config.spread
+
+    def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
+        """The step that candidate number `action` leads to, with candidates of its own."""
+        taken = jnp.take_along_axis(latent.memory[0], action[..., None, None], -2)[..., 0, :]
+        return self.proposed(self.follow(latent, taken), key)
+
+    def follow(self, hidden: Hidden, taken: Float[Array, "*B a"]) -> Hidden:
+        """One step of the dynamics, by an action that is given in full."""
+        after = self.body.advance(hidden.state, taken)
+        return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
+
+    def proposed(self, hidden: Hidden, key: PRNGKeyArray) -> Hidden:
+        """`hidden` with candidates drawn from a mixture of the policy and a broader one."""
+        policy, _ = self.judge_all(hidden)
+        wide = {name: dist.broader(self.spread) for name, dist in policy.items()}
+        count = round(self.broad * self.candidates)
+        spaces, drawn = dict(self.actions), []
+        for i in range(self.candidates):
+            source = wide if i < count else policy
+            keys = jax.random.split(jax.random.fold_in(key, i), len(source))
+            one = {name: d.sample(k) for (name, d), k in zip(source.items(), keys, strict=True)}
+            drawn.append(flat(spaces, {k: within(spaces[k], v) for k, v in one.items()}))
+        codes = jnp.stack(drawn, -2)
+        own = self.logp(policy, codes)
+        share = count / self.candidates
+        mixture = jnp.logaddexp(own + jnp.log1p(-share), self.logp(wide, codes) + jnp.log(share)) if count else own
+        return hidden._replace(memory=(codes, own - mixture))
+
+    def logp(self, policy: Policy, codes: Float[Array, "*B k a"]) -> Float[Array, "*B k"]:
+        """Log-probability (density) of flat actions."""
+        moved = jnp.moveaxis(codes, -2, 0)  # distributions broadcast over leading axes
+        parts = jax.vmap(lambda code: sum_of(policy, unflat(dict(self.actions), code)))(moved)
+        return jnp.moveaxis(parts, 0, -1)
+
+    def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B k"], Float[Array, "*B"]]:
+        return latent.memory[1], self.judge_all(latent)[1].pred()
+
+    def judge_all(self, latent: Hidden) -> tuple[Policy, TwoHot]:
+        """Policy, one distribution per action key, and value."""
+        feat = self.body.read(latent.state)
+        return self.pol(feat), self.val(feat)
+
+
+class SampledMuZero(muzero.MuZero):
+    """The `Agent`."""
+
+    @property
+    def choices(self) -> int:
+        return int(self.config.candidates)
+
+    searched = ("policy", "value", "candidates")
+
+    @property
+    def spaces(self) -> list[tuple[str, Space]]:
+        return sorted(self.act_space.items())
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        width = sum(s.width for s in self.act_space.values())
+        return {"candidates": jax.ShapeDtypeStruct((self.choices, width), jnp.float32)}
+
+    def make_model(self, key: PRNGKeyArray) -> Model:
+        return Model(self.config, self.seen_space, self.act_space, self.precision, key)
+
+    def rooted(self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray) -> Hidden:
+        root: Hidden = model.proposed(model.represent(seen), key)
+        return root
+
+    def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
+        codes, prior = root.memory
+        even = {k: even_actions(s, jax.random.fold_in(key, i), prior.shape) for i, (k, s) in enumerate(self.spaces)}
+        return root._replace(memory=(flat(self.act_space, even), prior))
+
+    def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
+        return unflat(self.act_space, jnp.take_along_axis(root.memory[0], chosen[:, None, None], 1)[:, 0])
+
+    def search(
+        self,
+        model: Any,
+        root: Hidden,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "B a"] | None,
+        greedy: bool,
+        temperature: Float[Array, " B"],
+    ) -> Found:
+        config = self.config
+        if config.search == "puct":
+            return super().search(model, root, key, legal, greedy, temperature)
+        return gumbel(model, root, key, simulations=config.simulations, scale=0.0 if greedy else 1.0)
+
+    def fresh(self, root: Hidden, policy: Float[Array, "B k"], value: Float[Array, " B"]) -> Row:
+        return super().fresh(root, policy, value) | {"candidates": root.memory[0]}
+
+    def taken(self, rows: Row) -> Array:
+        return flat(self.act_space, select(rows, "action/"))
+
+    def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:
+        after: Hidden = model.follow(hidden, action)
+        return after
+
+    def other(self, actions: Float[Array, "B a"]) -> Float[Array, "B a"]:
+        return jnp.roll(actions, 1, 0)  # what was done in another sequence
+
+    def losses(
+        self, model: Any, states: Hidden, window: Window, batch: Row
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
+        config = self.config
+        losses, reward = super().losses(model, states, window, batch)
+        policy, _ = model.judge_all(states)
+        entropy = sum(dist.entropy() for dist in policy.values())
+        losses["entropy"] = (config.entropy_scale, -window.real.astype(jnp.float32) * entropy)
+        return losses, reward
+
+    def likelihood(self, model: Any, states: Hidden, batch: Row) -> Float[Array, "B k"]:
+        span = slice(self.context, self.context + self.config.unroll + 1)
+        policy, _ = model.judge_all(states)
+        logp = model.logp(policy, batch["out/candidates"][:, span])
+        return (batch["out/policy"][:, span] * logp).sum(-1)
+
+
+def sum_of(policy: Policy, action: Mapping[str, Array]) -> Float[Array, "*B"]:
+    """Log-probability of an action of several parts."""
+    parts = jnp.stack([dist.logp_of(action[name]) for name, dist in policy.items()])
+    return parts.sum(0)
+
+
+def within(space: Space, action: Array) -> Array:
+    """What the env will do: vectors beyond their bounds are clipped there."""
+    return jnp.clip(action, -1, 1) if space.kind == "vector" else action
+
+
+def even_actions(space: Space, key: PRNGKeyArray, batch: tuple[int, ...]) -> Array:
+    """Uniform draws, `[*batch, *shape]`."""
+    if space.kind == "vector":
+        return jax.random.uniform(key, (*batch, *space.shape), minval=-1, maxval=1)
+    classes = jnp.array(space.classes, jnp.int32).reshape(*[1] * len(batch), *space.shape)
+    return jax.random.randint(key, (*batch, *space.shape), 0, jnp.broadcast_to(classes, (*batch, *space.shape)))
+
+
+def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> SampledMuZero:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: a game with rules about moves, or pictures that cannot be halved.
+    """
+    if "legal" in obs_space:
+        raise Unsuitable("moves drawn from a policy may be illegal: this game is for `gumbel_muzero`")
+    muzero.check_pictures(obs_space)
+    return SampledMuZero(config, obs_space, act_space, precision)
