@@ -156,7 +156,7 @@ class EfficientZero(muzero.MuZero):
         return {"born": jax.ShapeDtypeStruct((), jnp.int32)}  # updates when the step was taken
 
     def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.seen_space, self.act_space, self.precision, key)
+        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
     def policy(self, state: Any, carry: Any, obs: Row, mode: Mode) -> tuple[Any, Row, Row]:
         carry, action, out = super().policy(state, carry, obs, mode)

@@ -120,7 +120,7 @@ class Model(eqx.Module):
         self.dtype = dtype
         self.classes = sum(s.width for s in act_space.values())
         self.gamma = -config.discount if "player" in obs_space else config.discount
-        self.body = make_body(config, obs_space, self.classes, keys[0])
+        self.body = make_body(config, seen_space(obs_space, config.stack), self.classes, keys[0])
         scalar: dict[str, Any] = {"kind": "h_two_hot", "bins": 2 * config.support + 1}
         read, units = self.body.outputs, config.units
         self.rew = ScalarHead(read, units, config.layers, **scalar, key=keys[1])
@@ -159,10 +159,9 @@ class Model(eqx.Module):
         return policy, self.val(feat)
 
 
-def make_body(config: Config, obs_space: Spaces, actions: int, key: PRNGKeyArray) -> Vectors | Towers:
-    seen = {k: s for k, s in obs_space.items() if s.kind not in ("legal", "player")}
+def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> Vectors | Towers:
     if config.network == "tower" or (config.network == "auto" and any(s.kind == "planes" for s in seen.values())):
-        down = max(0, halvings(seen, least=6)) if images(seen) else 0
+        down = halvings(seen, least=6) if images(seen) else 0
         return Towers(
             seen,
             actions,
@@ -277,7 +276,7 @@ class MuZero:
     # ---------------------------------------------------------------- acting
 
     def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.seen_space, self.act_space, self.precision, key)
+        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
     def init(self, key: PRNGKeyArray) -> State:
         model_key, key = jax.random.split(key)

@@ -125,7 +125,7 @@ class SampledMuZero(muzero.MuZero):
         return {"candidates": jax.ShapeDtypeStruct((self.choices, width), jnp.float32)}
 
     def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.seen_space, self.act_space, self.precision, key)
+        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
     def rooted(self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray) -> Hidden:
         root: Hidden = model.proposed(model.represent(seen), key)
