@@ -14,6 +14,7 @@ ALGORITHMS = {
     "gumbel_muzero": "reverie.algos.gumbel_muzero",
     "efficientzero": "reverie.algos.efficientzero",
     "sampled_muzero": "reverie.algos.sampled_muzero",
+    "stochastic_muzero": "reverie.algos.stochastic_muzero",
 }
 
 

@@ -104,10 +104,13 @@ PRESETS: dict[str, dict[str, Any]] = {}
 SUITED: dict[str, str] = {}
 
 
+Body = Vectors | Towers
+
+
 class Model(eqx.Module):
     """All trained networks. Answers `WorldModel`, and what a search asks besides (`Planner`)."""
 
-    body: Vectors | Towers
+    body: Body
     rew: ScalarHead
     pol: PolicyHead
     val: ScalarHead
@@ -115,12 +118,15 @@ class Model(eqx.Module):
     classes: int = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
 
-    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
+    def __init__(
+        self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray, moves: int = 0
+    ):
+        """`moves`: width of what the dynamics take, if not the actions."""
         keys = jax.random.split(key, 4)
         self.dtype = dtype
         self.classes = sum(s.width for s in act_space.values())
         self.gamma = -config.discount if "player" in obs_space else config.discount
-        self.body = make_body(config, seen_space(obs_space, config.stack), self.classes, keys[0])
+        self.body = make_body(config, seen_space(obs_space, config.stack), moves or self.classes, keys[0])
         scalar: dict[str, Any] = {"kind": "h_two_hot", "bins": 2 * config.support + 1}
         read, units = self.body.outputs, config.units
         self.rew = ScalarHead(read, units, config.layers, **scalar, key=keys[1])
@@ -159,7 +165,7 @@ class Model(eqx.Module):
         return policy, self.val(feat)
 
 
-def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> Vectors | Towers:
+def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:
     if config.network == "tower" or (config.network == "auto" and any(s.kind == "planes" for s in seen.values())):
         down = halvings(seen, least=6) if images(seen) else 0
         return Towers(
@@ -536,8 +542,9 @@ class MuZero:
         root = jax.tree.map(lambda x: stop_gradient(x[:, 0]), states)
         frozen = stop_gradient(model)
         policies = frozen.pol(frozen.body.read(root.state))
-        taken = stop_gradient(states.state[:, 1]).astype(jnp.float32)
-        other = self.step(frozen, root, self.other(actions[:, 0])).state.astype(jnp.float32)
+        taken, other = (
+            self.step(frozen, root, a).state.astype(jnp.float32) for a in (actions[:, 0], self.other(actions[:, 0]))
+        )
         spread = jnp.abs(taken - jnp.roll(taken, 1, 0)).mean()  # between unrelated states
         return {
             **{f"policy/entropy/{k}": dist.entropy().mean() for k, dist in policies.items()},

@@ -1,0 +1,218 @@
+"""Stochastic MuZero (Antonoglou et al., ICLR 2022): planning where the world rolls dice.
+
+What differs from MuZero: a step is two. The player's action leads to an afterstate, and chance, one of C codes, from
+there to the next state. An encoder names the code that really came; the afterstate learns how probable each one is. In
+the tree, decisions and chance take turns.
+
+    state s_k --action--> afterstate a_k --code--> state s_{k+1}
+    policy, value         code probabilities, value    reward, policy, value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.agent import Row
+from reverie.algos import muzero
+from reverie.behavior.returns import Window
+from reverie.behavior.search import Found
+from reverie.behavior.tree import ILLEGAL
+from reverie.envs.base import Spaces
+from reverie.model.heads import ScalarHead
+from reverie.model.unroll import Hidden, halve_gradient
+from reverie.nn.dists import straight_through
+from reverie.nn.layers import MLP, Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(muzero.Config):
+    """The values of the algorithm."""
+
+    codes: int = 32
+    """C: outcomes of chance that the model can tell apart."""
+    chance_scale: float = 1.0
+    """Weight of the loss of their probabilities."""
+    commitment_scale: float = 1.0
+    """Weight of the loss that keeps the encoder close to the codes it chooses."""
+    n_step: int = 10
+    """Rewards in a value target before it bootstraps from a search."""
+    lam: float = 0.5
+    """Below 1: value targets mix returns of 1 to n steps."""
+    discount: float = 0.999
+    """Per step. For two players the sign is added."""
+    root_noise: float = 0.1
+    """Share of Dirichlet noise in the prior of the root."""
+
+
+DEFAULTS: dict[str, Any] = muzero.DEFAULTS
+PRESETS: dict[str, dict[str, Any]] = {}
+SUITED: dict[str, str] = {}
+
+
+class Chance(eqx.Module):
+    """An afterstate's own networks, and the encoder of what came of it."""
+
+    body: muzero.Body  # of which only `advance` is used, from a state by an action
+    prob: tuple[MLP, Linear]
+    val: ScalarHead
+    enc: tuple[MLP, Linear]
+
+
+class Model(muzero.Model):
+    """MuZero's, whose dynamics take a code of chance instead of an action, with afterstates. `memory` of a latent is
+    bool `[*B]`: whether it is an afterstate."""
+
+    after: Chance
+    actions: int = eqx.field(static=True)
+    codes: int = eqx.field(static=True)
+
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
+        base, *keys = jax.random.split(key, 8)
+        super().__init__(config, obs_space, act_space, dtype, base, moves=config.codes)
+        self.actions, self.codes = sum(s.width for s in act_space.values()), config.codes
+        seen = muzero.seen_space(obs_space, config.stack)
+        read, units = self.body.outputs, config.units
+        self.after = Chance(
+            body=muzero.make_body(config, seen, self.actions, keys[0]),
+            prob=(MLP(read, units, config.layers, key=keys[1]), Linear(units, self.codes, key=keys[2], scale=0.0)),
+            val=ScalarHead(read, units, config.layers, 2 * config.support + 1, kind="h_two_hot", key=keys[3]),
+            enc=(MLP(2 * read, units, config.layers, key=keys[4]), Linear(units, self.codes, key=keys[5])),
+        )
+
+    def represent(self, obs: Mapping[str, Array]) -> Hidden:
+        root = super().represent(obs)
+        return root._replace(memory=jnp.zeros(root.reward.shape, bool))
+
+    def moved(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
+        """The afterstate of an action. It pays nothing."""
+        state = self.after.body.advance(hidden.state, jax.nn.one_hot(action, self.actions))
+        return Hidden(state, jnp.zeros_like(hidden.reward), jnp.ones(hidden.reward.shape, bool))
+
+    def resolved(self, after: Hidden, code: Float[Array, "*B c"]) -> Hidden:
+        """The state that chance leads to, and the reward of the whole step."""
+        state = self.body.advance(after.state, code)
+        return Hidden(state, self.rew(self.body.read(state)).pred(), jnp.zeros(after.reward.shape, bool))
+
+    def advance(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
+        """One whole step, with the most probable outcome."""
+        after = self.moved(hidden, action)
+        return self.resolved(after, jax.nn.one_hot(jnp.argmax(self.odds(after), -1), self.codes))
+
+    def odds(self, after: Hidden) -> Float[Array, "*B c"]:
+        """Logits of the codes at an afterstate."""
+        hidden, out = self.after.prob
+        return out(hidden(self.body.read(after.state))).astype(jnp.float32)
+
+    def encode(self, before: Array, now: Array) -> Float[Array, "*B c"]:
+        """Probabilities of the code that stands for what came, from the representations before and after it."""
+        hidden, out = self.after.enc
+        both = jnp.concatenate([self.body.read(before), self.body.read(now)], -1)
+        return jax.nn.softmax(out(hidden(both)).astype(jnp.float32), -1)
+
+    def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
+        """Half a step: an action at a state, a code at an afterstate. Which it is differs from tree to tree."""
+        moved, resolved = self.moved(latent, action), self.resolved(latent, jax.nn.one_hot(action, self.codes))
+        pick = lambda a, b: jnp.where(latent.memory.reshape(*latent.memory.shape, *[1] * (a.ndim - latent.memory.ndim)), a, b)
+        return jax.tree.map(pick, resolved, moved)
+
+    def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        """An afterstate is reached for nothing and at once; the next state pays, and counts as a step."""
+        return latent.reward, jnp.where(latent.memory, 1.0, self.gamma)
+
+    def chance(self, latent: Hidden) -> Bool[Array, "*B"]:
+        return latent.memory
+
+    def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
+        policy, value = self.judge(latent)
+        most = max(self.actions, self.codes)
+        pad = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, most - x.shape[-1])], constant_values=ILLEGAL)
+        odds = jax.nn.log_softmax(self.odds(latent), -1)
+        after = latent.memory
+        logits = jnp.where(after[..., None], pad(odds), pad(policy.logp[..., 0, :]))
+        return logits, jnp.where(after, self.after.val(self.body.read(latent.state)).pred(), value.pred())
+
+
+class StochasticMuZero(muzero.MuZero):
+    """The `Agent`."""
+
+    def make_model(self, key: PRNGKeyArray) -> Model:
+        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
+
+    def search(
+        self,
+        model: Any,
+        root: Hidden,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "B a"] | None,
+        greedy: bool,
+        temperature: Float[Array, " B"],
+    ) -> Found:
+        wide = max(self.choices, self.config.codes)
+        if legal is None:
+            legal = jnp.ones((root.reward.shape[0], self.choices), bool)
+        legal = jnp.pad(legal, ((0, 0), (0, wide - self.choices)))
+        found = super().search(model, root, key, legal, greedy, temperature)
+        return found._replace(policy=found.policy[:, : self.choices])
+
+    def unroll(self, model: Any, batch: Row, actions: Array) -> Hidden:
+        """States 0 to K; `memory` of state k holds what led to it: the afterstate, the code that came, and the code's
+        probabilities by the encoder (of state 0: by nothing)."""
+        config = self.config
+        seen = model.body.represent(self.observed(batch, 0, config.unroll + 1), jnp.dtype(model.dtype))
+        probs = model.encode(seen[:, :-1], seen[:, 1:])  # [B, K, C]
+        hard = jax.nn.one_hot(jnp.argmax(probs, -1), config.codes)
+        codes = straight_through(hard, probs)
+        root = model.represent({k: v[:, 0] for k, v in self.observed(batch, 0, 1).items()})
+
+        def step(hidden: Hidden, xs: tuple[Array, Array]) -> tuple[Hidden, tuple[Hidden, Array]]:
+            action, code = xs
+            after = model.moved(hidden._replace(state=halve_gradient(hidden.state)), action)
+            now = model.resolved(after, code)
+            return now, (now, after.state)
+
+        _, (rest, afters) = lax.scan(step, root, (actions.T, jnp.swapaxes(codes, 0, 1)))
+        join = lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1)
+        plain = Hidden(join(root.state, rest.state), join(root.reward, rest.reward))
+        return plain._replace(memory=(jnp.swapaxes(afters, 0, 1), hard, probs))
+
+    def losses(
+        self, model: Any, states: Hidden, window: Window, batch: Row
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
+        config = self.config
+        afters, hard, probs = states.memory
+        losses, reward = super().losses(model, states._replace(memory=()), window, batch)
+        after = Hidden(afters, reward, jnp.ones(reward.shape, bool))
+        # Of the step from k to k + 1, counted with state k: there is one while the episode goes on.
+        there = window.real[:, :-1].astype(jnp.float32)
+        pad = lambda x: jnp.concatenate([there * x, jnp.zeros_like(x[:, :1])], 1)
+        chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
+        value = model.after.val(model.body.read(afters)).loss(window.value[:, :-1])
+        commitment = jnp.square(probs - stop_gradient(hard)).sum(-1)
+        return losses | {
+            "chance": (config.chance_scale, pad(chance)),
+            "after_value": (config.value_scale, pad(value)),
+            "commitment": (config.commitment_scale, pad(commitment)),
+        }, reward
+
+    def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:
+        after: Hidden = model.advance(hidden._replace(memory=jnp.zeros(hidden.reward.shape, bool)), action)
+        return after
+
+
+def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> StochasticMuZero:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: actions that are not one discrete choice, or pictures that cannot be halved.
+    """
+    muzero.check(config, obs_space, act_space)
+    return StochasticMuZero(config, obs_space, act_space, precision)
