@@ -175,9 +175,7 @@ def puct(
     return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
 
 
-def completed(
-    nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool
-) -> Float[Array, "A M"]:
+def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool) -> Float[Array, "A M"]:
     """sigma of the completed Q-values (Danihelka et al. 2022, eq. 8 and appendix D).
 
     An untried action has the value of the node: the model's own and what its tried actions gave, weighted by the prior

@@ -292,10 +292,10 @@ def _expand(
 def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
     """What the nodes of the paths become, from the deepest level to the roots.
 
-        level     0      1      2      leaf        a path of length 3
-        node      s0     s1     s2     s3
-        return    G0     G1     G2     G3 = v3     G_l = r_{l+1} + d_{l+1} G_{l+1}
-        q         q0     q1     q2                 q_l = r_{l+1} + d_{l+1} V_{l+1}, with V after this simulation
+    level     0      1      2      leaf        a path of length 3
+    node      s0     s1     s2     s3
+    return    G0     G1     G2     G3 = v3     G_l = r_{l+1} + d_{l+1} G_{l+1}
+    q         q0     q1     q2                 q_l = r_{l+1} + d_{l+1} V_{l+1}, with V after this simulation
     """
 
     def higher(carry: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -318,7 +318,15 @@ def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
         )
 
     value = forest.value[leaf]
-    start = (length.max(), value, value, forest.reward[leaf], forest.discount[leaf], path.q, path.value)
+    start: tuple[Array, ...] = (
+        length.max(),
+        value,
+        value,
+        forest.reward[leaf],
+        forest.discount[leaf],
+        path.q,
+        path.value,
+    )
     *_, qs, values = lax.while_loop(lambda carry: carry[0] > 0, higher, start)
     return path._replace(q=qs, value=values)
 
