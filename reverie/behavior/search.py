@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.behavior.tree import ILLEGAL, Nodes, Planner, Tree, best, grow
 
+TINY = float(jnp.finfo(jnp.float32).tiny)
+
 
 class Found(NamedTuple):
     """What a search found at its roots.
@@ -78,7 +80,7 @@ def gumbel(
     logits = _masked(logits, legal)
     legal = logits > ILLEGAL
     noise_key, key = jax.random.split(key)
-    noise = scale * jax.random.gumbel(noise_key, logits.shape)
+    noise = scale * jax.random.gumbel(noise_key, logits.shape).T
     table = jnp.asarray(np.stack([considered_visits(m, simulations) for m in range(considered + 1)]))
     schedule = table[jnp.minimum(considered, legal.sum(-1))]  # [B, simulations]
 
@@ -89,7 +91,7 @@ def gumbel(
         return halving(noise + improved(nodes), nodes.visits, schedule[:, i])
 
     def inside(nodes: Nodes) -> Array:
-        return jax.nn.softmax(improved(nodes), -1) - nodes.visits / (1 + nodes.visits.sum(-1, keepdims=True))
+        return jax.nn.softmax(improved(nodes), 0) - nodes.visits / nodes.total[None]
 
     tree = grow(
         model,
@@ -103,9 +105,9 @@ def gumbel(
         max_depth=max_depth,
     )
     root = _root(tree)
-    action = best(halving(noise + improved(root), root.visits, root.visits.max(-1)), legal)
-    policy = jax.nn.softmax(jnp.where(legal, improved(root), ILLEGAL), -1)
-    return Found(action, policy, root.value, tree.child_visits[:, 0], root.q, tree)
+    action = best(halving(noise + improved(root), root.visits, root.visits.max(0)), legal.T)
+    policy = jax.nn.softmax(jnp.where(legal, improved(root).T, ILLEGAL), -1)
+    return Found(action, policy, root.value, tree.child_visits[:, 0], tree.q[:, 0], tree)
 
 
 def puct(
@@ -153,8 +155,8 @@ def puct(
     logits = _masked(_log(prior), legal)
 
     def inside(nodes: Nodes) -> Array:
-        explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[:, None]
-        return normalised(nodes, bounds) + explore * jax.nn.softmax(nodes.logits, -1) / (nodes.visits + 1)
+        explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[None]
+        return normalised(nodes, bounds) + explore * nodes.prior / (nodes.visits + 1)
 
     tree = grow(
         model,
@@ -167,16 +169,15 @@ def puct(
         inside=inside,
         max_depth=max_depth,
     )
-    root = _root(tree)
-    policy = root.visits / root.visits.sum(-1, keepdims=True)
+    policy = tree.child_visits[:, 0] / simulations
     tempered = _log(policy)
-    heat = jnp.maximum(jnp.broadcast_to(jnp.asarray(temperature), root.value.shape), jnp.finfo(jnp.float32).tiny)
+    heat = jnp.maximum(jnp.broadcast_to(jnp.asarray(temperature), policy.shape[:1]), TINY)
     tempered = (tempered - tempered.max(-1, keepdims=True)) / heat[:, None]
     action = jax.random.categorical(action_key, tempered).astype(jnp.int32)
-    return Found(action, policy, root.value, tree.child_visits[:, 0], root.q, tree)
+    return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
 
 
-def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool) -> Float[Array, "M A"]:
+def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool) -> Float[Array, "A M"]:
     """sigma of the completed Q-values (Danihelka et al. 2022, eq. 8 and appendix D).
 
     An untried action has the value of the node: the model's own and what its tried actions gave, weighted by the prior
@@ -187,18 +188,17 @@ def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: boo
     value = nodes.raw
     if mixed:
         # An action of no probability may have been tried; its weight must not be 0 / 0.
-        prior = jnp.maximum(jax.nn.softmax(nodes.logits, -1), jnp.finfo(jnp.float32).tiny)
-        weight = jnp.where(tried, prior, 0.0)
-        mean = (weight * nodes.q).sum(-1) / jnp.where(tried.any(-1), weight.sum(-1), 1.0)
-        count = nodes.visits.sum(-1)
-        value = (value + count * mean) / (count + 1)
-    q = jnp.where(tried, nodes.q, value[:, None])
+        weight = jnp.where(tried, jnp.maximum(nodes.prior, TINY), 0.0)
+        weights = weight.sum(0)
+        mean = (weight * nodes.q).sum(0) / jnp.where(weights > 0, weights, 1.0)
+        value = (value + (nodes.total - 1) * mean) / nodes.total
+    q = jnp.where(tried, nodes.q, value[None])
     if rescale:
-        q = _unit(q, q.min(-1), q.max(-1))
-    return (value_scale * (visit_scale + nodes.visits.max(-1)))[:, None] * q
+        q = _unit(q, q.min(0), q.max(0))
+    return (value_scale * (visit_scale + nodes.visits.max(0)))[None] * q
 
 
-def normalised(nodes: Nodes, bounds: tuple[float, float] | None = None) -> Float[Array, "M A"]:
+def normalised(nodes: Nodes, bounds: tuple[float, float] | None = None) -> Float[Array, "A M"]:
     """Q-values within [0, 1] for PUCT, 0 for untried actions.
 
     Between the lowest and the highest of the node's value and those of its tried actions, or between `bounds`. The
@@ -206,19 +206,19 @@ def normalised(nodes: Nodes, bounds: tuple[float, float] | None = None) -> Float
     """
     tried = nodes.visits > 0
     if bounds is None:
-        q = jnp.where(tried, nodes.q, nodes.value[:, None])
-        low, high = jnp.minimum(nodes.value, q.min(-1)), jnp.maximum(nodes.value, q.max(-1))
+        q = jnp.where(tried, nodes.q, nodes.value[None])
+        low, high = jnp.minimum(nodes.value, q.min(0)), jnp.maximum(nodes.value, q.max(0))
     else:
         low, high = (jnp.full_like(nodes.value, x) for x in bounds)
     return jnp.where(tried, _unit(nodes.q, low, high), 0.0)
 
 
-def halving(scores: Float[Array, "M A"], visits: Float[Array, "M A"], turn: Array) -> Float[Array, "M A"]:
+def halving(scores: Float[Array, "A M"], visits: Float[Array, "A M"], turn: Array) -> Float[Array, "A M"]:
     """Sequential halving: among the actions that were visited `turn` `[M]` times, those of the highest scores survive.
 
     Where an action's logit is `ILLEGAL` or close to it, its score is finite, so that it can still be the only one.
     """
-    return jnp.where(visits == turn[:, None], jnp.maximum(scores, -1e9), -jnp.inf)
+    return jnp.where(visits == turn[None], jnp.maximum(scores, -1e9), -jnp.inf)
 
 
 def considered_visits(considered: int, simulations: int) -> Int[np.ndarray, "n"]:
@@ -250,14 +250,14 @@ def _masked(logits: Array, legal: Array | None) -> Array:
 
 
 def _root(tree: Tree) -> Nodes:
-    visits = tree.child_visits[:, 0].astype(jnp.float32)
-    total = tree.visits[:, 0].astype(jnp.float32)
-    return Nodes(tree.logits[:, 0], visits, tree.q[:, 0], total, tree.value[:, 0], tree.raw[:, 0])
+    logits, q, value, raw = (x[:, 0].T for x in (tree.logits, tree.q, tree.value, tree.raw))
+    visits, total = (x[:, 0].T.astype(jnp.float32) for x in (tree.child_visits, tree.visits))
+    return Nodes(logits, jax.nn.softmax(logits, 0), visits, q, total, value, raw)
 
 
 def _unit(q: Array, low: Array, high: Array) -> Array:
-    return (q - low[:, None]) / jnp.maximum(high - low, 1e-8)[:, None]
+    return (q - low[None]) / jnp.maximum(high - low, 1e-8)[None]
 
 
 def _log(probabilities: Array) -> Array:
-    return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
+    return jnp.log(jnp.maximum(probabilities, TINY))

@@ -70,17 +70,23 @@ class Tree(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """What a rule sees of M nodes. Counts are float32; `visits` of the actions, `total` of the node itself."""
+    """What a rule sees of M nodes. The actions are the first axis: sums and maxima over them are then sums and maxima
+    of whole vectors, which on a CPU makes a rule five times faster.
 
-    logits: Float[Array, "M A"]
-    visits: Float[Array, "M A"]
-    q: Float[Array, "M A"]
+    `prior` is the softmax of the logits. Counts are float32: `visits` of the actions, and `total` of the node, its own
+    evaluation included, so that it is 1 more than their sum.
+    """
+
+    logits: Float[Array, "A M"]
+    prior: Float[Array, "A M"]
+    visits: Float[Array, "A M"]
+    q: Float[Array, "A M"]
     total: Float[Array, "M"]
     value: Float[Array, "M"]
     raw: Float[Array, "M"]
 
 
-Rule = Callable[[Nodes], Array]  # scores [M, A]
+Rule = Callable[[Nodes], Array]  # scores [A, M]
 RootRule = Callable[[Nodes, Array], Array]  # the same, told the number of the simulation, int32 []
 
 
@@ -89,6 +95,7 @@ class Forest(NamedTuple):
     lie together and are written in one piece. Indices are such places; -1 is none."""
 
     logits: Array
+    prior: Array
     visits: Array
     q: Array
     child: Array
@@ -106,8 +113,8 @@ class Forest(NamedTuple):
 
     def look(self, at: Array) -> Nodes:
         """Nodes `[M]`; of a place outside of the forest, those of any other."""
-        fields = (self.logits, self.visits, self.q, self.total, self.value, self.raw)
-        return Nodes(*(x.at[at].get(mode="clip") for x in fields))
+        fields = (self.logits, self.prior, self.visits, self.q, self.total, self.value, self.raw)
+        return Nodes(*(x.at[at].get(mode="clip").T for x in fields))
 
     def choose(self, at: Array, scores: Array, logits: Array) -> Forest:
         """Remembers the legal action of the highest score. Places outside of the forest are skipped."""
@@ -138,9 +145,13 @@ class Path(NamedTuple):
     value: Array
 
 
-def best(scores: Float[Array, "M A"], legal: Bool[Array, "M A"]) -> Int[Array, "M"]:
+def best(scores: Float[Array, "A M"], legal: Bool[Array, "A M"]) -> Int[Array, "M"]:
     """The legal action of the highest score, the first of equals; 0 if none is legal."""
-    return jnp.argmax(jnp.where(legal, scores, -jnp.inf), -1).astype(jnp.int32)
+    # With many actions `jnp.argmax` takes ten times as long on a CPU: it does not use vectors.
+    scores = jnp.where(legal, scores, -jnp.inf)
+    backwards = jnp.arange(len(scores), 0, -1, dtype=jnp.float32)[:, None]
+    found = jnp.where(scores == scores.max(0)[None], backwards, 0.0).max(0)
+    return len(scores) - found.astype(jnp.int32)
 
 
 def grow(
@@ -195,6 +206,7 @@ def _plant(model: Planner, latent: Any, logits: Array, value: Array, nodes: int)
     places = jnp.full(size, -1, jnp.int32)
     return Forest(
         logits=jnp.zeros((size, actions)).at[:roots].set(logits),
+        prior=jnp.zeros((size, actions)).at[:roots].set(jax.nn.softmax(logits, -1)),
         visits=jnp.zeros((size, actions)),
         q=jnp.zeros((size, actions)),
         child=jnp.full((size, actions), -1, jnp.int32),
@@ -261,6 +273,7 @@ def _expand(
         put = lambda x, new: lax.dynamic_update_slice_in_dim(x, new.astype(x.dtype), start, 0)
     forest = forest._replace(
         logits=put(forest.logits, logits),
+        prior=put(forest.prior, jax.nn.softmax(logits.T, 0).T),
         child=forest.child.at[parent, action].set(leaf),
         total=put(forest.total, total),
         value=put(forest.value, value),
@@ -269,7 +282,7 @@ def _expand(
         discount=put(forest.discount, discount),
         parent=put(forest.parent, parent),
         action=put(forest.action, action),
-        choice=put(forest.choice, jnp.argmax(logits, -1)),
+        choice=put(forest.choice, best(logits.T, logits.T > ILLEGAL)),
         chance=None if forest.chance is None else put(forest.chance, model.chance(latent)),  # type: ignore[attr-defined]
         latent=jax.tree.map(put, forest.latent, latent),
     )
@@ -305,7 +318,15 @@ def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
         )
 
     value = forest.value[leaf]
-    start = (length.max(), value, value, forest.reward[leaf], forest.discount[leaf], path.q, path.value)
+    start: tuple[Array, ...] = (
+        length.max(),
+        value,
+        value,
+        forest.reward[leaf],
+        forest.discount[leaf],
+        path.q,
+        path.value,
+    )
     *_, qs, values = lax.while_loop(lambda carry: carry[0] > 0, higher, start)
     return path._replace(q=qs, value=values)
 
@@ -331,16 +352,16 @@ def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
         nodes = forest.look(node)
         scores = inside(nodes)
         if forest.chance is not None:
-            scores = jnp.where(forest.chance.at[node].get(mode="clip")[:, None], outcomes(nodes), scores)
+            scores = jnp.where(forest.chance.at[node].get(mode="clip")[None], outcomes(nodes), scores)
         return first + together, forest.choose(node, scores, nodes.logits)
 
     return lax.while_loop(lambda carry: carry[0] < ends[-1], some, (jnp.int32(0), forest))[1]
 
 
-def outcomes(nodes: Nodes) -> Float[Array, "M A"]:
+def outcomes(nodes: Nodes) -> Float[Array, "A M"]:
     """Scores of what chance may do: visits become proportional to probabilities without a random number (Antonoglou et
     al. 2022, "Planning in Stochastic Environments with a Learned Model", on chance nodes)."""
-    return jax.nn.softmax(nodes.logits, -1) / (nodes.visits + 1)
+    return nodes.prior / (nodes.visits + 1)
 
 
 def _tree(forest: Forest, roots: int) -> Tree:
