@@ -284,8 +284,8 @@ def summary(env: EnvLike, means: Mapping[str, float]) -> dict[str, float]:
 
 def _of_family(family: _Known, spec: EnvSpec) -> Any:
     _need(family, spec.id)
-    module = family.module
     try:
+        module = family.module
         given = options.read(module.Options, spec.arguments())
         _once(given, spec)
         return module.make(spec.id, given)
