@@ -1,6 +1,6 @@
 """Four ways to keep what MuZero trains on: bytes per env step, and the time to put one batch together.
 
-    python bench/layouts.py [--gigabytes 0.25] [--batch 256] [--out results/layouts.jsonl]
+    python bench/layouts.py [--gigabytes 0.1] [--batch 256] [--out results/layouts.jsonl]
 
       rows       ours: each step once, in rings; windows are cut when they are drawn, all in one look-up per key
       games      a dict of arrays per game, of its own length (the paper's pseudocode)
@@ -203,7 +203,7 @@ def measure(kind: str, whole: bool, nbytes: int, batch: int) -> dict[str, dict[s
     return figures
 
 
-def main(gigabytes: float = 0.25, batch: int = 256, out: Path | None = None) -> None:
+def main(gigabytes: float = 0.1, batch: int = 256, out: Path | None = None) -> None:
     """Measures all layouts.
 
     Args:
