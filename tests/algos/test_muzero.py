@@ -1,0 +1,309 @@
+"""The MuZero family: what all of its members must do, and what each does besides."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dreamer import bits
+from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
+
+from reverie import algos, health
+from reverie.algos import Unsuitable
+from reverie.behavior.returns import Window
+from reverie.envs.base import Space
+
+KEY = jax.random.key(0)
+AGENTS = {name: small_agent(name) for name in FAMILY}
+TRAIN = {name: jax.jit(agent.train) for name, agent in AGENTS.items()}
+STATES = {}
+
+
+def begun(name):
+    if name not in STATES:
+        STATES[name] = jax.jit(AGENTS[name].init)(KEY)
+    return STATES[name]
+
+
+@pytest.fixture(params=FAMILY)
+def name(request):
+    return request.param
+
+
+def test_the_gradient_reaches_every_parameter(name):
+    agent, batch = AGENTS[name], random_batch(AGENTS[name])
+    grads, _ = jax.jit(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        where = jax.tree_util.keystr(path)
+        if ".after.body" in where and any(part in where for part in (".enc", ".out.")):
+            continue  # an afterstate comes from a state, never from an observation
+        assert jnp.isfinite(g).all(), where
+        assert (g != 0).any(), f"no gradient reaches {where}"
+
+
+def moved(model):
+    """With random weights in the heads, which begin at zero and let nothing through."""
+    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), model)
+
+
+def test_one_batch_can_be_learned_by_heart(name):
+    agent, batch, train = AGENTS[name], random_batch(AGENTS[name]), TRAIN[name]
+    state, losses = begun(name), []
+    for _ in range(150):
+        state, _, metrics = train(state, batch)
+        losses.append(float(metrics["loss/value"] + metrics["loss/reward"]))
+    assert losses[-1] < 0.75 * losses[0]
+    assert float(metrics["nonfinite/total"]) == 0
+    assert int(state.updates) == 150
+    del agent
+
+
+def test_the_same_key_gives_the_same_result_and_another_key_another(name):
+    batch, state = random_batch(AGENTS[name]), begun(name)
+    one, other = (TRAIN[name](state, batch) for _ in range(2))
+    assert bits(one) == bits(other)
+    agent = AGENTS[name]
+    policy = jax.jit(agent.policy, static_argnums=3)
+    rows = first_rows(agent, 8)
+    acts = [policy(state, agent.init_carry(8, jax.random.key(k)), rows, "train")[1] for k in (1, 1, 2)]
+    assert bits(acts[0]) == bits(acts[1])
+    assert bits(acts[0]) != bits(acts[2])
+
+
+def test_a_nan_changes_nothing_but_the_counters(name):
+    batch, state = random_batch(AGENTS[name]), begun(name)
+    batch["reward"] = batch["reward"].at[0, AGENTS[name].context + 1].set(jnp.nan)
+    new, out, metrics = TRAIN[name](state, batch)
+    before, after = bits(state), bits(new)
+    assert {k for k in before if before[k] != after[k]} == {".nonfinite"}
+    assert float(metrics["nonfinite/streak"]) == 1
+    for key, value in out.items():
+        kept = batch[key][:, AGENTS[name].context :][:, : value.shape[1]]
+        np.testing.assert_array_equal(value, kept, err_msg=key)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
+    agent = AGENTS[name]
+    rows = first_rows(agent, 6)
+    carry, action, out = jax.jit(agent.policy, static_argnums=3)(begun(name), agent.init_carry(6, KEY), rows, mode)
+    for key, space in agent.act_space.items():
+        value = np.asarray(action[f"action/{key}"])
+        assert value.shape == (6, *space.shape)
+        assert value.dtype == space.dtype
+        low, high = (-1, 1) if space.kind == "vector" else (0, space.classes[0] - 1)
+        assert low <= value.min() <= value.max() <= high
+    assert {k.removeprefix("out/"): (v.shape[1:], v.dtype) for k, v in out.items()} == {
+        k: (s.shape, s.dtype) for k, s in agent.out_space.items()
+    }
+    np.testing.assert_allclose(out["out/policy"].sum(-1), 1, rtol=1e-5)
+    assert (carry.moves == 1).all()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+@pytest.mark.parametrize("algorithm", ["muzero", "gumbel_muzero", "stochastic_muzero"])
+def test_only_legal_actions_are_taken_and_learned(algorithm, mode):
+    agent = small_agent(algorithm, BOARD, network="mlp", n_step=2)
+    rows = first_rows(agent, 16)
+    legal = np.random.default_rng(0).random((16, 5)) < 0.4
+    legal[:, 3] |= ~legal.any(1)
+    rows["obs/legal"] = jnp.asarray(legal)
+    _, action, out = jax.jit(agent.policy, static_argnums=3)(
+        jax.jit(agent.init)(KEY), agent.init_carry(16, KEY), rows, mode
+    )
+    assert legal[np.arange(16), np.asarray(action["action/action"])].all()
+    assert (np.asarray(out["out/policy"])[~legal] == 0).all()
+
+
+def test_the_priority_is_the_error_of_the_searched_value(name):
+    agent, batch = AGENTS[name], random_batch(AGENTS[name])
+    if agent.config.reanalyse:
+        pytest.skip("its values are searched again first")
+    _, out, _ = TRAIN[name](begun(name), batch)
+    g, value = agent.config.discount, np.asarray(batch["out/value"])
+    reward, n, lam = np.asarray(batch["reward"]), agent.config.n_step, agent.config.lam
+    later = value[:, n]
+    for t in range(n, 0, -1):
+        here = later if t == n else (1 - lam) * value[:, t] + lam * later
+        later = reward[:, t] + g * here
+    np.testing.assert_allclose(out["out/priority"][:, 0], np.abs(value[:, 0] - later), rtol=1e-4)
+
+
+def test_importance_weights_scale_the_loss_of_their_sequence():
+    agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
+    loss = jax.jit(lambda b: agent.loss(begun("gumbel_muzero").model, b, jnp.int32(0), KEY)[0])
+    whole = loss(batch)
+    parts = [loss(batch | {"weight": jnp.eye(B)[i]}) for i in range(B)]
+    np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bootstrap", ["stored", "network", "search"])
+def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
+    agent = small_agent("gumbel_muzero", reanalyse=0.5, bootstrap=bootstrap)
+    batch = random_batch(agent)
+    state = jax.jit(agent.init)(KEY)
+    _, out, metrics = jax.jit(agent.train)(state, batch)
+    span = agent.config.unroll + 1
+    for key in ("out/policy", "out/value"):
+        same = np.asarray(out[key] == batch[key][:, agent.context :])
+        same = same.reshape(*same.shape[:2], -1).all(-1)
+        assert same[B // 2 :].all()
+        assert not same[: B // 2, :span].any(), "searched where they are targets"
+        # Bootstraps beyond the unroll are searched, and written back, only if that is asked for.
+        assert same[: B // 2, span:].all() == (bootstrap != "search")
+    assert float(metrics["reanalyse/value_moved"]) > 0
+    none = small_agent("gumbel_muzero", reanalyse=0.0)
+    _, out, _ = jax.jit(none.train)(state, batch)
+    assert set(out) == {"out/priority"}
+
+
+def test_actions_change_the_dynamics_and_a_blind_model_is_told():
+    agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
+    seen = health.action_blind().shows
+
+    def influence(model):
+        _, (_, metrics) = jax.jit(agent.loss)(model, batch, jnp.int32(0), KEY)
+        return {"action/influence": float(metrics["action/influence"])}
+
+    model = begun("gumbel_muzero").model
+    assert not seen(influence(model))
+    weight = model.body.trunk.linears[0].weight
+    blind = jax.tree.map(lambda x: x, model)
+    object.__setattr__(blind.body.trunk.linears[0], "weight", weight.at[agent.config.hidden :].set(0.0))
+    assert seen(influence(blind))
+
+
+@pytest.mark.parametrize("network", ["mlp", "tower"])
+def test_frames_are_stacked_alike_when_acting_and_when_training(network):
+    spaces = {"board": Space("planes", (3, 4, 2))}
+    agent = small_agent("gumbel_muzero", spaces, stack=3, network=network)
+    rng = np.random.default_rng(0)
+    steps = agent.context + agent.rows
+    frames = rng.integers(0, 2, (2, steps, 3, 4, 2), np.uint8)
+    first = np.zeros((2, steps), bool)
+    first[0, 4] = first[1, 1] = True
+    carry, shown = agent.init_carry(2, KEY), []
+    for t in range(steps):
+        seen, carry = agent._see(carry, {"obs/board": jnp.asarray(frames[:, t]), "is_first": jnp.asarray(first[:, t])})
+        shown.append(seen["board"])
+    rows = {"obs/board": jnp.asarray(frames), "is_first": jnp.asarray(first)}
+    replayed = agent.observed(rows, 0, agent.rows)["board"]
+    np.testing.assert_array_equal(replayed, jnp.stack(shown[agent.context :], 1))
+    assert replayed.shape[-1] == 6
+    assert (np.asarray(replayed[0, 4 - agent.context, ..., :4]) == 0).all(), "nothing of the episode before"
+
+
+@pytest.mark.parametrize("obs", [BOARD, IMAGE], ids=["board", "image"])
+def test_towers_learn_from_boards_and_pictures(obs):
+    agent = small_agent("gumbel_muzero", obs, network="tower", n_step=2)
+    batch, state = random_batch(agent), jax.jit(agent.init)(KEY)
+    assert state.model.gamma == (-0.997 if "player" in obs else 0.997)
+    grads, _ = jax.jit(jax.grad(agent.loss, has_aux=True))(moved(state.model), batch, jnp.int32(0), KEY)
+    assert all((g != 0).any() for g in jax.tree.leaves(grads))
+
+
+def test_the_gradient_into_the_root_is_halved_at_every_step():
+    agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
+    model = moved(begun("gumbel_muzero").model)
+    actions = agent.taken(batch)[:, :2]
+
+    def end(scale):
+        def chain(x):
+            hidden = model.represent({"vector": batch["obs/vector"][:, 0]})._replace(state=x)
+            for k in range(2):
+                part = hidden.state
+                part = scale * part + (1 - scale) * jax.lax.stop_gradient(part)
+                hidden = model.advance(hidden._replace(state=part), actions[:, k])
+            return hidden.state[..., 0].sum()
+
+        return jax.jit(jax.grad(chain))(model.represent({"vector": batch["obs/vector"][:, 0]}).state)
+
+    np.testing.assert_allclose(end(0.5), 0.25 * end(1.0), rtol=1e-4, atol=1e-7)
+
+
+def test_value_prefixes_begin_anew_at_their_horizon():
+    agent = small_agent("efficientzero", unroll=5, prefix_horizon=2)
+    sums = jnp.array([[9.0, 1, 2, 3, 4, 5]])
+    window = Window(sums, sums, sums > 0, sums > 0)
+    #          step       1  2    3  4    5
+    np.testing.assert_array_equal(agent.rewarded(window), [[0, 1, 1 + 2, 3, 3 + 4, 5]])
+    model = moved(jax.jit(agent.init)(KEY).model)
+    hidden, totals = model.represent({"vector": jnp.ones((1, 3))}), []
+    for _ in range(5):
+        hidden = model.advance(hidden, jnp.zeros(1, jnp.int32))
+        totals.append((float(hidden.reward[0]), float(hidden.memory.total[0])))
+    for k, (reward, total) in enumerate(totals):
+        before = totals[k - 1][1] if k % 2 else 0.0
+        assert reward == pytest.approx(total - before, abs=1e-5)
+
+
+def test_old_data_is_trusted_for_fewer_steps():
+    agent = small_agent("efficientzero", n_step=3, trust_updates=10)
+    rows = {"out/born": jnp.array([[100], [89], [75], [0]])}
+    np.testing.assert_array_equal(agent.trusted(rows, jnp.int32(100)), [3, 2, 1, 1])
+
+
+def test_candidates_that_come_from_a_broader_policy_weigh_less():
+    agent = small_agent("sampled_muzero", candidates=64, broad=0.5)
+    model = moved(jax.jit(agent.init)(KEY).model)
+    hidden = model.represent({"vector": jnp.ones((2, 3))})
+    codes, prior = model.proposed(hidden, KEY).memory
+    policy, _ = model.judge_all(hidden)
+    # prior = log pi - log beta: an estimate of 1 by samples of beta, (beta_hat / beta) pi summed.
+    np.testing.assert_allclose(jnp.exp(prior).mean(-1), 1, atol=0.35)
+    assert prior[:, :32].min() < prior[:, 32:].mean(), "what only the broader policy draws is improbable"
+    even = small_agent("sampled_muzero", candidates=8, broad=0.0)
+    root = even.make_model(KEY)
+    np.testing.assert_allclose(root.proposed(root.represent({"vector": jnp.ones((2, 3))}), KEY).memory[1], 0, atol=1e-6)
+    assert codes.shape == (2, 64, 5)
+    del policy
+
+
+def test_chance_takes_turns_with_the_player():
+    agent = AGENTS["stochastic_muzero"]
+    model = moved(begun("stochastic_muzero").model)
+    root = model.represent({"vector": jnp.ones((2, 3))})
+    assert not model.chance(root).any()
+    mixed = root._replace(memory=jnp.array([False, True]))
+    after = model.imagine(mixed, jnp.array([1, 1]), KEY)
+    np.testing.assert_array_equal(model.chance(after), [True, False])
+    reward, discount = model.predict(after)
+    assert float(reward[0]) == 0
+    np.testing.assert_allclose(discount, [1.0, agent.config.discount])
+    logits, _ = model.evaluate(after)
+    assert logits.shape == (2, 5)
+    assert (logits[0, 3:] < -1e30).all(), "three codes"
+    np.testing.assert_allclose(jnp.exp(logits[0, :3]).sum(), 1, rtol=1e-5)
+
+
+def test_a_dream_tells_rewards_and_values(name):
+    agent = AGENTS[name]
+    rows = random_batch(agent)
+    longer = {k: jnp.concatenate([v, v], 1) for k, v in rows.items() if k != "weight"}
+    dream = jax.jit(lambda s, b: agent.dream(s, b, 3))(begun(name), longer)
+    assert dream.dream.keys() == dream.truth.keys() == {"reward", "value"}
+    for key in dream.dream:
+        assert dream.dream[key].shape == dream.truth[key].shape
+        assert jnp.isfinite(dream.dream[key]).all()
+    metrics = jax.jit(agent.report)(begun(name), longer)
+    assert {"open_loop/reward/1", "open_loop/value/1"} <= metrics.keys()
+
+
+def test_what_cannot_be_searched_is_refused_with_advice():
+    with pytest.raises(Unsuitable, match="sampled_muzero"):
+        small_agent("gumbel_muzero", act=BOX)
+    with pytest.raises(Unsuitable, match="gumbel_muzero"):
+        small_agent("sampled_muzero", BOARD, FIVE)
+    with pytest.raises(Unsuitable, match="halved"):
+        small_agent("gumbel_muzero", {"image": Space("image", (50, 50, 3))})
+    assert small_agent("sampled_muzero", VECTOR, FIVE).choices == 4
+
+
+@pytest.mark.parametrize("algorithm", FAMILY)
+def test_presets_can_be_built(algorithm):
+    from reverie import config
+
+    for preset in algos.load(algorithm).PRESETS:
+        conf = config.default(algorithm, preset)
+        assert json.loads(config.to_text(conf))["algorithm"] == algorithm
