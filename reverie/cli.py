@@ -233,6 +233,7 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
 def dream(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(Dream, argv, "dream")
     from reverie import api
+    from reverie.envs.base import RULES
     from reverie.run.directory import RunDirectory
     from reverie.view import dream as view
     from reverie.view import video
@@ -246,13 +247,14 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     if flags.dreamt < 1:
         raise ConfigError(f"--dreamt must be 1 or more, got {flags.dreamt}")
     agent = api.load(flags.run)
-    key = _subject(agent.env.obs_space, flags.key, suffix)
-    is_image = key in agent.env.obs_space and agent.env.obs_space[key].kind == "image"
+    seen = {name: space for name, space in agent.env.obs_space.items() if space.kind not in RULES}
+    key = _subject(seen, flags.key, suffix)
+    is_image = key in seen and seen[key].pictured
     folder = RunDirectory(agent.path).videos
     path = Path(flags.out or folder / f"dream-{agent.step:09d}{video.BEST if is_image else '.png'}")
     rows = agent.rows(flags.sequences, flags.seen + flags.dreamt, flags.fresh, flags.seed)
     dreams = agent.dream(seen=flags.seen, rows=rows)
-    name = f"obs/{key}" if key in agent.env.obs_space else key
+    name = f"obs/{key}" if key in seen else key
     if is_image:
         video.write(path, view.frames(dreams, name, flags.seen), view.FPS)
     else:
@@ -278,7 +280,7 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
 
 def _subject(obs_space: Mapping[str, Any], key: str, suffix: str) -> str:
     """The one observation to draw, or `reward`, or nothing for all that is no image in one plot."""
-    images = [name for name, space in obs_space.items() if space.kind == "image"]
+    images = [name for name, space in obs_space.items() if space.pictured]
     known = [*obs_space, "reward"]
     if key and key not in known:
         raise ConfigError(f"no observation {key!r}. Expected --key {' or '.join(known)}")

@@ -79,6 +79,11 @@ class Space:
         """Length of this array as a flat float vector; discrete elements count as one-hots."""
         return sum(self.classes) if self.kind == "discrete" else math.prod(self.shape)
 
+    @property
+    def pictured(self) -> bool:
+        """Whether it is looked at as a picture: an image, or the planes of a board (of which the last one is drawn)."""
+        return self.kind == "image" or (self.kind == "planes" and len(self.shape) == 3)
+
     def describe(self) -> str:
         extra = f" classes {self.classes}" if self.kind == "discrete" else ""
         return f"{self.kind} {self.dtype} {list(self.shape)}{extra}"
