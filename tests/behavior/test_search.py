@@ -145,7 +145,7 @@ def test_completed_values_match_the_reference(golden, name):
     g = golden(name)
     logits, visits, q = (g.inputs[k].astype(jnp.float32).T for k in ("prior_logits", "visit_counts", "qvalues"))
     raw = g.inputs["raw_value"]
-    nodes = Nodes(logits, jax.nn.softmax(logits, 0), visits, q, 1 + visits.sum(0), raw, raw)
+    nodes = Nodes(jax.nn.log_softmax(logits, 0), visits, q, 1 + visits.sum(0), raw, raw)
     settings = [g.spec[k] for k in ("maxvisit_init", "value_scale", "rescale_values", "use_mixed_value")]
     g.check("completed_qvalues", search.completed(nodes, *settings).T)
 
@@ -153,7 +153,7 @@ def test_completed_values_match_the_reference(golden, name):
 def test_normalised_values_match_the_reference(golden):
     g = golden("qtransform_parent_siblings")
     visits, q, value = (g.inputs[k].astype(jnp.float32).T for k in ("visit_counts", "qvalues", "node_value"))
-    nodes = Nodes(q, q, visits, q, 1 + visits.sum(0), value, value)
+    nodes = Nodes(q, visits, q, 1 + visits.sum(0), value, value)
     g.check("value_score", search.normalised(nodes).T)
 
 
