@@ -52,8 +52,8 @@ Policy = dict[str, OneHot | BoundedNormal]
 
 
 class Model(muzero.Model):
-    """MuZero's, whose latents hold the candidates of the next step: `memory` is float32 `[*B, K, a]`, flat actions,
-    and the logarithm of their prior `[*B, K]`."""
+    """MuZero's, whose latents hold the candidates of the next step: `memory` is float32 `[*B, K, a]`, flat actions
+    as they were drawn (what lies beyond [-1, 1] acts like its end), and the logarithm of their prior `[*B, K]`."""
 
     actions: tuple[tuple[str, Any], ...] = eqx.field(static=True)
     candidates: int = eqx.field(static=True)
@@ -72,7 +72,7 @@ class Model(muzero.Model):
 
     def follow(self, hidden: Hidden, taken: Float[Array, "*B a"]) -> Hidden:
         """One step of the dynamics, by an action that is given in full."""
-        after = self.body.advance(hidden.state, taken)
+        after = self.body.advance(hidden.state, jnp.clip(taken, -1, 1))  # the env clips, too
         return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
     def proposed(self, hidden: Hidden, key: PRNGKeyArray) -> Hidden:
@@ -85,7 +85,7 @@ class Model(muzero.Model):
             source = wide if i < count else policy
             keys = jax.random.split(jax.random.fold_in(key, i), len(source))
             one = {name: d.sample(k) for (name, d), k in zip(source.items(), keys, strict=True)}
-            drawn.append(flat(spaces, {k: within(spaces[k], v) for k, v in one.items()}))
+            drawn.append(flat(spaces, one))
         codes = jnp.stack(drawn, -2)
         own = self.logp(policy, codes)
         share = count / self.candidates
@@ -137,7 +137,8 @@ class SampledMuZero(muzero.MuZero):
         return root._replace(memory=(flat(self.act_space, even), prior))
 
     def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
-        return unflat(self.act_space, jnp.take_along_axis(root.memory[0], chosen[:, None, None], 1)[:, 0])
+        taken = jnp.take_along_axis(root.memory[0], chosen[:, None, None], 1)[:, 0]
+        return unflat(self.act_space, jnp.clip(taken, -1, 1))
 
     def search(
         self,
@@ -187,11 +188,6 @@ def sum_of(policy: Policy, action: Mapping[str, Array]) -> Float[Array, "*B"]:
     """Log-probability of an action of several parts."""
     parts = jnp.stack([dist.logp_of(action[name]) for name, dist in policy.items()])
     return parts.sum(0)
-
-
-def within(space: Space, action: Array) -> Array:
-    """What the env will do: vectors beyond their bounds are clipped there."""
-    return jnp.clip(action, -1, 1) if space.kind == "vector" else action
 
 
 def even_actions(space: Space, key: PRNGKeyArray, batch: tuple[int, ...]) -> Array:

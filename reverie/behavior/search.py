@@ -252,7 +252,7 @@ def _masked(logits: Array, legal: Array | None) -> Array:
 def _root(tree: Tree) -> Nodes:
     logits, q, value, raw = (x[:, 0].T for x in (tree.logits, tree.q, tree.value, tree.raw))
     visits, total = (x[:, 0].T.astype(jnp.float32) for x in (tree.child_visits, tree.visits))
-    return Nodes(logits, jax.nn.softmax(logits, 0), visits, q, total, value, raw)
+    return Nodes(logits, visits, q, total, value, raw)
 
 
 def _unit(q: Array, low: Array, high: Array) -> Array:

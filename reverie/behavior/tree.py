@@ -51,6 +51,7 @@ class Planner(WorldModel, Protocol):
 class Tree(NamedTuple):
     """Node 0 is the root, the node that simulation i made is i + 1. N = simulations + 1.
 
+    `logits` are log-probabilities, or `ILLEGAL`.
     `visits` counts the simulations that made or passed a node, `value` is the mean of their returns and `raw` the
     model's own value. `reward` and `discount` belong to the step from `parent` by `action`; without one (the root; a
     slot that a limit of depth left empty) these two are -1. `child` is -1 where nothing was tried; there `q` is 0.
@@ -73,17 +74,20 @@ class Nodes(NamedTuple):
     """What a rule sees of M nodes. The actions are the first axis: sums and maxima over them are then sums and maxima
     of whole vectors, which on a CPU makes a rule five times faster.
 
-    `prior` is the softmax of the logits. Counts are float32: `visits` of the actions, and `total` of the node, its own
+    The logits are log-probabilities. Counts are float32: `visits` of the actions, and `total` of the node, its own
     evaluation included, so that it is 1 more than their sum.
     """
 
     logits: Float[Array, "A M"]
-    prior: Float[Array, "A M"]
     visits: Float[Array, "A M"]
     q: Float[Array, "A M"]
     total: Float[Array, "M"]
     value: Float[Array, "M"]
     raw: Float[Array, "M"]
+
+    @property
+    def prior(self) -> Float[Array, "A M"]:
+        return jnp.exp(self.logits)
 
 
 Rule = Callable[[Nodes], Array]  # scores [A, M]
@@ -95,7 +99,6 @@ class Forest(NamedTuple):
     lie together and are written in one piece. Indices are such places; -1 is none."""
 
     logits: Array
-    prior: Array
     visits: Array
     q: Array
     child: Array
@@ -113,8 +116,8 @@ class Forest(NamedTuple):
 
     def look(self, at: Array) -> Nodes:
         """Nodes `[M]`; of a place outside of the forest, those of any other."""
-        fields = (self.logits, self.prior, self.visits, self.q, self.total, self.value, self.raw)
-        return Nodes(*(x.at[at].get(mode="clip").T for x in fields))
+        fields = (self.logits, self.visits, self.q, self.total, self.value, self.raw)
+        return Nodes(*(_take(x, at).T for x in fields))
 
     def choose(self, at: Array, scores: Array, logits: Array) -> Forest:
         """Remembers the legal action of the highest score. Places outside of the forest are skipped."""
@@ -127,7 +130,7 @@ class Forest(NamedTuple):
 
     def record(self, at: Array, q: Array, value: Array) -> Forest:
         """One more visit of nodes `[M]` and of the actions that they had chosen. Places outside are skipped."""
-        choice = self.choice.at[at].get(mode="clip")
+        choice = _take(self.choice, at)
         return self._replace(
             visits=self.visits.at[at, choice].add(1, mode="drop"),
             q=self.q.at[at, choice].set(q, mode="drop"),
@@ -152,6 +155,11 @@ def best(scores: Float[Array, "A M"], legal: Bool[Array, "A M"]) -> Int[Array, "
     backwards = jnp.arange(len(scores), 0, -1, dtype=jnp.float32)[:, None]
     found = jnp.where(scores == scores.max(0)[None], backwards, 0.0).max(0)
     return len(scores) - found.astype(jnp.int32)
+
+
+def normal(logits: Float[Array, "A M"]) -> Float[Array, "A M"]:
+    """Log-probabilities; `ILLEGAL` stays what it is."""
+    return jnp.where(logits > ILLEGAL, jax.nn.log_softmax(logits, 0), ILLEGAL)
 
 
 def grow(
@@ -198,6 +206,11 @@ def grow(
     return _tree(forest, len(value))
 
 
+def _take(x: Array, at: Array) -> Array:
+    """Rows of `x`; of places outside, any others. What JAX does by default, to fill them with NaN, takes longer."""
+    return x.at[at].get(mode="clip")
+
+
 def _plant(model: Planner, latent: Any, logits: Array, value: Array, nodes: int) -> Forest:
     """A forest of roots."""
     roots, actions = logits.shape
@@ -205,8 +218,7 @@ def _plant(model: Planner, latent: Any, logits: Array, value: Array, nodes: int)
     numbers = lambda first=None: jnp.zeros(size).at[:roots].set(0.0 if first is None else first)
     places = jnp.full(size, -1, jnp.int32)
     return Forest(
-        logits=jnp.zeros((size, actions)).at[:roots].set(logits),
-        prior=jnp.zeros((size, actions)).at[:roots].set(jax.nn.softmax(logits, -1)),
+        logits=jnp.zeros((size, actions)).at[:roots].set(normal(logits.T).T),
         visits=jnp.zeros((size, actions)),
         q=jnp.zeros((size, actions)),
         child=jnp.full((size, actions), -1, jnp.int32),
@@ -235,7 +247,7 @@ def _down(forest: Forest, path: Path, limit: int) -> tuple[Path, Array, Array]:
     def deeper(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         level, node, going, length, nodes = carry
         nodes = lax.dynamic_update_index_in_dim(nodes, node, level, 0)
-        child = forest.following[node]
+        child = _take(forest.following, node)
         going = going & (child >= 0) & (level + 1 < limit)
         return level + 1, jnp.where(going, child, node), going, length + going, nodes
 
@@ -258,22 +270,22 @@ def _expand(
     With `again` (static) the leaf may exist already, and is then made anew.
     """
     roots = len(parent)
-    action = forest.choice[parent]
-    latent = model.imagine(jax.tree.map(lambda x: x[parent], forest.latent), action, key)
+    action, following = _take(forest.choice, parent), _take(forest.following, parent)
+    latent = model.imagine(jax.tree.map(lambda x: _take(x, parent), forest.latent), action, key)
     reward, discount = model.predict(latent)
     logits, value = model.evaluate(latent)
+    logits = normal(logits.T)
     start = number * roots
     leaf = start + jnp.arange(roots, dtype=jnp.int32)
     total = jnp.ones(roots)
     if again:
-        leaf = jnp.where(forest.following[parent] >= 0, forest.following[parent], leaf)
-        total += forest.total[leaf]
+        leaf = jnp.where(following >= 0, following, leaf)
+        total += _take(forest.total, leaf)
         put = lambda x, new: x.at[leaf].set(new.astype(x.dtype))
     else:
         put = lambda x, new: lax.dynamic_update_slice_in_dim(x, new.astype(x.dtype), start, 0)
     forest = forest._replace(
-        logits=put(forest.logits, logits),
-        prior=put(forest.prior, jax.nn.softmax(logits.T, 0).T),
+        logits=put(forest.logits, logits.T),
         child=forest.child.at[parent, action].set(leaf),
         total=put(forest.total, total),
         value=put(forest.value, value),
@@ -282,7 +294,7 @@ def _expand(
         discount=put(forest.discount, discount),
         parent=put(forest.parent, parent),
         action=put(forest.action, action),
-        choice=put(forest.choice, best(logits.T, logits.T > ILLEGAL)),
+        choice=put(forest.choice, best(logits, logits > ILLEGAL)),
         chance=None if forest.chance is None else put(forest.chance, model.chance(latent)),  # type: ignore[attr-defined]
         latent=jax.tree.map(put, forest.latent, latent),
     )
@@ -302,13 +314,13 @@ def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
         level, returns, below, reward, discount, qs, values = carry
         level = level - 1
         node = path.node[level]
-        total = forest.total[node]
+        total = _take(forest.total, node)
         returned = reward + discount * returns
         q = reward + discount * below
-        value = (forest.value[node] * total + returned) / (total + 1)
+        value = (_take(forest.value, node) * total + returned) / (total + 1)
         qs = lax.dynamic_update_index_in_dim(qs, q, level, 0)
         values = lax.dynamic_update_index_in_dim(values, value, level, 0)
-        step = (returned, value, forest.reward[node], forest.discount[node])
+        step = (returned, value, _take(forest.reward, node), _take(forest.discount, node))
         started = level < length  # shorter paths wait for their last level
         return (
             level,
@@ -317,13 +329,13 @@ def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
             values,
         )
 
-    value = forest.value[leaf]
+    value = _take(forest.value, leaf)
     start: tuple[Array, ...] = (
         length.max(),
         value,
         value,
-        forest.reward[leaf],
-        forest.discount[leaf],
+        _take(forest.reward, leaf),
+        _take(forest.discount, leaf),
         path.q,
         path.value,
     )
@@ -344,15 +356,15 @@ def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
         first, forest = carry
         place = first + jnp.arange(together, dtype=jnp.int32)
         root = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").clip(max=roots - 1)
-        level = place - ends[root] + length[root]
+        level = place - _take(ends - length, root)
         there = place < ends[-1]
         at = jnp.where(there, level * roots + root, 0)
-        node = jnp.where(there, flat.node[at], size)
-        forest = forest.record(node, flat.q[at], flat.value[at])
+        node = jnp.where(there, _take(flat.node, at), size)
+        forest = forest.record(node, _take(flat.q, at), _take(flat.value, at))
         nodes = forest.look(node)
         scores = inside(nodes)
         if forest.chance is not None:
-            scores = jnp.where(forest.chance.at[node].get(mode="clip")[None], outcomes(nodes), scores)
+            scores = jnp.where(_take(forest.chance, node)[None], outcomes(nodes), scores)
         return first + together, forest.choose(node, scores, nodes.logits)
 
     return lax.while_loop(lambda carry: carry[0] < ends[-1], some, (jnp.int32(0), forest))[1]

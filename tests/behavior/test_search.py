@@ -52,6 +52,7 @@ def random_table(seed, states=40, actions=5, discounts=(0.0, 0.9, -0.9, 0.9)):
 
 
 _JITTED: dict = {}
+QUICK = {"xla_backend_optimization_level": 0}  # compiling takes most of the time here
 TRACED = ("legal", "scale", "temperature", "noise")
 
 
@@ -68,7 +69,7 @@ def run(rule, table, root, key=None, **settings):
 
     name = (rule, *sorted(settings.items()))
     if name not in _JITTED:
-        _JITTED[name] = jax.jit(call)
+        _JITTED[name] = jax.jit(call, compiler_options=QUICK)
     return _JITTED[name](table, root, jax.random.key(0) if key is None else key, **traced)
 
 
@@ -145,7 +146,7 @@ def test_completed_values_match_the_reference(golden, name):
     g = golden(name)
     logits, visits, q = (g.inputs[k].astype(jnp.float32).T for k in ("prior_logits", "visit_counts", "qvalues"))
     raw = g.inputs["raw_value"]
-    nodes = Nodes(logits, jax.nn.softmax(logits, 0), visits, q, 1 + visits.sum(0), raw, raw)
+    nodes = Nodes(jax.nn.log_softmax(logits, 0), visits, q, 1 + visits.sum(0), raw, raw)
     settings = [g.spec[k] for k in ("maxvisit_init", "value_scale", "rescale_values", "use_mixed_value")]
     g.check("completed_qvalues", search.completed(nodes, *settings).T)
 
@@ -153,7 +154,7 @@ def test_completed_values_match_the_reference(golden, name):
 def test_normalised_values_match_the_reference(golden):
     g = golden("qtransform_parent_siblings")
     visits, q, value = (g.inputs[k].astype(jnp.float32).T for k in ("visit_counts", "qvalues", "node_value"))
-    nodes = Nodes(q, q, visits, q, 1 + visits.sum(0), value, value)
+    nodes = Nodes(q, visits, q, 1 + visits.sum(0), value, value)
     g.check("value_score", search.normalised(nodes).T)
 
 
@@ -187,7 +188,7 @@ def mctx_search(rule, table, root, legal, noise, simulations, max_depth):
 @pytest.mark.parametrize("rule", ["gumbel", "puct"])
 def test_every_node_is_that_of_mctx(rule, max_depth):
     """On 96 random trees of 33 nodes: two players, ends, masks at the root, noise."""
-    theirs = jax.jit(lambda *args: mctx_search(rule, *args, 32, max_depth))
+    theirs = jax.jit(lambda *args: mctx_search(rule, *args, 32, max_depth), compiler_options=QUICK)
     for seed in range(4):
         rng = np.random.default_rng(seed)
         table, root = random_table(seed), jnp.asarray(rng.integers(0, 40, 24))
