@@ -51,16 +51,7 @@ def random_batch(agent: Any, seed: int = 0, batch: int = B) -> dict[str, Any]:
     lead = (batch, agent.context + agent.rows)
     rows: dict[str, Any] = {}
     for prefix, spaces in (("obs/", agent.obs_space), ("action/", agent.act_space)):
-        for key, space in spaces.items():
-            shape = (*lead, *space.shape)
-            rows[prefix + key] = {
-                "image": lambda: rng.integers(0, 256, shape, np.uint8),
-                "planes": lambda: rng.integers(0, 2, shape, np.uint8),
-                "legal": lambda: np.ones(shape, bool),
-                "player": lambda: (np.arange(lead[1]) % 2).astype(np.int8)[None].repeat(batch, 0),
-                "vector": lambda: rng.uniform(-1, 1, shape).astype(np.float32),
-                "discrete": lambda: rng.integers(0, space.classes[0], shape, np.int32),
-            }[space.kind]()
+        rows |= {prefix + key: drawn(rng, space, lead) for key, space in spaces.items()}
     rows |= {k: np.zeros(lead, bool) for k in ("is_first", "is_last", "is_terminal")}
     rows["reward"] = rng.normal(size=lead).astype(np.float32)
     for key, spec in agent.out_space.items():
@@ -69,6 +60,18 @@ def random_batch(agent: Any, seed: int = 0, batch: int = B) -> dict[str, Any]:
     if "priority" in agent.out_space:
         rows["weight"] = np.ones(batch, np.float32)
     return jax.tree.map(jnp.asarray, rows)
+
+
+def drawn(rng: np.random.Generator, space: Space, lead: tuple[int, int]) -> Any:
+    """Random values of a space; everything is legal, and the players take turns."""
+    shape = (*lead, *space.shape)
+    if space.kind == "legal":
+        return np.ones(shape, bool)
+    if space.kind == "player":
+        return (np.arange(lead[1]) % 2).astype(np.int8)[None].repeat(lead[0], 0)
+    if space.kind == "vector":
+        return rng.uniform(-1, 1, shape).astype(np.float32)
+    return rng.integers(0, {"image": 256, "planes": 2}.get(space.kind) or space.classes[0], shape, space.dtype)
 
 
 def first_rows(agent: Any, count: int, seed: int = 0) -> dict[str, Any]:

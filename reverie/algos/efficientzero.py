@@ -21,9 +21,8 @@ from reverie.agent import Mode, Row
 from reverie.algos import muzero
 from reverie.behavior.returns import Window
 from reverie.envs.base import Spaces
-from reverie.model.heads import ScalarHead
+from reverie.model.heads import Scalar, ScalarHead
 from reverie.model.unroll import LSTM, Hidden
-from reverie.nn.dists import TwoHot
 from reverie.nn.layers import MLP, Linear
 
 
@@ -135,7 +134,7 @@ class Model(muzero.Model):
         reward = total - jnp.where(fresh, 0.0, path.total)
         return Hidden(state, reward, Path(memory, cell, total, path.steps + 1))
 
-    def rewarded(self, hidden: Hidden) -> TwoHot:
+    def rewarded(self, hidden: Hidden) -> Scalar:
         """The sum of rewards at `hidden`, as a distribution."""
         return self.rew(hidden.memory.hidden)
 
@@ -170,7 +169,7 @@ class EfficientZero(muzero.MuZero):
         return jnp.clip(config.n_step - age // config.trust_updates, 1, config.n_step)
 
     def losses(
-        self, model: Model, states: Hidden, window: Window, batch: Row
+        self, model: Any, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         losses, reward = super().losses(model, states, window, batch)
         seen = model.body.represent(self.observed(batch, 1, self.config.unroll), jnp.dtype(model.dtype))

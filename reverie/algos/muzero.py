@@ -26,9 +26,9 @@ from reverie.behavior.search import Found, puct
 from reverie.envs.base import Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
 from reverie.model.encode import halvings, image_resolution, images, planar
-from reverie.model.heads import PolicyHead, ScalarHead
+from reverie.model.heads import PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
-from reverie.nn.dists import OneHot, TwoHot, randomness
+from reverie.nn.dists import OneHot, randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Model(eqx.Module):
         after = self.body.advance(hidden.state, jax.nn.one_hot(action, self.classes))
         return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
-    def rewarded(self, hidden: Hidden) -> TwoHot:
+    def rewarded(self, hidden: Hidden) -> Scalar:
         """The reward of the step that led to `hidden`, as a distribution."""
         return self.rew(self.body.read(hidden.state))
 
@@ -158,10 +158,11 @@ class Model(eqx.Module):
         policy, value = self.judge(latent)
         return policy.logp[..., 0, :], value.pred()
 
-    def judge(self, latent: Hidden) -> tuple[OneHot, TwoHot]:
+    def judge(self, latent: Hidden) -> tuple[OneHot, Scalar]:
         """Policy and value as distributions."""
         feat = self.body.read(latent.state)
         (policy,) = self.pol(feat).values()
+        assert isinstance(policy, OneHot)
         return policy, self.val(feat)
 
 
@@ -268,7 +269,7 @@ class MuZero:
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
 
-    searched = ("policy", "value")  # what a search gives to be stored
+    searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What is stored beside a step besides policy, value and priority."""
@@ -491,7 +492,7 @@ class MuZero:
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
 
     def losses(
-        self, model: Model, states: Hidden, window: Window, batch: Row
+        self, model: Any, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
         config = self.config

@@ -1,8 +1,8 @@
 """Sampled MuZero (Hubert et al., ICML 2021; arXiv 2104.06303): planning where actions cannot be enumerated.
 
-What differs from MuZero: every node holds K actions drawn from a proposal, and the search is over these. Its prior makes
-up for how they were drawn, `(beta_hat / beta) pi`: uniform if the proposal is the policy itself. What is learned is the
-likelihood of the K actions, weighted by the search.
+What differs from MuZero: every node holds K actions drawn from a proposal, and the search is over these. Its prior
+makes up for how they were drawn, `(beta_hat / beta) pi`: uniform if the proposal is the policy itself. What is learned
+is the likelihood of the K actions, weighted by the search.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from reverie.behavior.returns import Window
 from reverie.behavior.search import Found, gumbel
 from reverie.envs.base import Space, Spaces
 from reverie.model.encode import flat, unflat
+from reverie.model.heads import Scalar
 from reverie.model.unroll import Hidden
-from reverie.nn.dists import BoundedNormal, OneHot, TwoHot
+from reverie.nn.dists import BoundedNormal, OneHot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class Model(muzero.Model):
     def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B k"], Float[Array, "*B"]]:
         return latent.memory[1], self.judge_all(latent)[1].pred()
 
-    def judge_all(self, latent: Hidden) -> tuple[Policy, TwoHot]:
+    def judge_all(self, latent: Hidden) -> tuple[Policy, Scalar]:
         """Policy, one distribution per action key, and value."""
         feat = self.body.read(latent.state)
         return self.pol(feat), self.val(feat)
@@ -114,7 +115,7 @@ class SampledMuZero(muzero.MuZero):
     def choices(self) -> int:
         return int(self.config.candidates)
 
-    searched = ("policy", "value", "candidates")
+    searched: tuple[str, ...] = ("policy", "value", "candidates")
 
     @property
     def spaces(self) -> list[tuple[str, Space]]:
@@ -132,7 +133,7 @@ class SampledMuZero(muzero.MuZero):
         return root
 
     def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
-        codes, prior = root.memory
+        _, prior = root.memory
         even = {k: even_actions(s, jax.random.fold_in(key, i), prior.shape) for i, (k, s) in enumerate(self.spaces)}
         return root._replace(memory=(flat(self.act_space, even), prior))
 

@@ -121,7 +121,9 @@ class Model(muzero.Model):
     def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
         """Half a step: an action at a state, a code at an afterstate. Which it is differs from tree to tree."""
         moved, resolved = self.moved(latent, action), self.resolved(latent, jax.nn.one_hot(action, self.codes))
-        pick = lambda a, b: jnp.where(latent.memory.reshape(*latent.memory.shape, *[1] * (a.ndim - latent.memory.ndim)), a, b)
+        pick = lambda a, b: jnp.where(
+            latent.memory.reshape(*latent.memory.shape, *[1] * (a.ndim - latent.memory.ndim)), a, b
+        )
         return jax.tree.map(pick, resolved, moved)
 
     def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:

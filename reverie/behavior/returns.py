@@ -78,8 +78,8 @@ def n_step_return(
         target     z0 = s0 r1 + g s1 r2 + ... + g^n s_n v_n        s_t: 1 where player t is player 0, else -1
 
     Rewards after the world's end are 0 and so is the value (an absorbing state); an episode that was only cut
-    bootstraps from the value of its last row. `lam` below 1 mixes the returns of 1 to n steps (TD(lambda)); `fewer`, 1 to n,
-    makes the returns of a sequence shorter.
+    bootstraps from the value of its last row. `lam` below 1 mixes the returns of 1 to n steps (TD(lambda)); `fewer`, 1
+    to n, makes the returns of a sequence shorter.
     """
     width = unroll + 1
     rows = lambda x, at: lax.dynamic_slice_in_dim(x, at, width, 1)

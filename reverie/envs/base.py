@@ -35,18 +35,6 @@ _DTYPES: dict[Kind, str] = {
 RULES: frozenset[Kind] = frozenset({"legal", "player"})  # what only a search may look at
 
 
-Kind = Literal["image", "vector", "discrete", "planes", "legal", "player"]
-_DTYPES: dict[Kind, str] = {
-    "image": "uint8",
-    "vector": "float32",
-    "discrete": "int32",
-    "planes": "uint8",
-    "legal": "bool",
-    "player": "int8",
-}
-RULES: frozenset[Kind] = frozenset({"legal", "player"})  # what only a search may look at
-
-
 @dataclass(frozen=True)
 class Space:
     """One array of an observation or of an action.

@@ -16,6 +16,9 @@ from reverie.nn.transforms import SYMLOG, H, integer_bins, symexp_bins, symlog_b
 Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared", "h_two_hot"]
 
 
+Scalar = TwoHot | Squared  # the distribution of a scalar
+
+
 class ScalarHead(eqx.Module):
     """A reward or a value; starts by predicting exactly 0.
 
@@ -44,7 +47,7 @@ class ScalarHead(eqx.Module):
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
         self.out = Linear(units, self.bins, key=out_key, scale=0.0)
 
-    def __call__(self, feat: Float[Array, "*B f"]) -> TwoHot | Squared:
+    def __call__(self, feat: Float[Array, "*B f"]) -> Scalar:
         out = self.out(self.mlp(feat))
         if self.kind == "symlog_squared":
             return Squared(out[..., 0], 0, SYMLOG)
