@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.behavior.returns import ReturnScale, lambda_return
+from reverie.behavior.returns import ReturnScale, lambda_return, n_step_return
 
 
 def test_imagined_returns_match_the_reference(golden):
@@ -78,3 +81,78 @@ def test_the_default_return_scale_is_the_reference_default(golden):
     for x in g.inputs["x"]:
         scale = scale.update(x)
     np.testing.assert_allclose(scale.scale(), g.outputs["scale"][-1], rtol=1e-5)
+
+
+EPISODES = sorted(path.stem for path in (Path(__file__).parents[1] / "golden/muzero").glob("nstep_*.json"))
+
+
+def windows(g, value="root_values", beyond=7.0):
+    """Every position of a recorded episode as the first of a window; rows beyond its end are of another."""
+    x, spec = g.inputs, g.spec
+    length, more = len(x["reward_history"]), spec["num_unroll_steps"] + spec["td_steps"] + 1
+    rows = {
+        "reward": jnp.concatenate([x["reward_history"], jnp.full(more, beyond)]),
+        "value": jnp.concatenate([x[value], jnp.full(more + 1, beyond)]),
+        "player": jnp.concatenate([x["to_play_history"], jnp.zeros(more, jnp.int32)]).astype(jnp.int8),
+        "last": jnp.arange(length + more) == length - 1,
+    }
+    return {k: jnp.stack([v[t : t + more] for t in range(length - 1)]) for k, v in rows.items()}
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_n_step_targets_match_the_reference(golden, name):
+    g = golden(name)
+    reanalysed = "reanalysed_root_values"
+    rows = windows(g, reanalysed if reanalysed in g.inputs else "root_values")
+    found = n_step_return(
+        rows["reward"],
+        rows["last"],
+        rows["last"],
+        rows["value"],
+        unroll=g.spec["num_unroll_steps"],
+        steps=g.spec["td_steps"],
+        discount=g.spec["discount"],
+        player=rows["player"],
+    )
+    g.check("unroll_target_value", found.value)
+    g.check("unroll_target_reward", found.reward)
+    assert found.known.all()
+    ended = jnp.cumsum(rows["last"], 1)[:, : found.real.shape[1]] > 0
+    np.testing.assert_array_equal(found.real, ~ended)
+
+
+def test_an_episode_that_is_only_cut_bootstraps_from_its_last_row():
+    def row(*xs):
+        return jnp.array([xs])
+
+    reward, value = row(9.0, 1, 2, 4, 8, 16, 32), row(1.0, 10, 20, 30, 40, 50, 60)
+    last = row(False, False, True, False, False, False, False)
+    found = n_step_return(reward, last, last & False, value, unroll=3, steps=3, discount=0.5)
+    #  row 0: 1 + 2/2 + 20/4    row 1: 2 + 20/2    row 2: its own value    row 3: of another episode
+    np.testing.assert_allclose(found.value[0, :3], [7.0, 12.0, 20.0])
+    np.testing.assert_array_equal(found.known, row(True, True, True, False))
+    np.testing.assert_array_equal(found.real, row(True, True, True, False))
+    # A life is lost at row 2 and the env plays on: the value ends, and what follows is absorbed.
+    ended = n_step_return(reward, last & False, last, value, unroll=3, steps=3, discount=0.5)
+    np.testing.assert_allclose(ended.value, row(2.0, 2.0, 0.0, 0.0))
+    np.testing.assert_allclose(ended.reward, row(9.0, 1.0, 2.0, 0.0))
+    assert ended.known.all()
+    np.testing.assert_array_equal(ended.real, row(True, True, False, False))
+
+
+def test_returns_can_be_mixed_and_shortened():
+    rng = np.random.default_rng(0)
+    reward, value = rng.normal(size=(2, 2, 6)).astype(np.float32)
+    none = jnp.zeros((2, 6), bool)
+    plain = {
+        n: n_step_return(jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=n, discount=0.9).value
+        for n in (1, 2, 3)
+    }
+    mixed = n_step_return(
+        jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=3, discount=0.9, lam=0.5
+    )
+    np.testing.assert_allclose(mixed.value, 0.5 * plain[1] + 0.25 * plain[2] + 0.25 * plain[3], rtol=1e-5)
+    fewer = n_step_return(
+        jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=3, discount=0.9, fewer=jnp.array([1, 3])
+    )
+    np.testing.assert_allclose(fewer.value[:, 0], [plain[1][0, 0], plain[3][1, 0]], rtol=1e-6)

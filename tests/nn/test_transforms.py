@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.nn.transforms import SYMLOG_PIXELS, symexp, symexp_bins, symlog, symlog_bins, two_hot
+from reverie.nn.dists import TwoHot
+from reverie.nn.transforms import (
+    SYMLOG_PIXELS,
+    H,
+    h,
+    h_inverse,
+    integer_bins,
+    symexp,
+    symexp_bins,
+    symlog,
+    symlog_bins,
+    two_hot,
+)
 
 
 def test_symlog_and_symexp_match_the_reference(golden):
@@ -70,3 +82,30 @@ def test_symlog_bins_are_equally_spaced_around_zero():
     bins = symlog_bins(255)
     assert (bins[0], bins[127], bins[254]) == (-20, 0, 20)
     np.testing.assert_allclose(np.diff(bins), 40 / 254, rtol=1e-4)
+
+
+def test_h_and_its_inverse_match_the_reference(golden):
+    g = golden("value_transform_eps0.001")
+    x, y = g.inputs["x"], g.inputs["y"]
+    np.testing.assert_allclose(h(x), g.outputs["h_x"], rtol=1e-6, atol=1e-7)
+    # The reference's own formula loses up to three digits in float32; ours may not.
+    np.testing.assert_allclose(h_inverse(y), g.outputs["hinv_y"], rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(h_inverse(h(x)), x, rtol=5e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["twohot_h_601bins_mg", "twohot_h_21bins_lz"])
+def test_codes_of_h_match_the_reference(golden, name):
+    g = golden(name)
+    limit, count = g.spec["support_size"], g.spec["num_bins"]
+    bins = integer_bins(limit)
+    assert len(bins) == count
+    code = np.asarray(two_hot(jnp.clip(H.to(g.inputs["x"]), -limit, limit), bins))
+    expected = np.zeros_like(code)
+    for row, index, prob in zip(expected, g.outputs["bin_index"], g.outputs["bin_prob"], strict=True):
+        for i, p in zip(index, prob, strict=True):
+            row[i] += p
+    np.testing.assert_allclose(code, expected, atol=2e-5)
+    np.testing.assert_allclose(H.back(jnp.asarray(code @ bins)), g.outputs["roundtrip"], rtol=1e-3, atol=1e-3)
+    if "scalar_from_logits" in g.outputs:
+        own = TwoHot(g.inputs["logits"], bins, H).pred()
+        np.testing.assert_allclose(own, g.outputs["scalar_from_logits_float64_same_formula"], rtol=2e-5)
