@@ -53,7 +53,7 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 # What makes the tasks short enough to be run dozens of times: half the batch of the preset, and half the steps.
 SHORT: dict[str, tuple[str, ...]] = {
     "cartpole": ("--batch", "8", "--replay-ratio", "128", "--steps", "2000"),
-    "catch": ("--steps", "3000"),
+    "catch": ("--steps", "8000"),
 }
 
 
