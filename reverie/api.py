@@ -1,4 +1,4 @@
-"""What a person calls, from Python or through the command line: train, load, evaluate, dream, plan.
+"""What a person calls, from Python or through the command line: train, load, evaluate, dream, think, plan.
 
 Everything here is assembly: a config becomes envs, an agent and a directory, and those go to `run`.
 """
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,11 @@ from rich.console import Console
 
 from reverie import algos, config, files
 from reverie.agent import DREAMT, SEEN, Agent, Carry, Dream, Mode
+from reverie.algos.muzero import MuZero
+from reverie.behavior.search import Found
+from reverie.behavior.tree import ILLEGAL
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.envs.base import Env, Spaces
+from reverie.envs.base import Arrays, Env, Spaces
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
 from reverie.envs.workers import episode_seed
@@ -36,6 +39,7 @@ from reverie.run.collect import Collector
 from reverie.run.directory import RunDirectory
 from reverie.run.loop import Evaluation, Result
 from reverie.run.rollout import DeviceCollector
+from reverie.view.tree import Branches, Thought
 
 logger = logging.getLogger("reverie")
 
@@ -378,6 +382,7 @@ class LoadedAgent:
         self.state = loop.agent_state(self.agent, checkpoint)
         self._policy = loop.Compiled(self.agent).policy  # of one env
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
+        self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
         self._replay = checkpoint.meta["replay"]
 
     def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
@@ -479,6 +484,62 @@ class LoadedAgent:
         dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
         return dream
 
+    def think(
+        self,
+        step: int = 0,
+        seed: int = 0,
+        simulations: int | None = None,
+        obs: Any = None,
+        carry: Carry = None,
+    ) -> Thought:
+        """The search behind one greedy decision: what the network proposed, what was looked at, what came of it.
+
+        Args:
+          step: of a greedy episode, 0 its beginning; in games of two the agent moves for both.
+          seed: of the episode.
+          simulations: of this search; those of the run if left out. What led here was played with those of the run.
+          obs, carry: instead of playing to a step: what `act` takes.
+
+        Raises:
+          ConfigError: the algorithm does not search, or the episode ends before this step.
+        """
+        if not isinstance(self.agent, MuZero):
+            raise ConfigError(
+                f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
+                f"`reverie dream {self.path}` shows what it imagines"
+            )
+        for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
+            if value is not None and value < least:
+                raise ConfigError(f"--{name} must be {least} or more, got {value}")
+        agent = self.agent
+        if simulations is not None:
+            more = dataclasses.replace(
+                self.config, agent=dataclasses.replace(self.config.agent, simulations=simulations)
+            )
+            agent = make_agent(more, self.env.obs_space, self.env.act_space)
+        if simulations not in self._think:
+            self._think[simulations] = jax.jit(agent.think)
+        seen, carry = self._reach(step, seed) if obs is None else (observe(self.env, obs), carry)
+        rows, carry = self._row(seen, carry)
+        actions, found = jax.device_get(self._think[simulations](self.state, carry, rows))
+        player = rows.get("obs/player")
+        return _thought(agent.enumerated, actions, found, None if player is None else int(player[0]))
+
+    def _reach(self, step: int, seed: int) -> tuple[Arrays, Carry]:
+        """What is seen at a step of a greedy episode, and the carry with which it is decided."""
+        now, carry = self.env.reset(episode_seed(seed, 0, 0)), None
+        for played in range(step + 1):
+            if now.is_last:
+                raise ConfigError(
+                    f"the greedy episode of --seed {seed} has {played} decisions, and there is no --step {step} in it: "
+                    f"type --step 0 to {played - 1}, or another --seed"
+                )
+            if played == step:
+                break
+            action, carry = self._act(now.obs, carry, "eval", native=False)
+            now = self.env.step(action)
+        return now.obs, carry
+
     def _play(self, sequences: int, length: int, seed: int) -> Row:
         """Greedy episodes, one stream of them per sequence."""
         run = self.config.run
@@ -504,16 +565,65 @@ class LoadedAgent:
                     collector.step(decide)
         return dreams.look(replay, sequences, length, np.random.default_rng(seed))
 
-    def _act(self, obs: dict[str, np.ndarray], carry: Carry, mode: Mode, native: bool) -> Any:
+    def _act(self, obs: Arrays, carry: Carry, mode: Mode, native: bool) -> Any:
+        rows, carry = self._row(obs, carry)
+        carry, action, _ = self._policy[mode](self.state, carry, rows)
+        single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
+        return (native_action(self.env, single) if native else single), carry
+
+    def _row(self, obs: Arrays, carry: Carry) -> tuple[Arrays, Carry]:
+        """What the policy takes for one env, `[1, ...]`; a carry of None begins an episode."""
         rows = {f"obs/{k}": np.asarray(x)[None] for k, x in obs.items()}
         rows["is_first"] = np.array([carry is None])
         rows["reward"] = np.zeros(1, np.float32)
         rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
         if carry is None:
             carry = self.agent.init_carry(1, jax.random.key(self.config.run.seed))
-        carry, action, _ = self._policy[mode](self.state, carry, rows)
-        single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
-        return (native_action(self.env, single) if native else single), carry
+        return rows, carry
+
+
+def _thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, player: int | None) -> Thought:
+    """What a search of one root found, in numpy arrays, as a person looks at it."""
+    tree = jax.tree.map(lambda x: x[0], found.tree)
+    policy, visits, q = (np.asarray(x[0]) for x in (found.policy, found.visits, found.q))
+    names = [_named({k: x[a] for k, x in actions.items()}) for a in range(len(policy))]
+    inside = names if enumerated else [f"#{a}" for a in range(len(names))]
+
+    # Slots that a limit of depth left empty have no parent either.
+    nodes = np.flatnonzero((tree.parent >= 0) | (np.arange(len(tree.parent)) == 0))
+    parents, taken = tree.parent[nodes], tree.action[nodes]
+    called = [
+        "" if parent < 0 else f"c{a}" if tree.chance[parent] else inside[a] if parent else names[a]
+        for parent, a in zip(parents, taken, strict=True)
+    ]
+    logits = tree.logits[0, : len(policy)]
+    return Thought(
+        actions=names,
+        legal=logits > ILLEGAL,
+        prior=np.where(logits > ILLEGAL, np.exp(logits), 0.0),
+        policy=policy,
+        visits=visits[: len(policy)],
+        q=q[: len(policy)],
+        chosen=int(found.action[0]),
+        player=player,
+        raw=float(tree.raw[0]),
+        value=float(found.value[0]),
+        tree=Branches(
+            parent=np.searchsorted(nodes, parents).astype(np.int32) - (parents < 0),
+            action=taken,
+            name=called,
+            visits=tree.visits[nodes],
+            q=np.where(parents < 0, tree.value[0], tree.q[parents, taken]),
+            chance=tree.chance[nodes],
+        ),
+    )
+
+
+def _named(action: Mapping[str, np.ndarray]) -> str:
+    """An action as text: class numbers, and vectors in [-1, 1]."""
+    number = lambda x: f"{x:+.2f}" if np.issubdtype(np.asarray(x).dtype, np.floating) else str(x)
+    parts = {k: " ".join(number(x) for x in np.ravel(value)) for k, value in action.items()}
+    return next(iter(parts.values())) if len(parts) == 1 else ", ".join(f"{k} {text}" for k, text in parts.items())
 
 
 def load(path: str | os.PathLike[str], env: EnvLike | None = None) -> LoadedAgent:

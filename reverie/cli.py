@@ -1,4 +1,4 @@
-"""The command line: train, eval, dream, list, diff, check-env.
+"""The command line: train, eval, dream, think, list, diff, check-env.
 
 Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the
 user typed, 1 for everything else. With `--json`, text for people goes to stderr and the last line
@@ -35,6 +35,7 @@ reverie: agents that learn a model of their world and act by imagining it
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
   reverie eval RUN [--episodes N] [--video out.mp4]
   reverie dream RUN [--out FILE] [--key NAME] [--fresh]
+  reverie think RUN [--step N] [--out FILE.svg|.png] [--simulations N]
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
   reverie check-env ENV
@@ -99,6 +100,27 @@ class Dream:
     """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
     seed: int = 0
     """Of the draw of sequences, or of the episodes."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Think:
+    """Draws the search behind one decision of a run that searches, the MuZero family: what was tried how often, what it
+    was worth, and what that did to the policy."""
+
+    run: tyro.conf.Positional[str]
+    """The run's directory."""
+    step: int = 0
+    """Of a greedy episode, 0 its beginning. In games of two, the agent moves for both."""
+    seed: int = 0
+    """Of the episode."""
+    out: str = ""
+    """A picture: .png or .svg. Empty: think-<step>.png in the run's videos/."""
+    depth: int = 3
+    """Steps from the root that the picture shows."""
+    simulations: int | None = None
+    """Of this search. None: those of the run. The steps before are decided with those of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -294,6 +316,64 @@ def _subject(obs_space: Mapping[str, Any], key: str, suffix: str) -> str:
     return key
 
 
+def think(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(Think, argv, "think")
+    from reverie import api, files
+    from reverie.run.directory import RunDirectory
+    from reverie.view import tree as view
+
+    suffix = Path(flags.out or "think.png").suffix.lower()
+    if suffix not in view.SUFFIXES:
+        raise ConfigError(
+            f"cannot draw a tree into {Path(flags.out).name!r}: expected a name that ends in "
+            f"{' or '.join(view.SUFFIXES)}, for example {Path(flags.out).with_suffix('.svg').name}"
+        )
+    if flags.depth < 1:
+        raise ConfigError(f"--depth must be 1 or more, got {flags.depth}")
+    for folder in Path(flags.out).parents:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--out {flags.out}: {folder} is a file, expected a directory or a name that is free")
+    agent = api.load(flags.run)
+    found = agent.think(flags.step, flags.seed, flags.simulations)
+    path = Path(flags.out or RunDirectory(agent.path).videos / f"think-{flags.step}.png")
+    mover = "" if found.player is None else f", player {found.player} to move"
+    title = f"{agent.config.run.env} after {agent.step:,} steps: step {flags.step} of an episode{mover}"
+    entries: list[dict[str, Any]] = [
+        {
+            "action": found.actions[a],
+            "prior": float(found.prior[a]),
+            "visits": int(found.visits[a]),
+            "q": float(found.q[a]) if found.visits[a] else None,
+            "policy": float(found.policy[a]),
+        }
+        for a in found.ranked
+    ]
+    files.make_dir(path.parent)
+    files.replace(path, view.draw(found, title, suffix, flags.depth))
+    console.print(
+        f"{title}\n{found.tree.visits[0] - 1} simulations; value {found.raw:.3g} by the network, {found.value:.3g} by "
+        f"the search; action {found.actions[found.chosen]} is taken",
+        soft_wrap=True,
+    )
+    table = Table("action", box=None, pad_edge=False)
+    for name in ("prior", "visits", "Q", "improved policy"):
+        table.add_column(name, justify="right")
+    for entry, a in zip(entries[: view.ACTIONS], found.ranked, strict=False):
+        q = "-" if entry["q"] is None else f"{entry['q']:.3g}"
+        cells = (entry["action"], f"{entry['prior']:.1%}", str(entry["visits"]), q, f"{entry['policy']:.1%}")
+        table.add_row(*cells, style="bold" if a == found.chosen else None)
+    console.print(table)
+    if len(entries) > view.ACTIONS:
+        console.print(f"and {len(entries) - view.ACTIONS} actions more, which the search likes less")
+    if missing := view.left_out(found.tree, flags.depth):
+        console.print(f"the picture shows {missing}")
+    console.print(f"picture: {path}", soft_wrap=True)
+    values = {"raw": found.raw, "searched": found.value}
+    told = {"path": str(path), "trained": agent.step, "step": flags.step, "player": found.player, "value": values}
+    _output(flags.json, told | {"action": found.actions[found.chosen], "actions": entries})
+    return 0
+
+
 def list_all(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(List, argv, "list")
     from reverie.envs.spec import families
@@ -370,6 +450,7 @@ VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
     "train": train,
     "eval": evaluate,
     "dream": dream,
+    "think": think,
     "list": list_all,
     "diff": diff,
     "check-env": check,
@@ -503,7 +584,7 @@ def program() -> None:
     """The `reverie` program: `main`, with memory made ready for training, and compiled programs kept."""
     if sys.argv[1:2] == ["train"] and "--dry-run" not in sys.argv:
         use_huge_pages()
-    if sys.argv[1:2] in (["train"], ["eval"]) and not {"--dry-run", "--help", "-h"} & set(sys.argv):
+    if sys.argv[1:2] in (["train"], ["eval"], ["think"]) and not {"--dry-run", "--help", "-h"} & set(sys.argv):
         keep_programs()
     sys.exit(main())
 

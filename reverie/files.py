@@ -95,6 +95,15 @@ def rename(source: Path, target: Path) -> None:
         os.rename(source, target)
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all; one of that name is replaced."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    if temporary.exists():
+        remove(temporary)
+    create(temporary, [data])
+    rename(temporary, path)
+
+
 def remove(path: Path) -> None:
     """Removes a file, or a directory with the files in it (links are removed, never followed)."""
     with _explained("remove", path):

@@ -273,6 +273,7 @@ class MuZero:
         )
 
     searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
+    enumerated: bool = True  # a number means the same action at every node of a tree
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What is stored beside a step besides policy, value and priority."""
@@ -337,6 +338,20 @@ class MuZero:
         action = self.acted(root, chosen)
         carry = Carry(carry.frames, carry.moves + 1, key)
         return carry, prefixed("action/", action), prefixed("out/", fresh)
+
+    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
+        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`.
+
+        Returns:
+          the actions that it chose from, `[A, ...]` by their keys in `act_space`, and what it found, its tree included.
+        """
+        _, root_key, search_key = jax.random.split(carry.key, 3)
+        seen, carry = self._see(carry, obs)
+        root = self.rooted(state.model, seen, root_key)
+        cold = jnp.zeros_like(carry.moves, jnp.float32)
+        found = self.search(state.model, root, search_key, obs.get("obs/legal"), True, cold)
+        numbers = jnp.arange(self.choices, dtype=jnp.int32)
+        return self.acted(jax.tree.map(lambda x: x.repeat(self.choices, 0), root), numbers), found
 
     def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
         """A root whose actions do not depend on the networks."""

@@ -116,6 +116,7 @@ class SampledMuZero(muzero.MuZero):
         return int(self.config.candidates)
 
     searched: tuple[str, ...] = ("policy", "value", "candidates")
+    enumerated: bool = False
 
     @property
     def spaces(self) -> list[tuple[str, Space]]:

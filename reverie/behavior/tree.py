@@ -55,6 +55,7 @@ class Tree(NamedTuple):
     `visits` counts the simulations that made or passed a node, `value` is the mean of their returns and `raw` the
     model's own value. `reward` and `discount` belong to the step from `parent` by `action`; without one (the root; a
     slot that a limit of depth left empty) these two are -1. `child` is -1 where nothing was tried; there `q` is 0.
+    `chance` tells where not the player is to move but chance.
     """
 
     parent: Int[Array, "B N"]
@@ -68,6 +69,7 @@ class Tree(NamedTuple):
     child: Int[Array, "B N A"]
     child_visits: Int[Array, "B N A"]
     q: Float[Array, "B N A"]
+    chance: Bool[Array, "B N"]
 
 
 class Nodes(NamedTuple):
@@ -393,5 +395,6 @@ def _tree(forest: Forest, roots: int) -> Tree:
         child=place(forest.child),
         child_visits=forest.visits.astype(jnp.int32),
         q=forest.q,
+        chance=jnp.zeros(len(forest.total), bool) if forest.chance is None else forest.chance,
     )
     return jax.tree.map(ordered, tree)

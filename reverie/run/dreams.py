@@ -38,21 +38,14 @@ def film(dream: Dream, folder: Path, step: int, log: Log) -> None:
     """
     for key in view.pictures(dream):
         name = f"dream-{key.removeprefix('obs/').replace('/', '-')}"
-        _put(folder / f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS))
+        files.replace(
+            folder / f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS)
+        )
         small = view.frames(dream, key, height=64)  # a GIF is ten times an MP4
         gif = video.encode(".gif", small, view.FPS)
         log.picture(step, f"dream/{key.removeprefix('obs/')}", gif, small[0].shape[:2])
     if len(view.curves(dream)) > 1 or not view.pictures(dream):
         png = view.plot(dream)
-        _put(folder / f"dream-{step:09d}.png", png)
+        files.replace(folder / f"dream-{step:09d}.png", png)
         width, height = Image.open(io.BytesIO(png)).size
         log.picture(step, "dream/curves", png, (height, width))
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all; one of that name is replaced."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    if temporary.exists():
-        files.remove(temporary)
-    files.create(temporary, [data])
-    files.rename(temporary, path)

@@ -162,11 +162,11 @@ def _curve(ax: Any, dream: Dream, at: tuple[str, tuple[int, ...]], sequence: int
     truth, dreamt = (x[key][(sequence, slice(None), *place)] for x in (dream.truth, dream.dream))
     end = int(dream.valid[sequence].sum())
     rows = np.arange(1, len(truth) + 1)
-    ax.axvspan(1, seen, color=_unit(SEES), alpha=0.15, linewidth=0, label="seen")
+    ax.axvspan(1, seen, color=unit(SEES), alpha=0.15, linewidth=0, label="seen")
     if end < len(truth):
-        ax.axvspan(end, len(truth), color=_unit(OVER), alpha=0.3, linewidth=0, label="over")
+        ax.axvspan(end, len(truth), color=unit(OVER), alpha=0.3, linewidth=0, label="over")
     ax.plot(rows[:end], truth[:end], color="black", linewidth=1.2, label="truth")
-    ax.plot(rows[:end], dreamt[:end], color=_unit(DREAMS), linewidth=1.2, label="dream")
+    ax.plot(rows[:end], dreamt[:end], color=unit(DREAMS), linewidth=1.2, label="dream")
     ax.tick_params(labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -181,5 +181,5 @@ def _colour(images: np.ndarray) -> np.ndarray:
     return images if images.shape[-1] == 3 else images[..., -1:].repeat(3, -1)
 
 
-def _unit(colour: tuple[int, int, int]) -> tuple[float, ...]:
+def unit(colour: tuple[int, int, int]) -> tuple[float, ...]:
     return tuple(c / 255 for c in colour)

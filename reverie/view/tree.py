@@ -1,0 +1,234 @@
+"""Search trees a person can look at: what was tried how often, and what it did to the policy."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reverie.view.dream import DREAMS, OVER, SEES, unit
+
+SUFFIXES = (".png", ".svg")
+DEPTH = 3  # steps from the root that are drawn
+NODES = 60  # that a picture has room for
+ACTIONS = 20  # that bars and table have room for
+PITCH = 0.34  # inches from one line to the next
+
+
+class Branches(NamedTuple):
+    """The N nodes of a tree in the order in which they were made: the root is node 0, and parents precede children.
+
+    Attributes:
+      parent: int `[N]`, -1 of the root.
+      action: int `[N]`, that led here; -1 of the root.
+      name: N texts: what this action, or outcome of chance, is called.
+      visits: int `[N]`, simulations that made or passed a node; of the root, its own evaluation included.
+      q: float `[N]`, mean return of the step that led here, in the eyes of the player who took it; of the root, its
+        value.
+      chance: bool `[N]`, not the player is to move here but chance.
+    """
+
+    parent: np.ndarray
+    action: np.ndarray
+    name: list[str]
+    visits: np.ndarray
+    q: np.ndarray
+    chance: np.ndarray
+
+
+class Thought(NamedTuple):
+    """What one search of one root found, over A actions.
+
+    Attributes:
+      actions: A texts. A continuous action is in [-1, 1], as the agent acts.
+      legal: bool `[A]`.
+      prior, policy: float `[A]`, what the network proposed, and what the search made of it and is to be learned
+        (Gumbel: the improved policy; PUCT: the share of the visits). 0 where not legal.
+      visits: int `[A]`.
+      q: float `[A]`, mean return, in the eyes of the player to move; 0 where there were no visits.
+      chosen: the action taken.
+      player: in games of two, who is to move: 0 or 1.
+      raw, value: of the root, by the network alone and by the search.
+      tree: all that was looked at.
+    """
+
+    actions: list[str]
+    legal: np.ndarray
+    prior: np.ndarray
+    policy: np.ndarray
+    visits: np.ndarray
+    q: np.ndarray
+    chosen: int
+    player: int | None
+    raw: float
+    value: float
+    tree: Branches
+
+    @property
+    def ranked(self) -> list[int]:
+        """The legal actions, those that the search prefers first."""
+        order = np.lexsort((-self.visits, -self.policy))
+        return [int(a) for a in order if self.legal[a]]
+
+
+def shown(tree: Branches, depth: int = DEPTH, most: int = NODES) -> tuple[np.ndarray, int, int]:
+    """Which nodes a picture shows: down to `depth` steps from the root, and of those the `most` visited.
+
+    Returns:
+      their numbers in ascending order, parents always among them; how many lie too deep; and how many of the others
+      were visited too seldom.
+    """
+    level = np.zeros(len(tree.parent), int)
+    for node in range(1, len(level)):
+        level[node] = level[tree.parent[node]] + 1
+    near = np.flatnonzero(level <= depth)
+    # A parent has all visits of its children and its own; of equals the one made first.
+    kept = near[np.argsort(-tree.visits[near], kind="stable")][:most]
+    return np.sort(kept), len(level) - len(near), len(near) - len(kept)
+
+
+def left_out(tree: Branches, depth: int = DEPTH, most: int = NODES) -> str:
+    """What a picture does not show, in words; nothing if it shows all."""
+    nodes, deeper, rarer = shown(tree, depth, most)
+    causes = [f"{deeper} deeper than {depth} steps"] * (deeper > 0) + [f"{rarer} visited least"] * (rarer > 0)
+    return f"{len(nodes)} of {len(tree.parent)} nodes; left out: {', '.join(causes)}" if causes else ""
+
+
+def draw(thought: Thought, title: str, suffix: str = ".png", depth: int = DEPTH, most: int = NODES) -> bytes:
+    """The tree from left to right, and beside it bars of the prior against the improved policy.
+
+    The root is green: it was seen. What is orange was imagined; diamonds are chance. The area of a node and the width
+    of a line are shares of the visits, and the action taken is drawn in black. Beside a node stand the action that led
+    to it, its visits, and that action's mean return; dots if some of what follows it is left out.
+
+    Args:
+      suffix: one of `SUFFIXES`.
+      depth, most: see `shown`.
+
+    Returns:
+      a PNG, or an SVG whose texts are texts.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure  # takes a second to import: not every command draws
+
+    nodes, _, _ = shown(thought.tree, depth, most)
+    places = _places(thought.tree, nodes)
+    ranked = thought.ranked[:ACTIONS]
+    lines = max(max(y for _, y in places.values()) + 1, len(ranked), 3)
+    deepest = max(x for x, _ in places.values())
+    # Settings of this figure alone: SVGs with text in them, and the same bytes every time.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reverie"}):
+        # In inches: the tree, a gap for the names of actions, the bars; above both a head of three lines, below a note.
+        tree, gap, side, edge, head, foot = 1.9 * (deepest + 1), 0.9, 2.4, 0.15, 1.0, 0.4
+        wide, high = tree + gap + side + 2 * edge, PITCH * lines + head + foot
+        figure = Figure(figsize=(wide, high), dpi=110)
+        axes = lambda left, width: figure.add_axes((left / wide, foot / high, width / wide, PITCH * lines / high))
+        branches, bars = axes(edge, tree), axes(edge + tree + gap, side)
+        for ax in (branches, bars):
+            ax.set_ylim(lines - 0.5, -0.5)
+        branches.set_xlim(-0.1, deepest + 0.9)
+        branches.axis("off")
+        _branches(branches, thought, places)
+        _bars(bars, thought, ranked)
+        write = lambda y, text, size: figure.text(edge / wide, y / high, text, fontsize=size, va="center")
+        write(high - 0.2, title, 10)
+        write(high - 0.45, "action: visits, mean return; black: the action taken", 8)
+        notes = [left_out(thought.tree, depth, most)]
+        if len(ranked) < len(thought.ranked):
+            notes.append(f"bars: {len(ranked)} of {len(thought.ranked)} actions")
+        write(0.15, "   ".join(note for note in notes if note), 8)
+        data = io.BytesIO()
+        metadata = {"Date": None} if suffix == ".svg" else {}
+        figure.savefig(data, format=suffix[1:], metadata=metadata)
+    return data.getvalue()
+
+
+def _places(tree: Branches, nodes: np.ndarray) -> dict[int, tuple[int, float]]:
+    """Node -> its depth and its line. Every leaf has a line of its own, and a parent stands in the middle of its
+    children, the most visited of which comes first."""
+    children: dict[int, list[int]] = {int(node): [] for node in nodes}
+    for node in sorted(children, key=lambda node: (-tree.visits[node], node)):
+        if node:
+            children[int(tree.parent[node])].append(node)
+    places: dict[int, tuple[int, float]] = {}
+    free = iter(range(len(nodes)))
+
+    def put(node: int, depth: int) -> float:
+        below = [put(child, depth + 1) for child in children[node]]
+        line = (below[0] + below[-1]) / 2 if below else float(next(free))
+        places[node] = (depth, line)
+        return line
+
+    put(0, 0)
+    return places
+
+
+def _branches(ax: Any, thought: Thought, places: dict[int, tuple[int, float]]) -> None:
+    tree = thought.tree
+    share = tree.visits / tree.visits[0]
+    inside = {int(tree.parent[node]) for node in places}
+    cut = {int(parent) for node, parent in enumerate(tree.parent) if node not in places}
+    taken = np.flatnonzero((tree.parent == 0) & (tree.action == thought.chosen))
+    for node, (x, y) in places.items():
+        mine = node in taken
+        if node:
+            left, top = places[int(tree.parent[node])]
+            ax.plot(
+                (left, left + 0.25, x - 0.25, x),
+                (top, top, y, y),
+                color="black" if mine else "0.75",
+                linewidth=0.6 + 5 * share[node],
+                solid_joinstyle="round",
+                zorder=1.5 if mine else 1,
+            )
+        ax.scatter(
+            x,
+            y,
+            s=18 + 260 * share[node],
+            color=unit(DREAMS if node else SEES),
+            edgecolor="black" if mine else "white",
+            marker="D" if tree.chance[node] else "o",
+            zorder=2,
+        )
+        text = f"{tree.visits[node]}  {tree.q[node]:.3g}" + " …" * (node in cut)
+        radius = float(np.sqrt(18 + 260 * share[node])) / 2
+        ax.annotate(
+            f"{tree.name[node]}:  {text}" if node else text,
+            (x, y),
+            (radius + 4, 0) if node not in inside else (0 if node else -radius, radius + 2),
+            textcoords="offset points",
+            ha="center" if node and node in inside else "left",
+            va="bottom" if node in inside else "center",
+            fontsize=8,
+            fontweight="bold" if mine else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
+            zorder=3,
+        )
+
+
+def _bars(ax: Any, thought: Thought, ranked: list[int]) -> None:
+    lines = np.arange(len(ranked))
+    for offset, values, colour in ((-0.19, thought.prior, OVER), (0.19, thought.policy, DREAMS)):
+        ax.barh(lines + offset, values[ranked], 0.36, color=unit(colour))
+    ax.set_yticks(lines, [thought.actions[a] for a in ranked], fontsize=8)
+    for label, action in zip(ax.get_yticklabels(), ranked, strict=True):
+        label.set_fontweight("bold" if action == thought.chosen else "normal")
+    ax.set_xlim(0, 1)
+    ax.xaxis.tick_top()
+    ax.tick_params(labelsize=8)
+    ax.spines[["bottom", "right"]].set_visible(False)
+    ax.spines["left"].set_bounds(-0.5, len(ranked) - 0.5)
+    ax.annotate(
+        "prior", (0, 1), (0, 24), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=unit(OVER)
+    )
+    ax.annotate(
+        "improved policy",
+        (1, 1),
+        (0, 24),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=9,
+        color=unit(DREAMS),
+        ha="right",
+    )
