@@ -74,8 +74,8 @@ class Args:
     host_envs: tuple[int, ...] = (8, 32, 64)
     simulations: int = 0
     """Of each search; 0: the task's own."""
-    scan: int = 64
-    """Steps of all games in one call."""
+    scan: int = 16
+    """Steps of all games in one call, as in a run."""
     turns: int = 7
     seconds: float = 0.5
     """About how long each is measured in a turn."""
@@ -161,8 +161,7 @@ def measure(calls: dict[str, Callable[[], int]], turns: int, seconds: float) -> 
     """Every call for about so many seconds in each turn, one after the other."""
     found: dict[str, list[Turn]] = {name: [] for name in calls}
     for call in calls.values():
-        call()
-        call()  # the first compiled it
+        call()  # is compiled
     for _ in range(turns):
         for name, call in calls.items():
             steps, clock, cpu = 0, time.perf_counter(), time.process_time()
