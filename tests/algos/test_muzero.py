@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import bits
+from dreamer import bits, jit_once
 from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
 
 from reverie import algos, health
@@ -16,13 +16,13 @@ from reverie.envs.base import Space
 
 KEY = jax.random.key(0)
 AGENTS = {name: small_agent(name) for name in FAMILY}
-TRAIN = {name: jax.jit(agent.train) for name, agent in AGENTS.items()}
+TRAIN = {name: jit_once(agent.train) for name, agent in AGENTS.items()}
 STATES = {}
 
 
 def begun(name):
     if name not in STATES:
-        STATES[name] = jax.jit(AGENTS[name].init)(KEY)
+        STATES[name] = jit_once(AGENTS[name].init)(KEY)
     return STATES[name]
 
 
@@ -33,7 +33,7 @@ def name(request):
 
 def test_the_gradient_reaches_every_parameter(name):
     agent, batch = AGENTS[name], random_batch(AGENTS[name])
-    grads, _ = jax.jit(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
+    grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         where = jax.tree_util.keystr(path)
         if ".after.body" in where and any(part in where for part in (".enc", ".out.")):
@@ -64,7 +64,7 @@ def test_the_same_key_gives_the_same_result_and_another_key_another(name):
     one, other = (TRAIN[name](state, batch) for _ in range(2))
     assert bits(one) == bits(other)
     agent = AGENTS[name]
-    policy = jax.jit(agent.policy, static_argnums=3)
+    policy = jit_once(agent.policy, static_argnums=3)
     rows = first_rows(agent, 8)
     acts = [policy(state, agent.init_carry(8, jax.random.key(k)), rows, "train")[1] for k in (1, 1, 2)]
     assert bits(acts[0]) == bits(acts[1])
@@ -87,7 +87,7 @@ def test_a_nan_changes_nothing_but_the_counters(name):
 def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     agent = AGENTS[name]
     rows = first_rows(agent, 6)
-    carry, action, out = jax.jit(agent.policy, static_argnums=3)(begun(name), agent.init_carry(6, KEY), rows, mode)
+    carry, action, out = jit_once(agent.policy, static_argnums=3)(begun(name), agent.init_carry(6, KEY), rows, mode)
     for key, space in agent.act_space.items():
         value = np.asarray(action[f"action/{key}"])
         assert value.shape == (6, *space.shape)
@@ -109,8 +109,8 @@ def test_only_legal_actions_are_taken_and_learned(algorithm, mode):
     legal = np.random.default_rng(0).random((16, 5)) < 0.4
     legal[:, 3] |= ~legal.any(1)
     rows["obs/legal"] = jnp.asarray(legal)
-    _, action, out = jax.jit(agent.policy, static_argnums=3)(
-        jax.jit(agent.init)(KEY), agent.init_carry(16, KEY), rows, mode
+    _, action, out = jit_once(agent.policy, static_argnums=3)(
+        jit_once(agent.init)(KEY), agent.init_carry(16, KEY), rows, mode
     )
     assert legal[np.arange(16), np.asarray(action["action/action"])].all()
     assert (np.asarray(out["out/policy"])[~legal] == 0).all()
@@ -132,7 +132,7 @@ def test_the_priority_is_the_error_of_the_searched_value(name):
 
 def test_importance_weights_scale_the_loss_of_their_sequence():
     agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
-    loss = jax.jit(lambda b: agent.loss(begun("gumbel_muzero").model, b, jnp.int32(0), KEY)[0])
+    loss = jit_once(lambda b: agent.loss(begun("gumbel_muzero").model, b, jnp.int32(0), KEY)[0])
     whole = loss(batch)
     parts = [loss(batch | {"weight": jnp.eye(B)[i]}) for i in range(B)]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
@@ -142,8 +142,8 @@ def test_importance_weights_scale_the_loss_of_their_sequence():
 def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
     agent = small_agent("gumbel_muzero", reanalyse=0.5, bootstrap=bootstrap)
     batch = random_batch(agent)
-    state = jax.jit(agent.init)(KEY)
-    _, out, metrics = jax.jit(agent.train)(state, batch)
+    state = jit_once(agent.init)(KEY)
+    _, out, metrics = jit_once(agent.train)(state, batch)
     span = agent.config.unroll + 1
     for key in ("out/policy", "out/value"):
         same = np.asarray(out[key] == batch[key][:, agent.context :])
@@ -154,7 +154,7 @@ def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
         assert same[: B // 2, span:].all() == (bootstrap != "search")
     assert float(metrics["reanalyse/value_moved"]) > 0
     none = small_agent("gumbel_muzero", reanalyse=0.0)
-    _, out, _ = jax.jit(none.train)(state, batch)
+    _, out, _ = jit_once(none.train)(state, batch)
     assert set(out) == {"out/priority"}
 
 
@@ -163,7 +163,7 @@ def test_actions_change_the_dynamics_and_a_blind_model_is_told():
     seen = health.action_blind().shows
 
     def influence(model):
-        _, (_, metrics) = jax.jit(agent.loss)(model, batch, jnp.int32(0), KEY)
+        _, (_, metrics) = jit_once(agent.loss)(model, batch, jnp.int32(0), KEY)
         return {"action/influence": float(metrics["action/influence"])}
 
     model = begun("gumbel_muzero").model
@@ -197,9 +197,9 @@ def test_frames_are_stacked_alike_when_acting_and_when_training(network):
 @pytest.mark.parametrize("obs", [BOARD, IMAGE], ids=["board", "image"])
 def test_towers_learn_from_boards_and_pictures(obs):
     agent = small_agent("gumbel_muzero", obs, network="tower", n_step=2)
-    batch, state = random_batch(agent), jax.jit(agent.init)(KEY)
+    batch, state = random_batch(agent), jit_once(agent.init)(KEY)
     assert state.model.gamma == (-0.997 if "player" in obs else 0.997)
-    grads, _ = jax.jit(jax.grad(agent.loss, has_aux=True))(moved(state.model), batch, jnp.int32(0), KEY)
+    grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(state.model), batch, jnp.int32(0), KEY)
     assert all((g != 0).any() for g in jax.tree.leaves(grads))
 
 
@@ -217,7 +217,7 @@ def test_the_gradient_into_the_root_is_halved_at_every_step():
                 hidden = model.advance(hidden._replace(state=part), actions[:, k])
             return hidden.state[..., 0].sum()
 
-        return jax.jit(jax.grad(chain))(model.represent({"vector": batch["obs/vector"][:, 0]}).state)
+        return jit_once(jax.grad(chain))(model.represent({"vector": batch["obs/vector"][:, 0]}).state)
 
     np.testing.assert_allclose(end(0.5), 0.25 * end(1.0), rtol=1e-4, atol=1e-7)
 
@@ -228,7 +228,7 @@ def test_value_prefixes_begin_anew_at_their_horizon():
     window = Window(sums, sums, sums > 0, sums > 0)
     #          step       1  2    3  4    5
     np.testing.assert_array_equal(agent.rewarded(window), [[0, 1, 1 + 2, 3, 3 + 4, 5]])
-    model = moved(jax.jit(agent.init)(KEY).model)
+    model = moved(jit_once(agent.init)(KEY).model)
     hidden, totals = model.represent({"vector": jnp.ones((1, 3))}), []
     for _ in range(5):
         hidden = model.advance(hidden, jnp.zeros(1, jnp.int32))
@@ -246,7 +246,7 @@ def test_old_data_is_trusted_for_fewer_steps():
 
 def test_candidates_that_come_from_a_broader_policy_weigh_less():
     agent = small_agent("sampled_muzero", candidates=64, broad=0.5)
-    model = moved(jax.jit(agent.init)(KEY).model)
+    model = moved(jit_once(agent.init)(KEY).model)
     hidden = model.represent({"vector": jnp.ones((2, 3))})
     codes, prior = model.proposed(hidden, KEY).memory
     policy, _ = model.judge_all(hidden)
@@ -281,12 +281,12 @@ def test_a_dream_tells_rewards_and_values(name):
     agent = AGENTS[name]
     rows = random_batch(agent)
     longer = {k: jnp.concatenate([v, v], 1) for k, v in rows.items() if k != "weight"}
-    dream = jax.jit(lambda s, b: agent.dream(s, b, 3))(begun(name), longer)
+    dream = jit_once(lambda s, b: agent.dream(s, b, 3))(begun(name), longer)
     assert dream.dream.keys() == dream.truth.keys() == {"reward", "value"}
     for key in dream.dream:
         assert dream.dream[key].shape == dream.truth[key].shape
         assert jnp.isfinite(dream.dream[key]).all()
-    metrics = jax.jit(agent.report)(begun(name), longer)
+    metrics = jit_once(agent.report)(begun(name), longer)
     assert {"open_loop/reward/1", "open_loop/value/1"} <= metrics.keys()
 
 
