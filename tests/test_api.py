@@ -165,8 +165,8 @@ def test_think_of_an_observation_or_of_a_step() -> None:
     action, carry = agent.act(obs)
     assert thought.chosen == action
     assert agent.think(obs=obs, carry=carry, simulations=7).visits.sum() == 7
-    steps = [agent.think(step).raw for step in (0, 4, 0)]
-    assert steps[0] == steps[2] != agent.think(0, seed=1).raw
+    steps = [agent.think(step).prior[0] for step in (0, 4, 0)]
+    assert steps[0] == steps[2] not in (steps[1], agent.think(0, seed=1).prior[0])
     dreamer = reverie.train("fake", env="CartPole-v1", run="y", **QUICK).load()
     with pytest.raises(ConfigError, match="fake does not search"):
         dreamer.think()

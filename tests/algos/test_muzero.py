@@ -102,10 +102,11 @@ def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
 
 
 def test_a_thought_is_the_search_behind_the_greedy_action(name):
-    agent = AGENTS[name]
-    state, carry, rows = begun(name), agent.init_carry(1, KEY), first_rows(agent, 1)
-    _, action, out = jax.jit(agent.policy, static_argnums=3)(state, carry, rows, "eval")
-    actions, found = jax.device_get(jax.jit(agent.think)(state, carry, rows))
+    agent = small_agent(name, simulations=9)
+    both = jax.jit(lambda *args: (agent.policy(*args, "eval"), agent.think(*args)))
+    (_, action, out), (actions, found) = jax.device_get(
+        both(begun(name), agent.init_carry(1, KEY), first_rows(agent, 1))
+    )
     for key, value in actions.items():
         np.testing.assert_allclose(value[found.action[0]], action[f"action/{key}"][0], rtol=1e-5)
         assert value.shape[0] == agent.choices
