@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import planners
 import pytest
 from dreamer import OBS, random_batch, small_agent
 
@@ -12,6 +14,7 @@ from reverie import algos
 from reverie.envs.base import Space
 from reverie.envs.toy import Counting
 from reverie.run import log
+from reverie.run.arena import SEATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 
@@ -67,7 +70,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     state = jax.eval_shape(agent.init, jax.random.key(0))
     names |= set(jax.eval_shape(agent.train, state, batch)[2])
     names |= {f"report/{name}" for name in jax.eval_shape(agent.report, state, batch)}
-    return names | {f"health/{symptom.name}" for symptom in agent.symptoms}
+    names |= {f"health/{symptom.name}" for symptom in agent.symptoms}
+    for algorithm in planners.FAMILY:
+        agent = planners.small_agent(algorithm, reanalyse=0.5)
+        batch = planners.random_batch(agent)
+        state = jax.eval_shape(agent.init, jax.random.key(0))
+        names |= set(jax.eval_shape(agent.train, state, batch)[2])
+        longer = {k: jnp.concatenate([v, v], 1) for k, v in batch.items() if k != "weight"}
+        names |= {f"report/{name}" for name in jax.eval_shape(agent.report, state, longer)}
+        names |= {f"health/{symptom.name}" for symptom in agent.symptoms}
+    # Of games of two players; tests/run/test_rollout.py plays them.
+    return names | {f"eval/{seat}/{outcome}" for seat in SEATS for outcome in ("wins", "draws", "losses")}
 
 
 def test_every_metric_is_documented(written: set[str]) -> None:
@@ -82,9 +95,12 @@ def test_no_metric_is_documented_that_is_not_written(written: set[str]) -> None:
         assert any(pattern(name).fullmatch(w) for w in written), f"docs/metrics.md names {name}, which no run writes"
 
 
-def test_symptoms_read_metrics_that_the_agent_writes() -> None:
-    agent = small_agent()
+@pytest.mark.parametrize("algorithm", ["dreamer_v3", *planners.FAMILY])
+def test_symptoms_read_metrics_that_the_agent_writes(algorithm: str) -> None:
+    dreamer = algorithm == "dreamer_v3"
+    agent = small_agent() if dreamer else planners.small_agent(algorithm)
+    batch = random_batch(agent) if dreamer else planners.random_batch(agent)
     state = jax.eval_shape(agent.init, jax.random.key(0))
-    figures = dict.fromkeys(jax.eval_shape(agent.train, state, random_batch(agent))[2], 0.5)
+    figures = dict.fromkeys(jax.eval_shape(agent.train, state, batch)[2], 0.5)
     for symptom in agent.symptoms:
         assert symptom.shows(figures) is not None, f"{symptom.name} finds nothing to read"

@@ -90,6 +90,9 @@ class Config:
     """Share of Dirichlet noise in the prior of the root."""
     root_alpha: float = 0.3
     """Of that Dirichlet distribution."""
+    random_moves: float = 0.0
+    """Share of the actions in training that are drawn evenly from what is legal. In a game that two good players always
+    play alike, this is how other positions are seen."""
     half_heat: int = 20_000
     """Actions are drawn from the visits with temperature 1, and from this number of updates on with 0.5."""
     quarter_heat: int = 40_000
@@ -325,6 +328,11 @@ class MuZero:
             temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
             found = self.search(state.model, root, search_key, legal, greedy, temperature)
             chosen, fresh = found.action, self.fresh(root, found.policy, found.value)
+            if mode == "train" and self.config.random_moves:
+                coin_key, even_key = jax.random.split(root_key)
+                even = jax.random.categorical(even_key, jnp.log(uniform(legal, (chosen.shape[0], self.choices))))
+                coin = jax.random.bernoulli(coin_key, self.config.random_moves, chosen.shape)
+                chosen = jnp.where(coin, even.astype(jnp.int32), chosen)
         if self.config.prioritized:
             fresh |= {"priority": jnp.zeros_like(fresh["value"])}  # replay knows the largest so far
         action = self.acted(root, chosen)

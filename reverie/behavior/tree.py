@@ -194,7 +194,8 @@ def grow(
     forest = _plant(model, latent, logits, value, simulations + 1)
     path = Path(*(jnp.zeros((limit, len(value)), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32)))
 
-    def simulation(i: Array, carry: tuple[Forest, Path]) -> tuple[Forest, Path]:
+    def simulation(number: Any, carry: tuple[Forest, Path]) -> tuple[Forest, Path]:
+        i = jnp.asarray(number, jnp.int32)  # without jit it is a Python number
         forest, path = carry
         roots = jnp.arange(len(value), dtype=jnp.int32)
         top = forest.look(roots)

@@ -148,9 +148,7 @@ def test_returns_can_be_mixed_and_shortened():
         n: n_step_return(jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=n, discount=0.9).value
         for n in (1, 2, 3)
     }
-    mixed = n_step_return(
-        jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=3, discount=0.9, lam=0.5
-    )
+    mixed = n_step_return(jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=3, discount=0.9, lam=0.5)
     np.testing.assert_allclose(mixed.value, 0.5 * plain[1] + 0.25 * plain[2] + 0.25 * plain[3], rtol=1e-5)
     fewer = n_step_return(
         jnp.asarray(reward), none, none, jnp.asarray(value), unroll=0, steps=3, discount=0.9, fewer=jnp.array([1, 3])

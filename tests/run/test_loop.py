@@ -26,7 +26,6 @@ from reverie.envs.spec import make_env
 from reverie.envs.workers import Workers
 from reverie.files import DiskError
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Replay
 from reverie.run import log, loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
@@ -80,13 +79,7 @@ def state(path: Path) -> dict[str, np.ndarray]:
     assert checkpoint is not None
     env = make_env(api.spec_of(saved.run))
     agent = api.make_agent(saved, env.obs_space, env.act_space)
-    replay = Replay(
-        loop.fields(agent),
-        streams=saved.run.envs,
-        length=agent.context + saved.run.length,
-        capacity=loop.capacity(saved.run, agent),
-        seed=0,
-    )
+    replay = loop.replay_of(saved.run, agent)
     assert Segments(path / "replay").load(replay, checkpoint.meta["replay"]) == 0
     meta = {k: checkpoint.meta[k] for k in ("progress", "ratio", "names")}
     meta["sampler"] = checkpoint.meta["replay"]["replay"]
@@ -492,6 +485,30 @@ REAL: dict[str, Any] = {
 }
 
 
+SEARCHING: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "preset": "none",
+    "simulations": 4,
+    "units": 16,
+    "hidden": 16,
+    "support": 5,
+    "n_step": 5,
+    "envs": 4,
+    "batch": 16,
+    "steps": 20_000,
+    "replay_ratio": 2.0,
+    "replay_size": 5000,
+    "reanalyse": 0.25,
+    "log_every": 100,
+    "checkpoint_every": 500,
+    "eval_every": 5000,
+    "eval_episodes": 2,
+    "eval_envs": 2,
+    "report_every": 0,
+    "video_every": 0,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
@@ -500,8 +517,10 @@ REAL: dict[str, Any] = {
         ("fake", {**LONG, "steps": 20_000}),
         ("dreamer_v3", REAL),
         ("dreamer_v3", {**REAL, "workers": "process", "groups": 2}),
+        ("gumbel_muzero", SEARCHING),
+        ("gumbel_muzero", {**SEARCHING, "env": "device:CartPole"}),
     ],
-    ids=["fake", "dreamer_v3", "dreamer_v3 in processes and groups"],
+    ids=["fake", "dreamer_v3", "dreamer_v3 in processes and groups", "gumbel_muzero", "gumbel_muzero on the device"],
 )
 def test_sigkill_at_twenty_random_moments(
     algorithm: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

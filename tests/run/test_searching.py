@@ -1,0 +1,90 @@
+"""The MuZero family through the loop of the house: exact resume with one trace per function, debug mode, presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import planners
+import pytest
+from rich.console import Console
+from test_loop import Killed, assert_same, kill_at, state
+
+from reverie import api, config
+from reverie.run.loop import Result
+
+QUICK: dict[str, Any] = {
+    "steps": 96,
+    "envs": 2,
+    "scan": 4,
+    "batch": 4,
+    "replay_ratio": 1.0,
+    "replay_size": 60,
+    "log_every": 16,
+    "eval_every": 48,
+    "eval_episodes": 2,
+    "eval_envs": 2,
+    "time_limit": 12,
+    "report_every": 0,
+    "video_every": 0,
+    "checkpoint_every": 24,
+}
+# What each of them is asked to live in: on the host, on the device, with one player and with two.
+CASES = [
+    ("gumbel_muzero", "CartPole-v1"),
+    ("gumbel_muzero", "pgx:tic_tac_toe"),
+    pytest.param("muzero", "device:CartPole", marks=pytest.mark.slow),
+    pytest.param("efficientzero", "CartPole-v1", marks=pytest.mark.slow),
+    pytest.param("sampled_muzero", "Pendulum-v1", marks=pytest.mark.slow),
+    pytest.param("stochastic_muzero", "device:Catch", marks=pytest.mark.slow),
+]
+
+
+def values(algorithm: str, env: str, **others: Any) -> dict[str, Any]:
+    own = {**QUICK, **planners.SMALL, **planners.OWN[algorithm], **others}
+    if ":" in env:
+        own |= {"network": "mlp"}
+    if env.startswith("pgx:"):
+        del own["time_limit"]
+    return own
+
+
+def train(algorithm: str, env: str, path: Path, **others: Any) -> Result:
+    conf = config.override(config.default(algorithm), env=env, **values(algorithm, env, **others))
+    return api.run_training(conf, path, Console(quiet=True))
+
+
+@pytest.mark.parametrize(("algorithm", "env"), CASES)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    algorithm: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reanalyse = 0.0 if env.startswith("pgx:") else 0.25
+    result = train(algorithm, env, whole, reanalyse=reanalyse)
+    assert result.updates > 10
+    assert result.traces["train"] == 1
+    assert {name: n for name, n in result.traces.items() if n > 1} == {}
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8 if ":" in env else 30)  # between two checkpoints
+        with pytest.raises(Killed):
+            train(algorithm, env, killed, reanalyse=reanalyse)
+    train(algorithm, env, killed, reanalyse=reanalyse)
+    assert_same(whole, killed)
+    saved = state(whole)
+    assert len(np.unique(saved["replay/out/priority"])) > 5, "training wrote priorities back"
+    assert (saved["replay/out/policy"].sum(-1) > 0.99).all()
+
+
+def test_debug_runs_without_jit(tmp_path: Path) -> None:
+    others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, "simulations": 2}
+    assert train("gumbel_muzero", "CartPole-v1", tmp_path, **others).updates > 0
+
+
+def test_an_env_that_has_a_preset_of_its_own_gets_it() -> None:
+    assert config.suited("gumbel_muzero", "CartPole-v1") == "cartpole"
+    assert config.suited("gumbel_muzero", "Acrobot-v1") == ""
+    plain = config.default("gumbel_muzero", config.PLAIN)
+    assert plain == config.default("gumbel_muzero")
+    assert config.called("gumbel_muzero:cartpole") == config.default("gumbel_muzero", "cartpole")
+    assert config.called("cartpole").algorithm == "dreamer_v3"
