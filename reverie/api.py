@@ -586,7 +586,7 @@ def _thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, 
     """What a search of one root found, in numpy arrays, as a person looks at it."""
     tree = jax.tree.map(lambda x: x[0], found.tree)
     policy, visits, q = (np.asarray(x[0]) for x in (found.policy, found.visits, found.q))
-    names = [_named({k: x[a] for k, x in actions.items()}) for a in range(len(policy))]
+    names = [_named({k: x[a, ...] for k, x in actions.items()}) for a in range(len(policy))]
     inside = names if enumerated else [f"#{a}" for a in range(len(names))]
 
     # Slots that a limit of depth left empty have no parent either.

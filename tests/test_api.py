@@ -154,6 +154,24 @@ def test_dreams_come_from_the_runs_replay_or_from_fresh_episodes(caplog: pytest.
     np.testing.assert_array_equal(gone["obs/step"], fresh["obs/step"])
 
 
+def test_think_of_an_observation_or_of_a_step() -> None:
+    small = {"steps": 4, "warmup": 100, "envs": 1, "workers": "inline", "eval_every": 0, "eval_episodes": 1}
+    small |= {"hidden": 8, "units": 8, "support": 5, "simulations": 3, "preset": "none"}
+    agent = reverie.train("muzero", env="CartPole-v1", run="x", **small).load()
+    obs, _ = gymnasium.make("CartPole-v1").reset(seed=0)
+    thought = agent.think(obs=obs)
+    assert thought.visits.sum() == 3
+    np.testing.assert_allclose(thought.policy, thought.visits / 3, rtol=1e-6)
+    action, carry = agent.act(obs)
+    assert thought.chosen == action
+    assert agent.think(obs=obs, carry=carry, simulations=7).visits.sum() == 7
+    steps = [agent.think(step).prior[0] for step in (0, 4, 0)]
+    assert steps[0] == steps[2] not in (steps[1], agent.think(0, seed=1).prior[0])
+    dreamer = reverie.train("fake", env="CartPole-v1", run="y", **QUICK).load()
+    with pytest.raises(ConfigError, match="fake does not search"):
+        dreamer.think()
+
+
 def test_names_come_on_demand_and_without_jax() -> None:
     code = "import sys, reverie.envs.workers; assert 'jax' not in sys.modules; reverie.EnvSpec"
     root = str(Path(reverie.__file__).parents[1])

@@ -112,6 +112,81 @@ def test_an_env_without_images_is_dreamt_as_a_plot(capsys: pytest.CaptureFixture
     assert "--out dream.png" in err
 
 
+SMALL = ["--hidden", "8", "--units", "8", "--support", "5", "--simulations", "4", "--envs", "2", "--workers", "inline"]
+SMALL += ["--steps", "8", "--warmup", "100", "--eval-every", "0", "--eval-episodes", "1", "--preset", "none"]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of a small search that have learned nothing."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, env in (("pole", "CartPole-v1"), ("board", "pgx:tic_tac_toe")):
+        flags = ["--env", env, "--run", str(folder / name), "--network", "mlp"]
+        assert cli.main(["train", "gumbel_muzero", *flags, *SMALL]) == 0
+    return folder
+
+
+def test_think_tells_and_draws_a_search(capsys: pytest.CaptureFixture[str], untrained: Path) -> None:
+    pole = str(untrained / "pole")
+    told = answer(capsys, "think", pole, "--step", "3")
+    assert told["path"] == f"{pole}/videos/think-3.png"
+    assert Path(told["path"]).read_bytes().startswith(b"\x89PNG")
+    assert (told["trained"], told["step"], told["player"]) == (8, 3, None)
+    assert sorted(a["action"] for a in told["actions"]) == ["0", "1"]
+    assert sum(a["visits"] for a in told["actions"]) == 4
+    for key in ("prior", "policy"):
+        assert sum(a[key] for a in told["actions"]) == pytest.approx(1)
+    assert set(told["value"]) == {"raw", "searched"}
+    assert all(a["q"] is not None for a in told["actions"])
+    code, out, _ = run(capsys, "think", pole, "--out", "new/t.svg", "--simulations", "9", "--depth", "1")
+    assert code == 0
+    assert "9 simulations" in out
+    assert ["action", "prior", "visits", "Q", "improved", "policy"] in [line.split() for line in out.splitlines()]
+    assert "the picture shows 3 of 10 nodes; left out: 7 deeper than 1 steps" in out
+    assert "10" in Path("new/t.svg").read_text()
+
+
+def test_think_of_a_game_moves_for_both(capsys: pytest.CaptureFixture[str], untrained: Path) -> None:
+    board = str(untrained / "board")
+    taken: list[str] = []
+    for step in range(3):
+        told = answer(capsys, "think", board, "--step", str(step), "--out", "t.png")
+        assert told["player"] == step % 2
+        free = {str(a) for a in range(9)} - set(taken)
+        assert {a["action"] for a in told["actions"]} == free, "only legal moves are thought of"
+        taken.append(told["action"])
+    assert len(set(taken)) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "t.gif"], "expected a name that ends in .png or .svg, for example t.svg"),
+        (["--out", "file/t.svg"], "file is a file, expected a directory"),
+        (["--step", "9"], "type --step 0 to"),
+        (["--step", "-1"], "--step must be 0 or more"),
+        (["--depth", "0"], "--depth must be 1 or more"),
+        (["--simulations", "0"], "--simulations must be 1 or more"),
+    ],
+)
+def test_a_thought_that_cannot_be_drawn(
+    capsys: pytest.CaptureFixture[str], untrained: Path, flags: list[str], message: str
+) -> None:
+    Path("file").touch()
+    code, _, err = run(capsys, "think", str(untrained / "board"), *flags)
+    assert code == 2, err
+    assert message in err
+    assert not list(Path().glob("t.*"))
+
+
+def test_what_does_not_search_has_no_thoughts(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    code, _, err = run(capsys, "think", "x")
+    assert code == 2
+    assert "fake does not search" in err
+    assert "reverie dream x" in err
+
+
 def test_without_json_people_get_stdout_and_the_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -230,6 +305,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "nowhere"], "no run in nowhere"),
         (["eval"], "Required options"),
         (["dream", "nowhere"], "no run in nowhere"),
+        (["think", "nowhere"], "no run in nowhere"),
     ],
 )
 def test_mistakes_exit_2_without_traceback(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
@@ -327,6 +403,12 @@ def test_help_documents_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for text in ("reverie check-env ENV", "--episodes INT", "--learning-rate FLOAT"):
+    for text in (
+        "reverie check-env ENV",
+        "reverie think RUN",
+        "--depth INT",
+        "--episodes INT",
+        "--learning-rate FLOAT",
+    ):
         assert text in out
     assert run(capsys, "--version")[0] == 0

@@ -98,9 +98,9 @@ def left_out(tree: Branches, depth: int = DEPTH, most: int = NODES) -> str:
 def draw(thought: Thought, title: str, suffix: str = ".png", depth: int = DEPTH, most: int = NODES) -> bytes:
     """The tree from left to right, and beside it bars of the prior against the improved policy.
 
-    The root is green: it was seen. What is orange was imagined; diamonds are chance. The area of a node and the width
-    of a line are shares of the visits, and the action taken is drawn in black. Beside a node stand the action that led
-    to it, its visits, and that action's mean return; dots if some of what follows it is left out.
+    The root is green: it was seen. What is orange was imagined; gray diamonds are chance. The area of a node and the
+    width of a line are shares of the visits, and the action taken is drawn in black. Beside a node stand the action
+    that led to it, its visits, and its mean return; dots if some of what follows it is left out.
 
     Args:
       suffix: one of `SUFFIXES`.
@@ -133,7 +133,8 @@ def draw(thought: Thought, title: str, suffix: str = ".png", depth: int = DEPTH,
         _bars(bars, thought, ranked)
         write = lambda y, text, size: figure.text(edge / wide, y / high, text, fontsize=size, va="center")
         write(high - 0.2, title, 10)
-        write(high - 0.45, "action: visits, mean return; black: the action taken", 8)
+        dice = "; diamonds: chance decides, c3 is its outcome 3" * bool(thought.tree.chance[nodes].any())
+        write(high - 0.45, f"action: visits, mean return; black: the action taken{dice}", 8)
         notes = [left_out(thought.tree, depth, most)]
         if len(ranked) < len(thought.ranked):
             notes.append(f"bars: {len(ranked)} of {len(thought.ranked)} actions")
@@ -186,7 +187,7 @@ def _branches(ax: Any, thought: Thought, places: dict[int, tuple[int, float]]) -
             x,
             y,
             s=18 + 260 * share[node],
-            color=unit(DREAMS if node else SEES),
+            color=unit(SEES if not node else OVER if tree.chance[node] else DREAMS),
             edgecolor="black" if mine else "white",
             marker="D" if tree.chance[node] else "o",
             zorder=2,
@@ -194,7 +195,7 @@ def _branches(ax: Any, thought: Thought, places: dict[int, tuple[int, float]]) -
         text = f"{tree.visits[node]}  {tree.q[node]:.3g}" + " …" * (node in cut)
         radius = float(np.sqrt(18 + 260 * share[node])) / 2
         ax.annotate(
-            f"{tree.name[node]}:  {text}" if node else text,
+            f"{_short(tree.name[node])}:  {text}" if node else text,
             (x, y),
             (radius + 4, 0) if node not in inside else (0 if node else -radius, radius + 2),
             textcoords="offset points",
@@ -211,7 +212,7 @@ def _bars(ax: Any, thought: Thought, ranked: list[int]) -> None:
     lines = np.arange(len(ranked))
     for offset, values, colour in ((-0.19, thought.prior, OVER), (0.19, thought.policy, DREAMS)):
         ax.barh(lines + offset, values[ranked], 0.36, color=unit(colour))
-    ax.set_yticks(lines, [thought.actions[a] for a in ranked], fontsize=8)
+    ax.set_yticks(lines, [_short(thought.actions[a]) for a in ranked], fontsize=8)
     for label, action in zip(ax.get_yticklabels(), ranked, strict=True):
         label.set_fontweight("bold" if action == thought.chosen else "normal")
     ax.set_xlim(0, 1)
@@ -232,3 +233,8 @@ def _bars(ax: Any, thought: Thought, ranked: list[int]) -> None:
         color=unit(DREAMS),
         ha="right",
     )
+
+
+def _short(name: str) -> str:
+    """Names of long vectors are cut: there is room for two numbers. The table has them in full."""
+    return name if len(name) <= 14 else f"{name[:13]}…"

@@ -9,7 +9,7 @@ import pytest
 from dreamer import bits, jit_once
 from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
 
-from reverie import algos, health
+from reverie import algos, api, health
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space
@@ -99,6 +99,38 @@ def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     }
     np.testing.assert_allclose(out["out/policy"].sum(-1), 1, rtol=1e-5)
     assert (carry.moves == 1).all()
+
+
+def test_a_thought_is_the_search_behind_the_greedy_action(name):
+    agent = small_agent(name, simulations=9)
+    both = jax.jit(lambda *args: (agent.policy(*args, "eval"), agent.think(*args)))
+    (_, action, out), (actions, found) = jax.device_get(
+        both(begun(name), agent.init_carry(1, KEY), first_rows(agent, 1))
+    )
+    for key, value in actions.items():
+        np.testing.assert_allclose(value[found.action[0]], action[f"action/{key}"][0], rtol=1e-5)
+        assert value.shape[0] == agent.choices
+    np.testing.assert_allclose(found.policy, out["out/policy"], rtol=1e-4)
+
+    thought = api._thought(agent.enumerated, actions, found, None)
+    branches = thought.tree
+    assert len(thought.actions) == agent.choices
+    np.testing.assert_allclose(thought.prior.sum(), 1, rtol=1e-5)
+    assert branches.visits[0] == agent.config.simulations + 1
+    assert len(branches.name) == agent.config.simulations + 1
+    assert (branches.parent[1:] < np.arange(1, len(branches.parent))).all()
+    assert branches.parent[0] == -1
+    for node in np.flatnonzero(branches.parent == 0):
+        a = branches.action[node]
+        assert branches.name[node] == thought.actions[a]
+        assert (branches.visits[node], branches.q[node]) == (thought.visits[a], thought.q[a])
+    level = np.zeros(len(branches.parent), int)
+    for node in range(1, len(level)):
+        level[node] = level[branches.parent[node]] + 1
+    assert level.max() > 1
+    np.testing.assert_array_equal(branches.chance, (level % 2 == 1) & (name == "stochastic_muzero"))
+    deep = {branches.name[node][0] for node in np.flatnonzero(level == 2)}
+    assert deep <= {"stochastic_muzero": {"c"}, "sampled_muzero": {"#"}}.get(name, set("01234"))
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "random"])

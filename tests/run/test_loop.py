@@ -294,7 +294,7 @@ def test_a_full_disk_costs_a_picture_and_not_the_run(
     def full(*args: Any) -> None:
         raise DiskError(errno.ENOSPC, "no space for 123 bytes")
 
-    monkeypatch.setattr(loop.dreams, "_put", full)
+    monkeypatch.setattr(loop.dreams.files, "replace", full)
     with caplog.at_level(logging.WARNING, "reverie"):
         assert train(tmp_path, steps=120, video_every=100).steps == 120
     assert caplog.text.count("no picture of a dream: [Errno 28] no space") == 2
