@@ -54,6 +54,33 @@ PRESETS: dict[str, dict[str, Any]] = {
         "video_every": 0,
         "stop_return": 475.0,
     },
+    # Two good players always play alike; one move in seven is drawn blindly, so that all positions are seen.
+    "tic-tac-toe": {
+        "env": "pgx:tic_tac_toe",
+        "steps": 150_000,
+        "envs": 64,
+        "replay_ratio": 8.0,
+        "replay_size": 60_000,
+        "network": "mlp",
+        "hidden": 128,
+        "units": 256,
+        "layers": 2,
+        "simulations": 24,
+        "unroll": 3,
+        "n_step": 4,
+        "discount": 1.0,
+        "support": 1,
+        "value_scale": 1.0,
+        "prioritized": False,
+        "random_moves": 0.15,
+        "opponent": "perfect",
+        "log_every": 10_000,
+        "eval_every": 20_000,
+        "eval_episodes": 100,
+        "eval_envs": 50,
+        "report_every": 0,
+        "video_every": 0,
+    },
 }
 SUITED = {values["env"]: name for name, values in PRESETS.items()}
 

@@ -31,6 +31,12 @@ def name(request):
     return request.param
 
 
+# What they share is shown by the default member of the family; the others are compiled for it on request.
+OFTEN = pytest.mark.parametrize(
+    "name", ["gumbel_muzero", *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILY if x != "gumbel_muzero")]
+)
+
+
 def test_the_gradient_reaches_every_parameter(name):
     agent, batch = AGENTS[name], random_batch(AGENTS[name])
     grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
@@ -47,6 +53,7 @@ def moved(model):
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), model)
 
 
+@OFTEN
 def test_one_batch_can_be_learned_by_heart(name):
     agent, batch, train = AGENTS[name], random_batch(AGENTS[name]), TRAIN[name]
     state, losses = begun(name), []
@@ -59,6 +66,7 @@ def test_one_batch_can_be_learned_by_heart(name):
     del agent
 
 
+@OFTEN
 def test_the_same_key_gives_the_same_result_and_another_key_another(name):
     batch, state = random_batch(AGENTS[name]), begun(name)
     one, other = (TRAIN[name](state, batch) for _ in range(2))
@@ -71,6 +79,7 @@ def test_the_same_key_gives_the_same_result_and_another_key_another(name):
     assert bits(acts[0]) != bits(acts[2])
 
 
+@OFTEN
 def test_a_nan_changes_nothing_but_the_counters(name):
     batch, state = random_batch(AGENTS[name]), begun(name)
     batch["reward"] = batch["reward"].at[0, AGENTS[name].context + 1].set(jnp.nan)
@@ -309,6 +318,7 @@ def test_chance_takes_turns_with_the_player():
     np.testing.assert_allclose(jnp.exp(logits[0, :3]).sum(), 1, rtol=1e-5)
 
 
+@OFTEN
 def test_a_dream_tells_rewards_and_values(name):
     agent = AGENTS[name]
     rows = random_batch(agent)
