@@ -92,7 +92,7 @@ def test_a_nan_changes_nothing_but_the_counters(name):
         np.testing.assert_array_equal(value, kept, err_msg=key)
 
 
-@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+@pytest.mark.parametrize("mode", ["train", "random", pytest.param("eval", marks=pytest.mark.slow)])
 def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     agent = AGENTS[name]
     rows = first_rows(agent, 6)
@@ -110,6 +110,7 @@ def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     assert (carry.moves == 1).all()
 
 
+@OFTEN
 def test_a_thought_is_the_search_behind_the_greedy_action(name):
     agent = small_agent(name, simulations=9)
     both = jax.jit(lambda *args: (agent.policy(*args, "eval"), agent.think(*args)))

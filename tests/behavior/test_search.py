@@ -1,7 +1,7 @@
 """The search against recorded numbers of mctx, against mctx itself, and against what can be worked out exactly."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,12 @@ from reverie.behavior.tree import ILLEGAL, Nodes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "muzero"
 PUCT, GUMBEL, HALVING = (sorted(p.stem for p in GOLDEN.glob(f"{kind}_*.json")) for kind in ("puct", "gumbel", "seqh*"))
+
+
+def longer_are_slow(names: list[str]) -> list[Any]:
+    """Every setting is compiled anew: those that have a recording of 16 simulations are played with 50 on request."""
+    again = {x for x in names if x.endswith("_s50") and x.replace("_s50", "_s16") in names}
+    return [pytest.param(x, marks=pytest.mark.slow) if x in again else x for x in names]
 
 
 class Table(NamedTuple):
@@ -95,7 +101,7 @@ def check_tree(g, found, legal):
     np.testing.assert_array_equal(found.policy[~legal], 0)
 
 
-@pytest.mark.parametrize("name", PUCT)
+@pytest.mark.parametrize("name", longer_are_slow(PUCT))
 def test_puct_on_known_worlds(golden, name):
     g = golden(name)
     legal = np.asarray(~g.inputs.get("invalid_actions", jnp.zeros(g.outputs["visit_counts"].shape, bool)))
@@ -118,7 +124,7 @@ def test_puct_on_known_worlds(golden, name):
     assert (np.take_along_axis(most, np.asarray(found.action)[:, None], 1)[:, 0] == most.max(1)).all()
 
 
-@pytest.mark.parametrize("name", GUMBEL)
+@pytest.mark.parametrize("name", longer_are_slow(GUMBEL))
 def test_gumbel_on_known_worlds(golden, name):
     g = golden(name)
     legal = np.asarray(~g.inputs["invalid_actions"])
