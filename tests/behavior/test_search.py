@@ -190,7 +190,7 @@ def mctx_search(rule, table, root, legal, noise, simulations, max_depth):
         return policy(None, jax.random.key(0), first, step, simulations, ~legal, max_depth)
 
 
-@pytest.mark.parametrize("max_depth", [None, 4])
+@pytest.mark.parametrize("max_depth", [None, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["gumbel", "puct"])
 def test_every_node_is_that_of_mctx(rule, max_depth):
     """On 96 random trees of 33 nodes: two players, ends, masks at the root, noise."""

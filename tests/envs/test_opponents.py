@@ -79,6 +79,7 @@ def test_a_search_beats_random_moves_from_both_seats() -> None:
     assert wins <= 0.15 * GAMES
 
 
+@pytest.mark.slow
 def test_more_search_draws_more_against_perfect_play() -> None:
     assert match("perfect", "mcts:100")[1] > match("perfect", "mcts:5")[1] + 0.2 * GAMES
 

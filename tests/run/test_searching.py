@@ -76,6 +76,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert (saved["replay/out/policy"].sum(-1) > 0.99).all()
 
 
+@pytest.mark.slow  # tests/test_cli.py does it with the other family, in every run of the suite
 def test_debug_runs_without_jit(tmp_path: Path) -> None:
     others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, "simulations": 2}
     assert train("gumbel_muzero", "CartPole-v1", tmp_path, **others).updates > 0
