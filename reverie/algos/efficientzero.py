@@ -75,7 +75,7 @@ ATARI: dict[str, Any] = {
     "priority_beta": 0.4,
     "half_heat": 50_000,
     "quarter_heat": 75_000,
-    "env_kwargs": '{"size": 96, "sticky": false, "life_loss": true}',
+    "env_kwargs": '{"size": 96, "sticky": 0.0, "lives": "discount"}',
     "steps": 100_000,
 }
 PRESETS: dict[str, dict[str, Any]] = {

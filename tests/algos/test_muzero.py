@@ -350,3 +350,17 @@ def test_presets_can_be_built(algorithm):
     for preset in algos.load(algorithm).PRESETS:
         conf = config.default(algorithm, preset)
         assert json.loads(config.to_text(conf))["algorithm"] == algorithm
+
+
+@pytest.mark.parametrize("preset", ["atari100k", "atari-toy"])
+def test_the_presets_for_atari_name_options_that_there_are(preset):
+    pytest.importorskip("ale_py")
+    from reverie import api, config
+    from reverie.envs.spec import make_env
+
+    conf = config.override(config.default("efficientzero", preset), env="ALE/Pong-v5")
+    env = make_env(api.spec_of(conf.run))
+    agent = api.make_agent(conf, env.obs_space, env.act_space)
+    assert agent.context == 3
+    assert sum(agent.parameters(jax.eval_shape(agent.init, KEY)).values()) > 1000
+    env.close()
