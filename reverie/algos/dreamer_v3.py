@@ -35,7 +35,7 @@ from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import OneHot, categorical_kl, randomness
 from reverie.nn.layers import Style
-from reverie.nn.optim import adam, each, laprop
+from reverie.nn.optim import adam, count_nonfinite, each, keep, laprop
 
 DEFAULTS: dict[str, Any] = {}
 SUITED: dict[str, str] = {}
@@ -306,12 +306,10 @@ class DreamerV3:
 
         # One poisoned batch must not destroy a run: keep the old state, on the device, without asking the host.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        total, streak = state.nonfinite
-        counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
-        state = eqx.tree_at(lambda s: s.nonfinite, keep(new, state), counts)
+        counts = count_nonfinite(state.nonfinite, finite)
+        state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
         if self.config.initial == "stored+refreshed":
-            out = keep(out, {k: batch[k][:, self.context :] for k in out})
+            out = keep(finite, out, {k: batch[k][:, self.context :] for k in out})
         else:
             out = {}
         metrics |= {"loss/total": loss, "gradient/norm": norm}

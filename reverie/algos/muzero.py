@@ -23,12 +23,13 @@ from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window, n_step_return
 from reverie.behavior.search import Found, puct
-from reverie.envs.base import Space, Spaces
+from reverie.envs.base import RULES, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
 from reverie.model.encode import halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
 from reverie.nn.dists import OneHot, randomness
+from reverie.nn.optim import count_nonfinite, keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,10 +438,8 @@ class MuZero:
         new = State(model, target, optimizer, state.key, updates, state.nonfinite)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        total, streak = state.nonfinite
-        counts = jnp.where(finite, jnp.stack([total, 0 * streak]), state.nonfinite + 1)
-        state = eqx.tree_at(lambda s: s.nonfinite, keep(new, state), counts)
+        counts = count_nonfinite(state.nonfinite, finite)
+        state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
         if self.config.prioritized:
             out["out/priority"] = priority[:, None]
         out = {k: jnp.where(finite, v, before[k][:, self.context :][:, : v.shape[1]]) for k, v in out.items()}
@@ -669,7 +668,7 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
     return {
         k: Space(s.kind, (*s.shape[:2], s.shape[2] * stack)) if k in pictures else s
         for k, s in obs_space.items()
-        if s.kind not in ("legal", "player")
+        if s.kind not in RULES
     }
 
 

@@ -98,3 +98,14 @@ def clip_per_tensor(grads: Any, params: Any, factor: float, floor: float = 1e-3)
         return g / jnp.maximum(1.0, jnp.linalg.norm(g.ravel()) / limit)
 
     return jax.tree.map(clip, grads, params)
+
+
+def keep(finite: Array, new: Any, old: Any) -> Any:
+    """`new` if an update was finite, else `old`, bit for bit: decided on the device, without asking the host."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
+def count_nonfinite(counts: Int[Array, "2"], finite: Array) -> Int[Array, "2"]:
+    """Updates that were skipped in all, and in a row."""
+    total, streak = counts
+    return jnp.where(finite, jnp.stack([total, 0 * streak]), counts + 1)
