@@ -44,6 +44,7 @@ Carry = Any  # recurrent state of the policy between steps, RNG key included; le
 Row = dict[str, Array]
 Metrics = dict[str, Array]
 Mode = Literal["train", "eval", "random"]  # sample | greedy | ignore the network
+Part = Literal["all", "model", "behavior"]  # what an update moves
 
 SEEN = 5  # rows that a dream is shown before it is told only the actions (DreamerV1 to V3 show 5 and dream 45)
 HORIZONS = (1, 5, 15, 45)  # steps after the last row seen at which the error of a dream is reported

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import equinox as eqx
 import jax
@@ -105,7 +105,7 @@ class Model(muzero.Model):
     def judge_all(self, latent: Hidden) -> tuple[Policy, Scalar]:
         """Policy, one distribution per action key, and value."""
         feat = self.body.read(latent.state)
-        return self.pol(feat), self.val(feat)
+        return cast("Policy", self.pol(feat)), self.val(feat)
 
 
 class SampledMuZero(muzero.MuZero):

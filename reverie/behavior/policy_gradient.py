@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.envs.base import Spaces
-from reverie.nn.dists import BoundedNormal, OneHot, Squared, TwoHot
+from reverie.nn.dists import Action, Squared, TwoHot
 
 ActorGradient = Literal["reinforce", "dynamics", "auto"]
 
@@ -32,7 +32,7 @@ def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
 
 
 def actor(
-    policy: Mapping[str, OneHot | BoundedNormal],
+    policy: Mapping[str, Action],
     actions: Mapping[str, Array],
     advantage: Float[Array, "*B"],
     entropy_scale: float,
@@ -70,7 +70,7 @@ class Imagined(NamedTuple):
 
 
 def imagined_losses(
-    policy: Mapping[str, OneHot | BoundedNormal],
+    policy: Mapping[str, Action],
     actions: Mapping[str, Array],
     value: TwoHot | Squared,
     slow: Float[Array, "H1 M"],

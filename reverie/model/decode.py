@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.envs.base import Space, Spaces
 from reverie.model.encode import Convolutions, image_resolution, images, vectors
 from reverie.nn.dists import Gaussian, OneHot, Squared
-from reverie.nn.layers import FINAL, MLP, BlockLinear, Conv, Linear, Style
-from reverie.nn.norm import LayerNorm, RMSNorm
+from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Conv, Linear, Style
+from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG, SYMLOG_PIXELS
 
 Pixels = Literal["sigmoid", "shift"]
+KERNELS = (5, 5, 6, 6)  # of the transposed convolutions from one pixel to 64 x 64
 
 
 def painted(x: Float[Array, "*B h w c"], pixels: Pixels) -> Float[Array, "*B h w c"]:
@@ -31,13 +32,14 @@ class ImageDecoder(eqx.Module):
 
     from_deter: BlockLinear
     from_stoch: Linear
-    stoch_norm: RMSNorm | LayerNorm
+    stoch_norm: Norm
     to_map: Linear
-    map_norm: RMSNorm | LayerNorm
+    map_norm: Norm
     convs: tuple[Conv, ...]
-    norms: tuple[RMSNorm | LayerNorm, ...]
+    norms: tuple[Norm, ...]
     map_shape: tuple[int, int, int] = eqx.field(static=True)
     pixels: Pixels = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class ImageDecoder(eqx.Module):
         style: Style = FINAL,
     ):
         keys, bias = jax.random.split(key, 3 + len(depths)), style.bias
-        self.map_shape, self.pixels = coarse(resolution, depths), pixels
+        self.map_shape, self.pixels, self.act = coarse(resolution, depths), pixels, style.act
         size = math.prod(self.map_shape)
         self.from_deter = BlockLinear(deter, size, blocks, key=keys[0], bias=bias, style=style)
         self.from_stoch = Linear(stoch, 2 * units, key=keys[1], bias=bias, style=style)
@@ -66,16 +68,16 @@ class ImageDecoder(eqx.Module):
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
-        batch = deter.shape[:-1]
+        batch, act = deter.shape[:-1], ACTIVATIONS[self.act]
         height, wide, depth = self.map_shape
         blocks = self.from_deter.weight.shape[0]
         # Every block of deter paints its own channels of the whole map.
         x = self.from_deter(deter).reshape(*batch, blocks, height, wide, depth // blocks)
         x = jnp.moveaxis(x, -4, -2).reshape(*batch, *self.map_shape)
-        y = self.to_map(jax.nn.silu(self.stoch_norm(self.from_stoch(stoch))))
-        x = jax.nn.silu(self.map_norm(x + y.reshape(*batch, *self.map_shape)))
+        y = self.to_map(act(self.stoch_norm(self.from_stoch(stoch))))
+        x = act(self.map_norm(x + y.reshape(*batch, *self.map_shape)))
         for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = jax.nn.silu(norm(conv.upsampled(x)))
+            x = act(norm(conv.upsampled(x)))
         return painted(self.convs[-1].upsampled(x), self.pixels)
 
 
@@ -85,9 +87,10 @@ class TransposedDecoder(eqx.Module):
 
     to_map: Linear
     convs: tuple[Conv, ...]
-    norms: tuple[RMSNorm | LayerNorm, ...]
+    norms: tuple[Norm, ...]
     map_shape: tuple[int, int, int] = eqx.field(static=True)
     pixels: Pixels = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class TransposedDecoder(eqx.Module):
         style: Style = FINAL,
     ):
         map_key, *keys = jax.random.split(key, 1 + len(depths))
-        self.map_shape, self.pixels = coarse(resolution, depths), pixels
+        self.map_shape, self.pixels, self.act = coarse(resolution, depths), pixels, style.act
         self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
         self.convs, self.norms = mirrored(depths, channels, kernel, keys, style)
 
@@ -111,8 +114,46 @@ class TransposedDecoder(eqx.Module):
         x = self.to_map(jnp.concatenate([stoch, deter], -1))
         x = x.reshape(*x.shape[:-1], *self.map_shape)
         for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = jax.nn.silu(norm(conv.transposed(x)))
+            x = ACTIVATIONS[self.act](norm(conv.transposed(x)))
         return painted(self.convs[-1].transposed(x), self.pixels)
+
+
+class SpreadDecoder(eqx.Module):
+    """Images of 64 x 64 from the whole latent: one linear layer to a single pixel, then transposed convolutions without
+    padding, with kernels of 5, 5, 6 and 6: 1, 5, 13, 30, 64 (DreamerV1 and V2)."""
+
+    to_map: Linear
+    convs: tuple[Conv, ...]
+    norms: tuple[Norm, ...]
+    pixels: Pixels = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        features: int,
+        depths: tuple[int, ...],
+        key: PRNGKeyArray,
+        pixels: Pixels = "shift",
+        style: Style = FINAL,
+    ):
+        map_key, *keys = jax.random.split(key, 1 + len(KERNELS))
+        self.pixels, self.act = pixels, style.act
+        self.to_map = Linear(features, 4 * depths[-1], key=map_key, style=style)
+        widths = (4 * depths[-1], *depths[-2::-1], channels)
+        self.convs = tuple(
+            Conv(widths[i], widths[i + 1], kernel, key=k, style=style)
+            for i, (kernel, k) in enumerate(zip(KERNELS, keys, strict=True))
+        )
+        self.norms = tuple(style.norm_of(d) for d in widths[1:-1])
+
+    def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
+        """Brightness of pixels."""
+        x = self.to_map(jnp.concatenate([stoch, deter], -1))[..., None, None, :]
+        for conv, norm in zip(self.convs, self.norms, strict=False):
+            x = ACTIVATIONS[self.act](norm(conv.spread(x)))
+        return painted(self.convs[-1].spread(x), self.pixels)
 
 
 def coarse(resolution: tuple[int, int], depths: tuple[int, ...]) -> tuple[int, int, int]:
@@ -123,7 +164,7 @@ def coarse(resolution: tuple[int, int], depths: tuple[int, ...]) -> tuple[int, i
 
 def mirrored(
     depths: tuple[int, ...], channels: int, kernel: int, keys: list[PRNGKeyArray], style: Style
-) -> tuple[tuple[Conv, ...], tuple[RMSNorm | LayerNorm, ...]]:
+) -> tuple[tuple[Conv, ...], tuple[Norm, ...]]:
     """The convolutions of an encoder the other way round, and the norms behind all of them but the last."""
     widths, last = (*reversed(depths), channels), len(depths) - 1
     convs = tuple(
@@ -145,11 +186,12 @@ class Decoder(eqx.Module):
       pixels: what bounds brightness.
       image_loss: squared error, or the likelihood of a `Gaussian`.
       symlog_vectors, symlog_images: whether targets are squashed, as in `Encoder`.
+      style, image_act: as in `Encoder`.
     """
 
     mlp: MLP | None
     heads: dict[str, Linear]
-    image: ImageDecoder | TransposedDecoder | None
+    image: ImageDecoder | TransposedDecoder | SpreadDecoder | None
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     image_loss: Literal["squared", "gaussian"] = eqx.field(static=True)
     symlog_vectors: bool = eqx.field(static=True)
@@ -174,6 +216,7 @@ class Decoder(eqx.Module):
         symlog_vectors: bool = True,
         symlog_images: bool = False,
         style: Style = FINAL,
+        image_act: Act | None = None,
     ):
         mlp_key, head_key, image_key = jax.random.split(key, 3)
         vector_spaces, image_spaces = vectors(spaces), images(spaces)
@@ -190,13 +233,16 @@ class Decoder(eqx.Module):
             }
         if image_spaces:
             channels = sum(s.shape[2] for s in image_spaces.values())
-            resolution = image_resolution(image_spaces, len(depths))
-            shared: dict[str, Any] = {"depths": depths, "kernel": kernel, "pixels": pixels, "style": style}
+            resolution = image_resolution(image_spaces, len(depths), convolutions)
+            painter = style._replace(act=image_act or style.act)
+            shared: dict[str, Any] = {"depths": depths, "pixels": pixels, "style": painter, "key": image_key}
             if convolutions == "pool":
                 widths: dict[str, Any] = {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
-                self.image = ImageDecoder(channels, resolution, **widths, **shared, key=image_key)
+                self.image = ImageDecoder(channels, resolution, **widths, **shared, kernel=kernel)
+            elif convolutions == "stride":
+                self.image = TransposedDecoder(channels, resolution, features=deter + stoch, **shared, kernel=kernel)
             else:
-                self.image = TransposedDecoder(channels, resolution, features=deter + stoch, **shared, key=image_key)
+                self.image = SpreadDecoder(channels, features=deter + stoch, **shared)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> dict[str, Any]:
         """A distribution with `.loss(target) -> [*B]` for every observation key; images want targets in [0, 1]."""

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import RULES, Space, Spaces
-from reverie.nn.layers import FINAL, MLP, Conv, Style
-from reverie.nn.norm import LayerNorm, RMSNorm
+from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, Conv, Style
+from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG_PIXELS, symlog
 
-Convolutions = Literal["pool", "stride"]
+Convolutions = Literal["pool", "stride", "inside"]
+INSIDE = 64  # side of the images that four strides without padding, and their mirror, fit
 
 
 def images(spaces: Spaces) -> Spaces:
@@ -55,14 +56,16 @@ def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> F
 
     Args:
       spaces: neither images nor rules.
-      values: arrays `[*B, *shape]` for every key of `spaces`.
+      values: arrays `[*B, *shape]` for every key of `spaces`; a discrete one may also be its own code, float
+        `[*B, width]`, which can have a gradient.
       squash: apply symlog to the float vectors; planes are 0 and 1 already.
     """
     parts = []
     for key, space in sorted(spaces.items()):
         value = values[key]
         if space.kind == "discrete":
-            parts.append(one_hots(space, value))
+            coded = jnp.issubdtype(value.dtype, jnp.floating)
+            parts.append(value.astype(jnp.float32) if coded else one_hots(space, value))
         else:
             batch = value.shape[: value.ndim - len(space.shape)]
             value = value.astype(jnp.float32).reshape(*batch, space.width)
@@ -86,7 +89,7 @@ def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
     return values
 
 
-def image_resolution(spaces: Spaces, stages: int) -> tuple[int, int]:
+def image_resolution(spaces: Spaces, stages: int, convolutions: Convolutions = "pool") -> tuple[int, int]:
     """The common height and width of the images, checked against what `stages` halvings can take."""
     found = {s.shape[:2] for s in spaces.values()}
     if len(found) > 1:
@@ -95,6 +98,13 @@ def image_resolution(spaces: Spaces, stages: int) -> tuple[int, int]:
     height, wide = found.pop()
     if not stages:
         raise ValueError(f"images of {height} x {wide} are too small to be halved; enlarge them, e.g. --image-size 64")
+    if convolutions == "inside":
+        if (height, wide) != (INSIDE, INSIDE):
+            raise ValueError(
+                f"images must be {INSIDE} x {INSIDE} for convolutions without padding, got {height} x {wide};"
+                f" resize them: --image-size {INSIDE}"
+            )
+        return height, wide
     factor = 2**stages
     if any(side % factor or not 3 <= side // factor <= 16 for side in (height, wide)):
         raise ValueError(
@@ -114,7 +124,8 @@ class Encoder(eqx.Module):
     """Vectors through an MLP, images through convolutions; the tokens are both, side by side.
 
     Images are scaled to [-0.5, 0.5] and concatenated on channels; every stage is a convolution, a norm over channels
-    and SiLU, and halves the resolution: by 2x2 max-pooling in the final DreamerV3, by a stride of two in that of 2023.
+    and an activation, and halves the resolution: by 2x2 max-pooling in the final DreamerV3, by a stride of two in that
+    of 2023, by a stride without padding in V1 and V2.
 
     Args:
       units, layers: of the MLP.
@@ -122,16 +133,18 @@ class Encoder(eqx.Module):
       convolutions: how a stage halves.
       symlog_vectors: whether vectors are squashed first.
       symlog_images: whether brightness is (see `SYMLOG_PIXELS`).
+      style: of the MLP, and of the convolutions unless `image_act` says otherwise (V1: ReLU).
     """
 
     mlp: MLP | None
     convs: tuple[Conv, ...]
-    norms: tuple[RMSNorm | LayerNorm, ...]
+    norms: tuple[Norm, ...]
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
     convolutions: Convolutions = eqx.field(static=True)
     symlog_vectors: bool = eqx.field(static=True)
     symlog_images: bool = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -146,25 +159,29 @@ class Encoder(eqx.Module):
         symlog_vectors: bool = True,
         symlog_images: bool = False,
         style: Style = FINAL,
+        image_act: Act | None = None,
     ):
         mlp_key, *conv_keys = jax.random.split(key, 1 + len(depths))
         vector_spaces, image_spaces = vectors(spaces), images(spaces)
         self.spaces = tuple(sorted(spaces.items()))
         self.outputs, self.convolutions = 0, convolutions
         self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
+        self.act = image_act or style.act
         self.mlp, self.convs, self.norms = None, (), ()
         if vector_spaces:
             self.mlp = MLP(width(vector_spaces), units, layers, key=mlp_key, style=style)
             self.outputs += units
         if image_spaces:
-            height, wide = image_resolution(image_spaces, len(depths))
+            height, wide = image_resolution(image_spaces, len(depths), convolutions)
             channels = (sum(s.shape[2] for s in image_spaces.values()), *depths)
             self.convs = tuple(
                 Conv(channels[i], channels[i + 1], kernel, key=k, bias=style.bias, style=style)
                 for i, k in enumerate(conv_keys)
             )
             self.norms = tuple(style.norm_of(d) for d in depths)
-            self.outputs += (height >> len(depths)) * (wide >> len(depths)) * depths[-1]
+            for _ in depths:
+                height, wide = (n // 2 if convolutions != "inside" else (n - kernel) // 2 + 1 for n in (height, wide))
+            self.outputs += height * wide * depths[-1]
 
     def __call__(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B e"]:
         """Tokens of observations `{key: [*B, *shape]}`, in the compute dtype."""
@@ -179,7 +196,7 @@ class Encoder(eqx.Module):
             else:
                 x = x.astype(dtype) / 255 - 0.5
             for conv, norm in zip(self.convs, self.norms, strict=True):
-                y = conv.pooled(x) if self.convolutions == "pool" else conv.strided(x)
-                x = jax.nn.silu(norm(y))
+                halve = {"pool": conv.pooled, "stride": conv.strided, "inside": conv.strided_inside}
+                x = ACTIVATIONS[self.act](norm(halve[self.convolutions](x)))
             tokens.append(x.reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)

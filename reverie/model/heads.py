@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import equinox as eqx
@@ -9,21 +10,28 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.nn.dists import Binary, BoundedNormal, OneHot, Squared, TwoHot
+from reverie.nn.dists import Action, Binary, BoundedNormal, OneHot, Squared, TanhNormal, TruncatedNormal, TwoHot
 from reverie.nn.layers import FINAL, MLP, Linear, Style
 from reverie.nn.transforms import SYMLOG, H, integer_bins, symexp_bins, symlog_bins
 
-Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared", "h_two_hot"]
+Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared", "squared", "h_two_hot"]
+Continuous = Literal["bounded", "truncated", "tanh"]
+NORMALS: dict[Continuous, type[BoundedNormal | TruncatedNormal | TanhNormal]] = {
+    "bounded": BoundedNormal,
+    "truncated": TruncatedNormal,
+    "tanh": TanhNormal,
+}
 
 
 Scalar = TwoHot | Squared  # the distribution of a scalar
 
 
 class ScalarHead(eqx.Module):
-    """A reward or a value; starts by predicting exactly 0.
+    """A reward or a value; starts by predicting exactly 0, unless its output weights have a `scale`.
 
     `kind`: a two-hot categorical over exponential bins (final version); the same over equal bins of the symlog (2023);
-    or the symlog itself, learned by squared error. `h_two_hot`: MuZero's, over the integers of `h`.
+    or the symlog itself, learned by squared error; or the number as it is (V1 and V2). `h_two_hot`: MuZero's, over the
+    integers of `h`.
     """
 
     mlp: MLP
@@ -40,17 +48,18 @@ class ScalarHead(eqx.Module):
         *,
         key: PRNGKeyArray,
         kind: Scalars = "symexp_two_hot",
+        scale: float = 0.0,
         style: Style = FINAL,
     ):
         mlp_key, out_key = jax.random.split(key)
-        self.bins, self.kind = 1 if kind == "symlog_squared" else bins, kind
+        self.bins, self.kind = 1 if kind in ("symlog_squared", "squared") else bins, kind
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
-        self.out = Linear(units, self.bins, key=out_key, scale=0.0)
+        self.out = Linear(units, self.bins, key=out_key, scale=scale, style=style)
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Scalar:
         out = self.out(self.mlp(feat))
-        if self.kind == "symlog_squared":
-            return Squared(out[..., 0], 0, SYMLOG)
+        if self.bins == 1:
+            return Squared(out[..., 0], 0, SYMLOG if self.kind == "symlog_squared" else None)
         if self.kind == "h_two_hot":
             return TwoHot(out, integer_bins(self.bins // 2), H)
         if self.kind == "symlog_two_hot":
@@ -86,12 +95,14 @@ class NormalOut(eqx.Module):
 
 
 class PolicyHead(eqx.Module):
-    """One distribution per action key: categoricals mixed with `unimix` of uniform, or a bounded normal."""
+    """One distribution per action key: categoricals mixed with `unimix` of uniform, or a normal kept within bounds in
+    one of the three ways of the three papers."""
 
     mlp: MLP
     outs: dict[str, Linear | NormalOut]
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     unimix: float = eqx.field(static=True)
+    continuous: Continuous = eqx.field(static=True)
 
     def __init__(
         self,
@@ -103,12 +114,13 @@ class PolicyHead(eqx.Module):
         key: PRNGKeyArray,
         unimix: float,
         scale: float = 0.01,
+        continuous: Continuous = "bounded",
         style: Style = FINAL,
     ):
         mlp_key, *keys = jax.random.split(key, 1 + len(spaces))
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
         self.spaces = tuple(sorted(spaces.items()))
-        self.unimix = unimix
+        self.unimix, self.continuous = unimix, continuous
         self.outs = {
             name: (Linear if space.kind == "discrete" else NormalOut)(
                 units, space.width, key=k, scale=scale, style=style
@@ -116,18 +128,24 @@ class PolicyHead(eqx.Module):
             for (name, space), k in zip(self.spaces, keys, strict=True)
         }
 
-    def __call__(self, feat: Float[Array, "*B f"]) -> dict[str, OneHot | BoundedNormal]:
+    def __call__(self, feat: Float[Array, "*B f"]) -> dict[str, Action]:
         x = self.mlp(feat)
-        dists: dict[str, OneHot | BoundedNormal] = {}
+        dists: dict[str, Action] = {}
         for name, space in self.spaces:
             out = self.outs[name]
             if isinstance(out, NormalOut):
-                dists[name] = BoundedNormal(out.mean(x), out.std(x), space.shape)
+                dists[name] = NORMALS[self.continuous](out.mean(x), out.std(x), space.shape)
             else:
                 dists[name] = OneHot(out(x), space.classes, space.shape, self.unimix)
         return dists
 
 
-def sample(dists: dict[str, OneHot | BoundedNormal], key: PRNGKeyArray) -> dict[str, Array]:
-    keys = jax.random.split(key, len(dists))
-    return {name: d.sample(k) for (name, d), k in zip(dists.items(), keys, strict=True)}
+def sample(
+    dists: Mapping[str, Action], key: PRNGKeyArray, differentiable: frozenset[str] = frozenset()
+) -> dict[str, Array]:
+    """One action of each; discrete ones among `differentiable` as codes, which have a gradient (see `OneHot.code`)."""
+    keys = dict(zip(dists, jax.random.split(key, len(dists)), strict=True))
+    return {
+        name: d.code(keys[name]) if isinstance(d, OneHot) and name in differentiable else d.sample(keys[name])
+        for name, d in dists.items()
+    }

@@ -1,4 +1,4 @@
-"""The recurrent state-space model of DreamerV3: a GRU with categorical latents.
+"""The recurrent state-space model of the Dreamers: a GRU, and beside it random variables.
 
 deter_t  = core(deter_{t-1}, stoch_{t-1}, action_{t-1})      h, deterministic
 prior    : stoch_t ~ p(. | deter_t)                          imagine: without the observation
@@ -15,13 +15,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.nn.dists import mixed, sample_one_hot, straight_through, unimix
-from reverie.nn.layers import FINAL, MLP, BlockLinear, Linear, Style, biased, per_block
-from reverie.nn.norm import LayerNorm, RMSNorm
+from reverie.model.stoch import Stoch
+from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, biased, per_block
+from reverie.nn.norm import LayerNorm, Norm
+
+Recurrence = Literal["block", "dense", "plain"]
 
 
 class Latent(NamedTuple):
-    """A state of the model: `deter` `[*B, D]` and one-hot `stoch` `[*B, S, Z]`, both in the compute dtype."""
+    """A state of the model: `deter` `[*B, D]` and samples `stoch` `[*B, S, Z]` in the compute dtype. Z: the classes of
+    one-hot variables, 1 for Gaussian ones."""
 
     deter: Float[Array, "*B d"]
     stoch: Float[Array, "*B s z"]
@@ -48,12 +51,13 @@ class BlockGRU(eqx.Module):
     from_deter: Linear
     from_stoch: Linear
     from_action: Linear
-    deter_norm: RMSNorm | LayerNorm
-    stoch_norm: RMSNorm | LayerNorm
-    action_norm: RMSNorm | LayerNorm
+    deter_norm: Norm
+    stoch_norm: Norm
+    action_norm: Norm
     hidden: BlockLinear
-    hidden_norm: RMSNorm | LayerNorm
+    hidden_norm: Norm
     gates: BlockLinear
+    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -74,10 +78,11 @@ class BlockGRU(eqx.Module):
         self.hidden = BlockLinear(deter + blocks * 3 * hidden, deter, blocks, key=keys[3], bias=bias, style=style)
         self.hidden_norm = style.norm_of(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks, key=keys[4], style=style)
+        self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
         """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
-        x = jax.nn.silu(self.action_norm(self.from_action(bounded(action).astype(dtype))))
+        x = ACTIVATIONS[self.act](self.action_norm(self.from_action(bounded(action).astype(dtype))))
         _, _, from_action = self._shared_weights()
         return biased(x @ from_action.astype(dtype), self.hidden.bias)
 
@@ -85,13 +90,14 @@ class BlockGRU(eqx.Module):
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B d"]
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
+        act = ACTIVATIONS[self.act]
         from_deter, from_stoch, _ = self._shared_weights()
         own = self.hidden.weight[:, : deter.shape[-1] // self._blocks].astype(deter.dtype)
-        x0 = jax.nn.silu(self.deter_norm(self.from_deter(deter)))
-        x1 = jax.nn.silu(self.stoch_norm(self.from_stoch(stoch)))
+        x0 = act(self.deter_norm(self.from_deter(deter)))
+        x1 = act(self.stoch_norm(self.from_stoch(stoch)))
         shared = jnp.concatenate([from_deter, from_stoch], 0).astype(deter.dtype)
         x = jnp.concatenate([x0, x1], -1) @ shared + per_block(lambda w, h: h @ w, own, deter) + drive
-        return self.gates.map(gru, jax.nn.silu(self.hidden_norm(x)), deter)
+        return self.gates.map(gru, act(self.hidden_norm(x)), deter)
 
     @property
     def _blocks(self) -> int:
@@ -107,35 +113,78 @@ class BlockGRU(eqx.Module):
 
 
 class DenseGRU(eqx.Module):
-    """The deterministic transition of the first version (reference `nets.py@8fa35f8: RSSM, _gru`).
+    """The deterministic transition of DreamerV2 and of the first DreamerV3 (reference `nets.py@8fa35f8: RSSM, _gru`).
 
-    One hidden layer reads stoch and action; one layer from it and deter to the gates, normalised as a whole.
+    One hidden layer reads stoch and action; one layer from it and deter to the gates, normalised as a whole (in V2 too,
+    which has no other norm).
     """
 
     hidden: Linear
-    hidden_norm: RMSNorm | LayerNorm
+    hidden_norm: Norm
     gates: Linear
-    gates_norm: RMSNorm | LayerNorm
+    gates_norm: LayerNorm
+    act: Act = eqx.field(static=True)
 
     def __init__(self, deter: int, stoch: int, action: int, hidden: int, *, key: PRNGKeyArray, style: Style = FINAL):
         keys = jax.random.split(key)
         self.hidden = Linear(stoch + action, hidden, key=keys[0], bias=style.bias, style=style)
         self.hidden_norm = style.norm_of(hidden)
-        self.gates = Linear(deter + hidden, 3 * deter, key=keys[1], bias=style.bias, style=style)
-        self.gates_norm = style.norm_of(3 * deter)
+        self.gates = Linear(deter + hidden, 3 * deter, key=keys[1], bias=False, style=style)
+        self.gates_norm = LayerNorm(3 * deter)
+        self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
         """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
-        from_action = self.hidden.weight[-action.shape[-1] :].astype(dtype)
-        return biased(bounded(action).astype(dtype) @ from_action, self.hidden.bias)
+        return driven(self.hidden, action, dtype)
 
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
         from_stoch = self.hidden.weight[: stoch.shape[-1]].astype(deter.dtype)
-        x = jax.nn.silu(self.hidden_norm(stoch @ from_stoch + drive))
+        x = ACTIVATIONS[self.act](self.hidden_norm(stoch @ from_stoch + drive))
         return gru(self.gates_norm(self.gates(jnp.concatenate([deter, x], -1))), deter)
+
+
+class PlainGRU(eqx.Module):
+    """The deterministic transition of DreamerV1: the GRU of Keras, behind one hidden layer that reads stoch and action.
+
+    The input and the state have products of their own, each with a bias: the reset gate acts on the state's alone.
+    """
+
+    hidden: Linear
+    from_input: Linear
+    from_state: Linear
+    act: Act = eqx.field(static=True)
+
+    def __init__(self, deter: int, stoch: int, action: int, hidden: int, *, key: PRNGKeyArray, style: Style = FINAL):
+        keys = jax.random.split(key, 3)
+        self.hidden = Linear(stoch + action, hidden, key=keys[0], style=style)
+        self.from_input = Linear(hidden, 3 * deter, key=keys[1], style=style)
+        self.from_state = Linear(deter, 3 * deter, key=keys[2], style=style)
+        self.act = style.act
+
+    def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
+        """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
+        return driven(self.hidden, action, dtype)
+
+    def __call__(
+        self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]
+    ) -> Float[Array, "*B d"]:
+        """The next deter. `drive` is `self.drive(action)`."""
+        from_stoch = self.hidden.weight[: stoch.shape[-1]].astype(deter.dtype)
+        x = ACTIVATIONS[self.act](stoch @ from_stoch + drive)
+        keep, reset, candidate = jnp.split(self.from_input(x), 3, -1)
+        old_keep, old_reset, old = jnp.split(self.from_state(deter), 3, -1)
+        keep = jax.nn.sigmoid(keep + old_keep)
+        candidate = jnp.tanh(candidate + jax.nn.sigmoid(reset + old_reset) * old)
+        return keep * deter + (1 - keep) * candidate
+
+
+def driven(hidden: Linear, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
+    """The share of the action, and the bias, in a layer that reads stoch and action."""
+    from_action = hidden.weight[-action.shape[-1] :].astype(dtype)
+    return biased(bounded(action).astype(dtype) @ from_action, hidden.bias)
 
 
 def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
@@ -151,27 +200,23 @@ class RSSM(eqx.Module):
 
     Args:
       action, tokens: widths of the inputs.
-      deter, stoch, classes, hidden: widths of the state (`stoch` variables of `classes`) and of hidden layers.
-      blocks: of the recurrence, a `BlockGRU`; 0 for a `DenseGRU`.
-      unimix: share of uniform distribution in prior and posterior.
+      deter, stoch, hidden: widths of the state (`stoch` variables of the kind `kind`) and of hidden layers.
+      recurrence: a `BlockGRU` of `blocks`, a `DenseGRU` or a `PlainGRU`.
       prior_layers: hidden layers of the prior.
       first: what an episode starts from: nothing, or a learned deter and the most probable stoch after it.
-      straight_through: whether samples carry the gradient of their probabilities. If not, the encoder learns from the
-        KL alone, and no gradient reaches an earlier stoch.
     """
 
-    core: BlockGRU | DenseGRU
+    core: BlockGRU | DenseGRU | PlainGRU
     prior_mlp: MLP
     prior_out: Linear
     post_hidden: Linear
-    post_norm: RMSNorm | LayerNorm
+    post_norm: Norm
     post_out: Linear
     first: Float[Array, " d"] | None
     deter: int = eqx.field(static=True)
     stoch: int = eqx.field(static=True)
-    classes: int = eqx.field(static=True)
-    unimix: float = eqx.field(static=True)
-    straight_through: bool = eqx.field(static=True)
+    kind: Stoch = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -180,35 +225,34 @@ class RSSM(eqx.Module):
         tokens: int,
         deter: int,
         stoch: int,
-        classes: int,
+        kind: Stoch,
         hidden: int,
-        blocks: int,
-        unimix: float,
+        recurrence: Recurrence,
         key: PRNGKeyArray,
+        blocks: int = 8,
         prior_layers: int = 2,
         first: Literal["zeros", "learned"] = "zeros",
-        straight_through: bool = True,
         style: Style = FINAL,
     ):
         keys = jax.random.split(key, 5)
-        if blocks:
-            self.core = BlockGRU(deter, stoch * classes, action, hidden, blocks, key=keys[0], style=style)
+        widths = (deter, stoch * kind.width, action, hidden)
+        if recurrence == "block":
+            self.core = BlockGRU(*widths, blocks, key=keys[0], style=style)
         else:
-            self.core = DenseGRU(deter, stoch * classes, action, hidden, key=keys[0], style=style)
+            self.core = (DenseGRU if recurrence == "dense" else PlainGRU)(*widths, key=keys[0], style=style)
         self.prior_mlp = MLP(deter, hidden, prior_layers, key=keys[1], style=style)
-        self.prior_out = Linear(hidden, stoch * classes, key=keys[2], style=style)
+        self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[2], style=style)
         self.post_hidden = Linear(deter + tokens, hidden, key=keys[3], bias=style.bias, style=style)
         self.post_norm = style.norm_of(hidden)
-        self.post_out = Linear(hidden, stoch * classes, key=keys[4], style=style)
+        self.post_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style)
         self.first = jnp.zeros(deter, jnp.float32) if first == "learned" else None
-        self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
-        self.straight_through = straight_through
+        self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
         """No state: what stands where a sequence begins with `is_first`."""
         return Latent(
             jnp.zeros((*batch, self.deter), dtype),
-            jnp.zeros((*batch, self.stoch, self.classes), dtype),
+            jnp.zeros((*batch, self.stoch, self.kind.width), dtype),
         )
 
     def begin(self, dtype: jnp.dtype) -> Latent:
@@ -216,12 +260,11 @@ class RSSM(eqx.Module):
         if self.first is None:
             return self.zeros((), dtype)
         deter = jnp.tanh(self.first).astype(dtype)
-        best = jnp.argmax(self._prior(deter), -1)
-        return Latent(deter, jax.nn.one_hot(best, self.classes, dtype=dtype))
+        return Latent(deter, self.kind.best(self._prior(deter)).astype(dtype))
 
-    def prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s z"]:
-        """Log-probabilities of stoch given deter alone."""
-        return unimix(self._prior(deter), self.unimix)
+    def prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
+        """The belief (log-probabilities, or means and standard deviations) about stoch given deter alone."""
+        return self.kind.belief(self._prior(deter))
 
     def observe(
         self,
@@ -230,7 +273,7 @@ class RSSM(eqx.Module):
         actions: Float[Array, "B T a"],
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
-    ) -> tuple[Latent, Float[Array, "B T s z"]]:
+    ) -> tuple[Latent, Float[Array, "B T s p"]]:
         """Latents of observed sequences.
 
             tokens    x1   x2   x3         of the rows themselves
@@ -242,51 +285,46 @@ class RSSM(eqx.Module):
           resets: `is_first` of the rows: there the state is the one before an episode and the action zero.
 
         Returns:
-          Latents `[B, T, ...]` (samples) and the posterior's log-probabilities.
+          Latents `[B, T, ...]` (samples) and the posterior's belief.
         """
         dtype = start.deter.dtype
         # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
         drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
         seen = biased(tokens @ self.post_hidden.weight[self.deter :].astype(dtype), self.post_hidden.bias)
         first = self.begin(dtype)
-        uniform = jax.random.uniform(key, (*resets.shape, self.stoch))
+        noise = self.kind.noise(key, (*resets.shape, self.stoch))
 
         def step(latent: Latent, xs: tuple[Array, ...]) -> tuple[Latent, tuple[Latent, Array]]:
-            drive, seen, reset, uniform = xs
+            drive, seen, reset, noise = xs
             fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
             latent = jax.tree.map(fresh, latent, first)
             deter = self.core(latent.deter, self._flat(latent.stoch), drive)
-            logits = self._posterior(deter, seen)
-            latent = Latent(deter, self._sample(logits, uniform).astype(dtype))
-            return latent, (latent, logits)
+            out = self._posterior(deter, seen)
+            latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
+            return latent, (latent, out)
 
-        time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (drive, seen, resets, uniform))
-        _, out = lax.scan(step, start, time_major)
-        latents, logits = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
-        return latents, unimix(logits, self.unimix)
+        time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (drive, seen, resets, noise))
+        _, found = lax.scan(step, start, time_major)
+        latents, out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+        return latents, self.kind.belief(out)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         """The latent that follows when `action` is taken, sampled from the prior."""
         drive = self.core.drive(action, latent.deter.dtype)
         deter = self.core(latent.deter, self._flat(latent.stoch), drive)
-        logits = self._prior(deter)
-        uniform = jax.random.uniform(key, logits.shape[:-1])
-        return Latent(deter, self._sample(logits, uniform).astype(deter.dtype))
+        out = self._prior(deter)
+        noise = self.kind.noise(key, out.shape[:-1])
+        return Latent(deter, self.kind.sample(out, noise).astype(deter.dtype))
 
-    def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s z"]:
+    def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
         return self._grouped(self.prior_out(self.prior_mlp(deter)))
 
-    def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s z"]:
+    def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s p"]:
         x = deter @ self.post_hidden.weight[: self.deter].astype(deter.dtype) + seen
-        return self._grouped(self.post_out(jax.nn.silu(self.post_norm(x))))
+        return self._grouped(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
 
-    def _grouped(self, x: Float[Array, "*B sz"]) -> Float[Array, "*B s z"]:
-        return x.reshape(*x.shape[:-1], self.stoch, self.classes)
-
-    def _sample(self, logits: Float[Array, "*B s z"], uniform: Float[Array, "*B s"]) -> Float[Array, "*B s z"]:
-        probs = mixed(logits, self.unimix)
-        sample = sample_one_hot(lax.stop_gradient(probs), uniform)
-        return straight_through(sample, probs) if self.straight_through else sample
+    def _grouped(self, x: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
+        return x.reshape(*x.shape[:-1], self.stoch, self.kind.parameters)
 
     def _flat(self, stoch: Float[Array, "*B s z"]) -> Float[Array, "*B sz"]:
         return stoch.reshape(*stoch.shape[:-2], -1)

@@ -58,7 +58,14 @@ def categorical_kl(p: Float[Array, "*B s z"], q: Float[Array, "*B s z"]) -> Floa
     return jnp.sum(jnp.exp(p) * (p - q), (-2, -1))
 
 
-def randomness(dist: OneHot | BoundedNormal) -> Float[Array, "*B"]:
+def normal_kl(p: Float[Array, "*B s 2"], q: Float[Array, "*B s 2"]) -> Float[Array, "*B"]:
+    """KL(p || q) of normals given by mean and standard deviation, in nats, summed over the `s` variables."""
+    (p_mean, p_std), (q_mean, q_std) = (jnp.moveaxis(x, -1, 0) for x in (p, q))
+    ratio, off = p_std / q_std, (p_mean - q_mean) / q_std
+    return jnp.sum(0.5 * (ratio * ratio + off * off - 1) - jnp.log(ratio), -1)
+
+
+def randomness(dist: Action) -> Float[Array, "*B"]:
     """The entropy between the least (0) and the most (1) that this distribution can have."""
     least, most = dist.entropy_range()
     return (dist.entropy() - least) / (most - least)
@@ -115,7 +122,19 @@ class OneHot:
         index = jnp.argmax(sample_one_hot(jnp.exp(self.logp), uniform), -1)
         return index.reshape(*index.shape[:-1], *self.shape).astype(jnp.int32)
 
-    def logp_of(self, value: Int[Array, "..."]) -> Float[Array, "*B"]:
+    def code(self, key: PRNGKeyArray) -> Float[Array, "*B width"]:
+        """A sample as its one-hot codes side by side, with the gradient of their probabilities."""
+        probs = jnp.exp(self.logp)
+        hot = sample_one_hot(stop_gradient(probs), jax.random.uniform(key, self.logp.shape[:-1]))
+        return self._side_by_side(straight_through(hot, probs))
+
+    def _side_by_side(self, x: Float[Array, "*B n z"]) -> Float[Array, "*B width"]:
+        return x.reshape(*x.shape[:-2], -1)[..., np.flatnonzero(self.valid)]
+
+    def logp_of(self, value: Array) -> Float[Array, "*B"]:
+        """Of classes, int `[*B, *shape]`, or of what `code` gave."""
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return jnp.sum(value * self._side_by_side(self.logp), -1)
         value = value.reshape(self.logp.shape[:-1])
         hot = jax.nn.one_hot(value, self.logp.shape[-1], dtype=bool)
         return self._events(jnp.sum(jnp.where(hot, self.logp, 0.0), -1))
@@ -192,6 +211,103 @@ class BoundedNormal:
         """The least and the most that `entropy` can be: at the smallest and the largest std."""
         least, most = (self.mean.shape[-1] * (math.log(x) + 0.5 * math.log(2 * math.pi * math.e)) for x in self.bounds)
         return least, most
+
+
+class TruncatedNormal:
+    """A normal with mean tanh(mean) and std in [0.1, 2.1], confined to [-1, 1]: the continuous policy of DreamerV2.
+    Sums over the last axis; samples have a gradient."""
+
+    mean: Float[Array, "*B n"]
+    std: Float[Array, "*B n"]
+    shape: tuple[int, ...]
+
+    def __init__(self, mean: Float[Array, "*B n"], std: Float[Array, "*B n"], shape: tuple[int, ...]):
+        self.mean = jnp.tanh(mean.astype(jnp.float32))
+        self.std = 2 * jax.nn.sigmoid(std.astype(jnp.float32) / 2) + 0.1
+        self.shape = shape
+
+    @property
+    def _ends(self) -> tuple[Array, Array, Array]:
+        """The ends in standard deviations from the mean, and the logarithm of the probability between them."""
+        low, high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+        return low, high, jnp.log(jax.scipy.stats.norm.cdf(high) - jax.scipy.stats.norm.cdf(low))
+
+    def pred(self) -> Float[Array, "..."]:
+        return self.mean.reshape(*self.mean.shape[:-1], *self.shape)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
+        low, high, _ = self._ends
+        x = self.mean + self.std * jax.random.truncated_normal(key, low, high, self.mean.shape)
+        return x.reshape(*self.mean.shape[:-1], *self.shape)
+
+    def logp_of(self, value: Float[Array, "..."]) -> Float[Array, "*B"]:
+        z = (value.reshape(self.mean.shape) - self.mean) / self.std
+        return jnp.sum(-0.5 * z * z - 0.5 * math.log(2 * math.pi) - jnp.log(self.std) - self._ends[2], -1)
+
+    def entropy(self) -> Float[Array, "*B"]:
+        low, high, inside = self._ends
+        pdf = jax.scipy.stats.norm.pdf
+        bent = (low * pdf(low) - high * pdf(high)) / (2 * jnp.exp(inside))
+        return jnp.sum(0.5 * math.log(2 * math.pi * math.e) + jnp.log(self.std) + inside + bent, -1)
+
+    def entropy_range(self) -> tuple[float, float]:
+        """The least and the most that `entropy` can be: half of the narrowest normal, and nearly uniform."""
+        n = self.mean.shape[-1]
+        return n * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.1 / 2)), n * math.log(2)
+
+
+class TanhNormal:
+    """The tanh of a normal: the continuous policy of DreamerV1. Means lie in [-5, 5], the std is 5 at first and at
+    least 1e-4. Sums over the last axis; samples have a gradient."""
+
+    mean: Float[Array, "*B n"]
+    std: Float[Array, "*B n"]
+    shape: tuple[int, ...]
+    # Where the mean of a function of a normal is evaluated, in standard deviations, and what each place counts.
+    places, weights = np.polynomial.hermite_e.hermegauss(24)
+
+    def __init__(self, mean: Float[Array, "*B n"], std: Float[Array, "*B n"], shape: tuple[int, ...]):
+        self.mean = 5 * jnp.tanh(mean.astype(jnp.float32) / 5)
+        self.std = jax.nn.softplus(std.astype(jnp.float32) + math.log(math.expm1(5))) + 1e-4
+        self.shape = shape
+
+    def pred(self) -> Float[Array, "..."]:
+        """The median. (The reference takes the likeliest of 100 samples.)"""
+        return jnp.tanh(self.mean).reshape(*self.mean.shape[:-1], *self.shape)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
+        x = jnp.tanh(self.mean + self.std * jax.random.normal(key, self.mean.shape))
+        return x.reshape(*self.mean.shape[:-1], *self.shape)
+
+    def logp_of(self, value: Float[Array, "..."]) -> Float[Array, "*B"]:
+        """Values at the very ends, where the density has no limit, count as the number next to them."""
+        end = 1 - 2.0**-24
+        raw = jnp.arctanh(jnp.clip(value.reshape(self.mean.shape), -end, end))
+        z = (raw - self.mean) / self.std
+        normal = -0.5 * z * z - jnp.log(self.std) - 0.5 * math.log(2 * math.pi)
+        return jnp.sum(normal - self._stretch(raw), -1)
+
+    def entropy(self) -> Float[Array, "*B"]:
+        """By Gauss-Hermite quadrature: there is no closed form."""
+        shape = (-1,) + (1,) * self.mean.ndim
+        raw = self.mean[None] + self.std[None] * np.float32(self.places).reshape(shape)
+        weights = np.float32(self.weights / self.weights.sum()).reshape(shape)
+        stretched = jnp.sum(weights * self._stretch(raw), 0)
+        return jnp.sum(0.5 * math.log(2 * math.pi * math.e) + jnp.log(self.std) + stretched, -1)
+
+    def entropy_range(self) -> tuple[float, float]:
+        """The least that `entropy` can be around zero, and that of a uniform distribution."""
+        n = self.mean.shape[-1]
+        return n * (0.5 * math.log(2 * math.pi * math.e) + math.log(1e-4)), n * math.log(2)
+
+    @staticmethod
+    def _stretch(raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the slope of tanh."""
+        return 2 * (math.log(2) - raw - jax.nn.softplus(-2 * raw))
+
+
+Continuous = BoundedNormal | TruncatedNormal | TanhNormal
+Action = OneHot | Continuous  # the distribution of an action
 
 
 class TwoHot:

@@ -15,7 +15,10 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.norm import LayerNorm, RMSNorm
+from reverie.nn.norm import LayerNorm, NoNorm, Norm, RMSNorm
+
+Act = Literal["silu", "elu", "relu"]
+ACTIVATIONS: dict[Act, Callable[[Array], Array]] = {"silu": jax.nn.silu, "elu": jax.nn.elu, "relu": jax.nn.relu}
 
 
 class Style(NamedTuple):
@@ -24,18 +27,20 @@ class Style(NamedTuple):
     Attributes:
       norm: what normalises hidden units. A LayerNorm has an offset of its own: no layer before it needs a bias.
       fan: initial weights have a variance of one over the inputs, or over the mean of inputs and outputs.
+      act: the activation of hidden units, behind the norm.
     """
 
-    norm: Literal["rms", "layer"] = "rms"
+    norm: Literal["rms", "layer", "none"] = "rms"
     fan: Literal["in", "average"] = "in"
+    act: Act = "silu"
 
     @property
     def bias(self) -> bool:
         """Whether layers that a norm follows have a bias."""
-        return self.norm == "rms"
+        return self.norm != "layer"
 
-    def norm_of(self, size: int) -> RMSNorm | LayerNorm:
-        return RMSNorm(size) if self.norm == "rms" else LayerNorm(size)
+    def norm_of(self, size: int) -> Norm:
+        return NoNorm() if self.norm == "none" else RMSNorm(size) if self.norm == "rms" else LayerNorm(size)
 
     def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int], scale: float = 1.0) -> Array:
         """Initial weights of units with these numbers of inputs and outputs."""
@@ -133,8 +138,9 @@ def per_block(f: Callable[..., Array], weights: Any, *xs: Float[Array, "*B gi"])
 
 
 class Conv(eqx.Module):
-    """2-D convolution with a kernel of at most 5 and same padding over `[..., H, W, C]`, and four ways to change the
-    resolution with it: `pooled` and `upsampled` (odd kernels), or `strided` and `transposed`."""
+    """2-D convolution with a kernel of at most 5 and same padding over `[..., H, W, C]`, and six ways to change the
+    resolution with it: `pooled` and `upsampled` (odd kernels), `strided` and `transposed`, or, without any padding,
+    `strided_inside` and `spread` (kernels of at most 6)."""
 
     weight: Float[Array, "k k i o"]
     bias: Float[Array, " o"] | None
@@ -186,16 +192,34 @@ class Conv(eqx.Module):
         """Mirrors `strided`: the convolution of `x` with zeros between its pixels, computed without the zeros."""
         return self._by_phases(x, _transpose_code(len(self.weight)))
 
-    def _by_phases(self, x: Float[Array, "*B h w i"], code: np.ndarray) -> Float[Array, "*B 2*h 2*w o"]:
+    def strided_inside(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
+        """Every second pixel of the convolution, where the whole kernel lies in the image: n to (n - k) // 2 + 1."""
+        return biased(convolve(x, self.weight, stride=2, padding="VALID"), self.bias)
+
+    def spread(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
+        """Mirrors `strided_inside`: every pixel of `x` adds a whole kernel, two pixels from its neighbour's: n to
+        2 (n - 1) + k."""
+        size, (height, wide) = len(self.weight), x.shape[-3:-1]
+        y = self._by_phases(x, _spread_code(size), padding=[(2, 2), (2, 2)])
+        return y[..., : 2 * (height - 1) + size, : 2 * (wide - 1) + size, :]
+
+    def _by_phases(
+        self, x: Float[Array, "*B h w i"], code: np.ndarray, padding: Padding = "SAME"
+    ) -> Float[Array, "*B h2 w2 o"]:
         """The four outputs of every pixel of `x` as channels of one 3x3 convolution, put in their places."""
-        *batch, h, w, c = x.shape
+        *batch, _, _, c = x.shape
         kernel = jnp.einsum("pkt,qlu,klio->tuipqo", code, code, self.weight)
-        y = convolve(x, kernel.reshape(3, 3, c, -1)).reshape(*batch, h, w, 2, 2, -1)
-        return biased(jnp.moveaxis(y, -3, -4).reshape(*batch, 2 * h, 2 * w, -1), self.bias)
+        y = convolve(x, kernel.reshape(3, 3, c, -1), padding=padding)
+        h, w = y.shape[-3:-1]
+        y = jnp.moveaxis(y.reshape(*batch, h, w, 2, 2, -1), -3, -4)
+        return biased(y.reshape(*batch, 2 * h, 2 * w, -1), self.bias)
+
+
+Padding = str | list[tuple[int, int]]
 
 
 def convolve(
-    x: Float[Array, "*B h w i"], kernel: Float[Array, "k k i o"], stride: int = 1
+    x: Float[Array, "*B h w i"], kernel: Float[Array, "k k i o"], stride: int = 1, padding: Padding = "SAME"
 ) -> Float[Array, "*B h2 w2 o"]:
     """Cross-correlation with zero padding in the dtype of `x`."""
     batch = x.shape[:-3]
@@ -203,7 +227,7 @@ def convolve(
         x.reshape(math.prod(batch), *x.shape[-3:]),
         kernel.astype(x.dtype),
         window_strides=(stride, stride),
-        padding="SAME",
+        padding=padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y.reshape(*batch, *y.shape[1:])
@@ -236,11 +260,21 @@ def _transpose_code(kernel: int) -> np.ndarray:
     return code
 
 
+def _spread_code(kernel: int) -> np.ndarray:
+    """`[p, k, t]`: 1 where tap `k` of the kernel of pixel `t - 2`, seen from output block 0, falls on phase `p`."""
+    code = np.zeros((2, kernel, 3), np.float32)
+    for tap in range(kernel):
+        block, phase = divmod(tap, 2)
+        code[phase, tap, 2 - block] = 1
+    return code
+
+
 class MLP(eqx.Module):
-    """`layers` times linear, norm, SiLU."""
+    """`layers` times linear, norm, activation."""
 
     linears: tuple[Linear, ...]
-    norms: tuple[RMSNorm | LayerNorm, ...]
+    norms: tuple[Norm, ...]
+    act: Act = eqx.field(static=True)
 
     def __init__(self, inputs: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL):
         widths = [inputs] + [units] * layers
@@ -249,8 +283,9 @@ class MLP(eqx.Module):
             Linear(widths[i], widths[i + 1], key=keys[i], bias=style.bias, style=style) for i in range(layers)
         )
         self.norms = tuple(style.norm_of(units) for _ in range(layers))
+        self.act = style.act
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = jax.nn.silu(norm(linear(x)))
+            x = ACTIVATIONS[self.act](norm(linear(x)))
         return x

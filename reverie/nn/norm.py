@@ -25,6 +25,13 @@ class RMSNorm(eqx.Module):
         return (x32 * (inverse * scale)).astype(x.dtype)
 
 
+class NoNorm(eqx.Module):
+    """`x` as it is: what the first two Dreamers have where the third has a norm."""
+
+    def __call__(self, x: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+        return x
+
+
 class LayerNorm(eqx.Module):
     """`(x - mean) / sqrt(variance + eps) * scale + offset` (Ba et al. 2016); DreamerV3 of 2023 uses eps 1e-3."""
 
@@ -43,3 +50,6 @@ class LayerNorm(eqx.Module):
         inverse = lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
         shape = (1,) * (x.ndim - 1) + self.scale.shape
         return (x32 * (inverse * self.scale.reshape(shape)) + self.offset.reshape(shape)).astype(x.dtype)
+
+
+Norm = RMSNorm | LayerNorm | NoNorm

@@ -1,4 +1,4 @@
-"""The optimizers of DreamerV3: LaProp behind adaptive gradient clipping (final version), Adam for each part (2023)."""
+"""The optimizers: LaProp behind adaptive gradient clipping (DreamerV3, final version), Adam for each part (before)."""
 
 from __future__ import annotations
 
@@ -61,16 +61,18 @@ def laprop(
 
 
 def adam(
-    learning_rate: float, *, eps: float = 1e-8, clip: float = 0.0, warmup: int = 0
+    learning_rate: float, *, eps: float = 1e-8, clip: float = 0.0, warmup: int = 0, decay: float = 0.0
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) behind a bound on the norm of the whole gradient; `clip` 0 bounds nothing.
 
-    The learning rate rises linearly from 0 over `warmup` updates.
+    The learning rate rises linearly from 0 over `warmup` updates. `decay`: share of every parameter that is
+    lost at each update, whatever the learning rate.
     """
     rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
     return optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
         optax.adam(rate, eps=eps),
+        optax.add_decayed_weights(-decay) if decay else optax.identity(),
     )
 
 

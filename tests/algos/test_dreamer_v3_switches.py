@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL2023, bits, filled_state, jit_once, random_batch, small_agent
 
+from reverie.algos.dreamer import Seen
 from reverie.algos.dreamer_v3 import make_optimizer
 from reverie.envs.base import Space
 from reverie.model.rssm import Latent
@@ -122,7 +123,7 @@ def test_the_dynamics_gradient_moves_the_policy_and_nothing_else():
         )
 
         def loss(model, agent=agent, state=state, latents=latents):
-            losses, *_ = agent._behave(model, state.slow, state.returns, latents, jnp.ones((1, 3)), KEY)
+            losses, *_ = agent.imagined(model, state.slow, state.returns, Seen({}, latents, jnp.ones((1, 3))), KEY)
             return losses["policy"].sum()
 
         grads = jit_once(jax.grad(loss))(state.model)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from reverie.model.rssm import RSSM, Latent, features
+from reverie.model.stoch import Categorical
 from reverie.nn.dists import unimix
 from reverie.nn.layers import Style
 
@@ -15,10 +16,10 @@ SHAPE = {
     "tokens": 5,
     "deter": 16,
     "stoch": 3,
-    "classes": 4,
+    "kind": Categorical(classes=4, unimix=0.01),
     "hidden": 4,
+    "recurrence": "block",
     "blocks": 4,
-    "unimix": 0.01,
 }
 
 
@@ -72,7 +73,7 @@ def reference_model(w):
 
 
 def log_probabilities(logits):
-    return unimix(jnp.asarray(logits, jnp.float32), SHAPE["unimix"])
+    return unimix(jnp.asarray(logits, jnp.float32), 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_features_are_stoch_then_deter():
 
 # ------------------------------------------------------------------------------ the version of 2023
 
-DENSE = SHAPE | {"blocks": 0, "prior_layers": 1, "first": "learned", "style": Style("layer", "average")}
+DENSE = SHAPE | {"recurrence": "dense", "prior_layers": 1, "first": "learned", "style": Style("layer", "average")}
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +263,7 @@ def test_without_straight_through_gradients_samples_teach_nothing(dense):
 
     run = eqx.filter_jit(jax.grad(loss, has_aux=True))
     seen, latents = run(tokens, dense)
-    unseen, same = run(tokens, other(dense, straight_through=False))
+    unseen, same = run(tokens, other(dense, kind=Categorical(4, straight_through=False)))
     assert (seen != 0).any()
     assert (unseen == 0).all()
     np.testing.assert_array_equal(latents.stoch, same.stoch)
@@ -272,4 +273,4 @@ def test_unimix_keeps_every_class_possible_or_not(dense):
     sure = eqx.tree_at(lambda m: m.prior_out.bias, dense, 1000.0 * jnp.tile(jnp.eye(4)[0], 3))
     least = jax.jit(lambda m: jnp.exp(m.prior(jnp.zeros((1, 16)))).min())
     np.testing.assert_allclose(least(sure), 0.01 / 4, rtol=1e-4)
-    assert least(other(sure, unimix=0.0)) == 0
+    assert least(other(sure, kind=Categorical(4, unimix=0.0))) == 0

@@ -1,0 +1,463 @@
+"""What the three Dreamers have in common: acting on a belief, learning a model and then a behaviour from every batch,
+and showing what the model dreams.
+
+Each paper is a file of its own (`dreamer_v1.py`, `dreamer_v2.py`, `dreamer_v3.py`): its values, its networks, and how
+its actor and critic learn. Those files fill in what is marked here as theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Part, Row, prefixed, select
+from reverie.algos import Unsuitable
+from reverie.behavior.returns import ReturnScale
+from reverie.envs.base import Spaces
+from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
+from reverie.model.decode import Decoder
+from reverie.model.encode import Encoder, flat, width
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
+from reverie.model.rssm import RSSM, Latent, features
+from reverie.nn.dists import Action, OneHot, randomness
+from reverie.nn.optim import count_nonfinite, each, keep
+
+BEHAVIOR = {"pol": "actor", "val": "critic"}  # the networks that do not belong to the world model
+
+
+class Model(eqx.Module):
+    """All trained networks. Answers the `WorldModel` contract: `imagine` and `predict`."""
+
+    enc: Encoder
+    dyn: RSSM
+    dec: Decoder
+    rew: ScalarHead
+    con: FlagHead | None  # None: the world is taken to go on for ever
+    pol: PolicyHead
+    val: ScalarHead
+    actions: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)  # what the continue head does not know of the discount; 1 if it knows all
+
+    def imagine(self, latent: Latent, action: Mapping[str, Array], key: PRNGKeyArray) -> Latent:
+        return self.dyn.imagine(latent, flat(dict(self.actions), action), key)
+
+    def predict(self, latent: Latent) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        feat = features(latent)
+        return self.rew(feat).pred(), self.discount(feat)
+
+    def discount(self, feat: Float[Array, "*B f"]) -> Float[Array, "*B"]:
+        """The head's probability if it knows gamma; else gamma, times the flag to go on, if any."""
+        if self.con is None:
+            return jnp.full(feat.shape[:-1], self.gamma, jnp.float32)
+        flag = self.con(feat)
+        return flag.prob() if self.gamma == 1 else self.gamma * flag.mode()
+
+
+class State(eqx.Module):
+    """Everything training changes."""
+
+    model: Model
+    slow: ScalarHead | None  # a critic that follows the other one; None where the paper has none
+    returns: ReturnScale
+    optimizer: Any
+    key: PRNGKeyArray
+    updates: Array  # int32, applied updates
+    nonfinite: Array  # int32 [2]: updates skipped in all, and in a row
+
+
+class Carry(eqx.Module):
+    """What the policy remembers between steps: the belief, and the action just taken."""
+
+    latent: Latent
+    action: Float[Array, "N a"]
+    key: PRNGKeyArray
+
+
+class Seen(NamedTuple):
+    """What the model made of the trained rows of a batch, `[B, T, ...]`.
+
+    Attributes:
+      alive: float32, 1 - is_terminal.
+    """
+
+    rows: Row
+    latents: Latent
+    alive: Float[Array, "B T"]
+
+
+def check(obs_space: Spaces) -> None:
+    """Raises Unsuitable for a game of two players."""
+    if any(space.kind == "player" for space in obs_space.values()):
+        raise Unsuitable(
+            "this is a game of two players, and a Dreamer plays alone: it would count what its opponent wins as its "
+            "own. Type `reverie list` for an algorithm that searches, or choose an env of one player (pgx:2048)"
+        )
+
+
+class Dreamer:
+    """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
+
+    Args:
+      config: the paper's values. Of all papers' this class reads `free_nats` alone.
+      widths: of a latent: deter, stoch, and numbers of a stoch variable.
+      differentiable: the actions whose samples carry the gradient of the return.
+      scales: the weight of every loss.
+    """
+
+    context = 0
+    rows = trained = 0
+
+    def __init__(
+        self,
+        config: Any,
+        obs_space: Spaces,
+        act_space: Spaces,
+        dtype: jnp.dtype,
+        *,
+        widths: tuple[int, int, int],
+        optimizer: optax.GradientTransformation,
+        differentiable: frozenset[str],
+        scales: Mapping[str, float],
+    ):
+        self.config, self.optimizer = config, optimizer
+        self.obs_space, self.act_space = obs_space, act_space
+        self.dtype, self.widths, self.differentiable = dtype, widths, differentiable
+        self.out_space: dict[str, jax.ShapeDtypeStruct] = {}
+        self.symptoms: tuple[Symptom, ...] = (
+            kl_at_floor(config.free_nats),
+            constant_reward(),
+            *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
+        )
+        self.scales = dict(scales)
+
+    # ------------------------------------------------------- what a paper fills in
+
+    def networks(self, key: PRNGKeyArray) -> Model:
+        raise NotImplementedError
+
+    def behave(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, seen: Seen, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+        """Losses of actor and critic, the moved scale of returns, and metrics."""
+        raise NotImplementedError
+
+    def slowed(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead | None:
+        """The slow critic after an update; `updates` were made before it."""
+        return None
+
+    def granted(self, kl: Float[Array, "B T"]) -> Float[Array, "..."]:
+        """A KL of which the free nats cost nothing: those of the mean over the batch (V1 and V2)."""
+        return jnp.maximum(kl.mean(), self.config.free_nats)
+
+    def measured(self, reward: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        """Rewards as they are learned from."""
+        return reward
+
+    def counted(self, kl: Float[Array, "B T"]) -> Float[Array, "B T"]:
+        """KL as it counts."""
+        return kl
+
+    def continues(self, alive: Float[Array, "B T"]) -> Float[Array, "B T"]:
+        """What the continue head is to say."""
+        return alive
+
+    def explored(self, action: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+        """Actions of training with noise of the paper's own."""
+        return action
+
+    def stored(self, latent: Latent) -> Row:
+        """Latents as replay keeps them."""
+        return {}
+
+    def restored(self, row: Row) -> Latent:
+        """Inverse of `stored`."""
+        raise NotImplementedError
+
+    def refreshed(self, latents: Latent) -> Row:
+        """What training writes back to replay."""
+        return {}
+
+    # ---------------------------------------------------------------- acting
+
+    def init(self, key: PRNGKeyArray) -> State:
+        model_key, key = jax.random.split(key)
+        model = self.networks(model_key)
+        return State(
+            model=model,
+            slow=self.slowed(model, None, jnp.zeros((), jnp.int32)),
+            returns=ReturnScale(),
+            optimizer=self.optimizer.init(model),
+            key=key,
+            updates=jnp.zeros((), jnp.int32),
+            nonfinite=jnp.zeros(2, jnp.int32),
+        )
+
+    def parameters(self, state: State) -> dict[str, int]:
+        parts = {name: getattr(state.model, name) for name in ("enc", "dyn", "dec", "rew", "con", "pol", "val")}
+        return {n: sum(x.size for x in jax.tree.leaves(part)) for n, part in parts.items() if part is not None}
+
+    def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
+        deter, *stoch = self.widths
+        return Carry(
+            latent=Latent(jnp.zeros((batch, deter), self.dtype), jnp.zeros((batch, *stoch), self.dtype)),
+            action=jnp.zeros((batch, width(self.act_space)), jnp.float32),
+            key=key,
+        )
+
+    def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
+        model = state.model
+        key, belief_key, act_key = jax.random.split(carry.key, 3)
+        tokens = model.enc(select(obs, "obs/"), self.dtype)
+        latents, _ = model.dyn.observe(
+            carry.latent,
+            tokens[:, None],
+            carry.action[:, None],
+            obs["is_first"][:, None],
+            belief_key,
+        )
+        latent = jax.tree.map(lambda x: x[:, 0], latents)
+        dists = model.pol(features(latent))
+        if mode == "eval":
+            action = {k: d.pred() for k, d in dists.items()}
+        elif mode == "random":
+            action = self.random_action(len(tokens), act_key)
+        else:
+            action = sample(dists, act_key)
+            if mode == "train":
+                action = self.explored(action, jax.random.fold_in(act_key, 1))
+        action = {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
+        carry = Carry(latent, flat(self.act_space, action), key)
+        return carry, prefixed("action/", action), self.stored(latent)
+
+    def random_action(self, batch: int, key: PRNGKeyArray) -> dict[str, Array]:
+        action = {}
+        keys = jax.random.split(key, len(self.act_space))
+        for name, own_key in zip(sorted(self.act_space), keys, strict=True):
+            space = self.act_space[name]
+            if space.kind == "discrete":
+                action[name] = OneHot(jnp.zeros((batch, space.width)), space.classes, space.shape).sample(own_key)
+            else:
+                action[name] = jax.random.uniform(own_key, (batch, *space.shape), minval=-1, maxval=1)
+        return action
+
+    # -------------------------------------------------------------- learning
+
+    def train(self, state: State, batch: Row, part: Part = "all") -> tuple[State, Row, Metrics]:
+        key = jax.random.fold_in(state.key, state.updates)
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (out, returns, metrics)), grads = grad(state.model, state.slow, state.returns, batch, key, part)
+        norm = optax.tree.norm(grads)
+        changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, changes)
+        if part != "all":  # nothing else moves, not even by its own momentum
+            model = jax.tree_util.tree_map_with_path(partial(_belongs, part), model, state.model)
+        slow = self.slowed(model, state.slow, state.updates)
+        new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
+
+        # One poisoned batch must not destroy a run: keep the old state, on the device, without asking the host.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        counts = count_nonfinite(state.nonfinite, finite)
+        state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
+        out = keep(finite, out, {k: batch[k][:, self.context :] for k in out})
+        metrics |= {"loss/total": loss, "gradient/norm": norm}
+        metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
+        return state, out, metrics
+
+    def loss(
+        self,
+        model: Model,
+        slow: ScalarHead | None,
+        returns: ReturnScale,
+        batch: Row,
+        key: PRNGKeyArray,
+        part: Part = "all",
+    ) -> tuple[Float[Array, ""], tuple[Row, ReturnScale, Metrics]]:
+        """The whole objective of one batch, or that of one part.
+
+            row          0 | 1    2    3    ...  T       row 0, if there is one, is context: its latent is the start
+            obs              o1   o2   o3        oT
+            action       a0  a1   a2   a3        aT      latent t needs action t-1
+            latent      (s0) s1   s2   s3        sT
+            reward           r1   r2   r3        rT      arrived with obs t: predicted from latent t
+            continue         c1   c2   c3        cT      1 - is_terminal, times gamma if it carries the discount
+
+        Returns:
+          the loss, and `(out, returns, metrics)`: refreshed latents, the moved return scale, scalars.
+        """
+        observe_key, imagine_key = jax.random.split(key)
+        losses, seen, metrics = self.learn(model, batch, observe_key)  # what was, from what was seen
+        if part == "behavior":
+            losses, seen, metrics = {}, stop_gradient(seen), {}
+        if part != "model":  # what could be, from every replayed state
+            behave, returns, more = self.behave(model, slow, returns, seen, imagine_key)
+            losses, metrics = losses | behave, metrics | more
+        assert losses.keys() <= self.scales.keys(), (sorted(losses), sorted(self.scales))
+        means = {k: v.mean() for k, v in losses.items()}
+        loss = jnp.sum(jnp.stack([self.scales[k] * v for k, v in means.items()]))
+        metrics |= {f"loss/{k}": v for k, v in means.items()}
+        return loss, (self.refreshed(seen.latents), returns, metrics)
+
+    def learn(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Seen, Metrics]:
+        """Losses of the world model, what it made of the batch, and metrics."""
+        rows, latents, posterior = self._observe(model, batch, key)
+        feat, kind, losses = features(latents), model.dyn.kind, {}
+        prior = model.dyn.prior(latents.deter)
+        dynamics = self.counted(kind.kl(stop_gradient(posterior), prior))
+        representation = self.counted(kind.kl(posterior, stop_gradient(prior)))
+        losses["dynamics"] = self.granted(dynamics)
+        losses["representation"] = self.granted(representation)
+        for name, dist in self._decode(model, latents).items():
+            losses[f"decode/{name}"] = dist.loss(self._target(name, rows))
+        reward = model.rew(feat)
+        losses["reward"] = reward.loss(rows["reward"])
+        alive = 1 - rows["is_terminal"].astype(jnp.float32)
+        if model.con is not None:
+            losses["continue"] = model.con(feat).loss(self.continues(alive))
+        metrics = {
+            "kl": dynamics.mean(),
+            "entropy/prior": kind.entropy(prior).mean(),
+            "entropy/posterior": kind.entropy(posterior).mean(),
+            "replay/reward": rows["reward"].mean(),
+            "reward/variance": rows["reward"].var(),
+            "reward/error": jnp.square(stop_gradient(reward.pred()) - rows["reward"]).mean(),
+        }
+        return losses, Seen(rows, latents, alive), metrics
+
+    def starts(self, seen: Seen) -> Latent:
+        """Every replayed latent as the start of a dream, `[B * T, ...]`."""
+        return jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), seen.latents)
+
+    def _observe(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[Row, Latent, Array]:
+        """Splits off the context and runs the model over the rest; rows and latents `[B, T]`."""
+        actions = flat(self.act_space, select(batch, "action/"))
+        rows = {k: v[:, self.context :] for k, v in batch.items()}
+        resets = rows["is_first"]
+        if self.context:
+            start = self.restored({k: v[:, 0] for k, v in batch.items() if k.startswith("out/")})
+            previous = actions[:, :-1]
+        else:
+            # Nothing is known of what came before: every sequence starts like an episode.
+            start = model.dyn.zeros((resets.shape[0],), self.dtype)
+            previous = jnp.concatenate([jnp.zeros_like(actions[:, :1]), actions[:, :-1]], 1)
+            resets = resets.at[:, 0].set(True)
+        rows["reward"] = self.measured(rows["reward"])
+        tokens = model.enc(select(rows, "obs/"), self.dtype)
+        latents, posterior = model.dyn.observe(start, tokens, previous, resets, key)
+        return rows, latents, posterior
+
+    # ------------------------------------------------------------- reporting
+
+    def report(self, state: State, batch: Row) -> Metrics:
+        """How well the model sees, and how well it dreams.
+
+        Returns:
+          `open_loop/<key>/<h>`: error of the decoded observation (summed squares; symlog space for vectors;
+          cross-entropy for discrete values) `h` steps after the last row seen, `open_loop/reward/<h>` the squared
+          error of the reward, and `closed_loop/<key>` the same with the observations seen. Sequences in which an
+          episode begins after the first five rows are left out from there on; NaN if that leaves none.
+          `open_loop/<key>/unexplained`: over all dreamt rows, the error's share of the signal's variance in time
+          (`Dream.squares`), for images, vectors and the reward.
+        """
+        steps = batch["reward"].shape[1] - self.context
+        if steps <= SEEN:
+            return {}
+        rows, seen, latents, valid = self._open_loop(state, batch, SEEN)
+        metrics: Metrics = {}
+        for name, error in self._errors(state.model, latents, rows).items():
+            for h in HORIZONS:
+                if SEEN + h <= steps:
+                    there = valid[:, SEEN + h - 1].astype(jnp.float32)
+                    metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, SEEN + h - 1]) / there.sum()
+        for name, error in self._errors(state.model, seen, rows).items():
+            metrics[f"closed_loop/{name}"] = error.mean()
+        dream = self._decoded(state.model, rows, latents, valid)
+        for key, value in dream.dream.items():
+            if jnp.issubdtype(value.dtype, jnp.floating):
+                error, variance = dream.squares(key)
+                metrics[f"open_loop/{key.removeprefix('obs/')}/unexplained"] = error.sum() / variance.sum()
+        return metrics
+
+    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+        rows, _, latents, valid = self._open_loop(state, batch, seen)
+        return self._decoded(state.model, rows, latents, valid)
+
+    def _open_loop(self, state: State, batch: Row, seen: int) -> tuple[Row, Latent, Latent, Array]:
+        """The rows, their latents with every row seen, their latents in the dream, and where the dream is valid.
+
+        row      1 .. 5   | 6    7    8  ...  T
+        latent   observed | imagined from the actions a5, a6, ... that were really taken
+        horizon           | 1    2    3
+        """
+        steps = batch["reward"].shape[1] - self.context
+        if not 0 < seen < steps:
+            raise ValueError(f"a dream of {steps} rows can be shown 1 to {steps - 1} of them, got seen={seen}")
+        key = jax.random.fold_in(state.key, state.updates)
+        rows, latents, _ = self._observe(state.model, batch, key)
+
+        def step(latent: Latent, xs: tuple[dict[str, Array], PRNGKeyArray]) -> tuple[Latent, Latent]:
+            latent = state.model.imagine(latent, *xs)
+            return latent, latent
+
+        taken = {k: jnp.swapaxes(v[:, seen - 1 : -1], 0, 1) for k, v in select(rows, "action/").items()}
+        start = jax.tree.map(lambda x: x[:, seen - 1], latents)
+        _, imagined = lax.scan(step, start, (taken, jax.random.split(key, steps - seen)))
+        joined = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :seen], jnp.swapaxes(y, 0, 1)], 1), latents, imagined)
+        begun = rows["is_first"].at[:, :seen].set(False)  # what is seen may begin an episode
+        return rows, latents, joined, jnp.cumsum(begun, 1) == 0
+
+    def _decoded(self, model: Model, rows: Row, latents: Latent, valid: Array) -> Dream:
+        """Rows and latents `[B, T]` as a person can look at them."""
+        reward, _ = model.predict(latents)
+        truth, dream = {"reward": rows["reward"]}, {"reward": reward}
+        for name, dist in self._decode(model, latents).items():
+            truth[f"obs/{name}"], dream[f"obs/{name}"] = self._target(name, rows), dist.pred()
+        return Dream(truth, dream, valid)
+
+    def _errors(self, model: Model, latents: Latent, rows: Row) -> dict[str, Array]:
+        """Error `[B, T]` of every decoded observation and of the reward."""
+        reward, _ = model.predict(latents)
+        errors = {"reward": jnp.square(reward - rows["reward"])}
+        for name, dist in self._decode(model, latents).items():
+            errors[name] = dist.loss(self._target(name, rows))
+        return errors
+
+    def _decode(self, model: Model, latents: Latent) -> dict[str, Any]:
+        return model.dec(latents.deter, latents.stoch.reshape(*latents.stoch.shape[:-2], -1))
+
+    def _target(self, name: str, rows: Row) -> Array:
+        """What the decoder is to say: images in [0, 1], planes as floats, everything else as it is."""
+        value, kind = rows[f"obs/{name}"], self.obs_space[name].kind
+        if kind == "image":
+            return value.astype(jnp.float32) / 255
+        return value.astype(jnp.float32) if kind == "planes" else value
+
+
+def behavior_metrics(policy: Mapping[str, Action], **figures: Array) -> Metrics:
+    """Means of what was imagined, and how sure the policy is."""
+    metrics = {f"imagined/{name}": value.mean() for name, value in figures.items()}
+    for name, dist in policy.items():
+        metrics[f"policy/entropy/{name}"] = dist.entropy().mean()
+        metrics[f"policy/randomness/{name}"] = randomness(dist).mean()
+    return stop_gradient(metrics)
+
+
+def in_parts(
+    model: optax.GradientTransformation, actor: optax.GradientTransformation, critic: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """An optimizer of its own for the world model, the actor and the critic."""
+    return each({"model": model, "actor": actor, "critic": critic}, lambda name: BEHAVIOR.get(name, "model"))
+
+
+def _belongs(part: Part, path: tuple[Any, ...], new: Array, old: Array) -> Array:
+    """`new` for parameters of this part, else `old`."""
+    behavior = jax.tree_util.keystr(path[:1], simple=True) in BEHAVIOR
+    return new if behavior == (part == "behavior") else old

@@ -1,0 +1,101 @@
+"""The random half of a latent: `S` independent variables, categorical (DreamerV2 and V3) or Gaussian (V1).
+
+Both answer the same questions. A network gives `parameters` numbers per variable, `[*B, S, P]`; a sample of a variable
+is `width` numbers, `[*B, S, Z]`; a belief is what a KL is computed from.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.nn.dists import categorical_kl, mixed, normal_kl, sample_one_hot, straight_through, unimix
+
+
+class Categorical(NamedTuple):
+    """One-hot variables of `classes`.
+
+    Attributes:
+      unimix: share of uniform distribution in every belief.
+      straight_through: whether samples carry the gradient of their probabilities. If not, the encoder learns from the
+        KL alone, and no gradient reaches an earlier sample.
+    """
+
+    classes: int
+    unimix: float = 0.01
+    straight_through: bool = True
+
+    @property
+    def parameters(self) -> int:
+        return self.classes
+
+    @property
+    def width(self) -> int:
+        return self.classes
+
+    def belief(self, out: Float[Array, "*B s p"]) -> Float[Array, "*B s z"]:
+        """Log-probabilities."""
+        return unimix(out, self.unimix)
+
+    def noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*B s"]:
+        """What decides a sample."""
+        return jax.random.uniform(key, shape)
+
+    def sample(self, out: Float[Array, "*B s p"], noise: Float[Array, "*B s"]) -> Float[Array, "*B s z"]:
+        probs = mixed(out, self.unimix)
+        sample = sample_one_hot(stop_gradient(probs), noise)
+        return straight_through(sample, probs) if self.straight_through else sample
+
+    def best(self, out: Float[Array, "*B s p"]) -> Float[Array, "*B s z"]:
+        """The most probable sample."""
+        return jax.nn.one_hot(jnp.argmax(out, -1), self.classes)
+
+    def kl(self, p: Float[Array, "*B s z"], q: Float[Array, "*B s z"]) -> Float[Array, "*B"]:
+        return categorical_kl(p, q)
+
+    def entropy(self, belief: Float[Array, "*B s z"]) -> Float[Array, "*B"]:
+        return -jnp.sum(jnp.exp(belief) * belief, (-2, -1))
+
+
+class Gaussian(NamedTuple):
+    """Real variables with a standard deviation of at least `least` (DreamerV1: softplus plus 0.1)."""
+
+    least: float = 0.1
+
+    @property
+    def parameters(self) -> int:
+        return 2
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    def belief(self, out: Float[Array, "*B s 2"]) -> Float[Array, "*B s 2"]:
+        """Mean and standard deviation."""
+        mean, std = jnp.split(out.astype(jnp.float32), 2, -1)
+        return jnp.concatenate([mean, jax.nn.softplus(std) + self.least], -1)
+
+    def noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*B s"]:
+        """What decides a sample."""
+        return jax.random.normal(key, shape)
+
+    def sample(self, out: Float[Array, "*B s 2"], noise: Float[Array, "*B s"]) -> Float[Array, "*B s 1"]:
+        belief = self.belief(out)
+        return belief[..., :1] + belief[..., 1:] * noise[..., None]
+
+    def best(self, out: Float[Array, "*B s 2"]) -> Float[Array, "*B s 1"]:
+        """The most probable sample."""
+        return out[..., :1]
+
+    def kl(self, p: Float[Array, "*B s 2"], q: Float[Array, "*B s 2"]) -> Float[Array, "*B"]:
+        return normal_kl(p, q)
+
+    def entropy(self, belief: Float[Array, "*B s 2"]) -> Float[Array, "*B"]:
+        return jnp.sum(0.5 * jnp.log(2 * jnp.pi * jnp.e * jnp.square(belief[..., 1])), -1)
+
+
+Stoch = Categorical | Gaussian
