@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 ALGORITHMS = {
+    "dreamer_v1": "reverie.algos.dreamer_v1",
+    "dreamer_v2": "reverie.algos.dreamer_v2",
     "dreamer_v3": "reverie.algos.dreamer_v3",
     "muzero": "reverie.algos.muzero",
     "gumbel_muzero": "reverie.algos.gumbel_muzero",

@@ -21,11 +21,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Part, Row, prefixed, select
 from reverie.algos import Unsuitable
-from reverie.behavior.returns import ReturnScale
+from reverie.behavior.imagine import rollout
+from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.envs.base import Spaces
 from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder, flat, width
+from reverie.model.encode import Convolutions, Encoder, flat, image_resolution, images, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import Action, OneHot, randomness
@@ -94,8 +95,49 @@ class Seen(NamedTuple):
     alive: Float[Array, "B T"]
 
 
-def check(obs_space: Spaces) -> None:
-    """Raises Unsuitable for a game of two players."""
+class Dreamt(NamedTuple):
+    """Imagined trajectories and what became of them, time-major; `H1` is `H + 1`.
+
+        latent      s0   s1   ...   sH       s0 is a replayed state
+        action      a0   a1   ...   (aH)     a_t chosen at s_t
+        reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
+        discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end; of s0, what replay knows
+        weight      1    d1   ...            how likely the trajectory is to get this far; 0 from the world's end on
+        target      R0   R1   ...   .        lambda-returns of s_t; sH only bootstraps
+
+    Attributes:
+      fixed: features of the latents, without a gradient.
+      target: with a gradient by the actions that have one.
+    """
+
+    fixed: Float[Array, "H1 M f"]
+    actions: dict[str, Array]
+    reward: Float[Array, "H1 M"]
+    discount: Float[Array, "H1 M"]
+    value: Float[Array, "H1 M"]
+    target: Float[Array, "H M"]
+    weight: Float[Array, "H M"]
+
+    def figures(self) -> dict[str, Array]:
+        """What `behavior_metrics` tells of."""
+        names = {"return": self.target, "reward": self.reward, "value": self.value, "discount": self.discount}
+        return names | {"length": self.weight.sum(0)}
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises ValueError, naming the flag, for a value that is not positive."""
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}")
+
+
+def check(obs_space: Spaces, convolutions: Convolutions = "pool", stages: int = 4) -> None:
+    """Raises Unsuitable for a game of two players, and for images of a size that the networks cannot take."""
+    try:
+        if pictures := images(obs_space):
+            image_resolution(pictures, stages, convolutions)
+    except ValueError as error:
+        raise Unsuitable(str(error)) from error
     if any(space.kind == "player" for space in obs_space.values()):
         raise Unsuitable(
             "this is a game of two players, and a Dreamer plays alone: it would count what its opponent wins as its "
@@ -331,6 +373,21 @@ class Dreamer:
             "reward/error": jnp.square(stop_gradient(reward.pred()) - rows["reward"]).mean(),
         }
         return losses, Seen(rows, latents, alive), metrics
+
+    def dreamt(self, model: Model, critic: ScalarHead, seen: Seen, key: PRNGKeyArray) -> Dreamt:
+        """What the policy imagines from every replayed state. Actions among `differentiable` carry the gradient of what
+        comes of them, through networks that it does not change (DreamerV1, section 3)."""
+        config, frozen = self.config, stop_gradient(model)
+        gamma = config.gamma
+        act = lambda latent, key: sample(model.pol(stop_gradient(features(latent))), key, self.differentiable)
+        imagined, actions = rollout(frozen, act, self.starts(seen), config.imagination, key)
+        feat = features(imagined)
+        reward, discount = frozen.rew(feat).pred(), frozen.discount(feat)
+        discount = discount.at[0].set(gamma * seen.alive.ravel())
+        value = stop_gradient(critic)(feat).pred()
+        target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, config.lam), value.T).T
+        weight = stop_gradient(jnp.cumprod(discount, 0))[:-1] / gamma
+        return Dreamt(stop_gradient(feat), stop_gradient(actions), reward, discount, value, target, weight)
 
     def starts(self, seen: Seen) -> Latent:
         """Every replayed latent as the start of a dream, `[B * T, ...]`."""

@@ -27,7 +27,7 @@ from reverie.behavior.policy_gradient import imagined_losses, replayed_value_los
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder, halvings, image_resolution, images, width
+from reverie.model.encode import Encoder, halvings, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.model.stoch import Categorical
@@ -251,10 +251,8 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
       Unsuitable: images of a size that cannot be halved, actions that have no gradient where one is asked for, or a
         game of two players.
     """
-    check(obs_space)
+    check(obs_space, config.convolutions, len(image_depths(config, obs_space)))
     try:
-        if pictures := images(obs_space):
-            image_resolution(pictures, len(image_depths(config, obs_space)))
         return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
     except ValueError as error:
         raise Unsuitable(str(error)) from error

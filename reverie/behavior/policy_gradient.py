@@ -37,18 +37,21 @@ def actor(
     advantage: Float[Array, "*B"],
     entropy_scale: float,
     differentiable: frozenset[str] = frozenset(),
+    mix: float = 1.0,
 ) -> Float[Array, "*B"]:
     """The policy's loss, with an entropy bonus.
 
     By default the score-function estimate (REINFORCE, DreamerV3, eq. 6), for discrete and continuous actions alike.
-    `advantage` has a gradient by the actions named in `differentiable`: these follow it instead.
+    `advantage` has a gradient by the actions named in `differentiable`: these follow it instead; or, with a `mix` below
+    one, that share of it and for the rest the score (DreamerV2, eq. 6).
     """
-    scored = [(dist, actions[name]) for name, dist in policy.items() if name not in differentiable]
-    logp = sum(dist.logp_of(stop_gradient(action)) for dist, action in scored)
+    shares = {name: 1 - mix if name in differentiable else 1.0 for name in policy}
+    scored = [(dist, actions[name], shares[name]) for name, dist in policy.items() if shares[name]]
+    logp = sum(share * dist.logp_of(stop_gradient(action)) for dist, action, share in scored)
     entropy = sum(dist.entropy() for dist in policy.values())
     gain = logp * stop_gradient(advantage)
     if differentiable:
-        gain += advantage
+        gain += mix * advantage
     return -(gain + entropy_scale * entropy)
 
 

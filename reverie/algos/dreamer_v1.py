@@ -1,0 +1,227 @@
+"""DreamerV1 (Hafner et al., "Dream to Control", 2020; arXiv 1912.01603).
+
+A latent of a GRU and Gaussian variables. The actor climbs the gradient of the imagined return itself: through the
+reward, through the critic, and through the dynamics back to the actions.
+
+Values and networks follow danijar/dreamer@56d4d44. Three liberties: initial weights are truncated normals with Glorot's
+variance; vectors and discrete values, which the paper does not have, go through an MLP; and a discrete action learns by
+a straight-through gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.agent import Metrics
+from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.behavior.returns import ReturnScale
+from reverie.envs.base import Spaces
+from reverie.model.decode import Decoder
+from reverie.model.encode import Encoder, width
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
+from reverie.model.rssm import RSSM
+from reverie.model.stoch import Gaussian
+from reverie.nn.layers import Style
+from reverie.nn.optim import adam
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of the paper."""
+
+    deter: int = 200
+    """Units of the GRU."""
+    stoch: int = 30
+    """Gaussian variables."""
+    hidden: int = 200
+    """Width of the layers around the GRU."""
+    units: int = 400
+    """Width of all heads."""
+    depth: int = 32
+    """Channels of the first convolution; the others double them."""
+    vector_layers: int = 3
+    """Layers that read and write vectors and discrete values."""
+
+    free_nats: float = 3.0
+    """KL of the mean over the batch below which it costs nothing."""
+    kl_scale: float = 1.0
+    """Weight of the KL."""
+    continue_scale: float = 0.0
+    """Weight of the head that predicts whether the world goes on; 10 in Atari. 0: there is none, and it always does."""
+
+    imagination: int = 15
+    """Imagined steps from every replayed state."""
+    gamma: float = 0.99
+    """Discount of one step."""
+    lam: float = 0.95
+    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
+    exploration: float = 0.3
+    """Standard deviation of the noise on continuous actions in training; share of random ones among the discrete."""
+
+    learning_rate: float = 6e-4
+    """Step size of the world model."""
+    actor_learning_rate: float = 8e-5
+    """Step size of the actor."""
+    critic_learning_rate: float = 8e-5
+    """Step size of the critic."""
+    clip: float = 100.0
+    """Largest gradient norm of each of the three. 0 clips nothing."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "deter", "stoch", "hidden", "units", "depth", "vector_layers", "imagination")
+
+
+DEFAULTS: dict[str, Any] = {"batch": 50, "length": 50, "replay_ratio": 500.0, "warmup": 2500, "online": False}
+# A small model that learns fast, for a laptop.
+LAPTOP: dict[str, Any] = {
+    "deter": 128,
+    "stoch": 16,
+    "hidden": 64,
+    "units": 64,
+    "depth": 4,
+    "vector_layers": 2,
+    "learning_rate": 1e-3,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "batch": 16,
+    "length": 32,
+    "replay_ratio": 256.0,
+    "warmup": 1024,
+    "log_every": 500,
+    "eval_every": 1000,
+    "eval_episodes": 20,
+    "eval_envs": 20,
+    "report_every": 2000,
+    "video_every": 0,
+    "checkpoint_every": 1000,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Steps are steps of the agent: of five million frames, half.
+    "dmc-vision": {
+        "env_kwargs": '{"pixels": true}',
+        "action_repeat": 2,
+        "envs": 1,
+        "steps": 2_500_000,
+        "within_episodes": True,
+    },
+    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 8000, "free_nats": 1.0},
+    "catch": LAPTOP
+    | {
+        "env": "reverie.envs.toy:Catch",
+        "steps": 20_000,
+        "continue_scale": 1.0,
+        "replay_ratio": 32.0,
+        "warmup": 2048,
+        "batch": 8,
+        "length": 16,
+        "log_every": 1000,
+        "eval_every": 2000,
+    },
+}
+SUITED: dict[str, str] = {}
+
+
+def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
+    """The networks of this paper."""
+    keys, style = jax.random.split(key, 7), Style(norm="none", fan="average", act="elu")
+    feat, units = config.deter + config.stoch, config.units
+    shared: dict[str, Any] = {
+        "units": units,
+        "layers": config.vector_layers,
+        "depths": tuple(config.depth << stage for stage in range(4)),
+        "kernel": 4,
+        "convolutions": "inside",
+        "symlog_vectors": False,
+        "style": style,
+        "image_act": "relu",
+    }
+    enc = Encoder(obs_space, **shared, key=keys[0])
+    dyn = RSSM(
+        action=width(act_space),
+        tokens=enc.outputs,
+        deter=config.deter,
+        stoch=config.stoch,
+        kind=Gaussian(),
+        hidden=config.hidden,
+        recurrence="plain",
+        prior_layers=1,
+        style=style,
+        key=keys[1],
+    )
+    dec = Decoder(obs_space, deter=config.deter, stoch=config.stoch, blocks=1, pixels="shift", **shared, key=keys[2])
+    scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
+    rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
+    con = FlagHead(feat, units, 3, style=style, key=keys[4]) if config.continue_scale else None
+    pol = PolicyHead(act_space, feat, units, 4, unimix=0.0, scale=1.0, continuous="tanh", style=style, key=keys[5])
+    val = ScalarHead(feat, units, 3, **scalar, key=keys[6])
+    gamma = 1.0 if config.continue_scale else config.gamma  # the head knows it
+    return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
+
+
+class DreamerV1(Dreamer):
+    """The `Agent`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+        behavior = (adam(rate, clip=config.clip) for rate in (config.actor_learning_rate, config.critic_learning_rate))
+        super().__init__(
+            config,
+            obs_space,
+            act_space,
+            dtype,
+            widths=(config.deter, config.stoch, 1),
+            optimizer=in_parts(adam(config.learning_rate, clip=config.clip), *behavior),
+            differentiable=frozenset(act_space),
+            scales={
+                # One KL with both gradients, and the likelihood of normals with a variance of one: half of the square.
+                "dynamics": config.kl_scale,
+                "representation": config.kl_scale,
+                "reward": 0.5,
+                "continue": config.continue_scale,
+                "policy": 1.0,
+                "value": 0.5,
+                **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
+            },
+        )
+
+    def networks(self, key: PRNGKeyArray) -> Model:
+        return networks(self.config, self.obs_space, self.act_space, key)
+
+    def continues(self, alive: Float[Array, "B T"]) -> Float[Array, "B T"]:
+        return self.config.gamma * alive
+
+    def explored(self, action: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+        amount, noisy = self.config.exploration, {}
+        random = self.random_action(len(next(iter(action.values()))), key)
+        for name, own_key in zip(sorted(action), jax.random.split(key, len(action)), strict=True):
+            value = action[name]
+            if self.act_space[name].kind == "discrete":
+                noisy[name] = jnp.where(jax.random.uniform(own_key, value.shape) < amount, random[name], value)
+            else:
+                noisy[name] = value + amount * jax.random.normal(own_key, value.shape)
+        return noisy
+
+    def behave(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, seen: Seen, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+        """The actor climbs the returns (eq. 7), the critic learns them (eq. 8)."""
+        dreamt = self.dreamt(model, model.val, seen, key)
+        losses = {
+            "policy": -dreamt.weight * dreamt.target,
+            "value": dreamt.weight * model.val(dreamt.fixed[:-1]).loss(dreamt.target),
+        }
+        return losses, returns, behavior_metrics(model.pol(dreamt.fixed), **dreamt.figures())
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV1:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: images that are not 64 x 64, or a game of two players.
+    """
+    check(obs_space, "inside")
+    return DreamerV1(config, obs_space, act_space, jnp.dtype(precision))

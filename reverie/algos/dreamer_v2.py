@@ -1,0 +1,294 @@
+"""DreamerV2 (Hafner et al., "Mastering Atari with Discrete World Models", 2021; arXiv 2010.02193).
+
+What differs from DreamerV1: the random variables are categorical, with straight-through gradients; the KL is balanced,
+so that the prior moves faster towards the posterior than the other way round; a slow copy of the critic gives the
+targets; and discrete actions learn from the score function, or from a mixture of both gradients.
+
+Values and networks follow danijar/dreamerv2@07d906e. Initial weights are truncated normals with Glorot's variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.agent import Metrics
+from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.behavior.policy_gradient import actor
+from reverie.behavior.returns import ReturnScale
+from reverie.envs.base import Spaces
+from reverie.model.decode import Decoder
+from reverie.model.encode import Encoder, width
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
+from reverie.model.rssm import RSSM
+from reverie.model.stoch import Categorical
+from reverie.nn.layers import Style
+from reverie.nn.optim import adam
+
+STOCH = 32  # categorical variables
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of the paper's default; `atari` and `dmc-vision` are presets."""
+
+    deter: int = 1024
+    """Units of the GRU."""
+    classes: int = 32
+    """Of each of the 32 categorical variables."""
+    hidden: int = 1024
+    """Width of the layers around the GRU."""
+    units: int = 400
+    """Width of all heads."""
+    layers: int = 4
+    """Layers of all heads, and of what reads and writes vectors and discrete values."""
+    depth: int = 48
+    """Channels of the first convolution; the others double them."""
+    norm: Literal["none", "layer"] = "none"
+    """Of all hidden layers (Crafter: layer); the gates of the GRU always have a LayerNorm."""
+
+    kl_scale: float = 1.0
+    """Weight of the KL."""
+    kl_balance: float = 0.8
+    """Share of the KL's gradient that moves the prior to the posterior; the rest moves the posterior."""
+    free_nats: float = 0.0
+    """KL of the mean over the batch below which it costs nothing."""
+    discount_scale: float = 1.0
+    """Weight of the head that predicts the discount. 0: there is none, and the world always goes on."""
+    reward_squash: Literal["none", "tanh"] = "none"
+    """What rewards go through before anything learns from them."""
+
+    imagination: int = 15
+    """Imagined steps from every replayed state."""
+    gamma: float = 0.99
+    """Discount of one step."""
+    lam: float = 0.95
+    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
+    actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto"
+    """The score function, the gradient of the return through the model, or both (see --actor-mix); auto: the first for
+    discrete actions, the second for continuous ones."""
+    actor_mix: float = 0.1
+    """both: share of the gradient through the model."""
+    entropy: float = 2e-3
+    """Weight of the policy's entropy."""
+    slow_every: int = 100
+    """Updates after which the critic is copied into the one that gives the targets."""
+
+    learning_rate: float = 1e-4
+    """Step size of the world model."""
+    actor_learning_rate: float = 8e-5
+    """Step size of the actor."""
+    critic_learning_rate: float = 2e-4
+    """Step size of the critic."""
+    clip: float = 100.0
+    """Largest gradient norm of each of the three. 0 clips nothing."""
+    decay: float = 1e-6
+    """Share of every parameter that is lost at each update."""
+
+    def __post_init__(self) -> None:
+        names = ("deter", "classes", "hidden", "units", "layers", "depth", "imagination", "slow_every")
+        check_positive(self, *names)
+        for name in ("kl_balance", "actor_mix", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
+
+
+DEFAULTS: dict[str, Any] = {"batch": 16, "length": 50, "replay_ratio": 160.0, "online": False}
+# A small model that learns fast, for a laptop.
+LAPTOP: dict[str, Any] = {
+    "deter": 128,
+    "classes": 4,
+    "hidden": 64,
+    "units": 64,
+    "layers": 2,
+    "depth": 4,
+    "learning_rate": 1e-3,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "batch": 16,
+    "length": 32,
+    "replay_ratio": 256.0,
+    "warmup": 1024,
+    "log_every": 500,
+    "eval_every": 1000,
+    "eval_episodes": 20,
+    "eval_envs": 20,
+    "report_every": 2000,
+    "video_every": 0,
+    "checkpoint_every": 1000,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Steps are steps of the agent: 200 million frames, four of them to a step.
+    "atari": {
+        "deter": 600,
+        "hidden": 600,
+        "kl_scale": 0.1,
+        "discount_scale": 5.0,
+        "reward_squash": "tanh",
+        "gamma": 0.999,
+        "entropy": 1e-3,
+        "learning_rate": 2e-4,
+        "actor_learning_rate": 4e-5,
+        "critic_learning_rate": 1e-4,
+        "env_kwargs": '{"actions": "all", "gray": true, "noops": 30, "repeat": 4, "size": 64, "sticky": 0.25}',
+        "envs": 1,
+        "steps": 50_000_000,
+        "warmup": 50_000,
+        "replay_ratio": 50.0,
+        "replay_size": 2_000_000,
+        "within_episodes": True,
+    },
+    "dmc-vision": {
+        "deter": 200,
+        "hidden": 200,
+        "free_nats": 1.0,
+        "discount_scale": 0.0,
+        "entropy": 1e-4,
+        "learning_rate": 3e-4,
+        "actor_learning_rate": 8e-5,
+        "critic_learning_rate": 8e-5,
+        "env_kwargs": '{"pixels": true}',
+        "action_repeat": 2,
+        "envs": 1,
+        "steps": 1_000_000,
+        "replay_size": 2_000_000,
+        "within_episodes": True,
+    },
+    "pendulum": LAPTOP
+    | {"env": "Pendulum-v1", "steps": 8000, "free_nats": 1.0, "discount_scale": 0.0, "entropy": 1e-4},
+    "catch": LAPTOP
+    | {
+        "env": "reverie.envs.toy:Catch",
+        "steps": 20_000,
+        "kl_scale": 0.1,
+        "entropy": 1e-2,
+        "replay_ratio": 32.0,
+        "warmup": 2048,
+        "batch": 8,
+        "length": 16,
+        "log_every": 1000,
+        "eval_every": 2000,
+    },
+}
+SUITED: dict[str, str] = {}
+
+
+def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
+    """The networks of this paper."""
+    keys, style = jax.random.split(key, 7), Style(config.norm, fan="average", act="elu")
+    stoch = STOCH * config.classes
+    feat, units, layers = config.deter + stoch, config.units, config.layers
+    shared: dict[str, Any] = {
+        "units": units,
+        "layers": layers,
+        "depths": tuple(config.depth << stage for stage in range(4)),
+        "kernel": 4,
+        "convolutions": "inside",
+        "symlog_vectors": False,
+        "style": style,
+    }
+    enc = Encoder(obs_space, **shared, key=keys[0])
+    dyn = RSSM(
+        action=width(act_space),
+        tokens=enc.outputs,
+        deter=config.deter,
+        stoch=STOCH,
+        kind=Categorical(config.classes, unimix=0.0),
+        hidden=config.hidden,
+        recurrence="dense",
+        prior_layers=1,
+        style=style,
+        key=keys[1],
+    )
+    dec = Decoder(obs_space, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", **shared, key=keys[2])
+    scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
+    rew = ScalarHead(feat, units, layers, **scalar, key=keys[3])
+    con = FlagHead(feat, units, layers, style=style, key=keys[4]) if config.discount_scale else None
+    pol = PolicyHead(
+        act_space, feat, units, layers, unimix=0.0, scale=1.0, continuous="truncated", style=style, key=keys[5]
+    )
+    val = ScalarHead(feat, units, layers, **scalar, key=keys[6])
+    gamma = 1.0 if config.discount_scale else config.gamma  # the head knows it
+    return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
+
+
+class DreamerV2(Dreamer):
+    """The `Agent`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+        rates = (config.learning_rate, config.actor_learning_rate, config.critic_learning_rate)
+        continuous = frozenset(name for name, space in act_space.items() if space.kind == "vector")
+        everything = frozenset(act_space)
+        super().__init__(
+            config,
+            obs_space,
+            act_space,
+            dtype,
+            widths=(config.deter, STOCH, config.classes),
+            optimizer=in_parts(*(adam(rate, eps=1e-5, clip=config.clip, decay=config.decay) for rate in rates)),
+            differentiable={
+                "auto": continuous,
+                "reinforce": frozenset(),
+                "dynamics": everything,
+                "both": everything,
+            }[config.actor_gradient],
+            scales={
+                "dynamics": config.kl_scale * config.kl_balance,
+                "representation": config.kl_scale * (1 - config.kl_balance),
+                # The likelihood of normals with a variance of one: half of the square.
+                "reward": 0.5,
+                "continue": config.discount_scale,
+                "policy": 1.0,
+                "value": 0.5,
+                **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
+            },
+        )
+
+    def networks(self, key: PRNGKeyArray) -> Model:
+        return networks(self.config, self.obs_space, self.act_space, key)
+
+    def slowed(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead:
+        """A copy of the critic, renewed now and then."""
+        if slow is None:
+            return jax.tree.map(jnp.copy, model.val)
+        due = updates % self.config.slow_every == 0
+        return jax.tree.map(lambda new, old: jnp.where(due, new, old), model.val, slow)
+
+    def measured(self, reward: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        return jnp.tanh(reward) if self.config.reward_squash == "tanh" else reward
+
+    def continues(self, alive: Float[Array, "B T"]) -> Float[Array, "B T"]:
+        return self.config.gamma * alive
+
+    def behave(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, seen: Seen, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+        """Actor (eq. 6) and critic (eq. 5); both look at returns that the slow critic closes (eq. 4)."""
+        config = self.config
+        assert slow is not None
+        dreamt = self.dreamt(model, slow, seen, key)
+        fixed = dreamt.fixed[:-1]
+        policy = model.pol(fixed)
+        actions = jax.tree.map(lambda x: x[:-1], dreamt.actions)
+        advantage = dreamt.target - stop_gradient(dreamt.value[:-1])
+        mix = config.actor_mix if config.actor_gradient == "both" else 1.0
+        losses = {
+            "policy": dreamt.weight * actor(policy, actions, advantage, config.entropy, self.differentiable, mix),
+            "value": dreamt.weight * model.val(fixed).loss(dreamt.target),
+        }
+        return losses, returns, behavior_metrics(policy, **dreamt.figures())
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV2:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: images that are not 64 x 64, or a game of two players.
+    """
+    check(obs_space, "inside")
+    return DreamerV2(config, obs_space, act_space, jnp.dtype(precision))
