@@ -196,6 +196,7 @@ def spec_of(run: RunConfig) -> EnvSpec:
         time_limit=run.time_limit,
         image_size=run.image_size,
         gray=run.gray,
+        targets=run.targets,
         kwargs=run.env_kwargs,
     )
 
@@ -345,7 +346,7 @@ def _memory() -> int:
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what an env says about itself."""
-    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray")}
+    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "targets")}
     own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
     if spec.kwargs:
         own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)

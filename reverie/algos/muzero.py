@@ -23,7 +23,7 @@ from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window, n_step_return
 from reverie.behavior.search import Found, puct
-from reverie.envs.base import RULES, Space, Spaces
+from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
 from reverie.model.encode import halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, Scalar, ScalarHead
@@ -668,7 +668,7 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
     return {
         k: Space(s.kind, (*s.shape[:2], s.shape[2] * stack)) if k in pictures else s
         for k, s in obs_space.items()
-        if s.kind not in RULES
+        if s.kind not in UNSEEN
     }
 
 
