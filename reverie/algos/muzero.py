@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
+from reverie.algos.planning import check_choice
 from reverie.behavior.returns import Window, n_step_return
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import RULES, Space, Spaces
@@ -224,12 +225,8 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
 
 def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
     """Raises Unsuitable unless the spaces suit a search over all actions."""
-    kinds = {k: s.describe() for k, s in act_space.items()}
-    if len(act_space) != 1 or any(s.kind != "discrete" or len(s.classes) != 1 for s in act_space.values()):
-        raise Unsuitable(
-            f"this search tries every action, so there must be one discrete one; the env has {kinds}. "
-            "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
-        )
+    instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
+    check_choice(act_space, instead)
     check_pictures(obs_space)
 
 
