@@ -112,8 +112,8 @@ class Dream:
 @dataclass(frozen=True)
 class Think:
     """Draws the search behind one decision of a run that searches, the MuZero family or a Dreamer with a planner: what
-    was tried how often, what it was worth, and what that did to the policy. Continuous actions are drawn anew at every node: below the root, #3 is
-    number 3 of a node's own. What chance does is called c3."""
+    was tried how often, what it was worth, and what that did to the policy. Continuous actions are drawn anew at every
+    node: below the root, #3 is number 3 of a node's own. What chance does is called c3."""
 
     run: tyro.conf.Positional[str]
     """The run's directory."""

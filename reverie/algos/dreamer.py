@@ -186,9 +186,8 @@ class Dreamer:
         )
         self.scales = {**scales, "improve": config.improve}
         if config.planner != "none":
-            planning.check_choice(
-                act_space, "--planner none leaves the decision to the actor; `sampled_muzero` searches among drawn actions"
-            )
+            instead = "--planner none leaves the decision to the actor; `sampled_muzero` searches among drawn actions"
+            planning.check_choice(act_space, instead)
 
     # ------------------------------------------------------- what a paper fills in
 
