@@ -3,6 +3,9 @@
 A model that predicts nothing but what planning needs - reward, value, policy - is unrolled along the actions that were
 taken, and learns to predict what a tree search over itself found better, and the returns that came. Acting is search.
 The other members of the family are differences from this file.
+
+With `--behavior actor-critic` nothing searches. The policy acts alone, and learns like a Dreamer's: by the score
+function, from what comes of it when it plays on inside the model from the replayed roots.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
-from reverie.behavior.returns import Window, n_step_return
+from reverie.algos.planning import check_choice
+from reverie.behavior.imagine import rollout
+from reverie.behavior.policy_gradient import actor
+from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_return
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
@@ -100,6 +106,21 @@ class Config:
     """From this number of updates on the temperature is 0.25."""
     temperature_moves: int = 0
     """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
+    behavior: Literal["search", "actor-critic"] = "search"
+    """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not with rules
+    of a game, drawn actions or chance)."""
+    imagination: int = 5
+    """actor-critic: imagined steps from every root. Beyond --unroll the model was never trained."""
+    imagined_lam: float = 0.95
+    """actor-critic: lambda of the imagined returns: 0 trusts the critic, 1 the imagined rewards."""
+    entropy: float = 1e-2
+    """actor-critic: weight of the policy's entropy."""
+
+    def __post_init__(self) -> None:
+        if self.imagination < 1:
+            raise ValueError(f"--imagination must be 1 or more, got {self.imagination}")
+        if not 0 <= self.imagined_lam <= 1:
+            raise ValueError(f"--imagined-lam must lie in [0, 1], got {self.imagined_lam}")
 
 
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
@@ -224,12 +245,8 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
 
 def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
     """Raises Unsuitable unless the spaces suit a search over all actions."""
-    kinds = {k: s.describe() for k, s in act_space.items()}
-    if len(act_space) != 1 or any(s.kind != "discrete" or len(s.classes) != 1 for s in act_space.values()):
-        raise Unsuitable(
-            f"this search tries every action, so there must be one discrete one; the env has {kinds}. "
-            "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
-        )
+    instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
+    check_choice(act_space, instead)
     check_pictures(obs_space)
 
 
@@ -255,6 +272,8 @@ class MuZero:
         self.config = config
         self.obs_space, self.act_space = obs_space, act_space
         self.precision = precision
+        if config.behavior == "actor-critic":
+            self.check_imagination()
         self.context = config.stack - 1
         self.rows = config.unroll + config.n_step + 1
         self.trained = 1  # the replay ratio counts roots
@@ -275,6 +294,7 @@ class MuZero:
 
     searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
     enumerated: bool = True  # a number means the same action at every node of a tree
+    played: bool = True  # a step of the model is one of the env, by an action of the policy: it can be played in
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What is stored beside a step besides policy, value and priority."""
@@ -284,6 +304,20 @@ class MuZero:
     def choices(self) -> int:
         """Actions that a search tells apart."""
         return sum(s.width for s in self.act_space.values())
+
+    def check_imagination(self) -> None:
+        """Raises Unsuitable unless the policy can play on in the model alone."""
+        if not self.played:
+            raise Unsuitable(
+                "--behavior actor-critic plays on in the model, one action of the policy after the other, and this "
+                "algorithm's model takes drawn candidates or codes of chance: `muzero`, `gumbel_muzero` and "
+                "`efficientzero` have such a model; --behavior search searches"
+            )
+        if rules := sorted(key for key, space in self.obs_space.items() if space.kind in RULES):
+            raise Unsuitable(
+                f"--behavior actor-critic plays on in the model, which does not know the rules of a game; the env "
+                f"shows some ({', '.join(rules)}): --behavior search learns from legal moves only"
+            )
 
     # ---------------------------------------------------------------- acting
 
@@ -327,8 +361,8 @@ class MuZero:
         else:
             greedy = mode == "eval"
             temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
-            found = self.search(state.model, root, search_key, legal, greedy, temperature)
-            chosen, fresh = found.action, self.fresh(root, found.policy, found.value)
+            chosen, policy, value = self.decide(state.model, root, search_key, legal, greedy, temperature)
+            fresh = self.fresh(root, policy, value)
             if mode == "train" and self.config.random_moves:
                 coin_key, even_key = jax.random.split(root_key)
                 even = jax.random.categorical(even_key, jnp.log(uniform(legal, (chosen.shape[0], self.choices))))
@@ -341,7 +375,7 @@ class MuZero:
         return carry, prefixed("action/", action), prefixed("out/", fresh)
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
-        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`.
+        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`, or would if it searched.
 
         Returns:
           the actions that it chose from, `[A, ...]` by their keys in `act_space`, and what it found, its tree included.
@@ -361,6 +395,24 @@ class MuZero:
     def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         """The env's actions for what a search chose."""
         return {self.action: chosen}
+
+    def decide(
+        self,
+        model: Model,
+        root: Hidden,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "B a"] | None,
+        greedy: bool,
+        temperature: Float[Array, " B"],
+    ) -> tuple[Int[Array, " B"], Float[Array, "B a"], Float[Array, " B"]]:
+        """What to do at `root`, and the policy and value to be stored: of a search, or of the networks themselves."""
+        if self.config.behavior == "search":
+            found = self.search(model, root, key, legal, greedy, temperature)
+            return found.action, found.policy, found.value
+        policy, value = model.judge(root)
+        logits = policy.logp[..., 0, :]
+        action = jnp.argmax(logits, -1) if greedy else jax.random.categorical(key, logits)
+        return action.astype(jnp.int32), jnp.exp(logits), value.pred()
 
     def search(
         self,
@@ -480,6 +532,10 @@ class MuZero:
         actions = self.taken(rows)[:, : config.unroll]
         states = self.unroll(model, batch, actions)
         losses, reward = self.losses(model, states, window, batch)
+        imagined: Metrics = {}
+        if config.behavior == "actor-critic":
+            behavior, imagined = self.imagined(model, states, window, key)
+            losses |= behavior
         step = jnp.concatenate([jnp.ones(1), jnp.full(config.unroll, 1 / config.unroll)])[None]
         weight = batch["weight"][:, None] * step if "weight" in batch else step
         means = {name: (weight * each).sum(1).mean() for name, (_, each) in losses.items()}
@@ -488,7 +544,7 @@ class MuZero:
         known = window.known[:, 1:].astype(jnp.float32)
         target = window.reward[:, 1:]
         mean = (known * target).sum() / known.sum()
-        metrics = {f"loss/{k}": v for k, v in means.items()} | self._diagnosed(model, states, actions)
+        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | self._diagnosed(model, states, actions)
         metrics |= {
             "replay/reward": mean,
             "reward/variance": (known * (target - mean) ** 2).sum() / known.sum(),
@@ -530,6 +586,48 @@ class MuZero:
                 jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
             ),
         }, states.reward[:, 1:]
+
+    def imagined(
+        self, model: Model, states: Hidden, window: Window, key: PRNGKeyArray
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Metrics]:
+        """Losses of policy and value, in place of those of a search, from playing on inside the model; and metrics.
+
+            state      s0   s1   ...   sH        s0: the root, as the networks see it now
+            action     a0   a1   ...   (aH)      a_t ~ policy(s_t)
+            reward          r1   ...   rH
+            return     R0   R1   ...             lambda-returns; sH only bootstraps
+            advantage  R_t - v_t, over the range of the batch's returns from the 5th to the 95th percentile, at least 1
+
+        The model is data here: what it is made of learns from what really happened alone, and so does the value besides
+        from imagined returns. Where the world ends the model goes on, with rewards and values that it learned to be 0.
+        The losses stand at position 0, that of the root; a root without a successor has none.
+        """
+        config, frozen = self.config, stop_gradient(model)
+        root = jax.tree.map(lambda x: stop_gradient(x[:, 0]), states)
+        act = lambda latent, key: frozen.judge(latent)[0].sample(key).reshape(latent.reward.shape)
+        latents, actions = rollout(frozen, act, root, config.imagination, key)  # [H + 1, B]
+        feat = frozen.body.read(latents.state)
+        policy, value = model.pol(feat[:-1]), model.val(feat[:-1])
+        reward, discount = frozen.predict(latents)
+        baseline = frozen.val(feat).pred()
+        target = lambda_return(reward.T, discount.T, jnp.full_like(reward.T, config.imagined_lam), baseline.T).T
+        spread = ReturnScale().update(target, rate=1.0).scale()
+        advantage = (target - baseline[:-1]) / spread
+        taken = actions[:-1].reshape(*target.shape, *self.act_space[self.action].shape)
+        acting = actor(policy, {self.action: taken}, advantage, config.entropy)
+        first = jnp.arange(config.unroll + 1) == 0
+        at_root = lambda x: jnp.where(first[None], (window.real[:, 0] * x.mean(0))[:, None], 0.0)
+        metrics = {
+            "imagined/return": target.mean(),
+            "imagined/reward": reward[1:].mean(),
+            "imagined/value": baseline.mean(),
+            "policy/return_scale": spread,
+            "policy/advantage": jnp.abs(advantage).mean(),
+        }
+        return {
+            "policy": (config.policy_scale, at_root(acting)),
+            "imagined_value": (config.value_scale, at_root(value.loss(target))),
+        }, metrics
 
     def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:
         """Log-probability of what the searches found, at positions 0 to K."""
@@ -600,7 +698,7 @@ class MuZero:
             root = self.rooted(target, seen, root_key)
             legal = part.get("obs/legal")
             at = slice(self.context + begin, self.context + begin + count)
-            found = self.search(
+            _, policy, value = self.decide(
                 target,
                 root,
                 search_key,
@@ -608,7 +706,7 @@ class MuZero:
                 False,
                 jnp.ones(share * count, jnp.float32),
             )
-            new = self.fresh(root, found.policy, found.value)
+            new = self.fresh(root, policy, value)
             fresh = {
                 k: x.at[:, begin : begin + count].set(new[k].reshape(share, count, *new[k].shape[1:]))
                 for k, x in fresh.items()

@@ -117,6 +117,7 @@ class SampledMuZero(muzero.MuZero):
 
     searched: tuple[str, ...] = ("policy", "value", "candidates")
     enumerated: bool = False
+    played: bool = False
 
     @property
     def spaces(self) -> list[tuple[str, Space]]:

@@ -146,6 +146,8 @@ class Model(muzero.Model):
 class StochasticMuZero(muzero.MuZero):
     """The `Agent`."""
 
+    played: bool = False
+
     def make_model(self, key: PRNGKeyArray) -> Model:
         return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
