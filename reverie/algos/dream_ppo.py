@@ -229,15 +229,15 @@ class PPO(Dreamer):
         bytes_each = self.dtype.itemsize * (deter + stoch * classes) + 4  # the flag of an end as float32
         kept = max(1, min(rows, int(self.config.start_gb * 1e9) // bytes_each // updates))
 
-        def some(_: None, xs: tuple[Row, PRNGKeyArray]) -> tuple[None, tuple[Row, Seen]]:
+        def some(nothing: None, xs: tuple[Row, PRNGKeyArray]) -> tuple[None, tuple[Row, Seen]]:
             observe_key, choose_key = jax.random.split(xs[1])
-            shown, latents, *_ = self._observe(world, xs[0], observe_key)
+            shown, latents, _ = self._observe(world, xs[0], observe_key)
             seen = Seen({}, latents, 1 - shown["is_terminal"].astype(jnp.float32))
             seen = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), seen)
             if kept < len(seen.alive):
                 chosen = jax.random.permutation(choose_key, len(seen.alive))[:kept]
                 seen = jax.tree.map(lambda x: x[chosen], seen)
-            return None, (self.refreshed(latents), seen)
+            return nothing, (self.refreshed(latents), seen)
 
         _, (out, starts) = lax.scan(some, None, (minibatches, jax.random.split(key, updates)))
         out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), out)
