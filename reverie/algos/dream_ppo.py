@@ -95,12 +95,11 @@ class Config(Values, dreamer_v3.Config):
 
 
 DEFAULTS: dict[str, Any] = {"batch": 64}
-# Small tasks on a laptop: the world model learns as that of dreamer_v3's presets does, a round at a time.
-LAPTOP: dict[str, Any] = dreamer_v3_values.LAPTOP | {"batch": 64, "minibatch": 256}
+# Those of dreamer_v3, with as many env steps and as many updates of the world model by as many rows: four at a time.
 PRESETS: dict[str, dict[str, Any]] = {
-    "cartpole": LAPTOP
-    | {"env": "CartPole-v1", "steps": 8000, "learning_rate": 5e-4, "eval_every": 250, "stop_return": 475.0},
-    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 5000, "eval_episodes": 10, "eval_envs": 10},
+    name: (values := dreamer_v3_values.PRESETS[name])
+    | {"batch": 4 * values["batch"], "minibatch": values["batch"] * values["length"] // 2}
+    for name in ("cartpole", "pendulum", "catch", "recall", "minigrid-empty")
 }
 SUITED: dict[str, str] = {}
 
@@ -118,12 +117,14 @@ class Imagined(NamedTuple):
     Attributes:
       before: log-probability of what was done.
       advantage: of it, scaled.
+      slow: what the critic's slow copy says, if there is one.
       limit: how far a value may move.
     """
 
     dreamt: Dreamt
     before: Float[Array, "H M"]
     advantage: Float[Array, "H M"]
+    slow: Float[Array, "H M"] | None
     limit: Float[Array, ""]
 
 
@@ -265,23 +266,26 @@ class PPO(Dreamer):
 
     def _updated(self, world: Model, learner: Learner, dreamt: Dreamt) -> tuple[Learner, Any]:
         """One PPO update on what the learner's own policy did."""
-        config = self.config
-        value = dreamt.value[:-1]
+        config, fixed, value = self.config, dreamt.fixed[:-1], dreamt.value[:-1]
         advantage = generalized_advantage(
             dreamt.reward.T, dreamt.discount.T, jnp.full_like(dreamt.value.T, config.lam), dreamt.value.T
         ).T
         dreamt = dreamt._replace(target=value + advantage)
         returns = learner.returns.update(dreamt.target, config.return_rate)
-        before = log_probability(learner.behavior.pol(dreamt.fixed[:-1]), taken(dreamt))
-        imagined = Imagined(dreamt, before, advantage / returns.scale(), config.value_clip * returns.scale())
+        imagined = Imagined(
+            dreamt,
+            log_probability(learner.behavior.pol(fixed), taken(dreamt)),
+            advantage / returns.scale(),
+            None if learner.slow is None else learner.slow(fixed).pred(),
+            config.value_clip * returns.scale(),
+        )
         learner = learner._replace(returns=returns)
 
         def epoch(learner: Learner, _: None) -> tuple[Learner, Any]:
-            behavior, optimizer, slow = learner.behavior, learner.optimizer, learner.slow
             behavior, optimizer, finite, metrics = stepped(
-                "behavior", self.behavior_optimizer, self.surrogate, behavior, optimizer, slow, imagined
+                "behavior", self.behavior_optimizer, self.surrogate, learner.behavior, learner.optimizer, imagined
             )
-            slow = self.slowed(joined(world, behavior), slow, learner.steps)
+            slow = self.slowed(joined(world, behavior), learner.slow, learner.steps)
             return Learner(behavior, slow, returns, optimizer, learner.steps + 1), (finite, metrics)
 
         learner, (finite, metrics) = lax.scan(epoch, learner, length=config.epochs)
@@ -292,9 +296,7 @@ class PPO(Dreamer):
         }
         return learner, (finite.all(), {k: v[-1] for k, v in metrics.items()} | figures)
 
-    def surrogate(
-        self, behavior: Behavior, slow: ScalarHead | None, imagined: Imagined
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def surrogate(self, behavior: Behavior, imagined: Imagined) -> tuple[Float[Array, ""], Metrics]:
         """PPO's objective (Schulman et al. 2017, eqs. 7 and 9) on one imagined rollout, as a loss, and metrics."""
         config, dreamt = self.config, imagined.dreamt
         fixed = dreamt.fixed[:-1]
@@ -306,8 +308,8 @@ class PPO(Dreamer):
             valuing = clipped_value_loss(value, dreamt.target, dreamt.value[:-1], imagined.limit)
         else:
             valuing = value.loss(dreamt.target)
-        if slow is not None:
-            valuing += value.loss(slow(fixed).pred())
+        if imagined.slow is not None:
+            valuing += value.loss(imagined.slow)
         loss, metrics = self.weighed(
             {"policy": dreamt.weight * (acting - config.entropy * entropy), "value": dreamt.weight * valuing}
         )
