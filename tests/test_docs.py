@@ -11,6 +11,7 @@ from dreamer import OBS, random_batch, small_agent
 
 import reverie
 from reverie import algos, config
+from reverie.algos import dream_ppo
 from reverie.envs.base import Space
 from reverie.envs.toy import Counting
 from reverie.model.rssm import BlockGRU, DenseGRU, PlainGRU
@@ -74,6 +75,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     names |= set(jax.eval_shape(agent.train, state, batch)[2])
     names |= {f"report/{name}" for name in jax.eval_shape(agent.report, state, batch)}
     names |= {f"health/{symptom.name}" for symptom in agent.symptoms}
+    practising = dream_ppo.make_agent(dream_ppo.Config(size="200k"), OBS, agent.act_space, precision="float32")
+    batch, state = random_batch(practising, 4), jax.eval_shape(practising.init, jax.random.key(0))
+    names |= set(jax.eval_shape(practising.train, state, batch)[2])
     for algorithm in planners.FAMILY:
         agent = planners.small_agent(algorithm, reanalyse=0.5)
         batch = planners.random_batch(agent)

@@ -102,8 +102,8 @@ class Dreamt(NamedTuple):
         latent      s0   s1   ...   sH       s0 is a replayed state
         action      a0   a1   ...   (aH)     a_t chosen at s_t
         reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
-        discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end; of s0, what replay knows
-        weight      1    d1   ...            how likely the trajectory is to get this far; 0 from the world's end on
+        discount    .    d1   ...   dH       gamma times the chance that s_t is not the end
+        weight      1    d1   ...            how likely the trajectory is to get this far; 0 if s0 is known as the end
         target      R0   R1   ...   .        lambda-returns of s_t; sH only bootstraps
 
     Attributes:
@@ -337,14 +337,18 @@ class Dreamer:
         slow = self.slowed(model, state.slow, state.updates)
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
 
-        # One poisoned batch must not destroy a run: keep the old state, on the device, without asking the host.
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics |= {"loss/total": loss, "gradient/norm": norm}
+        return self.settled(jnp.isfinite(loss) & jnp.isfinite(norm), state, batch, new, out, metrics)
+
+    def settled(
+        self, finite: Array, state: State, batch: Row, new: State, out: Row, metrics: Metrics
+    ) -> tuple[State, Row, Metrics]:
+        """What `train` returns. One poisoned batch must not destroy a run: if not all was finite, the old state and
+        what replay had are kept, on the device, without asking the host."""
         counts = count_nonfinite(state.nonfinite, finite)
         state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
         out = keep(finite, out, {k: batch[k][:, self.context :] for k in out})
-        metrics |= {"loss/total": loss, "gradient/norm": norm}
-        metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
-        return state, out, metrics
+        return state, out, metrics | {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
 
     def loss(
         self,
@@ -377,11 +381,15 @@ class Dreamer:
             if self.config.improve:
                 losses["improve"], more = self.improved(model, seen, jax.random.fold_in(imagine_key, 1))
                 metrics |= more
+        loss, parts = self.weighed(losses)
+        return loss, (self.refreshed(seen.latents), returns, metrics | parts)
+
+    def weighed(self, losses: Mapping[str, Array]) -> tuple[Float[Array, ""], Metrics]:
+        """The sum of the means of all losses, each with its scale; and the means as metrics."""
         assert losses.keys() <= self.scales.keys(), (sorted(losses), sorted(self.scales))
         means = {k: v.mean() for k, v in losses.items()}
         loss = jnp.sum(jnp.stack([self.scales[k] * v for k, v in means.items()]))
-        metrics |= {f"loss/{k}": v for k, v in means.items()}
-        return loss, (self.refreshed(seen.latents), returns, metrics)
+        return loss, {f"loss/{k}": v for k, v in means.items()}
 
     def learn(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Seen, Metrics]:
         """Losses of the world model, what it made of the batch, and metrics."""
@@ -413,15 +421,13 @@ class Dreamer:
         """What the policy imagines from every replayed state. Actions among `differentiable` carry the gradient of what
         comes of them, through networks that it does not change (DreamerV1, section 3)."""
         config, frozen = self.config, stop_gradient(model)
-        gamma = config.gamma
         act = lambda latent, key: sample(model.pol(stop_gradient(features(latent))), key, self.differentiable)
         imagined, actions = rollout(frozen, act, self.starts(seen), config.imagination, key)
         feat = features(imagined)
         reward, discount = frozen.rew(feat).pred(), frozen.discount(feat)
-        discount = discount.at[0].set(gamma * seen.alive.ravel())
         value = stop_gradient(critic)(feat).pred()
         target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, config.lam), value.T).T
-        weight = stop_gradient(jnp.cumprod(discount, 0))[:-1] / gamma
+        weight = stop_gradient(jnp.cumprod(discount.at[0].set(seen.alive.ravel()), 0))[:-1]
         return Dreamt(stop_gradient(feat), stop_gradient(actions), reward, discount, value, target, weight)
 
     def improved(self, model: Model, seen: Seen, key: PRNGKeyArray) -> tuple[Float[Array, "B T"], Metrics]:
@@ -435,6 +441,7 @@ class Dreamer:
         legal = None if legal is None else legal.reshape(-1, legal.shape[-1])
         found = self.search(stop_gradient(model), starts, key, legal, greedy=False)
         (policy,) = model.pol(features(starts)).values()
+        assert isinstance(policy, OneHot)
         target, logp = stop_gradient(found.policy), policy.logp[..., 0, :]
         distance = -(target * logp).sum(-1)
         surplus = stop_gradient(distance) - jax.scipy.special.entr(target).sum(-1)
