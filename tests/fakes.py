@@ -49,8 +49,8 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
 class Fake:
     """Predicts the reward from a memory that the policy stores and training refreshes.
 
-    It keeps all that a real agent keeps: parameters, keys, a carry, written-back outputs. Its behaviour is `wish`, which climbs
-    to what the weights would have it be.
+    It keeps all that a real agent keeps: parameters, keys, a carry, written-back outputs. Its behaviour is `wish`,
+    which climbs to what the weights would have it be.
     """
 
     context, rows, trained = 1, 0, 0
