@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from reverie import algos, config, files
-from reverie.agent import DREAMT, SEEN, Agent, Carry, Dream, Mode
+from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
 from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
 from reverie.algos.planning import Planning
@@ -35,12 +35,13 @@ from reverie.envs.workers import episode_seed
 from reverie.envs.wrappers import native_action, observe
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row, bytes_per_row
-from reverie.run import dreams, loop
+from reverie.run import dreams, loop, offline, phases
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import Collector
 from reverie.run.directory import RunDirectory
 from reverie.run.loop import Evaluation, Result
 from reverie.run.rollout import DeviceCollector
+from reverie.run.script import Script
 from reverie.view.tree import Branches, Thought
 
 logger = logging.getLogger("reverie")
@@ -214,6 +215,7 @@ class Plan:
       parameters: `{"total": n, "modules": {name: n}}`.
       replay_bytes: memory that replay takes by the end of the run.
       updates: that the run does in all.
+      env_steps: that it takes in all, evaluations aside.
     """
 
     parameters: dict[str, Any]
@@ -223,6 +225,7 @@ class Plan:
     precision: str
     size: str | None
     updates: int
+    env_steps: int
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -231,17 +234,23 @@ class Plan:
         """Prints the plan of a run that begins in `path`."""
         run, total = conf.run, self.parameters["total"]
         size = f"size {self.size}, " if self.size else ""
-        wanted = min(run.replay_size, run.steps)
+        wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
+        learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
+        if phases.apart(run):
+            first = f"replay of {run.offline}" if run.offline else "env steps"
+            learned = (
+                f"schedule     {first}, {run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
+            )
         console.print(
-            f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {run.steps:,} steps, "
+            f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {self.env_steps:,} steps, "
             f"{self.updates:,} updates\n"
             f"  run          {path}\n"
             f"  model        {size}{total:,} parameters\n"
             f"  device       {self.device}, {self.precision}\n"
             f"  envs         {run.envs} ({workers})\n"
-            f"  replay ratio {run.replay_ratio:g} trained steps per env step\n"
+            f"  {learned}\n"
             f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
             f"  checkpoint   {every}",
             highlight=False,
@@ -264,9 +273,16 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     """What `conf` comes to.
 
     Raises:
-      ConfigError: replay cannot hold what it must, or more than the machine has.
+      ConfigError: replay cannot hold what it must, or more than the machine has; or the model is to be learned first,
+        and the algorithm cannot do that; or the run to learn from lived in another env.
+      UnusableEnv: there is no such collector.
     """
     run = conf.run
+    if phases.apart(run) and not isinstance(agent, Divided):
+        raise ConfigError(
+            f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
+            "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
+        )
     modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
     capacity, window = loop.capacity(run, agent), loop.window(run, agent)
     width = bytes_per_row(loop.fields(agent))
@@ -276,6 +292,12 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
             f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
         )
     rows = min(capacity, run.steps)
+    if run.offline:
+        source = offline.source(run.offline)
+        source.check(loop.fields(agent), run.envs)
+        rows = min(capacity, source.rows)
+    if run.collector:
+        Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
     memory = _memory()
     if rows * width > 0.9 * memory:
         raise ConfigError(
@@ -289,7 +311,10 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         device=_described(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
-        updates=loop.ratio(run, agent).total(run.steps),
+        updates=run.model_updates + run.policy_updates
+        if phases.apart(run)
+        else loop.ratio(run, agent).total(run.steps),
+        env_steps=phases.env_steps(run),
     )
 
 
@@ -367,6 +392,7 @@ class LoadedAgent:
     Attributes:
       config: of its run, with the search that was asked for.
       step: env steps it was trained for.
+      moment: the same, plus the updates if these came after them: of names and random keys.
       env: one of its kind, as the agent sees it.
     """
 
@@ -385,7 +411,7 @@ class LoadedAgent:
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
         saved = searching(saved, planner, simulations)
-        self.config, self.step = saved, checkpoint.step
+        self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
         self.spec = env_spec(env) if env is not None else spec_of(saved.run)
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
@@ -708,7 +734,7 @@ def evaluate(
         raise ConfigError(f"--opponent {opponent}, but {agent.spec.id} is no game of two players: leave it out")
     seed = loop.seeds(run.seed).evaluation if seed is None else seed
     with loop.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
-        key = loop.evaluation_key(run.seed, agent.step)
+        key = loop.evaluation_key(run.seed, agent.moment)
         compiled = loop.Compiled(agent.agent)
         played = loop.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent or run.opponent)
     assert played is not None, "only a signal gives up an evaluation"

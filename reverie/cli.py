@@ -282,7 +282,7 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     key = _subject(seen, flags.key, suffix)
     is_image = key in seen and seen[key].pictured
     folder = RunDirectory(agent.path).videos
-    path = Path(flags.out or folder / f"dream-{agent.step:09d}{video.BEST if is_image else '.png'}")
+    path = Path(flags.out or folder / f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
     rows = agent.rows(flags.sequences, flags.seen + flags.dreamt, flags.fresh, flags.seed)
     dreams = agent.dream(seen=flags.seen, rows=rows)
     name = f"obs/{key}" if key in seen else key

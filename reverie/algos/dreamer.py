@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -162,6 +162,7 @@ class Dreamer:
     context = 0
     rows = trained = 0
     enumerated = True  # a number means the same action at every node of a tree
+    parts: tuple[Part, ...] = get_args(Part)
 
     def __init__(
         self,

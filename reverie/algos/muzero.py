@@ -29,7 +29,7 @@ from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_return
 from reverie.behavior.search import Found, puct
-from reverie.envs.base import UNSEEN, Space, Spaces
+from reverie.envs.base import RULES, UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
 from reverie.model.encode import halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, Scalar, ScalarHead

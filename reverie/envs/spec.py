@@ -231,13 +231,13 @@ def build(spec: EnvSpec) -> Any:
         return spec.factory(**spec.arguments())
     if spec.id.startswith(_DEVICE):
         module, _, name = spec.id.removeprefix(_DEVICE).rpartition(":")
-        return _call(_find(module or _TOYS, name), spec)
+        return _call(find(module or _TOYS, name), spec)
     for family in _FAMILIES:
         if re.fullmatch(family.pattern, spec.id):
             return _of_family(family, spec)
     module, _, name = spec.id.rpartition(":")
     if module and name.replace(".", "").isidentifier():
-        return _call(_find(module, name), spec)
+        return _call(find(module, name), spec)
     return _registered(spec)
 
 
@@ -381,7 +381,8 @@ def _can_draw(entry_point: Any) -> bool:
 # --------------------------------------------------------------------------------------- by module
 
 
-def _find(module: str, name: str) -> Any:
+def find(module: str, name: str) -> Any:
+    """What is called `name` (dots allowed) in a module or in path/to/file.py; raises UnusableEnv if nothing is."""
     found: Any = _file(module) if module.endswith(".py") else _import(module)
     for part in name.split("."):
         if not hasattr(found, part):
@@ -410,7 +411,7 @@ def _import(module: str) -> ModuleType:
 def _file(path: str) -> ModuleType:
     file = Path(path).resolve()
     if not file.is_file():
-        raise UnusableEnv(f"no file {file}, expected path/to/file.py:EnvClass")
+        raise UnusableEnv(f"no file {file}, expected path/to/file.py:name")
     # A name of its own, so that a user's random.py cannot replace the standard one.
     name = f"reverie_file_{file.stem}_{abs(hash(str(file))):x}"
     if name in sys.modules:

@@ -75,7 +75,7 @@ class Checkpoints:
         must not come back as the newest.
 
         Args:
-          step: env steps taken.
+          step: the moment (`phases`): env steps taken, and updates where they come after these.
           arrays: names -> arrays, see `flatten`. bfloat16 is kept.
           meta: JSON-able values.
 
