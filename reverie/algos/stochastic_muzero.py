@@ -183,7 +183,7 @@ class StochasticMuZero(muzero.MuZero):
             now = model.resolved(after, code)
             return now, (now, after.state)
 
-        _, (rest, afters) = lax.scan(step, root, (actions.T, jnp.swapaxes(codes, 0, 1)))
+        _, (rest, afters) = lax.scan(step, root, (actions.T, jnp.swapaxes(codes, 0, 1)), unroll=True)
         join = lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1)
         plain = Hidden(join(root.state, rest.state), join(root.reward, rest.reward))
         return plain._replace(memory=(jnp.swapaxes(afters, 0, 1), hard, probs))
