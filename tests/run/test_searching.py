@@ -76,6 +76,33 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert (saved["replay/out/policy"].sum(-1) > 0.99).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "own"),
+    [
+        ("dreamer_v3", {"size": "200k", "imagination": 3, "planner": "gumbel", "simulations": 3, "improve": 0.5}),
+        ("gumbel_muzero", planners.SMALL | {"behavior": "actor-critic", "imagination": 2}),
+    ],
+)
+def test_the_other_familys_way_goes_on_after_a_kill(
+    algorithm: str, own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Dreamer that searches and learns from it, and a MuZero that does not search."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    ratio = {"dreamer_v3": 2.0, "gumbel_muzero": 1.0}[algorithm]
+    given = QUICK | own | {"replay_ratio": ratio, "length": 8, "warmup": 32, "env": "CartPole-v1"}
+    conf = config.override(config.default(algorithm), **given)
+    result = api.run_training(conf, whole, Console(quiet=True))
+    assert result.updates > 3
+    assert {name: n for name, n in result.traces.items() if n > 1} == {}
+    with monkeypatch.context() as patch:
+        kill_at(patch, 30)
+        with pytest.raises(Killed):
+            api.run_training(conf, killed, Console(quiet=True))
+    api.run_training(conf, killed, Console(quiet=True))
+    assert_same(whole, killed)
+
+
 @pytest.mark.slow  # tests/test_cli.py does it with the other family, in every run of the suite
 def test_debug_runs_without_jit(tmp_path: Path) -> None:
     others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, "simulations": 2}
