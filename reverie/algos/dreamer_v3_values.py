@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reverie.algos.planning import Planning
+from reverie.nn.init import Weights
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", 
 
 
 @dataclass(frozen=True)
-class Config(Planning):
+class Config(Planning, Weights):
     """The values of the final paper, but for the size. Every one is a flag."""
 
     # Networks

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reverie.model.rssm import RSSM, Latent, features
+from reverie.model.rssm import RSSM, Latent, PlainGRU, features
 from reverie.model.stoch import Categorical
 from reverie.nn.dists import unimix
 from reverie.nn.layers import Style
@@ -274,3 +274,25 @@ def test_unimix_keeps_every_class_possible_or_not(dense):
     least = jax.jit(lambda m: jnp.exp(m.prior(jnp.zeros((1, 16)))).min())
     np.testing.assert_allclose(least(sure), 0.01 / 4, rtol=1e-4)
     assert least(other(sure, kind=Categorical(4, unimix=0.0))) == 0
+
+
+def test_a_plain_gru_is_its_formula():
+    core = eqx.filter_jit(PlainGRU)(5, 3, 2, 4, key=KEY, style=Style("none", "average", "elu"))
+    rng = np.random.default_rng(0)
+    core = jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.3, x.shape), jnp.float32), core)
+    h, z, a = (rng.uniform(-1, 1, (2, n)).astype(np.float32) for n in (5, 3, 2))
+
+    def product(layer, x):
+        return x @ np.asarray(layer.weight) + np.asarray(layer.bias)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    x = product(core.hidden, np.concatenate([z, a], -1))
+    x = np.where(x > 0, x, np.expm1(x))
+    keep, reset, candidate = np.split(product(core.from_input, x), 3, -1)
+    old_keep, old_reset, old = np.split(product(core.from_state, h), 3, -1)
+    keep = sigmoid(keep + old_keep)
+    expected = keep * h + (1 - keep) * np.tanh(candidate + sigmoid(reset + old_reset) * old)
+    found = core(jnp.asarray(h), jnp.asarray(z), core.drive(jnp.asarray(a), FLOAT32))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -9,6 +9,8 @@ from reverie.nn.dists import (
     Gaussian,
     OneHot,
     Squared,
+    TanhNormal,
+    TruncatedNormal,
     TwoHot,
     categorical_kl,
     sample_one_hot,
@@ -287,3 +289,70 @@ def test_the_more_probable_flag_carries_no_gradient():
     flags = Binary(jnp.array([-3.0, 0.1, 2.0]))
     np.testing.assert_array_equal(flags.mode(), [0, 1, 1])
     assert (jax.grad(lambda x: Binary(x).mode().sum())(jnp.ones(3)) == 0).all()
+
+
+# ------------------------------------------------------------------------- policies of V1 and V2
+
+BOUNDED = [TruncatedNormal, TanhNormal]
+
+
+def on_a_grid(kind, mean, std):
+    """One distribution per row of `mean` and `std`, `[N]`, and a fine grid of actions with its step."""
+    dist = kind(jnp.asarray(mean)[:, None], jnp.asarray(std)[:, None], (1,))
+    x = np.linspace(-1, 1, 200_001)[1:-1]
+    full = lambda value: jnp.full((len(x), 1), value)
+    values = [kind(full(m), full(s), (1,)).logp_of(jnp.float32(x)[:, None]) for m, s in zip(mean, std, strict=True)]
+    return dist, np.stack(values).astype(float), x[1] - x[0]
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_densities_within_bounds_integrate_to_one_and_give_the_entropy(kind):
+    mean, std = np.float32([0.0, 0.5, -1.0]), np.float32([-5.0, -4.0, -4.5])
+    dist, logp, step = on_a_grid(kind, mean, std)
+    density = np.exp(logp)
+    np.testing.assert_allclose(density.sum(-1) * step, 1, rtol=2e-3)
+    np.testing.assert_allclose(dist.entropy(), -(density * logp).sum(-1) * step, rtol=1e-2, atol=5e-3)
+    least, most = dist.entropy_range()
+    assert (least <= dist.entropy()).all()
+    assert (dist.entropy() <= most).all()
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_samples_within_bounds_follow_the_density_and_carry_its_gradient(kind):
+    mean, std = np.float32([0.5]), np.float32([-4.0])
+    _, logp, step = on_a_grid(kind, mean, std)
+    x = np.linspace(-1, 1, 200_001)[1:-1]
+
+    def mean_of(raw):
+        dist = kind(jnp.broadcast_to(raw[None], (40_000, 1)), jnp.full((40_000, 1), std[0]), (1,))
+        return dist.sample(jax.random.key(1)).mean()
+
+    value, slope = jax.value_and_grad(mean_of)(jnp.asarray(mean))
+    np.testing.assert_allclose(value, (np.exp(logp[0]) * x).sum() * step, atol=5e-3)
+    _, moved, _ = on_a_grid(kind, mean + 0.01, std)
+    np.testing.assert_allclose(slope, ((np.exp(moved) - np.exp(logp)) * x).sum() * step / 0.01, rtol=0.05)
+
+
+def test_the_median_of_a_tanh_normal_and_where_it_starts():
+    dist = TanhNormal(jnp.array([[10.0]]), jnp.zeros((1, 1)), (1,))
+    np.testing.assert_allclose(dist.std, 5 + 1e-4, rtol=1e-6)
+    np.testing.assert_allclose(dist.pred(), np.tanh(5 * np.tanh([[2.0]])), rtol=1e-6)
+    assert np.isfinite(dist.logp_of(jnp.ones((1, 1)))).all()
+    truncated = TruncatedNormal(jnp.zeros((1, 1)), jnp.zeros((1, 1)), (1,))
+    np.testing.assert_allclose(truncated.std, 1.1, rtol=1e-6)
+
+
+def test_codes_of_samples_have_the_log_probability_and_the_gradient_of_their_classes():
+    logits = jnp.array([[0.3, -0.2, 1.0, 0.1, 0.5]])
+    dist = OneHot(logits, (2, 3), (2,))
+    code = dist.code(jax.random.key(0))
+    assert code.shape == (1, 5)
+    np.testing.assert_allclose(jnp.stack([code[0, :2].sum(), code[0, 2:].sum()]), 1, rtol=1e-6)
+    classes = jnp.stack([code[:, :2].argmax(-1), code[:, 2:].argmax(-1)], -1)
+    np.testing.assert_allclose(dist.logp_of(code), dist.logp_of(classes), rtol=1e-5)
+    weight = jnp.arange(5.0)
+    by_code = jax.grad(lambda x: (OneHot(x, (2, 3), (2,)).code(jax.random.key(0)) * weight[None]).sum())(logits)
+    by_probs = jax.grad(
+        lambda x: (jnp.concatenate([jax.nn.softmax(x[:, :2]), jax.nn.softmax(x[:, 2:])], -1) * weight[None]).sum()
+    )(logits)
+    np.testing.assert_allclose(by_code, by_probs, rtol=1e-4, atol=1e-6)

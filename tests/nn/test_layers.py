@@ -101,3 +101,21 @@ def test_a_style_decides_on_norms_biases_and_initial_weights():
     np.testing.assert_allclose(conv.weight.std(), 1 / np.sqrt(16 * 20), rtol=0.02)
     last = Linear(100, 300, key=KEY, style=style)  # no norm behind it: it keeps its bias
     assert last.bias.shape == (300,)
+
+
+@pytest.mark.parametrize("kernel", [4, 5, 6])
+def test_convolutions_without_padding_and_their_mirror(kernel):
+    conv = Conv(2, 3, kernel, key=KEY)
+    conv = eqx.tree_at(lambda c: c.bias, conv, jnp.arange(3.0))
+    x, w = np.asarray(jax.random.normal(KEY, (1, 7, 8, 2))), np.asarray(conv.weight)
+    found = conv.strided_inside(jnp.asarray(x))
+    expected = np.zeros((1, (7 - kernel) // 2 + 1, (8 - kernel) // 2 + 1, 3))
+    for i, j in np.ndindex(expected.shape[1:3]):
+        patch = x[0, 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
+        expected[0, i, j] = np.einsum("hwi,hwio->o", patch, w) + np.arange(3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    spread = np.zeros((1, 2 * 6 + kernel, 2 * 7 + kernel, 3)) + np.arange(3)
+    for i, j in np.ndindex(7, 8):
+        spread[0, 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel] += np.einsum("i,hwio->hwo", x[0, i, j], w)
+    np.testing.assert_allclose(conv.spread(jnp.asarray(x)), spread, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,237 @@
+"""DreamerV1 and DreamerV2, and what the class below all three does."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, jit_once, random_batch
+
+from reverie.algos import Unsuitable, dreamer_v1, dreamer_v2
+from reverie.algos.dreamer import Seen
+from reverie.behavior.returns import ReturnScale
+from reverie.envs.base import Space
+from reverie.model.rssm import Latent
+
+MODULES = {"v1": dreamer_v1, "v2": dreamer_v2}
+SMALL = {"deter": 16, "hidden": 16, "units": 16, "depth": 1, "imagination": 3}
+OWN = {
+    "v1": {"stoch": 4, "vector_layers": 1, "continue_scale": 1.0},
+    "v2": {"classes": 2, "layers": 1},
+}
+PICTURE = {"image": Space("image", (64, 64, 1)), **OBS}
+BOX = {"box": EVERY_ACTION["box"]}
+BOTH = pytest.mark.parametrize("version", MODULES)
+
+
+def agent_of(version, obs=OBS, act=ACT, **values):
+    module = MODULES[version]
+    return module.make_agent(module.Config(**SMALL | OWN[version] | values), obs, act, precision="float32")
+
+
+def gradient(agent, state, batch):
+    grad = jit_once(jax.grad(agent.loss, has_aux=True))
+    return grad(state.model, state.slow, state.returns, batch, KEY)
+
+
+def unmoved(grads):
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    return {jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(grads) if not (x != 0).any()}
+
+
+@BOTH
+def test_the_gradient_reaches_every_parameter(version):
+    agent = agent_of(version, PICTURE, free_nats=0.0, act={k: EVERY_ACTION[k] for k in ("multi", "box")})
+    state, batch = filled_state(agent), random_batch(agent, 1, 3)
+    grads, (out, _, metrics) = gradient(agent, state, batch)
+    assert unmoved(grads) == set()
+    assert out == {}
+    assert {f"loss/{name}" for name in agent.scales} <= metrics.keys()
+
+
+@pytest.fixture(scope="module", params=MODULES)
+def learned(request):
+    """A small agent, its first state, that after 100 updates on one batch, and the metrics."""
+    rates = dict.fromkeys(("learning_rate", "actor_learning_rate", "critic_learning_rate"), 0.003)
+    agent = agent_of(request.param, **rates)
+    first, batch, traces, history = jit_once(agent.init)(KEY), random_batch(agent, 1, 8), [], []
+
+    def counted(state, batch):
+        traces.append(1)
+        return agent.train(state, batch)
+
+    train, state = jax.jit(counted), first
+    for _ in range(100):
+        state, _, metrics = train(state, batch)
+        history.append(metrics)
+    assert len(traces) == 1
+    return request.param, agent, first, state, train, batch, jax.device_get(history)
+
+
+def test_a_sequence_is_learned_by_heart(learned):
+    *_, history = learned
+    names = ("decode/vector", "decode/token", "reward")
+    start, end = (sum(h[f"loss/{n}"] for n in names) for h in (history[0], history[-1]))
+    assert end < 0.25 * start
+
+
+def test_a_poisoned_batch_changes_nothing(learned):
+    _, _, _, state, train, batch, _ = learned
+    poisoned = batch | {"reward": batch["reward"].at[0, 3].set(jnp.nan)}
+    after, _, metrics = train(state, poisoned)
+    assert metrics["nonfinite/streak"] == 1
+    same = eqx.tree_at(lambda s: s.nonfinite, after, state.nonfinite)
+    assert bits(same) == bits(state)
+
+
+def test_the_slow_critic_is_a_copy_now_and_then(learned):
+    version, agent, first, state, *_ = learned
+    if version == "v1":
+        assert state.slow is None
+        return
+    slowed = jax.jit(lambda m, s, n: agent.slowed(m, s, n))
+    old = slowed(first.model, None, 0)
+    assert bits(slowed(state.model, old, 99)) == bits(old)
+    assert bits(slowed(state.model, old, 200)) == bits(state.model.val)
+    # The first update copied the critic it made; ninety-nine more did not.
+    assert bits(state.slow) not in (bits(first.slow), bits(state.model.val))
+
+
+@BOTH
+@pytest.mark.parametrize("part", ["model", "behavior"])
+def test_a_part_of_an_update_moves_that_part_alone(version, part):
+    agent = agent_of(version)
+    state, batch = filled_state(agent), random_batch(agent, 1, 4)
+    after, _, metrics = jit_once(lambda s, b: agent.train(s, b, part))(state, batch)
+    moved = {
+        name: bits(getattr(after.model, name)) != bits(getattr(state.model, name))
+        for name in ("enc", "dyn", "dec", "rew", "con", "pol", "val")
+    }
+    assert moved == {name: (name in ("pol", "val")) == (part == "behavior") for name in moved}
+    assert ("loss/policy" in metrics) == (part == "behavior")
+    assert after.updates == 1
+
+
+def test_the_kl_is_balanced():
+    """The prior gets four times the gradient that the posterior gets, where both would get the same."""
+    p, q = jnp.log(jnp.array([[[[0.7, 0.3]]]])), jnp.log(jnp.array([[[[0.4, 0.6]]]]))
+    agent = agent_of("v2", kl_balance=0.8, kl_scale=0.5)
+    kind = filled_state(agent).model.dyn.kind
+
+    def loss(p, q):
+        dynamics = agent.granted(kind.kl(jax.lax.stop_gradient(p), q))
+        representation = agent.granted(kind.kl(p, jax.lax.stop_gradient(q)))
+        return agent.scales["dynamics"] * dynamics + agent.scales["representation"] * representation
+
+    value, (by_p, by_q) = jax.value_and_grad(loss, (0, 1))(p, q)
+    kl = 0.7 * np.log(0.7 / 0.4) + 0.3 * np.log(0.3 / 0.6)
+    np.testing.assert_allclose(value, 0.5 * kl, rtol=1e-6)
+    np.testing.assert_allclose(by_q.ravel(), 0.5 * 0.8 * -np.array([0.7, 0.3]), rtol=1e-6)
+    log_ratio = np.log([0.7 / 0.4, 0.3 / 0.6])
+    np.testing.assert_allclose(by_p.ravel(), 0.5 * 0.2 * np.array([0.7, 0.3]) * (log_ratio + 1), rtol=1e-5)
+
+
+def test_free_nats_are_those_of_the_mean():
+    agent = agent_of("v1", free_nats=3.0)
+    np.testing.assert_allclose(agent.granted(jnp.array([[1.0, 9.0]])), 5.0)  # of each step: 3 and 9, 6 in the mean
+    np.testing.assert_allclose(agent.granted(jnp.array([[1.0, 2.0]])), 3.0)
+
+
+@BOTH
+def test_the_discount_head_knows_gamma_and_its_absence_means_for_ever(version):
+    scale = {"v1": "continue_scale", "v2": "discount_scale"}[version]
+    agent = agent_of(version)
+    np.testing.assert_allclose(agent.continues(jnp.array([[1.0, 0.0]])), [[0.99, 0.0]])
+    feat = jnp.ones((2, sum((agent.widths[0], agent.widths[1] * agent.widths[2]))))
+    model = filled_state(agent).model
+    np.testing.assert_allclose(model.discount(feat), model.con(feat).prob())
+    without = agent_of(version, **{scale: 0.0})
+    assert filled_state(without).model.con is None
+    np.testing.assert_allclose(filled_state(without).model.discount(feat), 0.99, rtol=1e-6)
+
+
+def test_rewards_of_v2_may_be_squashed():
+    np.testing.assert_allclose(agent_of("v2", reward_squash="tanh").measured(jnp.array([2.0])), np.tanh([2.0]))
+
+
+def dreamt_loss(agent, state, name="policy"):
+    """A loss of the behaviour at random latents, as a function of the model."""
+    rng, (deter, *stoch) = np.random.default_rng(0), agent.widths
+    latents = Latent(*(jnp.asarray(rng.normal(size=(1, 3, *s)), jnp.float32) for s in ((deter,), stoch)))
+
+    def loss(model):
+        seen = Seen({}, latents, jnp.array([[1.0, 1.0, 0.0]]))
+        losses, *_ = agent.behave(model, state.slow, ReturnScale(), seen, KEY)
+        return losses[name].sum(), losses[name]
+
+    return jit_once(jax.grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "act", "values"),
+    [
+        ("v1", BOX, {}),
+        ("v1", ACT, {}),
+        ("v2", BOX, {"entropy": 0.0}),
+        ("v2", ACT, {"entropy": 0.0, "actor_gradient": "dynamics"}),
+        ("v2", ACT, {"entropy": 0.0}),
+    ],
+)
+def test_the_return_moves_the_actor_and_nothing_else(version, act, values):
+    agent = agent_of(version, act=act, **values)
+    state = filled_state(agent)
+    grads, loss = dreamt_loss(agent, state)(state.model)
+    moved = {jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(grads) if (x != 0).any()}
+    assert moved
+    assert all(name.startswith(".pol") for name in moved)
+    assert (loss[:, 2] == 0).all()  # nothing comes after the end of the world
+    assert (loss[:, :2] != 0).all()
+
+
+def test_both_gradients_are_mixed():
+    found = {}
+    for kind in ("reinforce", "dynamics", "both"):
+        agent = agent_of("v2", entropy=0.0, actor_gradient=kind, actor_mix=0.3)
+        state = filled_state(agent)
+        found[kind] = jax.tree.leaves(dreamt_loss(agent, state)(state.model)[0].pol)
+    # Samples are drawn alike in all three, so the gradients add up.
+    for score, dynamics, both in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(both, 0.7 * score + 0.3 * dynamics, rtol=2e-3, atol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+def test_actions_lie_in_their_spaces(version, mode):
+    agent = agent_of(version, act=EVERY_ACTION)
+    state, rows = filled_state(agent), random_batch(agent, 3, 1)
+    obs = {k: v[:, 0] for k, v in rows.items() if not k.startswith("action/")}
+    _, action, out = jit_once(lambda s, c, o: agent.policy(s, c, o, mode))(state, agent.init_carry(3, KEY), obs)
+    assert out == {}
+    for name, space in EVERY_ACTION.items():
+        value = np.asarray(action[f"action/{name}"])
+        assert value.shape == (3, *space.shape)
+        assert value.dtype == space.dtype
+        if space.kind == "vector":
+            assert (abs(value) <= 1).all()
+        else:
+            assert ((value >= 0) & (value < np.reshape(space.classes, space.shape))).all()
+
+
+def test_v1_explores_by_noise():
+    agent = agent_of("v1", act={"box": BOX["box"], "token": Space("discrete", (), (50,))}, exploration=0.3)
+    action = {"box": jnp.zeros((4000, 2, 1)), "token": jnp.zeros(4000, jnp.int32)}
+    noisy = jit_once(agent.explored)(action, KEY)
+    assert abs(float(noisy["box"].std()) - 0.3) < 0.01
+    assert abs(float((noisy["token"] != 0).mean()) - 0.3 * 49 / 50) < 0.03
+
+
+def test_images_must_be_of_the_size_that_the_networks_draw():
+    with pytest.raises(Unsuitable, match="--image-size 64"):
+        agent_of("v1", {"image": Space("image", (96, 96, 3))})
+
+
+def test_values_that_cannot_be_are_refused_by_name():
+    with pytest.raises(ValueError, match="--vector-layers must be positive, got 0"):
+        dreamer_v1.Config(vector_layers=0)
+    with pytest.raises(ValueError, match=r"--actor-mix must lie in \[0, 1\], got 2"):
+        dreamer_v2.Config(actor_mix=2)
