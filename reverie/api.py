@@ -693,9 +693,9 @@ def searching(conf: Config, planner: str | None, simulations: int | None) -> Con
     own: dict[str, Any] = {}
     if planner is not None:
         if not isinstance(conf.agent, Planning):
-            raise ConfigError(
-                f"--planner {planner}: {conf.algorithm} searches in its own way; --simulations N sets how much"
-            )
+            own_way = "it searches in its own way, and --simulations N says how much"
+            has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
+            raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
         own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
     if simulations is not None:
         own["simulations"] = simulations

@@ -185,6 +185,10 @@ def test_what_does_not_search_has_no_thoughts(capsys: pytest.CaptureFixture[str]
     assert code == 2
     assert "fake does not search" in err
     assert "reverie dream x" in err
+    for verb in ("eval", "think"):
+        code, _, err = run(capsys, verb, "x", "--planner", "gumbel")
+        assert code == 2
+        assert "fake has no planner" in err
 
 
 def test_without_json_people_get_stdout_and_the_next_command(

@@ -5,7 +5,7 @@ taken, and learns to predict what a tree search over itself found better, and th
 The other members of the family are differences from this file.
 
 With `--behavior actor-critic` nothing searches. The policy acts alone, and learns like a Dreamer's: by the score
-function, from what comes of it when it plays on inside the model from the replayed roots.
+function, from what comes of it when it plays on inside the model.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Config:
     """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not with rules
     of a game, drawn actions or chance)."""
     imagination: int = 5
-    """actor-critic: imagined steps from every root. Beyond --unroll the model was never trained."""
+    """actor-critic: imagined steps from every state of the unroll."""
     imagined_lam: float = 0.95
     """actor-critic: lambda of the imagined returns: 0 trusts the critic, 1 the imagined rewards."""
     entropy: float = 1e-2
@@ -593,20 +593,20 @@ class MuZero:
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Metrics]:
         """Losses of policy and value, in place of those of a search, from playing on inside the model; and metrics.
 
-            state      s0   s1   ...   sH        s0: the root, as the networks see it now
+            state      s0   s1   ...   sH        s0: any of the K + 1 states of the unroll, the root among them
             action     a0   a1   ...   (aH)      a_t ~ policy(s_t)
             reward          r1   ...   rH
             return     R0   R1   ...             lambda-returns; sH only bootstraps
             advantage  R_t - v_t, over the range of the batch's returns from the 5th to the 95th percentile, at least 1
 
-        The model is data here: what it is made of learns from what really happened alone, and so does the value besides
-        from imagined returns. Where the world ends the model goes on, with rewards and values that it learned to be 0.
-        The losses stand at position 0, that of the root; a root without a successor has none.
+        The model is data here: it learns from what really happened alone, and the value from both. Where the world ends
+        the model goes on, with rewards and values that it learned to be 0. The losses are means over H steps, and
+        stand where they began.
         """
         config, frozen = self.config, stop_gradient(model)
-        root = jax.tree.map(lambda x: stop_gradient(x[:, 0]), states)
+        starts = jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), states)
         act = lambda latent, key: frozen.judge(latent)[0].sample(key).reshape(latent.reward.shape)
-        latents, actions = rollout(frozen, act, root, config.imagination, key)  # [H + 1, B]
+        latents, actions = rollout(frozen, act, starts, config.imagination, key)  # [H + 1, B * (K + 1)]
         feat = frozen.body.read(latents.state)
         policy, value = model.pol(feat[:-1]), model.val(feat[:-1])
         reward, discount = frozen.predict(latents)
@@ -616,8 +616,8 @@ class MuZero:
         advantage = (target - baseline[:-1]) / spread
         taken = actions[:-1].reshape(*target.shape, *self.act_space[self.action].shape)
         acting = actor(policy, {self.action: taken}, advantage, config.entropy)
-        first = jnp.arange(config.unroll + 1) == 0
-        at_root = lambda x: jnp.where(first[None], (window.real[:, 0] * x.mean(0))[:, None], 0.0)
+        real = window.real.astype(jnp.float32)
+        begun = lambda x: real * x.mean(0).reshape(real.shape)
         metrics = {
             "imagined/return": target.mean(),
             "imagined/reward": reward[1:].mean(),
@@ -626,8 +626,8 @@ class MuZero:
             "policy/advantage": jnp.abs(advantage).mean(),
         }
         return {
-            "policy": (config.policy_scale, at_root(acting)),
-            "imagined_value": (config.value_scale, at_root(value.loss(target))),
+            "policy": (config.policy_scale, begun(acting)),
+            "imagined_value": (config.value_scale, begun(value.loss(target))),
         }, metrics
 
     def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:

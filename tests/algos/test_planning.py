@@ -76,11 +76,9 @@ def test_puct_finds_it_too():
 
 
 def test_in_training_a_search_is_noisy():
-    gumbel, puct = play("gumbel", 4, False), play("puct", 32, False)
-    assert 0.9 < gumbel.action.mean() < 1, "drawn from the improved policy, which is 0.978 sure"
-    np.testing.assert_allclose(gumbel.policy, play("gumbel", 4, True).policy, rtol=1e-5)
-    assert 0.5 < puct.action.mean() < 1
-    assert len(np.unique(puct.policy[:, 0])) > 2, "noise of its own at every root"
+    found = play("gumbel", 4, False)
+    assert 0.9 < found.action.mean() < 1, "drawn from the improved policy, which is 0.978 sure"
+    np.testing.assert_allclose(found.policy, play("gumbel", 4, True).policy, rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------- in the networks of a Dreamer
