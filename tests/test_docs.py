@@ -10,9 +10,12 @@ import pytest
 from dreamer import OBS, random_batch, small_agent
 
 import reverie
-from reverie import algos
+from reverie import algos, config
 from reverie.envs.base import Space
 from reverie.envs.toy import Counting
+from reverie.model.rssm import BlockGRU, DenseGRU, PlainGRU
+from reverie.model.stoch import Gaussian
+from reverie.nn.norm import LayerNorm, NoNorm, RMSNorm
 from reverie.run import log
 from reverie.run.arena import SEATS
 
@@ -104,3 +107,73 @@ def test_symptoms_read_metrics_that_the_agent_writes(algorithm: str) -> None:
     figures = dict.fromkeys(jax.eval_shape(agent.train, state, batch)[2], 0.5)
     for symptom in agent.symptoms:
         assert symptom.shows(figures) is not None, f"{symptom.name} finds nothing to read"
+
+
+# ------------------------------------------------------------------------- the Dreamers side by side
+
+DREAMERS = {
+    "V1": ("dreamer_v1", ""),
+    "V2": ("dreamer_v2", ""),
+    "V3 (2023)": ("dreamer_v3", "v3-2023"),
+    "V3 (final)": ("dreamer_v3", "v3-nature"),
+}
+BOTH = {"discrete": Space("discrete", (), (6,)), "box": Space("vector", (2,), low=(-1.0,) * 2, high=(1.0,) * 2)}
+
+
+def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
+    """A column of the table in docs/dreamers.md, read off the agent that the preset makes."""
+    conf = config.default(algorithm, preset or config.PLAIN)
+    agent = algos.load(algorithm).make_agent(
+        conf.agent, {"image": Space("image", (64, 64, 3))}, BOTH, precision="float32"
+    )
+    state, own, run = jax.eval_shape(agent.init, jax.random.key(0)), conf.agent, conf.run
+    dyn, gamma = state.model.dyn, getattr(own, "gamma", 1 - 1 / getattr(own, "horizon", 1))
+    kind = dyn.kind
+    latent = f"{dyn.stoch} Gaussian" if isinstance(kind, Gaussian) else f"{dyn.stoch} x {kind.classes} categorical"
+    latent += f", unimix {kind.unimix:g}" if getattr(kind, "unimix", 0) else ""
+    cores = {PlainGRU: "GRU", DenseGRU: "LayerNorm GRU", BlockGRU: "GRU of 8 blocks"}
+    norms = {NoNorm: "none", LayerNorm: "LayerNorm", RMSNorm: "RMSNorm"}
+    acts = dict.fromkeys({"elu": "ELU", "relu": "ReLU", "silu": "SiLU"}[x] for x in (dyn.act, state.model.enc.act))
+    when = "of the mean" if agent.granted(jnp.zeros((2, 2))).shape == () else "at every step"
+    ways = {"score": sorted(BOTH.keys() - agent.differentiable), "dynamics": sorted(agent.differentiable)}
+    slow = {
+        "dreamer_v1": "the critic itself",
+        "dreamer_v2": f"a copy, every {getattr(own, 'slow_every', 0)} updates",
+        "dreamer_v3": f"the critic itself, held by a moving average ({getattr(own, 'slow_rate', 0):g})",
+    }[algorithm]
+    slow += ", and on replay" if getattr(own, "replay_value_scale", 0) else ""
+    rates = [own.learning_rate]
+    rates += [getattr(own, n) for n in ("actor_learning_rate", "critic_learning_rate") if hasattr(own, n)]
+    if getattr(own, "optimizer", "") == "adam":
+        rates += [own.behavior_learning_rate] * 2
+    optimizer = "Adam x 3" if len(rates) == 3 else "LaProp, AGC"
+    optimizer += ", weight decay" if getattr(own, "decay", 0) else ""
+    return {
+        "latent": latent,
+        "recurrence": f"{cores[type(dyn.core)]}, {dyn.deter}",
+        "norm / activation": f"{norms[type(dyn.post_norm)]} / {', '.join(acts)}",
+        "KL, dynamics / representation": f"{agent.scales['dynamics']:.1g} / {agent.scales['representation']:.1g}",
+        "free nats": f"{own.free_nats:g} {when}" if own.free_nats else "none",
+        "reward and value": state.model.rew.kind.replace("_", " "),
+        "continue head": "none" if state.model.con is None else "knows gamma" if state.model.gamma == 1 else "a flag",
+        "continuous policy": f"{state.model.pol.continuous} normal",
+        "actor's gradient": "; ".join(f"{way}: {', '.join(names) or 'none'}" for way, names in ways.items()),
+        "value target": slow,
+        "return scale": "percentiles" if algorithm == "dreamer_v3" else "none",
+        "optimizer": f"{optimizer}, {' / '.join(f'{r:g}' for r in rates)}",
+        "gamma": f"{gamma:.3g}",
+        "a replayed sequence starts from": {"zeros": "zeros"}.get(getattr(own, "initial", "zeros"), "its stored latent")
+        if getattr(own, "first_state", "zeros") == "zeros"
+        else "a learned state",
+        "batch": f"{run.batch} x {run.length}",
+        "parameters, 64 x 64 pixels": f"{sum(agent.parameters(state).values()) / 1e6:.1f} M",
+    }
+
+
+def test_the_table_of_the_dreamers_is_read_off_their_presets() -> None:
+    columns = {name: of_dreamer(*given) for name, given in DREAMERS.items()}
+    rows = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for name in columns["V1"]:
+        rows.append(f"| {name} | " + " | ".join(column[name] for column in columns.values()) + " |")
+    page = (Path(__file__).parents[1] / "docs" / "dreamers.md").read_text()
+    assert "\n".join(rows) in page, "docs/dreamers.md should hold this table:\n" + "\n".join(rows)

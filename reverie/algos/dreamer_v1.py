@@ -26,12 +26,13 @@ from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
 from reverie.model.rssm import RSSM
 from reverie.model.stoch import Gaussian
+from reverie.nn.init import Weights
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Weights):
     """The values of the paper."""
 
     deter: int = 200
@@ -128,7 +129,7 @@ SUITED: dict[str, str] = {}
 
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
     """The networks of this paper."""
-    keys, style = jax.random.split(key, 7), Style(norm="none", fan="average", act="elu")
+    keys, style = jax.random.split(key, 7), Style(norm="none", fan="average", act="elu", init=config.hidden_init)
     feat, units = config.deter + config.stoch, config.units
     shared: dict[str, Any] = {
         "units": units,
@@ -157,8 +158,20 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
     rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
     con = FlagHead(feat, units, 3, style=style, key=keys[4]) if config.continue_scale else None
-    pol = PolicyHead(act_space, feat, units, 4, unimix=0.0, scale=1.0, continuous="tanh", style=style, key=keys[5])
-    val = ScalarHead(feat, units, 3, **scalar, key=keys[6])
+    pol = PolicyHead(
+        act_space,
+        feat,
+        units,
+        4,
+        unimix=0.0,
+        scale=1.0,
+        continuous="tanh",
+        mean_init=config.mean_init,
+        std_init=config.std_init,
+        style=style,
+        key=keys[5],
+    )
+    val = ScalarHead(feat, units, 3, **scalar, init=config.critic_init, key=keys[6])
     gamma = 1.0 if config.continue_scale else config.gamma  # the head knows it
     return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
 

@@ -27,6 +27,7 @@ from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
 from reverie.model.rssm import RSSM
 from reverie.model.stoch import Categorical
+from reverie.nn.init import Weights
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam
 
@@ -34,7 +35,7 @@ STOCH = 32  # categorical variables
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Weights):
     """The values of the paper's default; `atari` and `dmc-vision` are presets."""
 
     deter: int = 1024
@@ -180,7 +181,7 @@ SUITED: dict[str, str] = {}
 
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
     """The networks of this paper."""
-    keys, style = jax.random.split(key, 7), Style(config.norm, fan="average", act="elu")
+    keys, style = jax.random.split(key, 7), Style(config.norm, fan="average", act="elu", init=config.hidden_init)
     stoch = STOCH * config.classes
     feat, units, layers = config.deter + stoch, config.units, config.layers
     shared: dict[str, Any] = {
@@ -210,9 +211,19 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     rew = ScalarHead(feat, units, layers, **scalar, key=keys[3])
     con = FlagHead(feat, units, layers, style=style, key=keys[4]) if config.discount_scale else None
     pol = PolicyHead(
-        act_space, feat, units, layers, unimix=0.0, scale=1.0, continuous="truncated", style=style, key=keys[5]
+        act_space,
+        feat,
+        units,
+        layers,
+        unimix=0.0,
+        scale=1.0,
+        continuous="truncated",
+        mean_init=config.mean_init,
+        std_init=config.std_init,
+        style=style,
+        key=keys[5],
     )
-    val = ScalarHead(feat, units, layers, **scalar, key=keys[6])
+    val = ScalarHead(feat, units, layers, **scalar, init=config.critic_init, key=keys[6])
     gamma = 1.0 if config.discount_scale else config.gamma  # the head knows it
     return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
 

@@ -43,7 +43,7 @@ DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; st
 
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
     """The networks of this paper."""
-    size, style = SIZES[config.size], Style(config.norm, config.fan)
+    size, style = SIZES[config.size], Style(config.norm, config.fan, init=config.hidden_init)
     keys = jax.random.split(key, 7)
     stoch = STOCH * size.classes
     feat = size.deter + stoch
@@ -93,10 +93,12 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
         size.behavior,
         unimix=config.policy_unimix,
         scale=config.policy_scale,
+        mean_init=config.mean_init,
+        std_init=config.std_init,
         style=style,
         key=keys[5],
     )
-    val = ScalarHead(feat, size.units, size.behavior, **scalar, key=keys[6])
+    val = ScalarHead(feat, size.units, size.behavior, **scalar, init=config.critic_init, key=keys[6])
     gamma = 1.0 if config.discount == "learned" else 1 - 1 / config.horizon
     return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
 

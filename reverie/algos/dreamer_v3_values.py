@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reverie.nn.init import Weights
+
 
 @dataclass(frozen=True)
 class Size:
@@ -46,7 +48,7 @@ SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Weights):
     """The values of the final paper, but for the size. Every one is a flag."""
 
     # Networks

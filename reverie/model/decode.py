@@ -228,7 +228,7 @@ class Decoder(eqx.Module):
             self.mlp = MLP(deter + stoch, units, layers, key=mlp_key, style=style)
             keys = jax.random.split(head_key, len(vector_spaces))
             self.heads = {
-                name: Linear(units, space.width, key=k, style=style)
+                name: Linear(units, space.width, key=k, style=style.out)
                 for (name, space), k in zip(vector_spaces.items(), keys, strict=True)
             }
         if image_spaces:

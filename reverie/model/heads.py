@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
 from reverie.nn.dists import Action, Binary, BoundedNormal, OneHot, Squared, TanhNormal, TruncatedNormal, TwoHot
+from reverie.nn.init import Output
 from reverie.nn.layers import FINAL, MLP, Linear, Style
 from reverie.nn.transforms import SYMLOG, H, integer_bins, symexp_bins, symlog_bins
 
@@ -49,11 +50,13 @@ class ScalarHead(eqx.Module):
         key: PRNGKeyArray,
         kind: Scalars = "symexp_two_hot",
         scale: float = 0.0,
+        init: Output = "paper",
         style: Style = FINAL,
     ):
         mlp_key, out_key = jax.random.split(key)
         self.bins, self.kind = 1 if kind in ("symlog_squared", "squared") else bins, kind
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
+        style, scale = style.output(init, scale)
         self.out = Linear(units, self.bins, key=out_key, scale=scale, style=style)
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Scalar:
@@ -76,7 +79,7 @@ class FlagHead(eqx.Module):
     def __init__(self, features: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL):
         mlp_key, out_key = jax.random.split(key)
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
-        self.out = Linear(units, 1, key=out_key, style=style)
+        self.out = Linear(units, 1, key=out_key, style=style.out)
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Binary:
         return Binary(self.out(self.mlp(feat))[..., 0])
@@ -88,10 +91,12 @@ class NormalOut(eqx.Module):
     mean: Linear
     std: Linear
 
-    def __init__(self, units: int, outputs: int, *, key: PRNGKeyArray, scale: float, style: Style = FINAL):
+    def __init__(
+        self, units: int, outputs: int, *, key: PRNGKeyArray, mean: tuple[Style, float], std: tuple[Style, float]
+    ):
         mean_key, std_key = jax.random.split(key)
-        self.mean = Linear(units, outputs, key=mean_key, scale=scale, style=style)
-        self.std = Linear(units, outputs, key=std_key, scale=scale, style=style)
+        self.mean = Linear(units, outputs, key=mean_key, style=mean[0], scale=mean[1])
+        self.std = Linear(units, outputs, key=std_key, style=std[0], scale=std[1])
 
 
 class PolicyHead(eqx.Module):
@@ -115,16 +120,19 @@ class PolicyHead(eqx.Module):
         unimix: float,
         scale: float = 0.01,
         continuous: Continuous = "bounded",
+        mean_init: Output = "paper",
+        std_init: Output = "paper",
         style: Style = FINAL,
     ):
         mlp_key, *keys = jax.random.split(key, 1 + len(spaces))
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
         self.spaces = tuple(sorted(spaces.items()))
         self.unimix, self.continuous = unimix, continuous
+        mean, std = style.output(mean_init, scale), style.output(std_init, scale)
         self.outs = {
-            name: (Linear if space.kind == "discrete" else NormalOut)(
-                units, space.width, key=k, scale=scale, style=style
-            )
+            name: Linear(units, space.width, key=k, style=mean[0], scale=mean[1])
+            if space.kind == "discrete"
+            else NormalOut(units, space.width, key=k, mean=mean, std=std)
             for (name, space), k in zip(self.spaces, keys, strict=True)
         }
 

@@ -77,7 +77,7 @@ class BlockGRU(eqx.Module):
         self.deter_norm, self.stoch_norm, self.action_norm = (style.norm_of(hidden) for _ in range(3))
         self.hidden = BlockLinear(deter + blocks * 3 * hidden, deter, blocks, key=keys[3], bias=bias, style=style)
         self.hidden_norm = style.norm_of(deter)
-        self.gates = BlockLinear(deter, 3 * deter, blocks, key=keys[4], style=style)
+        self.gates = BlockLinear(deter, 3 * deter, blocks, key=keys[4], style=style.out)
         self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
@@ -129,7 +129,7 @@ class DenseGRU(eqx.Module):
         keys = jax.random.split(key)
         self.hidden = Linear(stoch + action, hidden, key=keys[0], bias=style.bias, style=style)
         self.hidden_norm = style.norm_of(hidden)
-        self.gates = Linear(deter + hidden, 3 * deter, key=keys[1], bias=False, style=style)
+        self.gates = Linear(deter + hidden, 3 * deter, key=keys[1], bias=False, style=style.out)
         self.gates_norm = LayerNorm(3 * deter)
         self.act = style.act
 
@@ -160,8 +160,8 @@ class PlainGRU(eqx.Module):
     def __init__(self, deter: int, stoch: int, action: int, hidden: int, *, key: PRNGKeyArray, style: Style = FINAL):
         keys = jax.random.split(key, 3)
         self.hidden = Linear(stoch + action, hidden, key=keys[0], style=style)
-        self.from_input = Linear(hidden, 3 * deter, key=keys[1], style=style)
-        self.from_state = Linear(deter, 3 * deter, key=keys[2], style=style)
+        self.from_input = Linear(hidden, 3 * deter, key=keys[1], style=style.out)
+        self.from_state = Linear(deter, 3 * deter, key=keys[2], style=style.out)
         self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
@@ -241,10 +241,10 @@ class RSSM(eqx.Module):
         else:
             self.core = (DenseGRU if recurrence == "dense" else PlainGRU)(*widths, key=keys[0], style=style)
         self.prior_mlp = MLP(deter, hidden, prior_layers, key=keys[1], style=style)
-        self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[2], style=style)
+        self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[2], style=style.out)
         self.post_hidden = Linear(deter + tokens, hidden, key=keys[3], bias=style.bias, style=style)
         self.post_norm = style.norm_of(hidden)
-        self.post_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style)
+        self.post_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style.out)
         self.first = jnp.zeros(deter, jnp.float32) if first == "learned" else None
         self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
 

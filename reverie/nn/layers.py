@@ -14,11 +14,20 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.nn.init import truncated_normal
+from reverie.nn.init import Hidden, Output, drawn, truncated_normal
 from reverie.nn.norm import LayerNorm, NoNorm, Norm, RMSNorm
 
-Act = Literal["silu", "elu", "relu"]
-ACTIVATIONS: dict[Act, Callable[[Array], Array]] = {"silu": jax.nn.silu, "elu": jax.nn.elu, "relu": jax.nn.relu}
+Act = Literal["silu", "elu", "relu", "linear"]
+ACTIVATIONS: dict[Act, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "relu": jax.nn.relu,
+    "linear": lambda x: x,
+}
+# One over the root mean square of an activation whose input is a unit normal: what its weights are scaled by, so that
+# the next layer gets a unit normal again. For ReLU the usual square root of two; for ELU it is
+# (1/2 + e^2 Phi(-2) - 2 sqrt(e) Phi(-1) + 1/2)^(-1/2), the square of e^x - 1 integrated over the negative half.
+GAINS: dict[Act, float] = {"silu": 1.676532, "elu": 1.245198, "relu": math.sqrt(2), "linear": 1.0}
 
 
 class Style(NamedTuple):
@@ -28,11 +37,13 @@ class Style(NamedTuple):
       norm: what normalises hidden units. A LayerNorm has an offset of its own: no layer before it needs a bias.
       fan: initial weights have a variance of one over the inputs, or over the mean of inputs and outputs.
       act: the activation of hidden units, behind the norm.
+      init: what initial weights are drawn from, where it is not what the paper says.
     """
 
     norm: Literal["rms", "layer", "none"] = "rms"
     fan: Literal["in", "average"] = "in"
     act: Act = "silu"
+    init: Hidden = "paper"
 
     @property
     def bias(self) -> bool:
@@ -44,9 +55,23 @@ class Style(NamedTuple):
 
     def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int], scale: float = 1.0) -> Array:
         """Initial weights of units with these numbers of inputs and outputs."""
+        if self.init != "paper" and scale:
+            return scale * drawn(self.init, key, shape, fans[0], GAINS[self.act])
         return truncated_normal(key, shape, fans[0] if self.fan == "in" else sum(fans) / 2, scale)
 
+    @property
+    def out(self) -> Style:
+        """Of a layer that no activation follows."""
+        return self._replace(act="linear")
 
+    def output(self, init: Output, scale: float) -> tuple[Style, float]:
+        """The style and the scale of a last layer: those given, or what `init` says instead."""
+        if init == "paper":
+            return self.out, scale
+        return self.out._replace(init="orthogonal" if init == "orthogonal" else "paper"), _SCALES[init]
+
+
+_SCALES: dict[Output, float] = {"small": 0.01, "orthogonal": 1.0, "zero": 0.0}
 FINAL = Style()
 
 

@@ -1,4 +1,4 @@
-"""The MuZero family through the loop of the house: exact resume with one trace per function, debug mode, presets."""
+"""Every algorithm through the loop of the house: exact resume with one trace per function, debug mode, presets."""
 
 from __future__ import annotations
 
@@ -30,8 +30,17 @@ QUICK: dict[str, Any] = {
     "video_every": 0,
     "checkpoint_every": 24,
 }
+DREAMER: dict[str, Any] = {"imagination": 2, "length": 8, "replay_ratio": 8.0, "warmup": 20}
+OWN: dict[str, dict[str, Any]] = {
+    "dreamer_v1": DREAMER
+    | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0},
+    "dreamer_v2": DREAMER | {"deter": 8, "classes": 2, "hidden": 8, "units": 8, "layers": 1, "slow_every": 3},
+    **{name: planners.SMALL | own for name, own in planners.OWN.items()},
+}
 # What each of them is asked to live in: on the host, on the device, with one player and with two.
 CASES = [
+    pytest.param("dreamer_v1", "CartPole-v1", marks=pytest.mark.slow),
+    pytest.param("dreamer_v2", "Pendulum-v1", marks=pytest.mark.slow),
     ("gumbel_muzero", "CartPole-v1"),
     ("gumbel_muzero", "pgx:tic_tac_toe"),
     pytest.param("muzero", "device:CartPole", marks=pytest.mark.slow),
@@ -42,7 +51,7 @@ CASES = [
 
 
 def values(algorithm: str, env: str, **others: Any) -> dict[str, Any]:
-    own = {**QUICK, **planners.SMALL, **planners.OWN[algorithm], **others}
+    own = {**QUICK, **OWN[algorithm], **others}
     if ":" in env:
         own |= {"network": "mlp"}
     if env.startswith("pgx:"):
@@ -60,26 +69,31 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     algorithm: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    reanalyse = 0.0 if env.startswith("pgx:") else 0.25
-    result = train(algorithm, env, whole, reanalyse=reanalyse)
+    own = {"reanalyse": 0.25} if algorithm in planners.FAMILY and not env.startswith("pgx:") else {}
+    result = train(algorithm, env, whole, **own)
     assert result.updates > 10
     assert result.traces["train"] == 1
     assert {name: n for name, n in result.traces.items() if n > 1} == {}
     with monkeypatch.context() as patch:
         kill_at(patch, 8 if ":" in env else 30)  # between two checkpoints
         with pytest.raises(Killed):
-            train(algorithm, env, killed, reanalyse=reanalyse)
-    train(algorithm, env, killed, reanalyse=reanalyse)
+            train(algorithm, env, killed, **own)
+    train(algorithm, env, killed, **own)
     assert_same(whole, killed)
+    if algorithm not in planners.FAMILY:
+        return
     saved = state(whole)
     assert len(np.unique(saved["replay/out/priority"])) > 5, "training wrote priorities back"
     assert (saved["replay/out/policy"].sum(-1) > 0.99).all()
 
 
-@pytest.mark.slow  # tests/test_cli.py does it with the other family, in every run of the suite
-def test_debug_runs_without_jit(tmp_path: Path) -> None:
-    others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, "simulations": 2}
-    assert train("gumbel_muzero", "CartPole-v1", tmp_path, **others).updates > 0
+@pytest.mark.slow  # tests/test_cli.py does it in every run of the suite, with the fake
+@pytest.mark.parametrize(
+    ("algorithm", "own"), [("gumbel_muzero", {"simulations": 2}), ("dreamer_v1", {}), ("dreamer_v2", {})]
+)
+def test_debug_runs_without_jit(algorithm: str, own: dict[str, Any], tmp_path: Path) -> None:
+    others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, **own}
+    assert train(algorithm, "CartPole-v1", tmp_path, **others).updates > 0
 
 
 def test_an_env_that_has_a_preset_of_its_own_gets_it() -> None:
