@@ -520,6 +520,34 @@ class LoadedAgent:
         dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
         return dream
 
+    def drive(
+        self,
+        sequences: int = 4,
+        length: int = DREAMT,
+        seen: int = SEEN,
+        fresh: bool = False,
+        seed: int = 0,
+    ) -> Row:
+        """What the policy does in the model's imagination alone, after a few real rows.
+
+        Args:
+          sequences, fresh, seed: of `rows`.
+          length: T of what comes back, of which the first `seen` rows are real; then the policy acts greedily.
+
+        Returns:
+          numpy arrays `[B, T, ...]`: decoded `obs/<key>`, `reward`, and `valid`; `Dreamer.drive` says more.
+
+        Raises:
+          ConfigError: not 1 to T - 1 rows are seen, or the algorithm decodes nothing.
+        """
+        if not isinstance(self.agent, Dreamer):
+            raise ConfigError(f"{self.config.algorithm} cannot show what it imagines: a Dreamer decodes its latents")
+        if not 0 < seen < length:
+            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is imagined")
+        drive = jax.jit(self.agent.drive, static_argnums=2)
+        driven: Row = jax.device_get(drive(self.state, self.rows(sequences, seen, fresh, seed), length - seen))
+        return driven
+
     def think(
         self,
         step: int = 0,

@@ -34,7 +34,7 @@ reverie: agents that learn a model of their world and act by imagining it
 
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
   reverie eval RUN [--episodes N] [--video out.mp4] [--planner none|gumbel|puct] [--simulations N]
-  reverie dream RUN [--out FILE] [--key NAME] [--fresh]
+  reverie dream RUN [--out FILE] [--key NAME] [--fresh] [--policy]
   reverie think RUN [--step N] [--out FILE.svg|.png] [--planner gumbel|puct] [--simulations N]
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
@@ -101,6 +101,9 @@ class Dream:
     """Rows that it then imagines."""
     sequences: int = 16
     """Dreams that the errors are means of; the four longest are shown."""
+    policy: bool = False
+    """The policy drives: after the rows seen it acts in its own imagination, instead of what was really done. A video
+    of an image, and no errors: nothing is known of what would have happened. Dreamers only."""
     fresh: bool = False
     """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
     seed: int = 0
@@ -282,6 +285,8 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     key = _subject(seen, flags.key, suffix)
     is_image = key in seen and seen[key].pictured
     folder = RunDirectory(agent.path).videos
+    if flags.policy:
+        return _drive(flags, console, agent, key if is_image else "")
     path = Path(flags.out or folder / f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
     rows = agent.rows(flags.sequences, flags.seen + flags.dreamt, flags.fresh, flags.seed)
     dreams = agent.dream(seen=flags.seen, rows=rows)
@@ -306,6 +311,28 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     console.print(_table("", ["error / variance", *horizons], cells))
     console.print(f"picture: {path}", soft_wrap=True)
     _output(flags.json, {"path": str(path), "step": agent.step, "seen": flags.seen, "errors": errors})
+    return 0
+
+
+def _drive(flags: Dream, console: Console, agent: Any, key: str) -> int:
+    """The other half of `dream`: the policy acts in its imagination."""
+    from reverie.run.directory import RunDirectory
+    from reverie.view import dream as view
+    from reverie.view import video
+
+    if not key:
+        raise ConfigError("--policy draws a video of an image, and this is none: from Python, `load(run).drive()`")
+    path = Path(flags.out or RunDirectory(agent.path).videos / f"drive-{agent.moment:09d}{video.BEST}")
+    rows = agent.drive(flags.sequences, flags.seen + flags.dreamt, flags.seen, flags.fresh, flags.seed)
+    video.write(path, view.driven(rows, f"obs/{key}", flags.seen), view.FPS)
+    gained = (rows["reward"] * rows["valid"])[:, flags.seen :].sum(1)
+    console.print(
+        f"{agent.config.run.env} after {agent.step:,} steps: {flags.sequences} imagined drives of {flags.dreamt} steps "
+        f"from {flags.seen} rows seen, mean reward {gained.mean():.3g} in all",
+        soft_wrap=True,
+    )
+    console.print(f"picture: {path}", soft_wrap=True)
+    _output(flags.json, {"path": str(path), "step": agent.step, "seen": flags.seen, "rewards": gained.tolist()})
     return 0
 
 

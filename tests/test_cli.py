@@ -77,6 +77,8 @@ def test_dream_draws_and_tells_the_errors(capsys: pytest.CaptureFixture[str]) ->
     for flags in plots:
         path = Path(answer(capsys, "dream", "x", *flags)["path"])
         assert path.read_bytes().startswith(b"\x89PNG"), flags
+    code, _, err = run(capsys, "dream", "x", "--policy")
+    assert (code, "fake cannot show what it imagines" in err) == (2, True), err
     code, out, _ = run(capsys, "dream", "x", "--fresh", "--sequences", "2")
     assert code == 0
     assert "2 dreams, 5 rows seen and 45 imagined" in out
@@ -302,6 +304,9 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--actor-gradient", "dynamics"], "--actor-gradient auto"),
         (["train", "dreamer_v3", "--preset", "catch", "--image-size", "30"], "--image-size 64"),
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--kernel", "4"], "3 or 5 with --convolutions pool"),
+        ([*TRAIN, "--collector", "a:b"], "--schedule model-then-policy"),
+        ([*TRAIN, "--schedule", "model-then-policy", "--collector", "a:b"], "no module 'a'"),
+        ([*TRAIN, "--schedule", "model-then-policy", "--offline", "nowhere"], "there is no run"),
         (["diff", "v3-natur", "quick"], "did you mean 'v3-nature'?"),
         (["diff", "quick", "runs/nowhere"], "no run's directory"),
         (["list", "quikc"], "did you mean 'quick'?"),
@@ -416,3 +421,18 @@ def test_help_documents_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert text in out
     assert run(capsys, "--version")[0] == 0
+
+
+@pytest.mark.slow
+def test_a_dreamer_drives_in_its_imagination(capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "depth": 1, "vector-layers": 1, "video-every": 0}
+    phases = {"schedule": "model-then-policy", "steps": 40, "model-updates": 1, "policy-updates": 1, "length": 4}
+    flags = [x for k, v in (small | phases | {"batch": 2, "run": "x"}).items() for x in (f"--{k}", str(v))]
+    told = answer(capsys, "train", "dreamer_v1", "--env", "reverie.envs.toy:Catch", "--workers", "inline", *flags)
+    assert (told["steps"], told["updates"]) == (40, 2)
+    told = answer(capsys, "dream", "x", "--policy", "--dreamt", "6", "--sequences", "2")
+    assert (told["step"], told["seen"], len(told["rewards"])) == (40, 5, 2)
+    assert told["path"].startswith("x/videos/drive-000000042.")
+    assert Path(told["path"]).stat().st_size > 500
+    code, _, err = run(capsys, "dream", "x", "--policy", "--key", "reward")
+    assert (code, "--policy draws a video of an image" in err) == (2, True), err

@@ -273,7 +273,7 @@ class Dreamer:
             action = self.decide(state.model, latent, obs, mode, act_key)
             if mode == "train":
                 action = self.explored(action, jax.random.fold_in(act_key, 1))
-        action = {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
+        action = self._bounded(action)
         carry = Carry(latent, flat(self.act_space, action), key)
         return carry, prefixed("action/", action), self.stored(latent)
 
@@ -312,6 +312,10 @@ class Dreamer:
         ((name, space),) = self.act_space.items()
         actions = {name: jnp.arange(space.width, dtype=jnp.int32).reshape(-1, *space.shape)}
         return actions, self.search(state.model, latent, act_key, obs.get("obs/legal"), greedy=True)
+
+    def _bounded(self, action: dict[str, Array]) -> dict[str, Array]:
+        """Vectors in [-1, 1], as every env takes them."""
+        return {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
 
     def random_action(self, batch: int, key: PRNGKeyArray) -> dict[str, Array]:
         action = {}
@@ -508,6 +512,31 @@ class Dreamer:
         rows, _, latents, valid = self._open_loop(state, batch, seen)
         return self._decoded(state.model, rows, latents, valid)
 
+    def drive(self, state: State, batch: Row, length: int) -> Row:
+        """The policy in its own imagination: it sees the T rows of a batch, then acts greedily for `length` steps.
+
+            row      1 .. T   | T+1   T+2  ...  T+length
+            latent   observed | imagined from what the policy does at T, T+1, ...
+
+        Changes nothing; the same state and batch give the same drive. `length` is static under jit.
+
+        Returns:
+          decoded `obs/<key>` and `reward`, `[B, T + length, ...]` in the units of `Dream`, and `valid`, bool: False
+          after an imagined row of which the model thinks that the world likelier ends there than not.
+        """
+        model, key = state.model, jax.random.fold_in(state.key, state.updates)
+        rows, latents, _ = self._observe(model, batch, key)
+        act = lambda latent, _: self._bounded({k: d.pred() for k, d in model.pol(features(latent)).items()})
+        imagined, _ = rollout(model, act, jax.tree.map(lambda x: x[:, -1], latents), length, key)
+        latents = jax.tree.map(lambda x, y: jnp.concatenate([x, jnp.swapaxes(y[1:], 0, 1)], 1), latents, imagined)
+        drive = self._decoded_latents(model, latents)
+        seen = rows["reward"].shape[1]
+        ended = jnp.zeros_like(drive["reward"], bool)
+        if model.con is not None:
+            ended = (model.con(features(latents)).prob() < 0.5).at[:, :seen].set(False)
+        before = jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], 1)
+        return drive | {"valid": jnp.cumsum(before, 1) == 0}
+
     def _open_loop(self, state: State, batch: Row, seen: int) -> tuple[Row, Latent, Latent, Array]:
         """The rows, their latents with every row seen, their latents in the dream, and where the dream is valid.
 
@@ -534,11 +563,14 @@ class Dreamer:
 
     def _decoded(self, model: Model, rows: Row, latents: Latent, valid: Array) -> Dream:
         """Rows and latents `[B, T]` as a person can look at them."""
+        dream = self._decoded_latents(model, latents)
+        seen = {key: self._target(key.removeprefix("obs/"), rows) for key in dream if key != "reward"}
+        return Dream({"reward": rows["reward"]} | seen, dream, valid)
+
+    def _decoded_latents(self, model: Model, latents: Latent) -> Row:
+        """What latents `[B, T]` look like: `obs/<key>` and `reward`."""
         reward, _ = model.predict(latents)
-        truth, dream = {"reward": rows["reward"]}, {"reward": reward}
-        for name, dist in self._decode(model, latents).items():
-            truth[f"obs/{name}"], dream[f"obs/{name}"] = self._target(name, rows), dist.pred()
-        return Dream(truth, dream, valid)
+        return {"reward": reward} | {f"obs/{k}": dist.pred() for k, dist in self._decode(model, latents).items()}
 
     def _errors(self, model: Model, latents: Latent, rows: Row) -> dict[str, Array]:
         """Error `[B, T]` of every decoded observation and of the reward."""

@@ -112,6 +112,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 2_500_000,
         "within_episodes": True,
     },
+    # World model first: nobody but the driver by hand touches the wheel before the end.
+    "carracing": LAPTOP
+    | {
+        "env": "CarRacing-v3",
+        "image_size": 64,
+        "action_repeat": 5,
+        "time_limit": 500,
+        "schedule": "model-then-policy",
+        "collector": "reverie.envs.box2d:drive",
+        "steps": 6000,
+        "model_updates": 1500,
+        "policy_updates": 1500,
+        "batch": 8,
+        "length": 16,
+        "stoch": 24,
+        "free_nats": 1.0,
+        "gamma": 0.95,
+        "critic_learning_rate": 1e-3,
+        "log_every": 250,
+        "eval_every": 0,
+        "report_every": 0,
+        "video_every": 3000,
+        "checkpoint_every": 500,
+    },
     "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 8000, "free_nats": 1.0},
     "catch": LAPTOP
     | {

@@ -220,3 +220,32 @@ def test_what_cannot_be_says_what_to_type(whole: Path, tmp_path: Path) -> None:
         reverie.train("gumbel_muzero", run=tmp_path / "muzero", **QUICK)
     assert not (tmp_path / "refused" / "config.json").exists(), "nothing was begun"
     refused("raise --steps, or lower --length", steps=3)
+
+
+# ---------------------------------------------------------------------------------- real Dreamers
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dreamer_v1": {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "depth": 1, "vector_layers": 1},
+    "dreamer_v2": {"deter": 8, "stoch": 4, "classes": 2, "hidden": 8, "units": 8, "depth": 1, "layers": 1},
+    "dreamer_v3": {"size": "200k"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", SMALL)
+def test_a_real_dreamer_learns_in_phases_and_survives_a_kill_in_each(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = QUICK | SMALL[algorithm] | {"imagination": 3, "eval_episodes": 0, "report_every": 0}
+    run = reverie.train(algorithm, run=tmp_path / "whole", **values)
+    assert (run.steps, run.updates) == (42, 43)
+    for call in (9, 30, 50):
+        with monkeypatch.context() as patch:
+            kill_at(patch, call, "turn")
+            with pytest.raises(Killed):
+                reverie.train(algorithm, run=tmp_path / "killed", **values)
+    reverie.train(algorithm, run=tmp_path / "killed", **values)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    model, policy = ([r for r in metrics(tmp_path / "whole") if r["phase"] == phase] for phase in (1, 2))
+    assert all("loss/dynamics" in r and "loss/policy" not in r for r in model)
+    assert all("loss/policy" in r and "loss/dynamics" not in r for r in policy)
