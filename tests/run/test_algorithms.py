@@ -96,7 +96,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 @pytest.mark.slow  # tests/test_cli.py does it in every run of the suite, with the fake
 @pytest.mark.parametrize(
     ("algorithm", "own"),
-    [("gumbel_muzero", {"simulations": 2}), ("dreamer_v1", {}), ("dreamer_v2", {}), ("dream_ppo", {})],
+    [
+        ("gumbel_muzero", {"simulations": 2}),
+        ("dreamer_v1", {}),
+        ("dreamer_v2", {}),
+        ("dream_ppo", {"model_updates": 1, "policy_updates": 1, "epochs": 1, "length": 4}),
+    ],
 )
 def test_debug_runs_without_jit(algorithm: str, own: dict[str, Any], tmp_path: Path) -> None:
     others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, **own}
