@@ -15,6 +15,7 @@ from reverie import algos, api, health
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space
+from reverie.model.unroll import Towers
 
 KEY = jax.random.key(0)
 AGENTS = {name: small_agent(name) for name in FAMILY}
@@ -245,6 +246,16 @@ def test_towers_learn_from_boards_and_pictures(obs):
     assert state.model.gamma == (-0.997 if "player" in obs else 0.997)
     grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(state.model), batch, jnp.int32(0), KEY)
     assert all((g != 0).any() for g in jax.tree.leaves(grads))
+
+
+def test_on_boards_the_dynamics_see_in_which_column_an_action_is():
+    spaces = {"board": Space("planes", (6, 7, 2))}
+    body = Towers(spaces, 7, blocks=0, channels=2, read_channels=1, halvings=0, key=KEY)
+    only_places = body.action.weight.at[:, :, :-1].set(0) / 100  # neither the state nor the constant planes count
+    body = eqx.tree_at(lambda b: b.action.weight, body, only_places)
+    state = jnp.full((6, 7, 2), 0.5).at[0, 0].set(jnp.array([0.0, 1.0]))
+    change = body.advance(state, jax.nn.one_hot(4, 7)) - state
+    assert (jnp.abs(change).max((0, 2)) > 1e-5).tolist() == [False, False, False, True, True, True, False]
 
 
 def test_the_gradient_into_the_root_is_halved_at_every_step():
