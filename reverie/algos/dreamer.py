@@ -435,6 +435,7 @@ class Dreamer:
         legal = None if legal is None else legal.reshape(-1, legal.shape[-1])
         found = self.search(stop_gradient(model), starts, key, legal, greedy=False)
         (policy,) = model.pol(features(starts)).values()
+        assert isinstance(policy, OneHot)
         target, logp = stop_gradient(found.policy), policy.logp[..., 0, :]
         distance = -(target * logp).sum(-1)
         surplus = stop_gradient(distance) - jax.scipy.special.entr(target).sum(-1)
