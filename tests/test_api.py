@@ -193,6 +193,7 @@ def test_a_planner_of_a_run_can_be_left_out() -> None:
     assert api.searching(saved, None, None) == saved
     assert api.searching(saved, "none", None).agent.planner == "none"
     assert api.searching(saved, None, 9).agent.simulations == 9
+    assert api.searching(saved, "gumbel", None, 0.02).agent.planner_scale == 0.02
     assert api.searching(config.default("muzero"), None, 9).agent.simulations == 9
     for algorithm, planner, simulations, message in (
         ("muzero", "puct", None, "muzero has no planner: it searches in its own way, and --simulations N"),
