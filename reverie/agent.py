@@ -162,6 +162,17 @@ class Agent(Protocol):
 
 
 @runtime_checkable
+class Divided(Agent, Protocol):
+    """An agent that can learn its model without its behaviour, and the reverse."""
+
+    parts: tuple[Part, ...]  # all three
+
+    def train(self, state: State, batch: Row, part: Part = "all") -> tuple[State, Row, Metrics]:
+        """As `Agent.train`; with `model` or `behavior` no parameter of the other moves. `part` is static under jit."""
+        ...
+
+
+@runtime_checkable
 class WorldModel(Protocol):
     """What imagination and search both need. Latents are pytrees with any leading axes."""
 

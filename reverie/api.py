@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
 from rich.console import Console
 
 from reverie import algos, config, files
-from reverie.agent import DREAMT, SEEN, Agent, Carry, Dream, Mode
+from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
+from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
+from reverie.algos.planning import Planning
 from reverie.behavior.search import Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import Config, ConfigError, RunConfig
@@ -33,12 +35,13 @@ from reverie.envs.workers import episode_seed
 from reverie.envs.wrappers import native_action, observe
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row, bytes_per_row
-from reverie.run import dreams, loop
+from reverie.run import dreams, loop, offline, phases
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import Collector
 from reverie.run.directory import RunDirectory
 from reverie.run.loop import Evaluation, Result
 from reverie.run.rollout import DeviceCollector
+from reverie.run.script import Script
 from reverie.view.tree import Branches, Thought
 
 logger = logging.getLogger("reverie")
@@ -196,6 +199,7 @@ def spec_of(run: RunConfig) -> EnvSpec:
         time_limit=run.time_limit,
         image_size=run.image_size,
         gray=run.gray,
+        targets=run.targets,
         kwargs=run.env_kwargs,
     )
 
@@ -211,6 +215,7 @@ class Plan:
       parameters: `{"total": n, "modules": {name: n}}`.
       replay_bytes: memory that replay takes by the end of the run.
       updates: that the run does in all.
+      env_steps: that it takes in all, evaluations aside.
     """
 
     parameters: dict[str, Any]
@@ -220,6 +225,7 @@ class Plan:
     precision: str
     size: str | None
     updates: int
+    env_steps: int
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -228,17 +234,23 @@ class Plan:
         """Prints the plan of a run that begins in `path`."""
         run, total = conf.run, self.parameters["total"]
         size = f"size {self.size}, " if self.size else ""
-        wanted = min(run.replay_size, run.steps)
+        wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
+        learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
+        if phases.apart(run):
+            first = f"replay of {run.offline}" if run.offline else "env steps"
+            learned = (
+                f"schedule     {first}, {run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
+            )
         console.print(
-            f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {run.steps:,} steps, "
+            f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {self.env_steps:,} steps, "
             f"{self.updates:,} updates\n"
             f"  run          {path}\n"
             f"  model        {size}{total:,} parameters\n"
             f"  device       {self.device}, {self.precision}\n"
             f"  envs         {run.envs} ({workers})\n"
-            f"  replay ratio {run.replay_ratio:g} trained steps per env step\n"
+            f"  {learned}\n"
             f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
             f"  checkpoint   {every}",
             highlight=False,
@@ -261,9 +273,16 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     """What `conf` comes to.
 
     Raises:
-      ConfigError: replay cannot hold what it must, or more than the machine has.
+      ConfigError: replay cannot hold what it must, or more than the machine has; or the model is to be learned first,
+        and the algorithm cannot do that; or the run to learn from lived in another env.
+      UnusableEnv: there is no such collector.
     """
     run = conf.run
+    if phases.apart(run) and not isinstance(agent, Divided):
+        raise ConfigError(
+            f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
+            "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
+        )
     modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
     capacity, window = loop.capacity(run, agent), loop.window(run, agent)
     width = bytes_per_row(loop.fields(agent))
@@ -273,6 +292,12 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
             f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
         )
     rows = min(capacity, run.steps)
+    if run.offline:
+        source = offline.source(run.offline)
+        source.check(loop.fields(agent), run.envs)
+        rows = min(capacity, source.rows)
+    if run.collector:
+        Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
     memory = _memory()
     if rows * width > 0.9 * memory:
         raise ConfigError(
@@ -286,7 +311,10 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         device=_described(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
-        updates=loop.ratio(run, agent).total(run.steps),
+        updates=run.model_updates + run.policy_updates
+        if phases.apart(run)
+        else loop.ratio(run, agent).total(run.steps),
+        env_steps=phases.env_steps(run),
     )
 
 
@@ -345,7 +373,7 @@ def _memory() -> int:
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what an env says about itself."""
-    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray")}
+    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "targets")}
     own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
     if spec.kwargs:
         own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)
@@ -362,12 +390,19 @@ class LoadedAgent:
     """A trained agent. Acts in the env's own words: raw observations in, raw actions out.
 
     Attributes:
-      config: of its run.
+      config: of its run, with the search that was asked for.
       step: env steps it was trained for.
+      moment: the same, plus the updates if these came after them: of names and random keys.
       env: one of its kind, as the agent sees it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], env: EnvLike | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        env: EnvLike | None = None,
+        planner: str | None = None,
+        simulations: int | None = None,
+    ) -> None:
         self.path = Path(path)
         saved = saved_config(self.path)
         if saved is None:
@@ -375,7 +410,8 @@ class LoadedAgent:
         checkpoint = Checkpoints(RunDirectory(self.path).checkpoints).load_latest()
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
-        self.config, self.step = saved, checkpoint.step
+        saved = searching(saved, planner, simulations)
+        self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
         self.spec = env_spec(env) if env is not None else spec_of(saved.run)
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
@@ -484,6 +520,34 @@ class LoadedAgent:
         dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
         return dream
 
+    def drive(
+        self,
+        sequences: int = 4,
+        length: int = DREAMT,
+        seen: int = SEEN,
+        fresh: bool = False,
+        seed: int = 0,
+    ) -> Row:
+        """What the policy does in the model's imagination alone, after a few real rows.
+
+        Args:
+          sequences, fresh, seed: of `rows`.
+          length: T of what comes back, of which the first `seen` rows are real; then the policy acts greedily.
+
+        Returns:
+          numpy arrays `[B, T, ...]`: decoded `obs/<key>`, `reward`, and `valid`; `Dreamer.drive` says more.
+
+        Raises:
+          ConfigError: not 1 to T - 1 rows are seen, or the algorithm decodes nothing.
+        """
+        if not isinstance(self.agent, Dreamer):
+            raise ConfigError(f"{self.config.algorithm} cannot show what it imagines: a Dreamer decodes its latents")
+        if not 0 < seen < length:
+            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is imagined")
+        drive = jax.jit(self.agent.drive, static_argnums=2)
+        driven: Row = jax.device_get(drive(self.state, self.rows(sequences, seen, fresh, seed), length - seen))
+        return driven
+
     def think(
         self,
         step: int = 0,
@@ -503,20 +567,19 @@ class LoadedAgent:
         Raises:
           ConfigError: the algorithm does not search, or the episode ends before this step.
         """
-        if not isinstance(self.agent, MuZero):
+        agent = self.agent
+        if not isinstance(agent, MuZero | Dreamer) or getattr(agent.config, "planner", "") == "none":
             raise ConfigError(
                 f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
-                f"`reverie dream {self.path}` shows what it imagines"
+                f"`reverie dream {self.path}` shows what it imagines, and where actions are one discrete choice "
+                "--planner gumbel has a Dreamer search"
             )
         for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"--{name} must be {least} or more, got {value}")
-        agent = self.agent
         if simulations is not None:
-            more = dataclasses.replace(
-                self.config, agent=dataclasses.replace(self.config.agent, simulations=simulations)
-            )
-            agent = make_agent(more, self.env.obs_space, self.env.act_space)
+            more = searching(self.config, None, simulations)
+            agent = cast("MuZero | Dreamer", make_agent(more, self.env.obs_space, self.env.act_space))
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
         seen, carry = self._reach(step, seed) if obs is None else (observe(self.env, obs), carry)
@@ -626,18 +689,50 @@ def _named(action: Mapping[str, np.ndarray]) -> str:
     return next(iter(parts.values())) if len(parts) == 1 else ", ".join(f"{k} {text}" for k, text in parts.items())
 
 
-def load(path: str | os.PathLike[str], env: EnvLike | None = None) -> LoadedAgent:
+def load(
+    path: str | os.PathLike[str],
+    env: EnvLike | None = None,
+    planner: str | None = None,
+    simulations: int | None = None,
+) -> LoadedAgent:
     """The agent of the newest checkpoint of a run.
 
     Args:
       path: the run's directory.
       env: needed only if the run's env was a function that cannot be imported by name.
+      planner: of a Dreamer: how it searches before it acts (none, gumbel or puct), whatever it was trained with; the
+        run's own if left out.
+      simulations: of each search, of Dreamers and of the MuZero family; the run's own if left out.
 
     Raises:
-      ConfigError: there is no run, or no checkpoint in it yet.
+      ConfigError: there is no run, or no checkpoint in it yet, or it cannot search as asked for.
+      Unsuitable: the actions are not one discrete choice, and a planner is asked for.
       Mismatch: the env has other spaces than the agent was trained with.
     """
-    return LoadedAgent(path, env)
+    return LoadedAgent(path, env, planner, simulations)
+
+
+def searching(conf: Config, planner: str | None, simulations: int | None) -> Config:
+    """`conf` with another search when acting; what is None stays.
+
+    Raises:
+      ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
+    """
+    own: dict[str, Any] = {}
+    if planner is not None:
+        if not isinstance(conf.agent, Planning):
+            own_way = "it searches in its own way, and --simulations N says how much"
+            has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
+            raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
+        own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
+    if simulations is not None:
+        own["simulations"] = simulations
+        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
+            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
+    try:
+        return config.override(conf, **own)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def evaluate(
@@ -667,7 +762,7 @@ def evaluate(
         raise ConfigError(f"--opponent {opponent}, but {agent.spec.id} is no game of two players: leave it out")
     seed = loop.seeds(run.seed).evaluation if seed is None else seed
     with loop.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
-        key = loop.evaluation_key(run.seed, agent.step)
+        key = loop.evaluation_key(run.seed, agent.moment)
         compiled = loop.Compiled(agent.agent)
         played = loop.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent or run.opponent)
     assert played is not None, "only a signal gives up an evaluation"

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -33,9 +33,9 @@ OVERVIEW = """\
 reverie: agents that learn a model of their world and act by imagining it
 
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
-  reverie eval RUN [--episodes N] [--video out.mp4]
-  reverie dream RUN [--out FILE] [--key NAME] [--fresh]
-  reverie think RUN [--step N] [--out FILE.svg|.png] [--simulations N]
+  reverie eval RUN [--episodes N] [--video out.mp4] [--planner none|gumbel|puct] [--simulations N]
+  reverie dream RUN [--out FILE] [--key NAME] [--fresh] [--policy]
+  reverie think RUN [--step N] [--out FILE.svg|.png] [--planner gumbel|puct] [--simulations N]
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
   reverie check-env ENV
@@ -75,6 +75,11 @@ class Eval:
     opponent: str = ""
     """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
     from each seat. Empty: that of the run's own evaluations."""
+    planner: Literal["none", "gumbel", "puct"] | None = None
+    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    was trained."""
+    simulations: int | None = None
+    """Of each search: imagined steps per decision. None: those of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -96,6 +101,9 @@ class Dream:
     """Rows that it then imagines."""
     sequences: int = 16
     """Dreams that the errors are means of; the four longest are shown."""
+    policy: bool = False
+    """The policy drives: after the rows seen it acts in its own imagination, instead of what was really done. A video
+    of an image, and no errors: nothing is known of what would have happened. Dreamers only."""
     fresh: bool = False
     """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
     seed: int = 0
@@ -106,9 +114,9 @@ class Dream:
 
 @dataclass(frozen=True)
 class Think:
-    """Draws the search behind one decision of a run that searches, the MuZero family: what was tried how often, what it
-    was worth, and what that did to the policy. Continuous actions are drawn anew at every node: below the root, #3 is
-    number 3 of a node's own. What chance does is called c3."""
+    """Draws the search behind one decision of a run that searches, the MuZero family or a Dreamer with a planner: what
+    was tried how often, what it was worth, and what that did to the policy. Continuous actions are drawn anew at every
+    node: below the root, #3 is number 3 of a node's own. What chance does is called c3."""
 
     run: tyro.conf.Positional[str]
     """The run's directory."""
@@ -120,6 +128,9 @@ class Think:
     """A picture: .png or .svg. Empty: think-<step>.png in the run's videos/."""
     depth: int = 3
     """Steps from the root that the picture shows."""
+    planner: Literal["none", "gumbel", "puct"] | None = None
+    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    was trained."""
     simulations: int | None = None
     """Of this search. None: those of the run. The steps before are decided with those of the run."""
     json: bool = False
@@ -235,7 +246,7 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
 
     if flags.video:
         video.check_suffix(Path(flags.video))
-    agent = api.load(flags.run)
+    agent = api.load(flags.run, planner=flags.planner, simulations=flags.simulations)
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None)
     console.print(
         f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "
@@ -274,7 +285,9 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     key = _subject(seen, flags.key, suffix)
     is_image = key in seen and seen[key].pictured
     folder = RunDirectory(agent.path).videos
-    path = Path(flags.out or folder / f"dream-{agent.step:09d}{video.BEST if is_image else '.png'}")
+    if flags.policy:
+        return _drive(flags, console, agent, key if is_image else "")
+    path = Path(flags.out or folder / f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
     rows = agent.rows(flags.sequences, flags.seen + flags.dreamt, flags.fresh, flags.seed)
     dreams = agent.dream(seen=flags.seen, rows=rows)
     name = f"obs/{key}" if key in seen else key
@@ -298,6 +311,28 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     console.print(_table("", ["error / variance", *horizons], cells))
     console.print(f"picture: {path}", soft_wrap=True)
     _output(flags.json, {"path": str(path), "step": agent.step, "seen": flags.seen, "errors": errors})
+    return 0
+
+
+def _drive(flags: Dream, console: Console, agent: Any, key: str) -> int:
+    """The other half of `dream`: the policy acts in its imagination."""
+    from reverie.run.directory import RunDirectory
+    from reverie.view import dream as view
+    from reverie.view import video
+
+    if not key:
+        raise ConfigError("--policy draws a video of an image, and this is none: from Python, `load(run).drive()`")
+    path = Path(flags.out or RunDirectory(agent.path).videos / f"drive-{agent.moment:09d}{video.BEST}")
+    rows = agent.drive(flags.sequences, flags.seen + flags.dreamt, flags.seen, flags.fresh, flags.seed)
+    video.write(path, view.driven(rows, f"obs/{key}", flags.seen), view.FPS)
+    gained = (rows["reward"] * rows["valid"])[:, flags.seen :].sum(1)
+    console.print(
+        f"{agent.config.run.env} after {agent.step:,} steps: {flags.sequences} imagined drives of {flags.dreamt} steps "
+        f"from {flags.seen} rows seen, mean reward {gained.mean():.3g} in all",
+        soft_wrap=True,
+    )
+    console.print(f"picture: {path}", soft_wrap=True)
+    _output(flags.json, {"path": str(path), "step": agent.step, "seen": flags.seen, "rewards": gained.tolist()})
     return 0
 
 
@@ -334,7 +369,7 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
     for folder in Path(flags.out).parents:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--out {flags.out}: {folder} is a file, expected a directory or a name that is free")
-    agent = api.load(flags.run)
+    agent = api.load(flags.run, planner=flags.planner)
     found = agent.think(flags.step, flags.seed, flags.simulations)
     path = Path(flags.out or RunDirectory(agent.path).videos / f"think-{flags.step}.png")
     mover = "" if found.player is None else f", player {found.player} to move"

@@ -26,6 +26,7 @@ MAY_CHANGE = frozenset(
     {
         "steps",
         "stop_return",
+        "policy_updates",
         "log_every",
         "report_every",
         "video_every",
@@ -59,6 +60,9 @@ class Environment:
     """Images are resized to this height and width. 0 leaves them as they are."""
     gray: bool = False
     """Turn colour images into gray ones."""
+    targets: Literal["none", "proprio"] = "none"
+    """What a world model is to predict besides what it sees. proprio: positions and velocities of the joints, poses and
+    velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""
     envs: int = 4
     """Environments stepped together."""
     groups: int = 1
@@ -92,6 +96,21 @@ class Training:
     """Env steps with random actions before the first update."""
     max_nonfinite: int = 20
     """Updates in a row with a NaN or infinite loss that end the run. Each of them is skipped."""
+    schedule: Literal["together", "model-then-policy"] = "together"
+    """together: envs, model and policy in turns. model-then-policy: first --steps with random actions, then
+    --model-updates of the model alone, then --policy-updates of the policy in the model's imagination, with no env
+    step; --replay-ratio and --warmup do not count. Dreamers only."""
+    model_updates: int = 10_000
+    """With --schedule model-then-policy: updates of the model."""
+    policy_updates: int = 10_000
+    """With --schedule model-then-policy: updates of actor and critic."""
+    collector: str = ""
+    """With --schedule model-then-policy: who collects, instead of random actions. module:function or
+    path/to/file.py:function, of one observation (key -> array) and a numpy random generator; it returns an action, a
+    vector in [-1, 1] or a class number, or a dict of these."""
+    offline: str = ""
+    """With --schedule model-then-policy: the directory of a finished run, of any algorithm in the same env. Its replay
+    is learned from and no env step taken, whatever --steps says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +135,8 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When the run is measured and saved; all in env steps, 0 for never."""
+    """When the run is measured and saved; all in env steps, 0 for never. With --schedule model-then-policy an update
+    counts like one more env step."""
 
     log_every: int = 1000
     """Metrics are averaged over this many steps."""
@@ -176,6 +196,13 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
                 raise ConfigError(f"{flag(name)} must be positive, got {getattr(self, name)}")
         if self.envs % self.groups:
             raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
+        for name in ("model_updates", "policy_updates"):
+            self._at_least(name, 0)
+        for name in ("collector", "offline"):
+            if getattr(self, name) and self.schedule == "together":
+                raise ConfigError(f"{flag(name)} {getattr(self, name)} needs --schedule model-then-policy")
+        if self.collector and self.offline:
+            raise ConfigError("--collector takes env steps and --offline takes none: leave one of them out")
         self._at_least("devices", 0)
         if self.devices and self.batch % self.devices:
             fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices
@@ -317,7 +344,11 @@ def from_text(text: str) -> Config:
 
 
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
-    """(name, saved, given) of every value that differs and may not; `auto` contradicts nothing."""
+    """(name, saved, given) of every value that differs and may not; `auto` contradicts nothing.
+
+    Where the policy learns last, more env steps would come too late.
+    """
+    free = MAY_CHANGE if saved.run.schedule == "together" else MAY_CHANGE - {"steps"}
     before, after = {"algorithm": saved.algorithm}, {"algorithm": given.algorithm}
     if saved.algorithm == given.algorithm:
         before |= saved.values()
@@ -325,7 +356,7 @@ def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
     return [
         (name, before[name], after[name])
         for name in before
-        if before[name] != after[name] and name not in MAY_CHANGE and after[name] != "auto"
+        if before[name] != after[name] and name not in free and after[name] != "auto"
     ]
 
 

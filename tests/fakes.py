@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from reverie import algos
-from reverie.agent import SEEN, Dream, Metrics, Mode, Row
+from reverie.agent import SEEN, Dream, Metrics, Mode, Part, Row
 from reverie.envs.base import Spaces
 
 SIZES = {"tiny": 3, "small": 5}
@@ -49,10 +49,12 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
 class Fake:
     """Predicts the reward from a memory that the policy stores and training refreshes.
 
-    It keeps all that a real agent keeps: parameters, keys, a carry, written-back outputs.
+    It keeps all that a real agent keeps: parameters, keys, a carry, written-back outputs. Its behaviour is `wish`,
+    which climbs to what the weights would have it be.
     """
 
     context, rows, trained = 1, 0, 0
+    parts = get_args(Part)
     symptoms = ()
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:
@@ -69,6 +71,7 @@ class Fake:
         weights, key = jax.random.split(key)
         return {
             "weights": jax.random.normal(weights, (self.width,)),
+            "wish": jnp.float32(0),
             "key": key,
             "updates": jnp.int32(0),
             "bad": jnp.zeros(2, jnp.int32),
@@ -105,7 +108,7 @@ class Fake:
             out["out/priority"] = jnp.full(len(kept), -1.0)  # nobody asks
         return {"memory": memory, "key": key}, action, out
 
-    def train(self, state: Any, batch: Row) -> tuple[Any, Row, Metrics]:
+    def train(self, state: Any, batch: Row, part: Part = "all") -> tuple[Any, Row, Metrics]:
         weight = batch["weight"] if self.config.priorities else jnp.ones(len(batch["reward"]))
         rows = {k: x[:, self.context :] for k, x in batch.items() if k != "weight"}
         memory = rows["out/memory"].astype(jnp.float32)
@@ -123,15 +126,21 @@ class Fake:
         fine = jnp.isfinite(value)
         total, streak = state["bad"]
         bad = jnp.where(fine, jnp.stack([total, 0 * streak]), state["bad"] + 1)
-        weights = jnp.where(fine, state["weights"] - self.config.rate * gradient, state["weights"])
+        weights, wish = state["weights"], state["wish"]
+        if part != "behavior":
+            weights = jnp.where(fine, weights - self.config.rate * gradient, weights)
+        if part != "model":
+            wish = jnp.where(fine, wish + 0.1 * (weights.sum() + memory.mean() - wish), wish)
         refreshed = (0.99 * memory + 0.01 * weights[None, None]).astype(jnp.bfloat16)
         out = {"out/memory": jnp.where(fine, refreshed, rows["out/memory"])}
         if self.config.priorities:  # of the root, which is all that it knows
             root = rows["out/priority"][:, :1]
             out["out/priority"] = jnp.where(fine, jnp.abs(memory[:, :1].mean(-1) - rows["reward"][:, :1]), root)
         metrics = {"loss/total": value, "nonfinite/total": bad[0], "nonfinite/streak": bad[1]}
+        if part == "behavior":  # sorts before all else: the metrics of the parts differ
+            metrics["a/wish"] = wish
         updates = state["updates"] + fine
-        state = {"weights": weights, "key": state["key"], "updates": updates, "bad": bad}
+        state = {"weights": weights, "wish": wish, "key": state["key"], "updates": updates, "bad": bad}
         return state, out, metrics
 
     def report(self, state: Any, batch: Row) -> Metrics:

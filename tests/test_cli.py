@@ -77,6 +77,8 @@ def test_dream_draws_and_tells_the_errors(capsys: pytest.CaptureFixture[str]) ->
     for flags in plots:
         path = Path(answer(capsys, "dream", "x", *flags)["path"])
         assert path.read_bytes().startswith(b"\x89PNG"), flags
+    code, _, err = run(capsys, "dream", "x", "--policy")
+    assert (code, "fake cannot show what it imagines" in err) == (2, True), err
     code, out, _ = run(capsys, "dream", "x", "--fresh", "--sequences", "2")
     assert code == 0
     assert "2 dreams, 5 rows seen and 45 imagined" in out
@@ -185,6 +187,10 @@ def test_what_does_not_search_has_no_thoughts(capsys: pytest.CaptureFixture[str]
     assert code == 2
     assert "fake does not search" in err
     assert "reverie dream x" in err
+    for verb in ("eval", "think"):
+        code, _, err = run(capsys, verb, "x", "--planner", "gumbel")
+        assert code == 2
+        assert "fake has no planner" in err
 
 
 def test_without_json_people_get_stdout_and_the_next_command(
@@ -298,6 +304,9 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--actor-gradient", "dynamics"], "--actor-gradient auto"),
         (["train", "dreamer_v3", "--preset", "catch", "--image-size", "30"], "--image-size 64"),
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--kernel", "4"], "3 or 5 with --convolutions pool"),
+        ([*TRAIN, "--collector", "a:b"], "--schedule model-then-policy"),
+        ([*TRAIN, "--schedule", "model-then-policy", "--collector", "a:b"], "no module 'a'"),
+        ([*TRAIN, "--schedule", "model-then-policy", "--offline", "nowhere"], "there is no run"),
         (["diff", "v3-natur", "quick"], "did you mean 'v3-nature'?"),
         (["diff", "quick", "runs/nowhere"], "no run's directory"),
         (["list", "quikc"], "did you mean 'quick'?"),
@@ -359,8 +368,8 @@ def test_a_signal_saves_says_so_and_exits(
 ) -> None:
     original = loop.Training.update
 
-    def signalled(self: loop.Training) -> None:
-        original(self)
+    def signalled(self: loop.Training, due: int) -> None:
+        original(self, due)
         if self.progress.step == 30:
             os.kill(os.getpid(), signal.Signals[name])
 
@@ -412,3 +421,18 @@ def test_help_documents_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert text in out
     assert run(capsys, "--version")[0] == 0
+
+
+@pytest.mark.slow
+def test_a_dreamer_drives_in_its_imagination(capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "depth": 1, "vector-layers": 1, "video-every": 0}
+    phases = {"schedule": "model-then-policy", "steps": 40, "model-updates": 1, "policy-updates": 1, "length": 4}
+    flags = [x for k, v in (small | phases | {"batch": 2, "run": "x"}).items() for x in (f"--{k}", str(v))]
+    told = answer(capsys, "train", "dreamer_v1", "--env", "reverie.envs.toy:Catch", "--workers", "inline", *flags)
+    assert (told["steps"], told["updates"]) == (40, 2)
+    told = answer(capsys, "dream", "x", "--policy", "--dreamt", "6", "--sequences", "2")
+    assert (told["step"], told["seen"], len(told["rewards"])) == (40, 5, 2)
+    assert told["path"].startswith("x/videos/drive-000000042.")
+    assert Path(told["path"]).stat().st_size > 500
+    code, _, err = run(capsys, "dream", "x", "--policy", "--key", "reward")
+    assert (code, "--policy draws a video of an image" in err) == (2, True), err

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -20,9 +20,10 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Part, Row, prefixed, select
-from reverie.algos import Unsuitable
+from reverie.algos import Unsuitable, planning
 from reverie.behavior.imagine import rollout
 from reverie.behavior.returns import ReturnScale, lambda_return
+from reverie.behavior.search import Found
 from reverie.envs.base import Spaces
 from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
 from reverie.model.decode import Decoder
@@ -149,14 +150,19 @@ class Dreamer:
     """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
 
     Args:
-      config: the paper's values. Of all papers' this class reads `free_nats` alone.
+      config: the paper's values, with `Planning` among them.
       widths: of a latent: deter, stoch, and numbers of a stoch variable.
       differentiable: the actions whose samples carry the gradient of the return.
       scales: the weight of every loss.
+
+    Raises:
+      Unsuitable: a planner is asked for, and the actions are not one discrete choice.
     """
 
     context = 0
     rows = trained = 0
+    enumerated = True  # a number means the same action at every node of a tree
+    parts: tuple[Part, ...] = get_args(Part)
 
     def __init__(
         self,
@@ -179,7 +185,10 @@ class Dreamer:
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = dict(scales)
+        self.scales = {**scales, "improve": config.improve}
+        if config.planner != "none":
+            instead = "--planner none leaves the decision to the actor; `sampled_muzero` searches among drawn actions"
+            planning.check_choice(act_space, instead)
 
     # ------------------------------------------------------- what a paper fills in
 
@@ -256,29 +265,57 @@ class Dreamer:
         )
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
-        model = state.model
         key, belief_key, act_key = jax.random.split(carry.key, 3)
+        latent = self.believe(state.model, carry, obs, belief_key)
+        if mode == "random":
+            action = self.random_action(len(carry.action), act_key)
+        else:
+            action = self.decide(state.model, latent, obs, mode, act_key)
+            if mode == "train":
+                action = self.explored(action, jax.random.fold_in(act_key, 1))
+        action = self._bounded(action)
+        carry = Carry(latent, flat(self.act_space, action), key)
+        return carry, prefixed("action/", action), self.stored(latent)
+
+    def believe(self, model: Model, carry: Carry, obs: Row, key: PRNGKeyArray) -> Latent:
+        """The latents of N envs after what they show now."""
         tokens = model.enc(select(obs, "obs/"), self.dtype)
         latents, _ = model.dyn.observe(
             carry.latent,
             tokens[:, None],
             carry.action[:, None],
             obs["is_first"][:, None],
-            belief_key,
+            key,
         )
-        latent = jax.tree.map(lambda x: x[:, 0], latents)
+        return jax.tree.map(lambda x: x[:, 0], latents)
+
+    def decide(self, model: Model, latent: Latent, obs: Row, mode: Mode, key: PRNGKeyArray) -> dict[str, Array]:
+        """What the actor does, or what a search finds that it is to do."""
+        if self.config.planner != "none":
+            found = self.search(model, latent, key, obs.get("obs/legal"), greedy=mode == "eval")
+            ((name, space),) = self.act_space.items()
+            return {name: found.action.reshape(-1, *space.shape)}
         dists = model.pol(features(latent))
-        if mode == "eval":
-            action = {k: d.pred() for k, d in dists.items()}
-        elif mode == "random":
-            action = self.random_action(len(tokens), act_key)
-        else:
-            action = sample(dists, act_key)
-            if mode == "train":
-                action = self.explored(action, jax.random.fold_in(act_key, 1))
-        action = {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
-        carry = Carry(latent, flat(self.act_space, action), key)
-        return carry, prefixed("action/", action), self.stored(latent)
+        return {k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)
+
+    def search(self, model: Model, latent: Latent, key: PRNGKeyArray, legal: Array | None, greedy: bool) -> Found:
+        return planning.search(self.config, model, latent, key, legal, greedy)
+
+    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
+        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`, if there is a planner.
+
+        Returns:
+          the actions that it chose from, `[A, ...]` by their key in `act_space`, and what it found, its tree included.
+        """
+        _, belief_key, act_key = jax.random.split(carry.key, 3)
+        latent = self.believe(state.model, carry, obs, belief_key)
+        ((name, space),) = self.act_space.items()
+        actions = {name: jnp.arange(space.width, dtype=jnp.int32).reshape(-1, *space.shape)}
+        return actions, self.search(state.model, latent, act_key, obs.get("obs/legal"), greedy=True)
+
+    def _bounded(self, action: dict[str, Array]) -> dict[str, Array]:
+        """Vectors in [-1, 1], as every env takes them."""
+        return {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
 
     def random_action(self, batch: int, key: PRNGKeyArray) -> dict[str, Array]:
         action = {}
@@ -346,6 +383,9 @@ class Dreamer:
         if part != "model":  # what could be, from every replayed state
             behave, returns, more = self.behave(model, slow, returns, seen, imagine_key)
             losses, metrics = losses | behave, metrics | more
+            if self.config.improve:
+                losses["improve"], more = self.improved(model, seen, jax.random.fold_in(imagine_key, 1))
+                metrics |= more
         loss, parts = self.weighed(losses)
         return loss, (self.refreshed(seen.latents), returns, metrics | parts)
 
@@ -394,6 +434,25 @@ class Dreamer:
         target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, config.lam), value.T).T
         weight = stop_gradient(jnp.cumprod(discount.at[0].set(seen.alive.ravel()), 0))[:-1]
         return Dreamt(stop_gradient(feat), stop_gradient(actions), reward, discount, value, target, weight)
+
+    def improved(self, model: Model, seen: Seen, key: PRNGKeyArray) -> tuple[Float[Array, "B T"], Metrics]:
+        """Distance of the actor to what a search from every replayed state prefers (cross-entropy), and metrics.
+
+        Searched now, not when the step was taken: a step is replayed hundreds of times, and what a search found then
+        would be the preference of a model that no longer exists. So nothing is stored, steps that no search took are
+        learned from as well, and so are those of a replay that is trained on without any env.
+        """
+        starts, legal = self.starts(seen), seen.rows.get("obs/legal")
+        legal = None if legal is None else legal.reshape(-1, legal.shape[-1])
+        found = self.search(stop_gradient(model), starts, key, legal, greedy=False)
+        (policy,) = model.pol(features(starts)).values()
+        assert isinstance(policy, OneHot)
+        target, logp = stop_gradient(found.policy), policy.logp[..., 0, :]
+        distance = -(target * logp).sum(-1)
+        surplus = stop_gradient(distance) - jax.scipy.special.entr(target).sum(-1)
+        alive = seen.alive.ravel()  # after the end of the world nothing is decided
+        metrics = {"improve/kl": (alive * surplus).sum() / jnp.maximum(alive.sum(), 1)}
+        return (alive * distance).reshape(seen.alive.shape), metrics
 
     def starts(self, seen: Seen) -> Latent:
         """Every replayed latent as the start of a dream, `[B * T, ...]`."""
@@ -453,6 +512,31 @@ class Dreamer:
         rows, _, latents, valid = self._open_loop(state, batch, seen)
         return self._decoded(state.model, rows, latents, valid)
 
+    def drive(self, state: State, batch: Row, length: int) -> Row:
+        """The policy in its own imagination: it sees the T rows of a batch, then acts greedily for `length` steps.
+
+            row      1 .. T   | T+1   T+2  ...  T+length
+            latent   observed | imagined from what the policy does at T, T+1, ...
+
+        Changes nothing; the same state and batch give the same drive. `length` is static under jit.
+
+        Returns:
+          decoded `obs/<key>` and `reward`, `[B, T + length, ...]` in the units of `Dream`, and `valid`, bool: False
+          after an imagined row of which the model thinks that the world likelier ends there than not.
+        """
+        model, key = state.model, jax.random.fold_in(state.key, state.updates)
+        rows, latents, _ = self._observe(model, batch, key)
+        act = lambda latent, _: self._bounded({k: d.pred() for k, d in model.pol(features(latent)).items()})
+        imagined, _ = rollout(model, act, jax.tree.map(lambda x: x[:, -1], latents), length, key)
+        latents = jax.tree.map(lambda x, y: jnp.concatenate([x, jnp.swapaxes(y[1:], 0, 1)], 1), latents, imagined)
+        drive = self._decoded_latents(model, latents)
+        seen = rows["reward"].shape[1]
+        ended = jnp.zeros_like(drive["reward"], bool)
+        if model.con is not None:
+            ended = (model.con(features(latents)).prob() < 0.5).at[:, :seen].set(False)
+        before = jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], 1)
+        return drive | {"valid": jnp.cumsum(before, 1) == 0}
+
     def _open_loop(self, state: State, batch: Row, seen: int) -> tuple[Row, Latent, Latent, Array]:
         """The rows, their latents with every row seen, their latents in the dream, and where the dream is valid.
 
@@ -479,11 +563,14 @@ class Dreamer:
 
     def _decoded(self, model: Model, rows: Row, latents: Latent, valid: Array) -> Dream:
         """Rows and latents `[B, T]` as a person can look at them."""
+        dream = self._decoded_latents(model, latents)
+        seen = {key: self._target(key.removeprefix("obs/"), rows) for key in dream if key != "reward"}
+        return Dream({"reward": rows["reward"]} | seen, dream, valid)
+
+    def _decoded_latents(self, model: Model, latents: Latent) -> Row:
+        """What latents `[B, T]` look like: `obs/<key>` and `reward`."""
         reward, _ = model.predict(latents)
-        truth, dream = {"reward": rows["reward"]}, {"reward": reward}
-        for name, dist in self._decode(model, latents).items():
-            truth[f"obs/{name}"], dream[f"obs/{name}"] = self._target(name, rows), dist.pred()
-        return Dream(truth, dream, valid)
+        return {"reward": reward} | {f"obs/{k}": dist.pred() for k, dist in self._decode(model, latents).items()}
 
     def _errors(self, model: Model, latents: Latent, rows: Row) -> dict[str, Array]:
         """Error `[B, T]` of every decoded observation and of the reward."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
 from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.algos.planning import Planning
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
@@ -32,7 +33,7 @@ from reverie.nn.optim import adam
 
 
 @dataclass(frozen=True)
-class Config(Weights):
+class Config(Planning, Weights):
     """The values of the paper."""
 
     deter: int = 200
@@ -74,6 +75,7 @@ class Config(Weights):
     """Largest gradient norm of each of the three. 0 clips nothing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "deter", "stoch", "hidden", "units", "depth", "vector_layers", "imagination")
 
 
@@ -109,6 +111,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "envs": 1,
         "steps": 2_500_000,
         "within_episodes": True,
+    },
+    # World model first: nobody but the driver by hand touches the wheel before the end.
+    "carracing": LAPTOP
+    | {
+        "env": "CarRacing-v3",
+        "image_size": 64,
+        "action_repeat": 5,
+        "time_limit": 500,
+        "schedule": "model-then-policy",
+        "collector": "reverie.envs.box2d:drive",
+        "steps": 6000,
+        "model_updates": 1500,
+        "policy_updates": 1500,
+        "batch": 8,
+        "length": 16,
+        "stoch": 24,
+        "free_nats": 1.0,
+        "gamma": 0.95,
+        "critic_learning_rate": 1e-3,
+        "log_every": 250,
+        "eval_every": 0,
+        "report_every": 0,
+        "video_every": 3000,
+        "checkpoint_every": 500,
     },
     "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 8000, "free_nats": 1.0},
     "catch": LAPTOP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,19 @@ def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
             out[key] = flat.astype(np.int32).reshape(space.shape)
         elif space.kind == "image":
             out[key] = rng.integers(0, 256, space.shape, np.uint8)
-        elif space.kind != "vector":
+        elif space.kind not in ("vector", "target"):
             out[key] = np.asarray(rng.integers(0, 2, space.shape), space.dtype)
         else:
             out[key] = np.asarray(rng.uniform(-1, 1, space.shape), np.float32)
     return out
+
+
+def problem(action: np.ndarray, space: Space) -> str | None:
+    """What is wrong with an action of this space, as `what was given, expected ...`; vectors are to be in [-1, 1]."""
+    if space.kind == "vector":
+        space = replace(space, low=(-1.0,) * space.width, high=(1.0,) * space.width)
+    fault = _fault(action, space, _bounds(space))
+    return fault.partition(";")[0] if fault else None  # what follows is advice on observations
 
 
 def legally(action: Arrays, legal: np.ndarray | None, rng: np.random.Generator) -> Arrays:

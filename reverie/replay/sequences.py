@@ -270,6 +270,22 @@ class Replay:
         """The slots of the roots of the windows that begin at `start` [n]."""
         return streams * self.ring + (start + self._context) % self.ring
 
+    def take(self, other: Replay) -> None:
+        """Holds what `other` holds, of as many streams, under the same ids; the oldest rows are left out if there is no
+        room. A key that is not the same there stays zero. Only for a replay that is empty."""
+        assert not self.added, "there are rows already"
+        assert other.streams == self.streams, (other.streams, self.streams)
+        self._count[:] = other._count
+        theirs = np.flatnonzero(other.held)
+        slots, live = self.slots(other.ids(theirs))
+        for key, array in self.arrays.items():
+            if other.fields.get(key) == self.fields[key]:
+                array[slots] = other.arrays[key][theirs[live]]
+        if self._priorities:
+            self.arrays[PRIORITY][slots] = self._priorities.highest
+        self.held[slots] = self.unsaved[slots] = True
+        self.reindex()
+
     # --- sampling ---------------------------------------------------------------------------------
 
     def sample(self, batch: int, online: bool = True) -> Row:

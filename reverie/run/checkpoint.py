@@ -75,7 +75,7 @@ class Checkpoints:
         must not come back as the newest.
 
         Args:
-          step: env steps taken.
+          step: the moment (`phases`): env steps taken, and updates where they come after these.
           arrays: names -> arrays, see `flatten`. bfloat16 is kept.
           meta: JSON-able values.
 
@@ -118,10 +118,10 @@ class Checkpoints:
         self._prune(step, attempt)
         return path
 
-    def load_latest(self) -> Checkpoint | None:
-        """The sound checkpoint of the highest step, or None if there is none yet. Damaged ones are passed over with
-        a warning; AllDamaged is raised if no other is left."""
-        found = self._found()
+    def load_latest(self, until: int | None = None) -> Checkpoint | None:
+        """The sound checkpoint of the highest step (up to `until`, if given), or None if there is none yet. Damaged
+        ones are passed over with a warning; AllDamaged is raised if no other is left."""
+        found = [each for each in self._found() if until is None or each[0] <= until]
         for _, _, path in found:
             try:
                 manifest = _verify(path)

@@ -28,6 +28,7 @@ logger = logging.getLogger("reverie")
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 # What the terminal shows, in this order, of the metrics that there are.
 SHOWN = {
+    "phase": "phase",
     "episode/return": "episode return",
     "episode/length": "episode length",
     "eval/mean_return": "greedy return",
@@ -99,9 +100,10 @@ class Display(Protocol):
 class Plain:
     """A line every few seconds, for files and pipes."""
 
-    def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._steps = console, steps
+    def __init__(self, console: Console, steps: int, unit: str) -> None:
+        self._console, self._steps, self._unit = console, steps, unit
         self._values: dict[str, Any] = {}
+        self._newest = 0
         self._shown: int | None = None
         self._next = 0.0
         self._fresh = False
@@ -112,24 +114,24 @@ class Plain:
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         self._values.update(values)
-        self._fresh = True
+        self._fresh, self._newest = True, step
 
     def close(self) -> None:
-        if self._values and self._shown != self._values["step"]:
-            self._line(self._values["step"])
+        if self._values and self._shown != self._newest:
+            self._line(self._newest)
 
     def _line(self, step: int) -> None:
         self._shown, self._next, self._fresh = step, time.monotonic() + PLAIN_EVERY, False
         shown = [f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values]
-        self._console.print(f"step {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True)
+        self._console.print(f"{self._unit} {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True)
 
 
 class Terminal:
     """A progress bar with the time left, and the newest figures below it."""
 
-    def __init__(self, console: Console, steps: int, start: int) -> None:
+    def __init__(self, console: Console, steps: int, start: int, unit: str) -> None:
         self._progress = Progress(
-            TextColumn("env steps"),
+            TextColumn(f"{unit}s"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -168,6 +170,7 @@ class Log:
       tensorboard: a directory for event files.
       console: of the terminal.
       steps: of the whole run; `start` of them are done.
+      unit: what they are called.
       keep: bytes of the JSON lines that stay.
     """
 
@@ -180,31 +183,38 @@ class Log:
         steps: int,
         start: int = 0,
         keep: int = 0,
+        unit: str = "step",
     ) -> None:
         self.lines = JsonLines(path, keep)
         self._events = SummaryWriter(str(tensorboard), purge_step=start or None)
         self._display: Display
         if console.is_terminal:
-            self._display = Terminal(console, steps, start)
+            self._display = Terminal(console, steps, start, unit)
         else:
-            self._display = Plain(console, steps)
+            self._display = Plain(console, steps, unit)
 
     def update(self, step: int) -> None:
         """Tells the display how far the run is; cheap enough for every step."""
         self._display.update(step)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Records one line of metrics, everywhere."""
+    def write(self, step: int, values: Mapping[str, float], moment: int | None = None) -> None:
+        """Records one line of metrics, everywhere.
+
+        Args:
+          step: env steps so far.
+          moment: how far the run is (`phases`), where curves go on; left out, it is the step.
+        """
+        moment = step if moment is None else moment
         numbers = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         record = {"step": step, **numbers}
         self.lines.write(record)
         try:
             for name, value in numbers.items():
                 if value is not None:
-                    self._events.add_scalar(name, value, step)
+                    self._events.add_scalar(name, value, moment)
         except OSError as error:
             logger.warning("cannot write to TensorBoard: %s", error)
-        self._display.metrics(step, record)
+        self._display.metrics(moment, record)
 
     def picture(self, step: int, name: str, encoded: bytes, size: tuple[int, int]) -> None:
         """Shows a PNG, or a GIF that moves, of `(height, width)` in TensorBoard.

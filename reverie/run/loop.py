@@ -6,6 +6,8 @@ One turn of the loop:
     collect     one step of one group of envs; the rows whose successor is known go to replay
     update      as often as the replay ratio says; what training recomputes is written back
 
+With `--schedule model-then-policy` a turn is either a step or an update, see `phases`.
+
 A checkpoint holds everything that decides what happens next, so a run that continues from one does,
 bit for bit, what it would have done. Steps alone decide when something is due, never the clock.
 """
@@ -19,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, get_args
@@ -28,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from reverie.agent import DREAMT, Agent, Carry, Mode, State
-from reverie.config import RunConfig
+from reverie.agent import DREAMT, Agent, Carry, Divided, Mode, Part, State
+from reverie.config import ConfigError, RunConfig
 from reverie.envs import base
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
@@ -38,15 +41,17 @@ from reverie.envs.workers import Workers
 from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
-from reverie.run import dreams
+from reverie.run import dreams, offline, phases
 from reverie.run.arena import Arena, scores
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.directory import RunDirectory
 from reverie.run.log import Log, read
+from reverie.run.phases import Phase
 from reverie.run.placement import Placement
 from reverie.run.ratio import Ratio
 from reverie.run.rollout import DeviceCollector, Rollout, greedy
+from reverie.run.script import Script
 from reverie.run.traced import Traced
 
 logger = logging.getLogger("reverie")
@@ -124,9 +129,9 @@ def seeds(seed: int) -> Seeds:
     return Seeds(*(int(x) for x in np.random.SeedSequence(seed).generate_state(3)))
 
 
-def evaluation_key(seed: int, step: int) -> jax.Array:
-    """Of the policy in an evaluation after `step` steps: whenever it is played, it is the same."""
-    return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], step)
+def evaluation_key(seed: int, moment: int) -> jax.Array:
+    """Of the policy in an evaluation at this moment of a run: whenever it is played, it is the same."""
+    return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], moment)
 
 
 def fields(agent: Agent) -> dict[str, Field]:
@@ -181,9 +186,7 @@ class Compiled:
 
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
-      train: `(state, batch) -> (state, out, metrics)`. The state is donated. Metrics come as one
-        float32 vector, so that keeping them costs nothing until somebody looks; `names` says what
-        its elements are.
+      names: of the metrics of `train`, by part.
       report: `(state, batch) -> metrics`.
       dream: `(state, batch) -> Dream`.
     """
@@ -191,13 +194,23 @@ class Compiled:
     def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
         self.agent = agent
         self.place = Placement(devices)
-        self.names: list[str] = []
+        self.names: dict[Part, list[str]] = {}
         self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
-        self.train = Traced("train", self._train, donate_argnums=0, **self.place.train)
+        self._trains: dict[Part, Traced] = {}
         self.report = Traced("report", agent.report, **self.place.alone)
         self.dream = Traced("dream", agent.dream, **self.place.alone)
         self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
         self._arenas: dict[tuple[DeviceEnvs, str], Arena] = {}
+
+    def train(self, state: State, batch: dict[str, Any], part: Part = "all") -> tuple[State, Any, jax.Array]:
+        """`(state, out, metrics)` of one update. The state is donated. Metrics come as one float32 vector, so that
+        keeping them costs nothing until somebody looks; `names` says what its elements are."""
+        if part not in self._trains:
+            name = "train" if part == "all" else f"train/{part}"
+            update = partial(self._train, part)
+            self._trains[part] = Traced(name, update, donate_argnums=0, **self.place.train)
+        updated: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
+        return updated
 
     def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
         """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""
@@ -216,7 +229,7 @@ class Compiled:
         policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
         others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
         others += [arena.policy for arena in self._arenas.values()]
-        return policies | {f.name: f.traces for f in (self.train, self.report, self.dream, *others)}
+        return policies | {f.name: f.traces for f in (*self._trains.values(), self.report, self.dream, *others)}
 
     def _policy(self, mode: Mode) -> Traced:
         def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
@@ -224,10 +237,14 @@ class Compiled:
 
         return Traced(f"policy/{mode}", decide, **self.place.alone)
 
-    def _train(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array], jax.Array]:
-        state, out, metrics = self.agent.train(state, batch)
-        self.names = sorted(metrics)
-        return state, out, jnp.stack([jnp.float32(metrics[name]) for name in self.names])
+    def _train(self, part: Part, state: State, batch: dict[str, jax.Array]) -> tuple[State, Any, jax.Array]:
+        if part == "all":
+            state, out, metrics = self.agent.train(state, batch)
+        else:
+            assert isinstance(self.agent, Divided), self.agent
+            state, out, metrics = self.agent.train(state, batch, part)
+        names = self.names[part] = sorted(metrics)
+        return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])
 
 
 class Clock:
@@ -396,8 +413,8 @@ class Progress:
       step: rows in replay, ever: env steps of all envs.
       updates: done, the skipped ones (not finite) included.
       left_out: updates that were due while replay held no sequence to train on.
-      measured: the step up to which all that is due is measured; behind `step` if a signal came.
-      evaluated: the step of `evaluation`, or -1.
+      measured: the moment (`phases`) up to which all that is due is measured; behind the present one if a signal came.
+      evaluated: the moment of `evaluation`, or -1.
     """
 
     step: int = 0
@@ -456,6 +473,9 @@ class Training:
         self.names: list[str] = []
         self.episodes: list[Episode] = []
         self._latest: jax.Array | None = None
+        self.script = Script(run.collector, agent.act_space, seeds(run.seed).envs) if run.collector else None
+        if self.script and isinstance(workers, DeviceEnvs):
+            raise UnusableEnv(f"{workers.spec.id} lives on the device, where no --collector reaches: leave it out")
         self._logged, self._seconds = self.progress, self.clock.read()
         checkpoint = self.checkpoints.load_latest()
         if checkpoint:
@@ -463,6 +483,8 @@ class Training:
         else:
             self.state = self.compiled.place.everywhere(jax.jit(agent.init)(init))
             self.segments.collect_garbage([])
+            if run.offline:
+                offline.source(run.offline).pour(self.replay)
 
     @property
     def local(self) -> State:
@@ -471,21 +493,44 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """All steps are done, or the evaluation of this very step is as good as was asked for."""
+        """All steps and updates are done, or the evaluation of this very moment is as good as was asked for."""
         done, goal = self.progress, self.run.stop_return
         solved = goal is not None and done.evaluation is not None and done.evaluation.mean_return >= goal
-        return done.step >= self.run.steps or (solved and done.evaluated == done.step)
+        return self.phase(self.moment) == "done" or (solved and done.evaluated == self.moment)
+
+    @property
+    def moment(self) -> int:
+        """How far the run is, see `phases`."""
+        return phases.moment(self.run, self.progress.step, self.progress.updates)
+
+    def phase(self, moment: int) -> Phase:
+        """What the run does next at a moment, the present one or an earlier."""
+        step = min(moment, self.progress.step)
+        return phases.phase(self.run, step, moment - step)
 
     # ------------------------------------------------------------------------------------- one turn
 
+    def turn(self) -> None:
+        """Collects, updates, or does both."""
+        phase = self.phase(self.moment)
+        if phase in ("together", "collect"):
+            self.collect()
+        if phase == "together":
+            self.update(self.ratio.due(self.progress.step))
+        elif phase in phases.PARTS:
+            self.update(1, phases.PARTS[phase])
+
     def collect(self) -> None:
         """One step of one group of envs; of device envs, as many as one scan has."""
-        mode: Mode = "train" if self.progress.step >= self.run.warmup else "random"
+        learns = not phases.apart(self.run) and self.progress.step >= self.run.warmup
+        mode: Mode = "train" if learns else "random"
         policy = self.compiled.policy[mode]
 
         def decide(carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
             with self.clock.spent("policy"):
                 carry, action, out = policy(self.local, carry, rows)
+                if self.script:
+                    action = self.script(rows, self.progress.step)
                 return carry, *jax.device_get((action, out))
 
         with self.clock.spent("envs"):
@@ -496,9 +541,13 @@ class Training:
         self.episodes += self.collector.episodes()
         self.progress = replace(self.progress, step=self.progress.step + committed)
 
-    def update(self) -> None:
-        """The updates that are due now."""
-        due = self.ratio.due(self.progress.step)
+    def update(self, due: int, part: Part = "all") -> None:
+        """So many updates of a part."""
+        if part != "all" and not self.replay.can_sample():
+            raise ConfigError(
+                f"replay holds {len(self.replay)} rows, and in them no sequence of {self.replay.length} to learn from: "
+                "raise --steps, or lower --length or --envs"
+            )
         if due and not self.replay.can_sample():
             if not self.progress.left_out:
                 logger.warning(
@@ -517,15 +566,15 @@ class Training:
                 batch = self.replay.sample(self.run.batch)
                 ids = batch.pop("id")
             with self.clock.spent("train"):
-                self.state, out, figures = self.compiled.train(self.state, batch)
+                self.state, out, figures = self.compiled.train(self.state, batch, part)
                 out = jax.device_get(out)
             with self.clock.spent("replay"):
                 if out:
                     self.replay.update(ids[:, self.agent.context :], out)
             self.progress = replace(self.progress, updates=self.progress.updates + 1)
-            self.names = self.compiled.names
-            self.figures.append(figures)
             streak = self._streak()  # of the update before this one: no wait for the device
+            self.names = self.compiled.names[part]
+            self.figures.append(figures)
             self._latest = figures
             if streak >= self.run.max_nonfinite:
                 raise NonFinite(
@@ -536,39 +585,43 @@ class Training:
                 )
 
     def measure(self, log: Log, final: bool) -> None:
-        """Whatever is due at this step. If a signal comes meanwhile, it is left to the resume."""
-        now, run = self.progress, self.run
+        """Whatever is due at this moment. If a signal comes meanwhile, it is left to the resume."""
+        now, run, moment = self.progress, self.run, self.moment
+        over = self.phase(now.measured) != self.phase(moment)  # a phase: the next one has other metrics
 
         def due(every: int) -> bool:
-            return every > 0 and now.step // every > now.measured // every
+            return every > 0 and moment // every > now.measured // every
 
         values: dict[str, float] = {}
-        if run.eval_episodes and now.evaluated != now.step and (final or due(run.eval_every)):
+        if run.eval_episodes and now.evaluated != moment and (final or due(run.eval_every)):
             evaluation = self._evaluate()
             if evaluation is None:
                 return
-            self.progress = replace(self.progress, evaluation=evaluation, evaluated=now.step)
+            self.progress = replace(self.progress, evaluation=evaluation, evaluated=moment)
             values["eval/mean_return"] = evaluation.mean_return
             values["eval/std_return"] = evaluation.std_return
             values["eval/length"] = float(np.mean(evaluation.lengths))
+            values["eval/steps"] = float(np.sum(evaluation.lengths))
             values |= {f"eval/{name}": value for name, value in evaluation.figures.items()}
             for seat, counts in evaluation.seats.items():
                 values |= {f"eval/{seat}/{name}": float(count) for name, count in counts.items()}
-        if now.step == now.measured and not values:
+        if moment == now.measured and not values:
             return
         if due(run.report_every) and self.replay.can_sample():
             values |= self._report()
-        if due(run.log_every) or (final and now.step > now.measured):
+        if due(run.log_every) or ((final or over) and moment > now.measured):
             values |= self._averages()
             for symptom in self.watch.look(values):
                 logger.warning("step %d: %s. %s.", now.step, symptom.meaning, symptom.advice)
             values |= self.watch.figures()
         if values:
-            log.write(now.step, values)
+            if phases.apart(run):
+                values |= {"updates": now.updates, "phase": phases.NUMBERS[self.phase(now.measured)]}
+            log.write(now.step, values, moment)
         if run.video_every and (final or due(run.video_every)) and self.replay.can_sample():
             self._film(log)
-        self.progress = replace(self.progress, measured=now.step)
-        if due(run.checkpoint_every) and not final:
+        self.progress = replace(self.progress, measured=moment)
+        if run.checkpoint_every and (over or due(run.checkpoint_every)) and not final:
             try:
                 self.save(log)
             except OSError as error:  # the older checkpoints are whole; there may be space for the next one
@@ -585,7 +638,8 @@ class Training:
             log.lines.sync()
             replay = self.segments.save(self.replay)
             arrays = {f"agent/{k}": x for k, x in flatten(self.state).items()}
-            arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
+            if self._collects:
+                arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
             table = [np.asarray(x) for x in self.figures]
             arrays["recent/figures"] = np.array(table, np.float32).reshape(len(table), len(self.names))
             arrays["recent/episodes"] = pack(self.episodes)
@@ -598,7 +652,7 @@ class Training:
                 "metrics_bytes": log.lines.offset,
                 "replay": replay,
             }
-            self.checkpoints.save(self.progress.step, arrays, meta)
+            self.checkpoints.save(self.moment, arrays, meta)
             self.segments.collect_garbage(m["meta"]["replay"] for m in self.checkpoints.manifests())
         self.saved = self.progress
 
@@ -606,7 +660,6 @@ class Training:
         meta, arrays = checkpoint.meta, checkpoint.arrays
         self.state = self.compiled.place.everywhere(agent_state(self.agent, checkpoint))
         self.segments.load(self.replay, meta["replay"])
-        self.collector.restore(_below("collector/", arrays))
         self.ratio.restore(meta["ratio"])
         self.names, self.metrics_bytes = meta["names"], meta["metrics_bytes"]
         self.figures = list(arrays["recent/figures"])
@@ -615,8 +668,15 @@ class Training:
         if progress["evaluation"]:
             progress["evaluation"] = Evaluation(**progress["evaluation"])
         self.progress = self.saved = self._logged = Progress(**progress)
+        if self._collects:
+            self.collector.restore(_below("collector/", arrays))
         for record in read(self.directory.metrics, self.metrics_bytes):
             self.watch.look(record)
+
+    @property
+    def _collects(self) -> bool:
+        """Env steps are still to come, or may: once none does, the envs are left alone, and not even re-enacted."""
+        return not phases.apart(self.run) or self.phase(self.moment) == "collect"
 
     # ---------------------------------------------------------------------------------- measuring
 
@@ -631,7 +691,7 @@ class Training:
                 "auto" if self.workers.mode == "device" else self.workers.mode,
             )
             with envs:
-                key = evaluation_key(run.seed, self.progress.step)
+                key = evaluation_key(run.seed, self.moment)
                 return evaluate(self.compiled, self.local, envs, run.eval_episodes, key, self.stop, run.opponent)
 
     def _report(self) -> dict[str, float]:
@@ -644,13 +704,13 @@ class Training:
         with self.clock.spent("report"):
             dream = jax.device_get(self.compiled.dream(self.local, self._look()))
             try:
-                dreams.film(dream, self.directory.videos, self.progress.step, log)
+                dreams.film(dream, self.directory.videos, self.moment, log)
             except OSError as error:
                 logger.warning("step %d: no picture of a dream: %s", self.progress.step, error)
 
     def _look(self) -> Row:
-        """A batch to look at, the same whenever this step comes: what training draws is not touched."""
-        rng = np.random.default_rng((seeds(self.run.seed).replay, self.progress.step))
+        """A batch to look at, the same whenever this moment comes: what training draws is not touched."""
+        rng = np.random.default_rng((seeds(self.run.seed).replay, self.moment))
         return dreams.look(self.replay, self.run.batch, self.agent.context + DREAMT, rng)
 
     def _averages(self) -> dict[str, float]:
@@ -666,9 +726,10 @@ class Training:
             values["episode/length"] = float(np.mean([e.length for e in self.episodes]))
             figures = mean_figures(self.workers.spec, [e.figures for e in self.episodes])
             values |= {f"episode/{name}": value for name, value in figures.items()}
-        values["episode/count"] = len(self.episodes)
+        if not phases.apart(self.run) or now.step > self._logged.step:
+            values["episode/count"] = len(self.episodes)
+            values["env/failures"] = self.workers.failures
         values["updates/left_out"] = now.left_out
-        values["env/failures"] = self.workers.failures
         values["replay/rows"] = len(self.replay)
         values["replay/evicted_before_update"] = self.replay.skipped
         seconds = self.clock.read()
@@ -729,17 +790,17 @@ def train(
         directory.metrics,
         directory.path / "tensorboard",
         console,
-        steps=run.steps,
-        start=session.progress.step,
+        steps=phases.end(run),
+        unit="step or update" if phases.apart(run) else "step",
+        start=session.moment,
         keep=session.metrics_bytes,
     ) as log:
         while True:
             session.measure(log, session.finished)
-            log.update(session.progress.step)
+            log.update(session.moment)
             if session.finished or stop.signal:
                 break
-            session.collect()
-            session.update()
+            session.turn()
         if session.saved != session.progress:
             session.save(log)
     done = session.progress
@@ -748,7 +809,7 @@ def train(
         steps=done.step,
         updates=done.updates,
         evaluation=done.evaluation,
-        stopped=None if session.finished and done.measured == done.step else stop.signal,
+        stopped=None if session.finished and done.measured == session.moment else stop.signal,
         traces=session.compiled.traces,
         seconds=session.clock.read(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,30 +71,67 @@ def frames(dream: Dream, key: str, seen: int = SEEN, height: int = 128) -> list[
     valid = dream.valid[order]
     difference = (dreamt - truth + 1) / 2
     gray = ~valid[..., None, None, None]
-    panels = [truth, np.where(gray, 0.25, dreamt), np.where(gray, 0.25, difference)]
-    scale = max(1, round(height / truth.shape[2]))
-    pixels = [np.rint(255 * x.clip(0, 1)).astype(np.uint8).repeat(scale, 2).repeat(scale, 3) for x in panels]
-    return [_frame([x[:, t] for x in pixels], valid[:, t], t, seen) for t in range(int(valid.sum(1).max()))]
+    pixels = [_pixels(x, height) for x in (truth, np.where(gray, 0.25, dreamt), np.where(gray, 0.25, difference))]
+    made = []
+    for t in range(int(valid.sum(1).max())):
+        border = [_border(t, seen, bool(there)) for there in valid[:, t]]
+        names = ("truth", _state(t, seen), "difference")
+        made.append(_frame([x[:, t] for x in pixels], [[BACKGROUND] * len(order), border, border], names))
+    return made
 
 
-def _frame(panels: list[np.ndarray], valid: np.ndarray, t: int, seen: int) -> np.ndarray:
-    """One row `t` of all sequences: panels `[N, H, W, 3]`."""
+def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = SEEN, height: int = 192) -> list[np.ndarray]:
+    """A drive in imagination: the four longest sequences side by side, with the reward gained in each since it is
+    imagined; borders and gray as in `frames`.
+
+    Args:
+      drive: of `LoadedAgent.drive`, `key` one of its images.
+      height: as in `frames`.
+
+    Returns:
+      uint8 `[H, W, 3]` per row.
+    """
+    order = np.argsort(-drive["valid"].sum(1), kind="stable")[:SHOWN]
+    valid = drive["valid"][order]
+    pixels = _pixels(np.where(valid[..., None, None, None], _colour(drive[key][order]), 0.25), height)
+    imagined = valid & (np.arange(valid.shape[1]) >= seen)[None]
+    gained = np.where(imagined, drive["reward"][order], 0).cumsum(1)
+    made = []
+    for t in range(int(valid.sum(1).max())):
+        borders = [[_border(t, seen, bool(there))] for there in valid[:, t]]
+        names = [f"{_state(t, seen)}, reward {gain:.1f}" for gain in gained[:, t]]
+        made.append(_frame([x[None, t] for x in pixels], borders, names))
+    return made
+
+
+def _pixels(images: np.ndarray, height: int) -> np.ndarray:
+    """Images `[N, T, H, W, 3]` in [0, 1] as uint8, enlarged by a whole number to about `height`."""
+    scale = max(1, round(height / images.shape[2]))
+    return np.rint(255 * images.clip(0, 1)).astype(np.uint8).repeat(scale, 2).repeat(scale, 3)
+
+
+def _border(t: int, seen: int, valid: bool) -> tuple[int, int, int]:
+    return SEES if t < seen else DREAMS if valid else OVER
+
+
+def _state(t: int, seen: int) -> str:
+    return f"seen {t + 1}" if t < seen else f"dreamt {t - seen + 1}"
+
+
+def _frame(panels: list[np.ndarray], borders: list[list[tuple[int, int, int]]], names: Sequence[str]) -> np.ndarray:
+    """One picture of columns `[N, H, W, 3]`: the border of every panel, and a name over every column."""
     edge, head = 3, 16
     count, high, wide, _ = panels[0].shape
     cell_high, cell_wide = high + 2 * edge, wide + 2 * edge
     canvas = np.full((head + count * cell_high, len(panels) * cell_wide, 3), BACKGROUND, np.uint8)
-    for row in range(count):
-        colour = SEES if t < seen else DREAMS if valid[row] else OVER
-        top = head + row * cell_high
-        for column, panel in enumerate(panels):
-            left = column * cell_wide
-            if column:
-                canvas[top : top + cell_high, left : left + cell_wide] = colour
+    for column, panel in enumerate(panels):
+        for row in range(count):
+            top, left = head + row * cell_high, column * cell_wide
+            canvas[top : top + cell_high, left : left + cell_wide] = borders[column][row]
             canvas[top + edge : top + edge + high, left + edge : left + edge + wide] = panel[row]
     image = Image.fromarray(canvas)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=10)
-    state = f"seen {t + 1}" if t < seen else f"dreamt {t - seen + 1}"
-    for column, name in enumerate(("truth", state, "difference")):
+    for column, name in enumerate(names):
         draw.text((column * cell_wide + edge, 2), name, TEXT, font)
     return np.asarray(image)
 

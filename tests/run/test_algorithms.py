@@ -33,12 +33,14 @@ QUICK: dict[str, Any] = {
 DREAMER: dict[str, Any] = {"imagination": 2, "length": 8, "replay_ratio": 8.0, "warmup": 20}
 OWN: dict[str, dict[str, Any]] = {
     "dreamer_v1": DREAMER
-    | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0},
+    | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0}
+    | {"planner": "gumbel", "simulations": 2, "improve": 0.5},
     "dreamer_v2": DREAMER | {"deter": 8, "classes": 2, "hidden": 8, "units": 8, "layers": 1, "slow_every": 3},
     "dream_ppo": DREAMER
     | {"size": "200k", "model_updates": 2, "minibatch": 8, "policy_updates": 2, "epochs": 2}
     | {"vector_layers": 1, "prior_layers": 1},
     **{name: planners.SMALL | own for name, own in planners.OWN.items()},
+    "muzero": planners.SMALL | {"behavior": "actor-critic", "imagination": 2},
 }
 # What each of them is asked to live in: on the host, on the device, with one player and with two.
 CASES = [

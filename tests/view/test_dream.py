@@ -105,3 +105,25 @@ def test_a_plot_has_room_for_the_elements_that_vary_most() -> None:
     small, large = (Image.open(io.BytesIO(view.plot(d, "obs/arm", SEEN))).size for d in (dream, full))
     assert large[1] < 8 * small[1], "12 of 40"
     assert Image.open(io.BytesIO(view.plot(dream, "reward", SEEN))).size[1] < small[1]
+
+
+def test_a_drive_shows_what_is_seen_imagined_and_gained() -> None:
+    valid = np.arange(ROWS)[None, :] < np.array([ROWS, 8])[:, None]
+    eye = np.full((2, ROWS, 16, 20, 3), 0.8, np.float32)
+    drive = {"obs/eye": eye, "reward": np.ones((2, ROWS), np.float32), "valid": valid}
+    frames = view.driven(drive, "obs/eye", SEEN, height=64)
+    assert len(frames) == ROWS
+    high, wide = 4 * 16 + 6, 4 * 20 + 6
+    assert {f.shape for f in frames} == {(16 + high, 2 * wide, 3)}
+
+    def panel(t: int, column: int) -> list[int]:
+        return frames[t][16 + high // 2, column * wide + wide // 2].tolist()
+
+    def border(t: int, column: int) -> tuple[int, ...]:
+        return tuple(frames[t][16 + 1, column * wide + wide // 2].tolist())
+
+    assert (border(SEEN - 1, 0), border(SEEN, 0), border(8, 1)) == (view.SEES, view.DREAMS, view.OVER)
+    assert (panel(8, 0), panel(8, 1)) == (3 * [204], 3 * [64])
+    name = lambda t, column: frames[t][:16, column * wide : (column + 1) * wide]
+    assert (name(SEEN - 1, 0) == name(SEEN - 1, 1)).all(), "nothing is gained by what is seen"
+    assert (name(9, 0) != name(9, 1)).any(), "the second one gains nothing any more"

@@ -1,0 +1,79 @@
+"""Learning from what another run saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie import config
+from reverie.config import ConfigError
+from reverie.replay.segments import Segments
+from reverie.replay.sequences import Field, Replay, bytes_per_row
+from reverie.run.checkpoint import Checkpoints
+from reverie.run.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Source:
+    """The replay of a run as its newest checkpoint counts it.
+
+    Attributes:
+      rows: how many it holds.
+    """
+
+    directory: RunDirectory
+    config: config.Config
+    manifest: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return int(self.manifest["held"])
+
+    @property
+    def streams(self) -> int:
+        return len(self.manifest["replay"]["count"])
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        return {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in self.manifest["schema"].items()}
+
+    def check(self, fields: Mapping[str, Field], streams: int) -> None:
+        """Raises ConfigError for other observations, actions or numbers of envs than these."""
+        own = self.fields
+        faults = [
+            f"{key}: there {own.get(key, 'nothing')}, here {fields.get(key, 'nothing')}"
+            for key in sorted(own.keys() | fields.keys())
+            if not key.startswith("out/") and own.get(key) != fields.get(key)
+        ]
+        if faults:
+            raise ConfigError(f"{self.directory.path} lived in another env:\n  " + "\n  ".join(faults))
+        if streams != self.streams:
+            raise ConfigError(f"{self.directory.path} had {self.streams} envs: type --envs {self.streams}")
+
+    def pour(self, replay: Replay) -> None:
+        """Fills an empty `replay` that passes `check` with these rows. What an algorithm stores beside a step (`out/`)
+        is zero where this run stored something else."""
+        fields, run = self.fields, self.config.run
+        capacity = min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(fields))
+        old = Replay(fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
+        Segments(self.directory.replay).load(old, self.manifest)
+        replay.take(old)
+
+
+def source(path: str) -> Source:
+    """The run in `path` to learn from.
+
+    Raises:
+      ConfigError: there is none, or it saved nothing yet.
+    """
+    directory = RunDirectory(Path(path))
+    if not directory.config.exists():
+        raise ConfigError(f"--offline {path}: there is no run, it has no config.json")
+    checkpoint = Checkpoints(directory.checkpoints).load_latest()
+    if checkpoint is None:
+        raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
+    return Source(directory, config.from_text(directory.config.read_text()), checkpoint.meta["replay"])

@@ -1,0 +1,54 @@
+"""What a run does next. It follows from the counts of steps and updates alone, so that a resumed run does what the
+interrupted one would have done.
+
+    together             steps and updates in turns
+
+    model-then-policy    collect          model                   policy
+    env steps            0 ... steps      stand still             stand still
+    updates              0                1 ... model_updates     ... model_updates + policy_updates
+    moment               0 ... steps      ... + model_updates     ... + policy_updates
+
+Offline there is nothing to collect: the env steps are 0 to the end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from reverie.agent import Part
+from reverie.config import RunConfig
+
+Phase = Literal["together", "collect", "model", "policy", "done"]
+PARTS: dict[Phase, Part] = {"together": "all", "model": "model", "policy": "behavior"}  # what an update moves
+NUMBERS: dict[Phase, int] = {"collect": 0, "model": 1, "policy": 2}  # as a metric
+
+
+def apart(run: RunConfig) -> bool:
+    """Whether the policy learns after the model."""
+    return run.schedule == "model-then-policy"
+
+
+def phase(run: RunConfig, step: int, updates: int) -> Phase:
+    """What comes next after so many env steps and updates."""
+    if not apart(run):
+        return "together" if step < run.steps else "done"
+    if step < env_steps(run):
+        return "collect"
+    if updates < run.model_updates:
+        return "model"
+    return "policy" if updates < run.model_updates + run.policy_updates else "done"
+
+
+def moment(run: RunConfig, step: int, updates: int) -> int:
+    """How far a run is, in the unit of everything that is due every so often: env steps; apart, updates as well."""
+    return step + updates if apart(run) else step
+
+
+def env_steps(run: RunConfig) -> int:
+    """Env steps of a whole run."""
+    return 0 if run.offline else run.steps
+
+
+def end(run: RunConfig) -> int:
+    """The last moment of a run, or a few env steps before it."""
+    return moment(run, env_steps(run), run.model_updates + run.policy_updates)

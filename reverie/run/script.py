@@ -1,0 +1,61 @@
+"""A person's own policy for collecting: a plain function of what one env shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from reverie.envs.base import Spaces
+from reverie.envs.spec import UnusableEnv, find
+from reverie.envs.values import problem
+from reverie.replay.sequences import Row
+
+
+class Script:
+    """`function(obs, rng) -> action` for every env in turn.
+
+    `obs` is key -> array without a batch axis, `rng` a `numpy.random.Generator` of its own for every step of every env;
+    there is no other memory, so that a resumed run acts as an uninterrupted one. The action is one array (or number) if
+    the env takes one, else key -> array: vectors in [-1, 1], class numbers from 0.
+
+    Args:
+      name: module:function or path/to/file.py:function.
+      seed: of all random generators.
+
+    Raises:
+      UnusableEnv: there is no such function.
+    """
+
+    def __init__(self, name: str, act_space: Spaces, seed: int) -> None:
+        module, _, function = name.rpartition(":")
+        if not module:
+            raise UnusableEnv(f"--collector {name!r}, expected module:function or path/to/file.py:function")
+        self.name, self._function = name, find(module, function)
+        self._space, self._seed = act_space, seed
+
+    def __call__(self, rows: Row, step: int) -> Row:
+        """Actions `action/<key>` `[n, ...]` for rows `obs/<key>` `[n, ...]` after `step` env steps of the run.
+
+        Raises:
+          UnusableEnv: an action is none of the space; says which.
+        """
+        seen = {k.removeprefix("obs/"): x for k, x in rows.items() if k.startswith("obs/")}
+        taken = []
+        for env in range(len(rows["is_first"])):
+            rng = np.random.default_rng((self._seed, step, env))
+            given = self._function({key: x[env] for key, x in seen.items()}, rng)
+            taken.append(self._action(given))
+        return {f"action/{key}": np.stack([action[key] for action in taken]) for key in self._space}
+
+    def _action(self, given: object) -> Row:
+        if not isinstance(given, Mapping):
+            given = dict.fromkeys(self._space, given) if len(self._space) == 1 else {}
+        if given.keys() != self._space.keys():
+            raise UnusableEnv(f"--collector {self.name} gave no dict with the keys {sorted(self._space)}")
+        action = {}
+        for key, space in self._space.items():
+            action[key] = np.asarray(given[key], space.dtype)
+            if fault := problem(action[key], space):
+                raise UnusableEnv(f"--collector {self.name} gave for {key}: {fault}")
+        return action
