@@ -319,6 +319,9 @@ class Dreamer:
         metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
         return state, out, metrics
 
+    def renew(self, state: State) -> State:
+        return eqx.tree_at(lambda s: s.optimizer, state, self.optimizer.init(state.model))
+
     def loss(
         self,
         model: Model,
