@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from reverie import algos, config, files
 from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
 from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
+from reverie.algos.planning import Planning
 from reverie.behavior.search import Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import Config, ConfigError, RunConfig
@@ -198,6 +199,7 @@ def spec_of(run: RunConfig) -> EnvSpec:
         time_limit=run.time_limit,
         image_size=run.image_size,
         gray=run.gray,
+        targets=run.targets,
         kwargs=run.env_kwargs,
     )
 
@@ -371,7 +373,7 @@ def _memory() -> int:
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what an env says about itself."""
-    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray")}
+    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "targets")}
     own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
     if spec.kwargs:
         own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)
@@ -388,13 +390,19 @@ class LoadedAgent:
     """A trained agent. Acts in the env's own words: raw observations in, raw actions out.
 
     Attributes:
-      config: of its run.
+      config: of its run, with the search that was asked for.
       step: env steps it was trained for.
       moment: the same, plus the updates if these came after them: of names and random keys.
       env: one of its kind, as the agent sees it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], env: EnvLike | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        env: EnvLike | None = None,
+        planner: str | None = None,
+        simulations: int | None = None,
+    ) -> None:
         self.path = Path(path)
         saved = saved_config(self.path)
         if saved is None:
@@ -402,6 +410,7 @@ class LoadedAgent:
         checkpoint = Checkpoints(RunDirectory(self.path).checkpoints).load_latest()
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
+        saved = searching(saved, planner, simulations)
         self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
         self.spec = env_spec(env) if env is not None else spec_of(saved.run)
         self.env: Env = make_env(self.spec)
@@ -558,20 +567,19 @@ class LoadedAgent:
         Raises:
           ConfigError: the algorithm does not search, or the episode ends before this step.
         """
-        if not isinstance(self.agent, MuZero):
+        agent = self.agent
+        if not isinstance(agent, MuZero | Dreamer) or getattr(agent.config, "planner", "") == "none":
             raise ConfigError(
                 f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
-                f"`reverie dream {self.path}` shows what it imagines"
+                f"`reverie dream {self.path}` shows what it imagines, and where actions are one discrete choice "
+                "--planner gumbel has a Dreamer search"
             )
         for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"--{name} must be {least} or more, got {value}")
-        agent = self.agent
         if simulations is not None:
-            more = dataclasses.replace(
-                self.config, agent=dataclasses.replace(self.config.agent, simulations=simulations)
-            )
-            agent = make_agent(more, self.env.obs_space, self.env.act_space)
+            more = searching(self.config, None, simulations)
+            agent = cast("MuZero | Dreamer", make_agent(more, self.env.obs_space, self.env.act_space))
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
         seen, carry = self._reach(step, seed) if obs is None else (observe(self.env, obs), carry)
@@ -681,18 +689,50 @@ def _named(action: Mapping[str, np.ndarray]) -> str:
     return next(iter(parts.values())) if len(parts) == 1 else ", ".join(f"{k} {text}" for k, text in parts.items())
 
 
-def load(path: str | os.PathLike[str], env: EnvLike | None = None) -> LoadedAgent:
+def load(
+    path: str | os.PathLike[str],
+    env: EnvLike | None = None,
+    planner: str | None = None,
+    simulations: int | None = None,
+) -> LoadedAgent:
     """The agent of the newest checkpoint of a run.
 
     Args:
       path: the run's directory.
       env: needed only if the run's env was a function that cannot be imported by name.
+      planner: of a Dreamer: how it searches before it acts (none, gumbel or puct), whatever it was trained with; the
+        run's own if left out.
+      simulations: of each search, of Dreamers and of the MuZero family; the run's own if left out.
 
     Raises:
-      ConfigError: there is no run, or no checkpoint in it yet.
+      ConfigError: there is no run, or no checkpoint in it yet, or it cannot search as asked for.
+      Unsuitable: the actions are not one discrete choice, and a planner is asked for.
       Mismatch: the env has other spaces than the agent was trained with.
     """
-    return LoadedAgent(path, env)
+    return LoadedAgent(path, env, planner, simulations)
+
+
+def searching(conf: Config, planner: str | None, simulations: int | None) -> Config:
+    """`conf` with another search when acting; what is None stays.
+
+    Raises:
+      ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
+    """
+    own: dict[str, Any] = {}
+    if planner is not None:
+        if not isinstance(conf.agent, Planning):
+            own_way = "it searches in its own way, and --simulations N says how much"
+            has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
+            raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
+        own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
+    if simulations is not None:
+        own["simulations"] = simulations
+        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
+            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
+    try:
+        return config.override(conf, **own)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def evaluate(

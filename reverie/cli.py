@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -33,9 +33,9 @@ OVERVIEW = """\
 reverie: agents that learn a model of their world and act by imagining it
 
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
-  reverie eval RUN [--episodes N] [--video out.mp4]
+  reverie eval RUN [--episodes N] [--video out.mp4] [--planner none|gumbel|puct] [--simulations N]
   reverie dream RUN [--out FILE] [--key NAME] [--fresh] [--policy]
-  reverie think RUN [--step N] [--out FILE.svg|.png] [--simulations N]
+  reverie think RUN [--step N] [--out FILE.svg|.png] [--planner gumbel|puct] [--simulations N]
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
   reverie check-env ENV
@@ -75,6 +75,11 @@ class Eval:
     opponent: str = ""
     """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
     from each seat. Empty: that of the run's own evaluations."""
+    planner: Literal["none", "gumbel", "puct"] | None = None
+    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    was trained."""
+    simulations: int | None = None
+    """Of each search: imagined steps per decision. None: those of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -109,9 +114,9 @@ class Dream:
 
 @dataclass(frozen=True)
 class Think:
-    """Draws the search behind one decision of a run that searches, the MuZero family: what was tried how often, what it
-    was worth, and what that did to the policy. Continuous actions are drawn anew at every node: below the root, #3 is
-    number 3 of a node's own. What chance does is called c3."""
+    """Draws the search behind one decision of a run that searches, the MuZero family or a Dreamer with a planner: what
+    was tried how often, what it was worth, and what that did to the policy. Continuous actions are drawn anew at every
+    node: below the root, #3 is number 3 of a node's own. What chance does is called c3."""
 
     run: tyro.conf.Positional[str]
     """The run's directory."""
@@ -123,6 +128,9 @@ class Think:
     """A picture: .png or .svg. Empty: think-<step>.png in the run's videos/."""
     depth: int = 3
     """Steps from the root that the picture shows."""
+    planner: Literal["none", "gumbel", "puct"] | None = None
+    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    was trained."""
     simulations: int | None = None
     """Of this search. None: those of the run. The steps before are decided with those of the run."""
     json: bool = False
@@ -238,7 +246,7 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
 
     if flags.video:
         video.check_suffix(Path(flags.video))
-    agent = api.load(flags.run)
+    agent = api.load(flags.run, planner=flags.planner, simulations=flags.simulations)
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None)
     console.print(
         f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "
@@ -361,7 +369,7 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
     for folder in Path(flags.out).parents:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--out {flags.out}: {folder} is a file, expected a directory or a name that is free")
-    agent = api.load(flags.run)
+    agent = api.load(flags.run, planner=flags.planner)
     found = agent.think(flags.step, flags.seed, flags.simulations)
     path = Path(flags.out or RunDirectory(agent.path).videos / f"think-{flags.step}.png")
     mover = "" if found.player is None else f", player {found.player} to move"

@@ -60,6 +60,9 @@ class Environment:
     """Images are resized to this height and width. 0 leaves them as they are."""
     gray: bool = False
     """Turn colour images into gray ones."""
+    targets: Literal["none", "proprio"] = "none"
+    """What a world model is to predict besides what it sees. proprio: positions and velocities of the joints, poses and
+    velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""
     envs: int = 4
     """Environments stepped together."""
     groups: int = 1

@@ -41,7 +41,7 @@ def random_values(rng, spaces, prefix, lead):
     def draw(space):
         if space.kind == "image":
             return rng.integers(0, 256, (*lead, *space.shape), np.uint8)
-        if space.kind == "vector":
+        if space.kind in ("vector", "target"):
             return rng.uniform(-1, 1, (*lead, *space.shape)).astype(np.float32)
         return rng.integers(0, np.reshape(space.classes, space.shape), (*lead, *space.shape), np.int32)
 

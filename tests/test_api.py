@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import algos
+from reverie import algos, api, config
 from reverie.config import ConfigError
 
 QUICK: dict[str, Any] = {
@@ -170,6 +170,38 @@ def test_think_of_an_observation_or_of_a_step() -> None:
     dreamer = reverie.train("fake", env="CartPole-v1", run="y", **QUICK).load()
     with pytest.raises(ConfigError, match="fake does not search"):
         dreamer.think()
+
+
+@pytest.mark.slow
+def test_a_dreamer_can_search_whatever_it_was_trained_with() -> None:
+    small = {"steps": 4, "warmup": 100, "envs": 1, "workers": "inline", "eval_every": 0, "eval_episodes": 0}
+    small |= {"size": "200k", "preset": "none", "time_limit": 6}
+    path = reverie.train("dreamer_v3", env="CartPole-v1", run="x", **small).path
+    obs, _ = gymnasium.make("CartPole-v1").reset(seed=0)
+    alone = reverie.load(path)
+    with pytest.raises(ConfigError, match=r"does not search.*--planner gumbel has a Dreamer search"):
+        alone.think(obs=obs)
+    agent = reverie.load(path, planner="gumbel", simulations=3)
+    thought = agent.think(obs=obs)
+    assert thought.visits.sum() == 3
+    assert thought.chosen == agent.act(obs)[0]
+    assert reverie.evaluate(agent, episodes=1).lengths == [6]
+
+
+def test_a_planner_of_a_run_can_be_left_out() -> None:
+    saved = config.override(config.default("dreamer_v3"), planner="puct", simulations=7, improve=0.5)
+    assert api.searching(saved, None, None) == saved
+    assert api.searching(saved, "none", None).agent.planner == "none"
+    assert api.searching(saved, None, 9).agent.simulations == 9
+    assert api.searching(config.default("muzero"), None, 9).agent.simulations == 9
+    for algorithm, planner, simulations, message in (
+        ("muzero", "puct", None, "muzero has no planner: it searches in its own way, and --simulations N"),
+        ("dreamer_v3", None, 3, "nothing searches: add --planner gumbel"),
+        ("dreamer_v3", "gumbel", 0, "--simulations must be 1 or more"),
+        ("dreamer_v3", "astar", None, "planner is 'astar'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            api.searching(config.default(algorithm), planner, simulations)
 
 
 def test_names_come_on_demand_and_without_jax() -> None:

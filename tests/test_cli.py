@@ -187,6 +187,10 @@ def test_what_does_not_search_has_no_thoughts(capsys: pytest.CaptureFixture[str]
     assert code == 2
     assert "fake does not search" in err
     assert "reverie dream x" in err
+    for verb in ("eval", "think"):
+        code, _, err = run(capsys, verb, "x", "--planner", "gumbel")
+        assert code == 2
+        assert "fake has no planner" in err
 
 
 def test_without_json_people_get_stdout_and_the_next_command(
@@ -364,8 +368,8 @@ def test_a_signal_saves_says_so_and_exits(
 ) -> None:
     original = loop.Training.update
 
-    def signalled(self: loop.Training) -> None:
-        original(self)
+    def signalled(self: loop.Training, due: int) -> None:
+        original(self, due)
         if self.progress.step == 30:
             os.kill(os.getpid(), signal.Signals[name])
 

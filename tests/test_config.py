@@ -91,7 +91,7 @@ def test_unknown_preset_and_algorithm() -> None:
     with pytest.raises(ConfigError, match="did you mean 'quick'"):
         config.default("fake", "quikc")
     with pytest.raises(algos.UnknownAlgorithm, match="did you mean 'dreamer_v3'"):
-        config.default("dreamer_v2")
+        config.default("dreamer_v9")
 
 
 def test_a_run_may_continue_on_another_number_of_devices(base: Config) -> None:

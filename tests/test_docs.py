@@ -11,6 +11,7 @@ from dreamer import OBS, random_batch, small_agent
 
 import reverie
 from reverie import algos, config
+from reverie.algos import dream_ppo
 from reverie.envs.base import Space
 from reverie.envs.toy import Counting
 from reverie.model.rssm import BlockGRU, DenseGRU, PlainGRU
@@ -69,12 +70,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     names = {name for record in log.read(path / "metrics.jsonl") for name in record}
     names.add("phase")  # tests/run/test_phases.py reads it
     names = {name for name in names if name.removeprefix("report/") not in own}
-    agent = small_agent(OBS | {"picture": Space("image", (64, 64, 3))})
+    agent = small_agent(OBS | {"picture": Space("image", (64, 64, 3))}, planner="puct", simulations=1, improve=1.0)
     batch = random_batch(agent, length=12)
     state = jax.eval_shape(agent.init, jax.random.key(0))
     names |= set(jax.eval_shape(agent.train, state, batch)[2])
     names |= {f"report/{name}" for name in jax.eval_shape(agent.report, state, batch)}
     names |= {f"health/{symptom.name}" for symptom in agent.symptoms}
+    practising = dream_ppo.make_agent(dream_ppo.Config(size="200k"), OBS, agent.act_space, precision="float32")
+    batch, state = random_batch(practising, 4), jax.eval_shape(practising.init, jax.random.key(0))
+    names |= set(jax.eval_shape(practising.train, state, batch)[2])
     for algorithm in planners.FAMILY:
         agent = planners.small_agent(algorithm, reanalyse=0.5)
         batch = planners.random_batch(agent)
@@ -83,6 +87,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         longer = {k: jnp.concatenate([v, v], 1) for k, v in batch.items() if k != "weight"}
         names |= {f"report/{name}" for name in jax.eval_shape(agent.report, state, longer)}
         names |= {f"health/{symptom.name}" for symptom in agent.symptoms}
+    agent = planners.small_agent("muzero", behavior="actor-critic")
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    names |= set(jax.eval_shape(agent.train, state, planners.random_batch(agent))[2])
     # Of games of two players; tests/run/test_rollout.py plays them.
     return names | {f"eval/{seat}/{outcome}" for seat in SEATS for outcome in ("wins", "draws", "losses")}
 

@@ -12,6 +12,7 @@ ALGORITHMS = {
     "dreamer_v1": "reverie.algos.dreamer_v1",
     "dreamer_v2": "reverie.algos.dreamer_v2",
     "dreamer_v3": "reverie.algos.dreamer_v3",
+    "dream_ppo": "reverie.algos.dream_ppo",
     "muzero": "reverie.algos.muzero",
     "gumbel_muzero": "reverie.algos.gumbel_muzero",
     "efficientzero": "reverie.algos.efficientzero",

@@ -20,9 +20,10 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Part, Row, prefixed, select
-from reverie.algos import Unsuitable
+from reverie.algos import Unsuitable, planning
 from reverie.behavior.imagine import rollout
 from reverie.behavior.returns import ReturnScale, lambda_return
+from reverie.behavior.search import Found
 from reverie.envs.base import Spaces
 from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
 from reverie.model.decode import Decoder
@@ -101,8 +102,8 @@ class Dreamt(NamedTuple):
         latent      s0   s1   ...   sH       s0 is a replayed state
         action      a0   a1   ...   (aH)     a_t chosen at s_t
         reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
-        discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end; of s0, what replay knows
-        weight      1    d1   ...            how likely the trajectory is to get this far; 0 from the world's end on
+        discount    .    d1   ...   dH       gamma times the chance that s_t is not the end
+        weight      1    d1   ...            how likely the trajectory is to get this far; 0 if s0 is known as the end
         target      R0   R1   ...   .        lambda-returns of s_t; sH only bootstraps
 
     Attributes:
@@ -149,14 +150,18 @@ class Dreamer:
     """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
 
     Args:
-      config: the paper's values. Of all papers' this class reads `free_nats` alone.
+      config: the paper's values, with `Planning` among them.
       widths: of a latent: deter, stoch, and numbers of a stoch variable.
       differentiable: the actions whose samples carry the gradient of the return.
       scales: the weight of every loss.
+
+    Raises:
+      Unsuitable: a planner is asked for, and the actions are not one discrete choice.
     """
 
     context = 0
     rows = trained = 0
+    enumerated = True  # a number means the same action at every node of a tree
     parts: tuple[Part, ...] = get_args(Part)
 
     def __init__(
@@ -180,7 +185,10 @@ class Dreamer:
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = dict(scales)
+        self.scales = {**scales, "improve": config.improve}
+        if config.planner != "none":
+            instead = "--planner none leaves the decision to the actor; `sampled_muzero` searches among drawn actions"
+            planning.check_choice(act_space, instead)
 
     # ------------------------------------------------------- what a paper fills in
 
@@ -257,29 +265,53 @@ class Dreamer:
         )
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
-        model = state.model
         key, belief_key, act_key = jax.random.split(carry.key, 3)
+        latent = self.believe(state.model, carry, obs, belief_key)
+        if mode == "random":
+            action = self.random_action(len(carry.action), act_key)
+        else:
+            action = self.decide(state.model, latent, obs, mode, act_key)
+            if mode == "train":
+                action = self.explored(action, jax.random.fold_in(act_key, 1))
+        action = self._bounded(action)
+        carry = Carry(latent, flat(self.act_space, action), key)
+        return carry, prefixed("action/", action), self.stored(latent)
+
+    def believe(self, model: Model, carry: Carry, obs: Row, key: PRNGKeyArray) -> Latent:
+        """The latents of N envs after what they show now."""
         tokens = model.enc(select(obs, "obs/"), self.dtype)
         latents, _ = model.dyn.observe(
             carry.latent,
             tokens[:, None],
             carry.action[:, None],
             obs["is_first"][:, None],
-            belief_key,
+            key,
         )
-        latent = jax.tree.map(lambda x: x[:, 0], latents)
+        return jax.tree.map(lambda x: x[:, 0], latents)
+
+    def decide(self, model: Model, latent: Latent, obs: Row, mode: Mode, key: PRNGKeyArray) -> dict[str, Array]:
+        """What the actor does, or what a search finds that it is to do."""
+        if self.config.planner != "none":
+            found = self.search(model, latent, key, obs.get("obs/legal"), greedy=mode == "eval")
+            ((name, space),) = self.act_space.items()
+            return {name: found.action.reshape(-1, *space.shape)}
         dists = model.pol(features(latent))
-        if mode == "eval":
-            action = {k: d.pred() for k, d in dists.items()}
-        elif mode == "random":
-            action = self.random_action(len(tokens), act_key)
-        else:
-            action = sample(dists, act_key)
-            if mode == "train":
-                action = self.explored(action, jax.random.fold_in(act_key, 1))
-        action = self._bounded(action)
-        carry = Carry(latent, flat(self.act_space, action), key)
-        return carry, prefixed("action/", action), self.stored(latent)
+        return {k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)
+
+    def search(self, model: Model, latent: Latent, key: PRNGKeyArray, legal: Array | None, greedy: bool) -> Found:
+        return planning.search(self.config, model, latent, key, legal, greedy)
+
+    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
+        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`, if there is a planner.
+
+        Returns:
+          the actions that it chose from, `[A, ...]` by their key in `act_space`, and what it found, its tree included.
+        """
+        _, belief_key, act_key = jax.random.split(carry.key, 3)
+        latent = self.believe(state.model, carry, obs, belief_key)
+        ((name, space),) = self.act_space.items()
+        actions = {name: jnp.arange(space.width, dtype=jnp.int32).reshape(-1, *space.shape)}
+        return actions, self.search(state.model, latent, act_key, obs.get("obs/legal"), greedy=True)
 
     def _bounded(self, action: dict[str, Array]) -> dict[str, Array]:
         """Vectors in [-1, 1], as every env takes them."""
@@ -310,14 +342,18 @@ class Dreamer:
         slow = self.slowed(model, state.slow, state.updates)
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
 
-        # One poisoned batch must not destroy a run: keep the old state, on the device, without asking the host.
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics |= {"loss/total": loss, "gradient/norm": norm}
+        return self.settled(jnp.isfinite(loss) & jnp.isfinite(norm), state, batch, new, out, metrics)
+
+    def settled(
+        self, finite: Array, state: State, batch: Row, new: State, out: Row, metrics: Metrics
+    ) -> tuple[State, Row, Metrics]:
+        """What `train` returns. One poisoned batch must not destroy a run: if not all was finite, the old state and
+        what replay had are kept, on the device, without asking the host."""
         counts = count_nonfinite(state.nonfinite, finite)
         state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
         out = keep(finite, out, {k: batch[k][:, self.context :] for k in out})
-        metrics |= {"loss/total": loss, "gradient/norm": norm}
-        metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
-        return state, out, metrics
+        return state, out, metrics | {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
 
     def renew(self, state: State) -> State:
         return eqx.tree_at(lambda s: s.optimizer, state, self.optimizer.init(state.model))
@@ -350,11 +386,18 @@ class Dreamer:
         if part != "model":  # what could be, from every replayed state
             behave, returns, more = self.behave(model, slow, returns, seen, imagine_key)
             losses, metrics = losses | behave, metrics | more
+            if self.config.improve:
+                losses["improve"], more = self.improved(model, seen, jax.random.fold_in(imagine_key, 1))
+                metrics |= more
+        loss, parts = self.weighed(losses)
+        return loss, (self.refreshed(seen.latents), returns, metrics | parts)
+
+    def weighed(self, losses: Mapping[str, Array]) -> tuple[Float[Array, ""], Metrics]:
+        """The sum of the means of all losses, each with its scale; and the means as metrics."""
         assert losses.keys() <= self.scales.keys(), (sorted(losses), sorted(self.scales))
         means = {k: v.mean() for k, v in losses.items()}
         loss = jnp.sum(jnp.stack([self.scales[k] * v for k, v in means.items()]))
-        metrics |= {f"loss/{k}": v for k, v in means.items()}
-        return loss, (self.refreshed(seen.latents), returns, metrics)
+        return loss, {f"loss/{k}": v for k, v in means.items()}
 
     def learn(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Seen, Metrics]:
         """Losses of the world model, what it made of the batch, and metrics."""
@@ -386,16 +429,33 @@ class Dreamer:
         """What the policy imagines from every replayed state. Actions among `differentiable` carry the gradient of what
         comes of them, through networks that it does not change (DreamerV1, section 3)."""
         config, frozen = self.config, stop_gradient(model)
-        gamma = config.gamma
         act = lambda latent, key: sample(model.pol(stop_gradient(features(latent))), key, self.differentiable)
         imagined, actions = rollout(frozen, act, self.starts(seen), config.imagination, key)
         feat = features(imagined)
         reward, discount = frozen.rew(feat).pred(), frozen.discount(feat)
-        discount = discount.at[0].set(gamma * seen.alive.ravel())
         value = stop_gradient(critic)(feat).pred()
         target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, config.lam), value.T).T
-        weight = stop_gradient(jnp.cumprod(discount, 0))[:-1] / gamma
+        weight = stop_gradient(jnp.cumprod(discount.at[0].set(seen.alive.ravel()), 0))[:-1]
         return Dreamt(stop_gradient(feat), stop_gradient(actions), reward, discount, value, target, weight)
+
+    def improved(self, model: Model, seen: Seen, key: PRNGKeyArray) -> tuple[Float[Array, "B T"], Metrics]:
+        """Distance of the actor to what a search from every replayed state prefers (cross-entropy), and metrics.
+
+        Searched now, not when the step was taken: a step is replayed hundreds of times, and what a search found then
+        would be the preference of a model that no longer exists. So nothing is stored, steps that no search took are
+        learned from as well, and so are those of a replay that is trained on without any env.
+        """
+        starts, legal = self.starts(seen), seen.rows.get("obs/legal")
+        legal = None if legal is None else legal.reshape(-1, legal.shape[-1])
+        found = self.search(stop_gradient(model), starts, key, legal, greedy=False)
+        (policy,) = model.pol(features(starts)).values()
+        assert isinstance(policy, OneHot)
+        target, logp = stop_gradient(found.policy), policy.logp[..., 0, :]
+        distance = -(target * logp).sum(-1)
+        surplus = stop_gradient(distance) - jax.scipy.special.entr(target).sum(-1)
+        alive = seen.alive.ravel()  # after the end of the world nothing is decided
+        metrics = {"improve/kl": (alive * surplus).sum() / jnp.maximum(alive.sum(), 1)}
+        return (alive * distance).reshape(seen.alive.shape), metrics
 
     def starts(self, seen: Seen) -> Latent:
         """Every replayed latent as the start of a dream, `[B * T, ...]`."""

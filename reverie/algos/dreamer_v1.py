@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
 from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.algos.planning import Planning
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
@@ -32,7 +33,7 @@ from reverie.nn.optim import adam
 
 
 @dataclass(frozen=True)
-class Config(Weights):
+class Config(Planning, Weights):
     """The values of the paper."""
 
     deter: int = 200
@@ -74,6 +75,7 @@ class Config(Weights):
     """Largest gradient norm of each of the three. 0 clips nothing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "deter", "stoch", "hidden", "units", "depth", "vector_layers", "imagination")
 
 

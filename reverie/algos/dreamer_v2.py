@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
 from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.algos.planning import Planning
 from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -35,7 +36,7 @@ STOCH = 32  # categorical variables
 
 
 @dataclass(frozen=True)
-class Config(Weights):
+class Config(Planning, Weights):
     """The values of the paper's default; `atari` and `dmc-vision` are presets."""
 
     deter: int = 1024
@@ -92,6 +93,7 @@ class Config(Weights):
     """Share of every parameter that is lost at each update."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = ("deter", "classes", "hidden", "units", "layers", "depth", "imagination", "slow_every")
         check_positive(self, *names)
         for name in ("kl_balance", "actor_mix", "lam"):

@@ -246,7 +246,9 @@ class DreamerV3(Dreamer):
         return means, returns, losses.target[0], metrics
 
 
-def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
+def make_agent(
+    config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str, kind: type[DreamerV3] = DreamerV3
+) -> DreamerV3:
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
@@ -255,7 +257,7 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     """
     check(obs_space, config.convolutions, len(image_depths(config, obs_space)))
     try:
-        return DreamerV3(config, obs_space, act_space, jnp.dtype(precision))
+        return kind(config, obs_space, act_space, jnp.dtype(precision))
     except ValueError as error:
         raise Unsuitable(str(error)) from error
 

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reverie.algos.planning import Planning
 from reverie.nn.init import Weights
 
 
@@ -48,7 +49,7 @@ SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", 
 
 
 @dataclass(frozen=True)
-class Config(Weights):
+class Config(Planning, Weights):
     """The values of the final paper, but for the size. Every one is a flag."""
 
     # Networks
@@ -148,6 +149,7 @@ class Config(Weights):
     """adam: eps of actor and critic."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive = ("learning_rate", "behavior_learning_rate", "imagination", "horizon", "prior_layers")
         for name in positive:
             if getattr(self, name) <= 0:

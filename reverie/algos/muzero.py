@@ -3,6 +3,9 @@
 A model that predicts nothing but what planning needs - reward, value, policy - is unrolled along the actions that were
 taken, and learns to predict what a tree search over itself found better, and the returns that came. Acting is search.
 The other members of the family are differences from this file.
+
+With `--behavior actor-critic` nothing searches. The policy acts alone, and learns like a Dreamer's: by the score
+function, from what comes of it when it plays on inside the model.
 """
 
 from __future__ import annotations
@@ -21,9 +24,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
-from reverie.behavior.returns import Window, n_step_return
+from reverie.algos.planning import check_choice
+from reverie.behavior.imagine import rollout
+from reverie.behavior.policy_gradient import actor
+from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_return
 from reverie.behavior.search import Found, puct
-from reverie.envs.base import RULES, Space, Spaces
+from reverie.envs.base import RULES, UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
 from reverie.model.encode import halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, Scalar, ScalarHead
@@ -100,12 +106,52 @@ class Config:
     """From this number of updates on the temperature is 0.25."""
     temperature_moves: int = 0
     """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
+    behavior: Literal["search", "actor-critic"] = "search"
+    """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not with rules
+    of a game, drawn actions or chance)."""
+    imagination: int = 5
+    """actor-critic: imagined steps from every state of the unroll."""
+    imagined_lam: float = 0.95
+    """actor-critic: lambda of the imagined returns: 0 trusts the critic, 1 the imagined rewards."""
+    entropy: float = 1e-2
+    """actor-critic: weight of the policy's entropy."""
+
+    def __post_init__(self) -> None:
+        if self.imagination < 1:
+            raise ValueError(f"--imagination must be 1 or more, got {self.imagination}")
+        if not 0 <= self.imagined_lam <= 1:
+            raise ValueError(f"--imagined-lam must lie in [0, 1], got {self.imagined_lam}")
 
 
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
 DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warmup": 0, "online": False}
-PRESETS: dict[str, dict[str, Any]] = {}
-SUITED: dict[str, str] = {}
+PRESETS: dict[str, dict[str, Any]] = {
+    # With and without a model of chance: the values that both share are equal (`bench/chance.py`).
+    "2048": {
+        "env": "pgx:2048",
+        "steps": 300_000,
+        "envs": 64,
+        "replay_ratio": 2.0,
+        "network": "mlp",
+        "hidden": 128,
+        "units": 128,
+        "simulations": 32,
+        "n_step": 10,
+        "lam": 0.5,
+        "discount": 0.999,
+        "support": 128,
+        "value_scale": 1.0,
+        "root_noise": 0.1,
+        "prioritized": False,
+        "log_every": 10_000,
+        "eval_every": 50_000,
+        "eval_episodes": 20,
+        "eval_envs": 20,
+        "report_every": 0,
+        "video_every": 0,
+    },
+}
+SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
 Body = Vectors | Towers
@@ -224,12 +270,8 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
 
 def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
     """Raises Unsuitable unless the spaces suit a search over all actions."""
-    kinds = {k: s.describe() for k, s in act_space.items()}
-    if len(act_space) != 1 or any(s.kind != "discrete" or len(s.classes) != 1 for s in act_space.values()):
-        raise Unsuitable(
-            f"this search tries every action, so there must be one discrete one; the env has {kinds}. "
-            "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
-        )
+    instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
+    check_choice(act_space, instead)
     check_pictures(obs_space)
 
 
@@ -255,6 +297,8 @@ class MuZero:
         self.config = config
         self.obs_space, self.act_space = obs_space, act_space
         self.precision = precision
+        if config.behavior == "actor-critic":
+            self.check_imagination()
         self.context = config.stack - 1
         self.rows = config.unroll + config.n_step + 1
         self.trained = 1  # the replay ratio counts roots
@@ -275,6 +319,7 @@ class MuZero:
 
     searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
     enumerated: bool = True  # a number means the same action at every node of a tree
+    played: bool = True  # a step of the model is one of the env, by an action of the policy: it can be played in
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What is stored beside a step besides policy, value and priority."""
@@ -284,6 +329,20 @@ class MuZero:
     def choices(self) -> int:
         """Actions that a search tells apart."""
         return sum(s.width for s in self.act_space.values())
+
+    def check_imagination(self) -> None:
+        """Raises Unsuitable unless the policy can play on in the model alone."""
+        if not self.played:
+            raise Unsuitable(
+                "--behavior actor-critic plays on in the model, one action of the policy after the other, and this "
+                "algorithm's model takes drawn candidates or codes of chance: `muzero`, `gumbel_muzero` and "
+                "`efficientzero` have such a model; --behavior search searches"
+            )
+        if rules := sorted(key for key, space in self.obs_space.items() if space.kind in RULES):
+            raise Unsuitable(
+                f"--behavior actor-critic plays on in the model, which does not know the rules of a game; the env "
+                f"shows some ({', '.join(rules)}): --behavior search learns from legal moves only"
+            )
 
     # ---------------------------------------------------------------- acting
 
@@ -327,8 +386,8 @@ class MuZero:
         else:
             greedy = mode == "eval"
             temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
-            found = self.search(state.model, root, search_key, legal, greedy, temperature)
-            chosen, fresh = found.action, self.fresh(root, found.policy, found.value)
+            chosen, policy, value = self.decide(state.model, root, search_key, legal, greedy, temperature)
+            fresh = self.fresh(root, policy, value)
             if mode == "train" and self.config.random_moves:
                 coin_key, even_key = jax.random.split(root_key)
                 even = jax.random.categorical(even_key, jnp.log(uniform(legal, (chosen.shape[0], self.choices))))
@@ -341,7 +400,7 @@ class MuZero:
         return carry, prefixed("action/", action), prefixed("out/", fresh)
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
-        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`.
+        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`, or would if it searched.
 
         Returns:
           the actions that it chose from, `[A, ...]` by their keys in `act_space`, and what it found, its tree included.
@@ -361,6 +420,24 @@ class MuZero:
     def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         """The env's actions for what a search chose."""
         return {self.action: chosen}
+
+    def decide(
+        self,
+        model: Model,
+        root: Hidden,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "B a"] | None,
+        greedy: bool,
+        temperature: Float[Array, " B"],
+    ) -> tuple[Int[Array, " B"], Float[Array, "B a"], Float[Array, " B"]]:
+        """What to do at `root`, and the policy and value to be stored: of a search, or of the networks themselves."""
+        if self.config.behavior == "search":
+            found = self.search(model, root, key, legal, greedy, temperature)
+            return found.action, found.policy, found.value
+        policy, value = model.judge(root)
+        logits = policy.logp[..., 0, :]
+        action = jnp.argmax(logits, -1) if greedy else jax.random.categorical(key, logits)
+        return action.astype(jnp.int32), jnp.exp(logits), value.pred()
 
     def search(
         self,
@@ -480,6 +557,10 @@ class MuZero:
         actions = self.taken(rows)[:, : config.unroll]
         states = self.unroll(model, batch, actions)
         losses, reward = self.losses(model, states, window, batch)
+        imagined: Metrics = {}
+        if config.behavior == "actor-critic":
+            behavior, imagined = self.imagined(model, states, window, key)
+            losses |= behavior
         step = jnp.concatenate([jnp.ones(1), jnp.full(config.unroll, 1 / config.unroll)])[None]
         weight = batch["weight"][:, None] * step if "weight" in batch else step
         means = {name: (weight * each).sum(1).mean() for name, (_, each) in losses.items()}
@@ -488,7 +569,7 @@ class MuZero:
         known = window.known[:, 1:].astype(jnp.float32)
         target = window.reward[:, 1:]
         mean = (known * target).sum() / known.sum()
-        metrics = {f"loss/{k}": v for k, v in means.items()} | self._diagnosed(model, states, actions)
+        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | self._diagnosed(model, states, actions)
         metrics |= {
             "replay/reward": mean,
             "reward/variance": (known * (target - mean) ** 2).sum() / known.sum(),
@@ -510,7 +591,8 @@ class MuZero:
             after = self.step(model, hidden._replace(state=halve_gradient(hidden.state)), action)
             return after, after
 
-        _, rest = lax.scan(step, root, jnp.swapaxes(actions, 0, 1))
+        # No loop: on the CPU, the gradient of a convolution inside one takes ten times as long.
+        _, rest = lax.scan(step, root, jnp.swapaxes(actions, 0, 1), unroll=True)
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
 
     def losses(
@@ -530,6 +612,48 @@ class MuZero:
                 jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
             ),
         }, states.reward[:, 1:]
+
+    def imagined(
+        self, model: Model, states: Hidden, window: Window, key: PRNGKeyArray
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Metrics]:
+        """Losses of policy and value, in place of those of a search, from playing on inside the model; and metrics.
+
+            state      s0   s1   ...   sH        s0: any of the K + 1 states of the unroll, the root among them
+            action     a0   a1   ...   (aH)      a_t ~ policy(s_t)
+            reward          r1   ...   rH
+            return     R0   R1   ...             lambda-returns; sH only bootstraps
+            advantage  R_t - v_t, over the range of the batch's returns from the 5th to the 95th percentile, at least 1
+
+        The model is data here: it learns from what really happened alone, and the value from both. Where the world ends
+        the model goes on, with rewards and values that it learned to be 0. The losses are means over H steps, and
+        stand where they began.
+        """
+        config, frozen = self.config, stop_gradient(model)
+        starts = jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), states)
+        act = lambda latent, key: frozen.judge(latent)[0].sample(key).reshape(latent.reward.shape)
+        latents, actions = rollout(frozen, act, starts, config.imagination, key)  # [H + 1, B * (K + 1)]
+        feat = frozen.body.read(latents.state)
+        policy, value = model.pol(feat[:-1]), model.val(feat[:-1])
+        reward, discount = frozen.predict(latents)
+        baseline = frozen.val(feat).pred()
+        target = lambda_return(reward.T, discount.T, jnp.full_like(reward.T, config.imagined_lam), baseline.T).T
+        spread = ReturnScale().update(target, rate=1.0).scale()
+        advantage = (target - baseline[:-1]) / spread
+        taken = actions[:-1].reshape(*target.shape, *self.act_space[self.action].shape)
+        acting = actor(policy, {self.action: taken}, advantage, config.entropy)
+        real = window.real.astype(jnp.float32)
+        begun = lambda x: real * x.mean(0).reshape(real.shape)
+        metrics = {
+            "imagined/return": target.mean(),
+            "imagined/reward": reward[1:].mean(),
+            "imagined/value": baseline.mean(),
+            "policy/return_scale": spread,
+            "policy/advantage": jnp.abs(advantage).mean(),
+        }
+        return {
+            "policy": (config.policy_scale, begun(acting)),
+            "imagined_value": (config.value_scale, begun(value.loss(target))),
+        }, metrics
 
     def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:
         """Log-probability of what the searches found, at positions 0 to K."""
@@ -600,7 +724,7 @@ class MuZero:
             root = self.rooted(target, seen, root_key)
             legal = part.get("obs/legal")
             at = slice(self.context + begin, self.context + begin + count)
-            found = self.search(
+            _, policy, value = self.decide(
                 target,
                 root,
                 search_key,
@@ -608,7 +732,7 @@ class MuZero:
                 False,
                 jnp.ones(share * count, jnp.float32),
             )
-            new = self.fresh(root, found.policy, found.value)
+            new = self.fresh(root, policy, value)
             fresh = {
                 k: x.at[:, begin : begin + count].set(new[k].reshape(share, count, *new[k].shape[1:]))
                 for k, x in fresh.items()
@@ -668,7 +792,7 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
     return {
         k: Space(s.kind, (*s.shape[:2], s.shape[2] * stack)) if k in pictures else s
         for k, s in obs_space.items()
-        if s.kind not in RULES
+        if s.kind not in UNSEEN
     }
 
 

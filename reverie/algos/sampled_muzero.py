@@ -46,8 +46,29 @@ class Config(muzero.Config):
 
 
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {}
-SUITED: dict[str, str] = {}
+PRESETS: dict[str, dict[str, Any]] = {
+    "pendulum": {
+        "env": "Pendulum-v1",
+        "steps": 60_000,
+        "envs": 16,
+        "replay_ratio": 16.0,
+        "units": 64,
+        "simulations": 16,
+        "n_step": 8,
+        "discount": 0.97,
+        "support": 20,
+        "value_scale": 1.0,
+        "prioritized": False,
+        "workers": "inline",
+        "log_every": 1000,
+        "eval_every": 5000,
+        "eval_episodes": 10,
+        "eval_envs": 10,
+        "report_every": 0,
+        "video_every": 0,
+    },
+}
+SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 Policy = dict[str, OneHot | BoundedNormal]
 
@@ -117,6 +138,7 @@ class SampledMuZero(muzero.MuZero):
 
     searched: tuple[str, ...] = ("policy", "value", "candidates")
     enumerated: bool = False
+    played: bool = False
 
     @property
     def spaces(self) -> list[tuple[str, Space]]:

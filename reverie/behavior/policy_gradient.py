@@ -62,6 +62,44 @@ def critic(
     return value.loss(target) + slow_scale * value.loss(slow)
 
 
+def log_probability(policy: Mapping[str, Action], actions: Mapping[str, Array]) -> Float[Array, "..."]:
+    """Of all actions together, in nats, without a gradient by the actions."""
+    return jnp.sum(jnp.stack([dist.logp_of(stop_gradient(actions[name])) for name, dist in policy.items()]), 0)
+
+
+def clipped_surrogate(
+    logp: Float[Array, "*B"], before: Float[Array, "*B"], advantage: Float[Array, "*B"], clip: float
+) -> Float[Array, "*B"]:
+    """PPO's loss of a policy on actions of an older one (Schulman et al. 2017, eq. 7; here to be minimised).
+
+    With r = exp(logp - before) it is `-min(r A, clip(r, 1 - clip, 1 + clip) A)`: once an action is `clip` more likely
+    than it was and that is good, or less likely and that is bad, it gains nothing more and has no gradient. At r = 1
+    the gradient is that of the score function.
+
+    Args:
+      logp, before: log-probability of what was done, now and when it was done.
+      advantage: of what was done; no gradient flows into it.
+    """
+    ratio, advantage = jnp.exp(logp - stop_gradient(before)), stop_gradient(advantage)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def clipped_value_loss(
+    value: TwoHot | Squared, target: Float[Array, "*B"], before: Float[Array, "*B"], limit: float | Array
+) -> Float[Array, "*B"]:
+    """The critic's loss, without a gradient where its mean has gone `limit` or more from what it said `before`, and
+    would be further from the target had it stopped there: the same trust region as that of the policy.
+
+    For squared errors this has the gradient of `max((v - R)^2, (clip(v, v_old - limit, v_old + limit) - R)^2)`, as
+    PPO's reference code (openai/baselines, ppo2) clips values. A two-hot code has no such maximum; where its mean may
+    not go, it has no gradient either.
+    """
+    mean, target = stop_gradient(value.pred()), stop_gradient(target)
+    stopped = jnp.clip(mean, before - limit, before + limit)
+    loss = value.loss(target)
+    return jnp.where(jnp.abs(stopped - target) > jnp.abs(mean - target), stop_gradient(loss), loss)
+
+
 class Imagined(NamedTuple):
     """Losses and figures of imagined trajectories, time-major `[H, M]`; `H1` is `H + 1`."""
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-Kind = Literal["image", "vector", "discrete", "planes", "legal", "player"]
+Kind = Literal["image", "vector", "discrete", "planes", "legal", "player", "target"]
 _DTYPES: dict[Kind, str] = {
     "image": "uint8",
     "vector": "float32",
@@ -31,8 +31,10 @@ _DTYPES: dict[Kind, str] = {
     "planes": "uint8",
     "legal": "bool",
     "player": "int8",
+    "target": "float32",
 }
 RULES: frozenset[Kind] = frozenset({"legal", "player"})  # what only a search may look at
+UNSEEN: frozenset[Kind] = RULES | {"target"}  # what no network is fed
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Space:
         shape, values 0 and 1: the board of a game, one plane per kind of piece).
         Two kinds are rules of a game rather than something to see, and networks are never fed them:
         `legal` (bool `[A]`, which classes of the one discrete action may be taken now) and `player`
-        (int8 `[]`, 0 or 1, whose turn it is).
+        (int8 `[]`, 0 or 1, whose turn it is). And one is told in training only: a `target` (float32, any shape)
+        is predicted by a world model that decodes, and never seen.
       shape: the shape of one element, without batch or time axes.
       classes: `discrete` only: the number of classes of every element, flattened.
       low, high: `vector` only: bounds of every element, flattened; may be infinite.

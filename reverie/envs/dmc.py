@@ -99,6 +99,11 @@ class Control(gymnasium.Env):
                 }
             )
 
+    @property
+    def physics(self) -> Any:
+        """dm_control's own."""
+        return self._task.physics
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._task.task.random.seed(int(self.np_random.integers(2**32)))

@@ -10,6 +10,7 @@ import ctypes.util
 import logging
 import os
 import sys
+from typing import Any
 
 import gymnasium
 
@@ -73,6 +74,68 @@ def _egl_works() -> bool:
 choose()
 
 import mujoco  # noqa: E402
+import numpy as np  # noqa: E402
+
+from reverie.envs.base import Arrays, Env, Space, Spaces  # noqa: E402
+from reverie.envs.wrappers import Wrapper  # noqa: E402
 
 # By itself it prints, and writes a file MUJOCO_LOG.TXT to wherever the user is.
 mujoco.set_mju_user_warning(lambda text: logging.getLogger("reverie").info("MuJoCo: %s", text))
+
+
+def physics_of(raw: Any) -> tuple[mujoco.MjModel, mujoco.MjData] | None:
+    """Model and data of an env that MuJoCo simulates, of Gymnasium or dm_control; None if it does not."""
+    bare = getattr(raw, "unwrapped", raw)
+    physics = getattr(bare, "physics", bare)
+    found = (getattr(physics, name, None) for name in ("model", "data"))
+    model, data = (getattr(x, "ptr", x) for x in found)  # dm_control wraps MuJoCo's own
+    return (model, data) if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData) else None
+
+
+class Body(Wrapper):
+    """Adds what a body knows of itself, as targets: float32, in MuJoCo's units (metres, radians, seconds).
+
+        joint_positions      [nq]     generalised coordinates, quaternions of free joints included
+        joint_velocities     [nv]
+        effector_poses       [E, 7]   position and unit quaternion in the world, of every end of a limb: a body that
+                                      carries no other
+        effector_velocities  [E, 6]   linear, then angular, in the world
+
+    They are computed from the joints in data of its own: the simulation is not touched.
+    """
+
+    def __init__(self, env: Env, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        super().__init__(env)
+        self._model, self._data, self._own = model, data, mujoco.MjData(model)
+        parents = set(model.body_parentid[1:].tolist())
+        self._ends = [body for body in range(1, model.nbody) if body not in parents and model.body_weldid[body]]
+        shapes = {
+            "joint_positions": (model.nq,),
+            "joint_velocities": (model.nv,),
+            "effector_poses": (len(self._ends), 7),
+            "effector_velocities": (len(self._ends), 6),
+        }
+        if taken := shapes.keys() & env.obs_space.keys():
+            raise ValueError(f"it already shows {', '.join(sorted(taken))}: leave --targets out, or rename these")
+        self._spaces = {name: Space("target", shape) for name, shape in shapes.items() if all(shape)}
+
+    @property
+    def obs_space(self) -> Spaces:
+        return self.env.obs_space | self._spaces
+
+    def observation(self, obs: Arrays) -> Arrays:
+        own, model = self._own, self._model
+        own.qpos[:], own.qvel[:] = self._data.qpos, self._data.qvel
+        mujoco.mj_kinematics(model, own)
+        mujoco.mj_comPos(model, own)
+        mujoco.mj_comVel(model, own)
+        speeds = np.zeros((len(self._ends), 6))
+        for speed, body in zip(speeds, self._ends, strict=True):
+            mujoco.mj_objectVelocity(model, own, mujoco.mjtObj.mjOBJ_BODY, body, speed, 0)
+        values = {
+            "joint_positions": own.qpos,
+            "joint_velocities": own.qvel,
+            "effector_poses": np.concatenate([own.xpos[self._ends], own.xquat[self._ends]], -1),
+            "effector_velocities": np.concatenate([speeds[:, 3:], speeds[:, :3]], -1),  # MuJoCo says angular first
+        }
+        return obs | {name: np.asarray(values[name], np.float32) for name in self._spaces}

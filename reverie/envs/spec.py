@@ -79,6 +79,7 @@ class EnvSpec:
       time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
       image_size: images become `[image_size, image_size, C]`; 0 leaves them.
       gray: images become `[H, W, 1]`.
+      targets: `proprio` adds the body to the observation, for world models to predict (see `mujoco.Body`).
       kwargs: keyword arguments of the env, or options of its family; a dict or its JSON text (kept
         as a dict).
       factory: a callable that no other process can import; such an env can only run inline.
@@ -89,6 +90,7 @@ class EnvSpec:
     time_limit: int = 0
     image_size: int = 0
     gray: bool = False
+    targets: str = "none"
     kwargs: Mapping[str, Any] | str = field(default_factory=dict)
     factory: Callable[..., Any] | None = field(default=None, compare=False)
 
@@ -114,7 +116,7 @@ class EnvSpec:
                 f"{self.id} lives in this process only: move it into a module of its own and pass "
                 'it by name, env="my_module:make_env", or run it with workers="inline"'
             )
-        names = ("id", "action_repeat", "time_limit", "image_size", "gray")
+        names = ("id", "action_repeat", "time_limit", "image_size", "gray", "targets")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         return json.dumps(values | {"kwargs": self.arguments()})
 
@@ -178,10 +180,22 @@ def make_env(env: EnvLike) -> Env:
             adapted = ResizeImages(adapted, spec.image_size)
         if spec.gray:
             adapted = GrayImages(adapted)
+        if spec.targets != "none":
+            adapted = _with_body(adapted, raw)
     except ValueError as error:
         adapted.close()
         raise UnusableEnv(f"{spec.id}: {error}") from error
     return adapted
+
+
+def _with_body(env: Env, raw: Any) -> Env:
+    """`env` with the body of `raw`, the innermost of it, as targets; raises ValueError if it has none."""
+    if _installed(_GYMNASIUM[-1]):
+        from reverie.envs.mujoco import Body, physics_of
+
+        if (physics := physics_of(raw)) is not None:
+            return Body(env, *physics)
+    raise ValueError("it has no body to predict (only envs of MuJoCo and dm_control do): leave --targets out")
 
 
 def device_env(env: EnvLike) -> DeviceEnv | None:
@@ -197,6 +211,7 @@ def device_env(env: EnvLike) -> DeviceEnv | None:
     if spec.factory is not None or not (families or spec.id.startswith(_DEVICE)):
         return None
     given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size, "--gray": spec.gray}
+    given |= {"--targets": spec.targets != "none"}
     for flag in (flag for flag, wanted in given.items() if wanted):
         raise UnusableEnv(f"{spec.id} lives on the device, where {flag} does not work: leave it out")
     raw = build(spec)

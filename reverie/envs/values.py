@@ -65,7 +65,7 @@ def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
             out[key] = flat.astype(np.int32).reshape(space.shape)
         elif space.kind == "image":
             out[key] = rng.integers(0, 256, space.shape, np.uint8)
-        elif space.kind != "vector":
+        elif space.kind not in ("vector", "target"):
             out[key] = np.asarray(rng.integers(0, 2, space.shape), space.dtype)
         else:
             out[key] = np.asarray(rng.uniform(-1, 1, space.shape), np.float32)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.model.encode import Convolutions, image_resolution, images, vectors
+from reverie.model.encode import Convolutions, image_resolution, images, written
 from reverie.nn.dists import Gaussian, OneHot, Squared
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
@@ -176,7 +176,7 @@ def mirrored(
 
 class Decoder(eqx.Module):
     """One distribution per observation key: squared error of images and symlog vectors, categoricals of the rest.
-    Planes are vectors that are not squashed; the rules of a game are not decoded.
+    Planes are vectors that are not squashed, targets are vectors; the rules of a game are not decoded.
 
     Args:
       units, layers: of the MLP from which vectors and discrete values are read.
@@ -219,7 +219,7 @@ class Decoder(eqx.Module):
         image_act: Act | None = None,
     ):
         mlp_key, head_key, image_key = jax.random.split(key, 3)
-        vector_spaces, image_spaces = vectors(spaces), images(spaces)
+        vector_spaces, image_spaces = written(spaces), images(spaces)
         self.spaces = tuple(sorted(spaces.items()))
         self.image_loss = image_loss
         self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
@@ -250,12 +250,12 @@ class Decoder(eqx.Module):
         out: dict[str, Any] = {}
         if self.mlp is not None:
             x = self.mlp(jnp.concatenate([stoch, deter], -1))
-            for name, space in vectors(spaces).items():
+            for name, space in written(spaces).items():
                 y = self.heads[name](x)
                 if space.kind == "discrete":
                     out[name] = OneHot(y, space.classes, space.shape)
                 else:
-                    squash = SYMLOG if self.symlog_vectors and space.kind == "vector" else None
+                    squash = SYMLOG if self.symlog_vectors and space.kind in ("vector", "target") else None
                     out[name] = Squared(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.envs.base import RULES, Space, Spaces
+from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, Conv, Style
 from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG_PIXELS, symlog
@@ -32,7 +32,12 @@ def planar(spaces: Spaces) -> Spaces:
 
 def vectors(spaces: Spaces) -> Spaces:
     """Everything that is seen and is no image: float vectors, discrete values and planes, of any shape."""
-    return {k: s for k, s in sorted(spaces.items()) if s.kind != "image" and s.kind not in RULES}
+    return {k: s for k, s in sorted(spaces.items()) if s.kind != "image" and s.kind not in UNSEEN}
+
+
+def written(spaces: Spaces) -> Spaces:
+    """What a decoder predicts through an MLP: `vectors`, and targets that are not seen."""
+    return {k: s for k, s in sorted(spaces.items()) if s.kind == "target"} | vectors(spaces)
 
 
 def width(spaces: Spaces) -> int:

@@ -19,7 +19,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Spaces
-from reverie.model.encode import Encoder, flat, planar, vectors, width
+from reverie.model.encode import Encoder, flat, images, planar, vectors, width
 from reverie.nn.layers import MLP, Conv, Linear
 from reverie.nn.norm import RMSNorm
 
@@ -132,8 +132,8 @@ class Block(eqx.Module):
 class Towers(eqx.Module):
     """States are planes. Boards keep their height and width; pictures are halved `halvings` times on the way.
 
-    Vectors and discrete values become constant planes beside the pictures. An action is one-hot planes, or, if
-    it names a cell of the board or a column, a plane with that cell or column set.
+    Vectors and discrete values become constant planes beside the pictures. An action is constant one-hot planes;
+    where there are as many as the board has columns or cells, also a plane with that column or cell set.
 
     Args:
       blocks, channels: of each of the two towers.
@@ -151,6 +151,7 @@ class Towers(eqx.Module):
     axes: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
     halvings: int = eqx.field(static=True)
+    places: tuple[int, ...] = eqx.field(static=True)  # of the actions on the board, () if they have none
 
     def __init__(
         self,
@@ -170,7 +171,8 @@ class Towers(eqx.Module):
         self.first = Conv(inputs, channels, 3, key=next(keys))
         self.downs = tuple(Block(channels, key=next(keys)) for _ in range(halvings))
         self.blocks = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
-        self.action = Conv(channels + actions, channels, 3, key=next(keys))
+        self.places = {wide: (1, wide), height * wide: (height, wide)}.get(actions, ()) if not images(spaces) else ()
+        self.action = Conv(channels + actions + bool(self.places), channels, 3, key=next(keys))
         self.moves = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
         self.squeeze = Conv(channels, read_channels, 1, key=next(keys))
         self.squeeze_norm = RMSNorm(read_channels)
@@ -195,8 +197,12 @@ class Towers(eqx.Module):
         return unit_range(x, 3)
 
     def advance(self, state: Float[Array, "*B h w c"], action: Float[Array, "*B a"]) -> Float[Array, "*B h w c"]:
-        planes = jnp.broadcast_to(action[..., None, None, :].astype(state.dtype), (*state.shape[:-1], action.shape[-1]))
-        x = state + self.action(jnp.concatenate([state, planes], -1))
+        action = action.astype(state.dtype)
+        planes = [action[..., None, None, :]]
+        if self.places:
+            planes.append(action.reshape(*action.shape[:-1], *self.places, 1))
+        planes = [jnp.broadcast_to(x, (*state.shape[:-1], x.shape[-1])) for x in planes]
+        x = state + self.action(jnp.concatenate([state, *planes], -1))
         for block in self.moves:
             x = block(x)
         return unit_range(x, 3)

@@ -118,10 +118,10 @@ class Checkpoints:
         self._prune(step, attempt)
         return path
 
-    def load_latest(self) -> Checkpoint | None:
-        """The sound checkpoint of the highest step, or None if there is none yet. Damaged ones are passed over with
-        a warning; AllDamaged is raised if no other is left."""
-        found = self._found()
+    def load_latest(self, until: int | None = None) -> Checkpoint | None:
+        """The sound checkpoint of the highest step (up to `until`, if given), or None if there is none yet. Damaged
+        ones are passed over with a warning; AllDamaged is raised if no other is left."""
+        found = [each for each in self._found() if until is None or each[0] <= until]
         for _, _, path in found:
             try:
                 manifest = _verify(path)

@@ -46,7 +46,7 @@ def test_the_gradient_reaches_every_parameter(version):
     grads, (out, _, metrics) = gradient(agent, state, batch)
     assert unmoved(grads) == set()
     assert out == {}
-    assert {f"loss/{name}" for name in agent.scales} <= metrics.keys()
+    assert {f"loss/{name}" for name in agent.scales.keys() - {"improve"}} <= metrics.keys()
 
 
 @pytest.fixture(scope="module", params=MODULES)
@@ -244,3 +244,15 @@ def test_values_that_cannot_be_are_refused_by_name():
         dreamer_v1.Config(vector_layers=0)
     with pytest.raises(ValueError, match=r"--actor-mix must lie in \[0, 1\], got 2"):
         dreamer_v2.Config(actor_mix=2)
+
+
+@BOTH
+def test_targets_are_predicted_and_never_seen(version):
+    agent = agent_of(version, {"vector": OBS["vector"], "joints": Space("target", (2, 2))}, free_nats=0.0)
+    state, rows = filled_state(agent), random_batch(agent, 1, 4)
+    _, (_, _, metrics) = gradient(agent, state, rows)
+    other = rows | {"obs/joints": rows["obs/joints"] + 1}
+    _, (_, _, changed) = gradient(agent, state, other)
+    assert metrics["loss/decode/joints"] != changed["loss/decode/joints"]
+    assert metrics["loss/decode/vector"] == changed["loss/decode/vector"]
+    assert state.model.enc.mlp.linears[0].weight.shape[0] == 3

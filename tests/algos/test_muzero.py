@@ -2,9 +2,11 @@
 
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from dreamer import bits, jit_once
 from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
@@ -13,6 +15,7 @@ from reverie import algos, api, health
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space
+from reverie.model.unroll import Towers
 
 KEY = jax.random.key(0)
 AGENTS = {name: small_agent(name) for name in FAMILY}
@@ -245,6 +248,16 @@ def test_towers_learn_from_boards_and_pictures(obs):
     assert all((g != 0).any() for g in jax.tree.leaves(grads))
 
 
+def test_on_boards_the_dynamics_see_in_which_column_an_action_is():
+    spaces = {"board": Space("planes", (6, 7, 2))}
+    body = Towers(spaces, 7, blocks=0, channels=2, read_channels=1, halvings=0, key=KEY)
+    only_places = body.action.weight.at[:, :, :-1].set(0) / 100  # neither the state nor the constant planes count
+    body = eqx.tree_at(lambda b: b.action.weight, body, only_places)
+    state = jnp.full((6, 7, 2), 0.5).at[0, 0].set(jnp.array([0.0, 1.0]))
+    change = body.advance(state, jax.nn.one_hot(4, 7)) - state
+    assert (jnp.abs(change).max((0, 2)) > 1e-5).tolist() == [False, False, False, True, True, True, False]
+
+
 def test_the_gradient_into_the_root_is_halved_at_every_step():
     agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
     model = moved(begun("gumbel_muzero").model)
@@ -331,6 +344,87 @@ def test_a_dream_tells_rewards_and_values(name):
         assert jnp.isfinite(dream.dream[key]).all()
     metrics = jit_once(agent.report)(begun(name), longer)
     assert {"open_loop/reward/1", "open_loop/value/1"} <= metrics.keys()
+
+
+def test_the_policy_learns_what_is_best_inside_the_model():
+    """One step ahead all can be enumerated: Q(a) = r(a) + gamma v(s(a)) of the model itself, which stands still."""
+    agent = small_agent("muzero", behavior="actor-critic", imagination=1, entropy=0.0)
+    model, batch = moved(begun("muzero").model), random_batch(agent, batch=32)
+    ones = jnp.ones((32, agent.config.unroll + 1), bool)
+    window = Window(ones.astype(jnp.float32), ones.astype(jnp.float32), ones, ones)
+
+    @jit_once
+    def enumerated(model):
+        states = agent.unroll(model, batch, agent.taken(batch)[:, : agent.config.unroll])
+        places = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]).repeat(5, 0), states)
+        after = model.advance(places, jnp.tile(jnp.arange(5), 32 * (agent.config.unroll + 1)))
+        reward, discount = model.predict(after)
+        return states, (reward + discount * model.evaluate(after)[1]).reshape(-1, 5)
+
+    states, q = enumerated(model)
+
+    def losses(model, window, key):
+        losses, _ = agent.imagined(model, states, window, key)
+        return losses["policy"][1].mean() + losses["imagined_value"][1].mean(), losses
+
+    optimizer, gradient = optax.adam(0.03), jax.value_and_grad(losses, has_aux=True)
+
+    @jit_once
+    def learned(model):
+        """The policy after 300 updates of its own, and what the first of them leaves out and moves."""
+        some = window._replace(real=ones.at[0, 1:].set(False))
+        (_, first), grads = gradient(model, some, KEY)
+
+        def step(carry, key):
+            pol, moments = carry
+            grads = gradient(eqx.tree_at(lambda m: m.pol, model, pol), window, key)[1]
+            changes, moments = optimizer.update(grads.pol, moments)
+            return (optax.apply_updates(pol, changes), moments), None
+
+        (pol, _), _ = jax.lax.scan(step, (model.pol, optimizer.init(model.pol)), jax.random.split(KEY, 300))
+        feat = model.body.read(states.state.reshape(len(q), -1))
+        gained = lambda pol: (jnp.exp(pol(feat)["action"].logp[:, 0]) * q).sum(-1).mean()
+        return gained(model.pol), gained(pol), first, grads
+
+    before, after, first, grads = learned(model)
+    best = q.max(-1).mean()
+    assert best - before > 1e-3
+    assert after > before + 0.8 * (best - before)
+    for _, each in first.values():
+        assert (each[0, 1:] == 0).all(), "beyond the end of an episode"
+        assert (each[1:] != 0).all()
+    parts = ("body", "rew", "pol", "val")
+    moving = {name: any((x != 0).any() for x in jax.tree.leaves(getattr(grads, name))) for name in parts}
+    assert moving == {"body": False, "rew": False, "pol": True, "val": True}, "the model is data"
+
+
+def test_the_policy_acts_alone_and_nothing_searches(monkeypatch):
+    agent = small_agent("muzero", behavior="actor-critic", reanalyse=0.5)
+    monkeypatch.setattr(agent, "search", None)
+    state = begun("muzero")
+    state = eqx.tree_at(lambda s: s.model, state, moved(state.model))
+    rows, carry = first_rows(agent, 64), agent.init_carry(64, KEY)
+    prior, value = state.model.evaluate(state.model.represent({"vector": rows["obs/vector"]}))
+    act = jit_once(agent.policy, static_argnums=3)
+    _, action, out = act(state, carry, rows, "eval")
+    np.testing.assert_array_equal(action["action/action"], prior.argmax(-1))
+    np.testing.assert_allclose(out["out/policy"], jnp.exp(prior), rtol=1e-4)
+    np.testing.assert_allclose(out["out/value"], value, rtol=1e-4, atol=1e-6)
+    _, action, _ = act(state, carry, rows, "train")
+    assert len(np.unique(action["action/action"])) == 5
+    _, _, metrics = jax.eval_shape(agent.train, state, random_batch(agent))
+    assert {"loss/policy", "loss/imagined_value", "imagined/return", "reanalyse/value_moved"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("algorithm", ["sampled_muzero", "stochastic_muzero"])
+def test_a_model_that_a_policy_cannot_play_in_is_refused(algorithm):
+    with pytest.raises(Unsuitable, match=r"drawn candidates or codes of chance: `muzero`"):
+        small_agent(algorithm, behavior="actor-critic")
+
+
+def test_the_rules_of_a_game_are_unknown_to_the_model():
+    with pytest.raises(Unsuitable, match=r"\(legal, player\): --behavior search"):
+        small_agent("muzero", BOARD, FIVE, behavior="actor-critic")
 
 
 def test_what_cannot_be_searched_is_refused_with_advice():

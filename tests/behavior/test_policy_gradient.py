@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from reverie.behavior.imagine import rollout
-from reverie.behavior.policy_gradient import actor, imagined_losses, replayed_value_loss, through_dynamics
+from reverie.behavior.policy_gradient import (
+    actor,
+    clipped_surrogate,
+    clipped_value_loss,
+    imagined_losses,
+    log_probability,
+    replayed_value_loss,
+    through_dynamics,
+)
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
 from reverie.nn.dists import BoundedNormal, OneHot, Squared, TwoHot
@@ -193,3 +201,59 @@ def test_weights_begin_with_what_the_model_predicted_itself():
         gamma=0.9,
     )
     np.testing.assert_allclose(losses.weight[:, 0], [1, 0.9, 0.81, 0.729], rtol=1e-5)
+
+
+def test_the_clipped_surrogate_by_hand():
+    #  ratio     1     1.5   1.5    0.5   0.5    1.1
+    before = jnp.log(jnp.full(6, 0.4))
+    ratio = jnp.array([1.0, 1.5, 1.5, 0.5, 0.5, 1.1])
+    advantage = jnp.array([2.0, 2.0, -2.0, 2.0, -2.0, 2.0])
+    logp = before + jnp.log(ratio)
+    loss = clipped_surrogate(logp, before, advantage, 0.2)
+    np.testing.assert_allclose(loss, [-2.0, -2.4, 3.0, -1.0, 1.6, -2.2], rtol=1e-5)
+    # d(-r A) / d logp = -r A. What went far enough in the right direction has none; what went astray is called back.
+    slope = jax.grad(lambda logp: clipped_surrogate(logp, before, advantage, 0.2).sum())(logp)
+    np.testing.assert_allclose(slope, [-2.0, 0.0, 3.0, -1.0, 0.0, -2.2], rtol=1e-5)
+    assert slope[1] == slope[4] == 0
+    others = jax.grad(lambda b, a: clipped_surrogate(logp, b, a, 0.2).sum(), (0, 1))(before, advantage)
+    assert not np.any(others), "neither the old policy nor the advantage is to be moved"
+
+
+def test_the_surrogate_begins_as_the_score_function():
+    rng = np.random.default_rng(0)
+    logits, mean = (jnp.asarray(rng.normal(size=(6, 3)), jnp.float32) for _ in range(2))
+    actions = {"a": jnp.arange(6, dtype=jnp.int32) % 3, "b": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)}
+    advantage = jnp.asarray(rng.normal(size=6), jnp.float32)
+
+    def policy(logits, mean):
+        return {"a": OneHot(logits, (3,), ()), "b": BoundedNormal(mean, 0 * mean, (3,))}
+
+    def clipped(*parameters):
+        before = log_probability(policy(logits, mean), actions)
+        return clipped_surrogate(log_probability(policy(*parameters), actions), before, advantage, 0.2).sum()
+
+    score = lambda *parameters: actor(policy(*parameters), actions, advantage, 0.0).sum()
+    for found, expected in zip(*(jax.grad(f, (0, 1))(logits, mean) for f in (clipped, score)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_values_are_clipped_where_they_ran_ahead():
+    #  old value 1, limit 1/2:    to 1.2   to 1.8   to 0.2   past it  the other way
+    value = jnp.array([1.2, 1.8, 0.2, 3.2, 1.8])
+    target = jnp.array([3.0, 3.0, -1.0, 3.0, -1.0])
+    before, limit = jnp.ones(5), 0.5
+
+    def reference(value):
+        stopped = jnp.clip(value, before - limit, before + limit)
+        return jnp.maximum((value - target) ** 2, (stopped - target) ** 2).sum()
+
+    found = jax.grad(lambda value: clipped_value_loss(Squared(value, 0), target, before, limit).sum())(value)
+    np.testing.assert_allclose(found, [2 * (1.2 - 3), 0, 0, 0, 2 * (1.8 + 1)], rtol=1e-5)
+    np.testing.assert_allclose(found, jax.grad(reference)(value), rtol=1e-5)
+    # A two-hot code stops at the same places.
+    bins = symexp_bins(41)
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(2, 41)), jnp.float32)
+    mean = TwoHot(logits, bins).pred()
+    slope = jax.grad(lambda x: clipped_value_loss(TwoHot(x, bins), mean + 1, mean - jnp.array([1.0, 0.1]), 0.5).sum())
+    assert not slope(logits)[0].any()
+    np.testing.assert_allclose(slope(logits)[1], jax.grad(lambda x: TwoHot(x, bins).loss(mean + 1).sum())(logits)[1])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.behavior.returns import ReturnScale, lambda_return, n_step_return
+from reverie.behavior.returns import ReturnScale, generalized_advantage, lambda_return, n_step_return
 
 
 def test_imagined_returns_match_the_reference(golden):
@@ -59,6 +59,41 @@ def test_returns_obey_the_recursion(seed, gamma, lam):
         later = reward[:, t] + discount[:, t] * ((1 - carry_on[:, t]) * value[:, t] + carry_on[:, t] * later)
         expected.append(later)
     np.testing.assert_allclose(found, np.stack(expected[::-1], 1), rtol=1e-4, atol=1e-5)
+
+
+def test_advantages_by_hand():
+    def row(*xs):
+        return jnp.array([xs], jnp.float32)
+
+    def advantage(discount, carry_on):
+        return generalized_advantage(row(9, 1, 2, 4), discount, carry_on, row(5, 10, 20, 30))
+
+    half = row(0.5, 0.5, 0.5, 0.5)
+    # Errors of one step: 1 + 5 - 5 = 1;  2 + 10 - 10 = 2;  4 + 15 - 20 = -1.
+    np.testing.assert_allclose(advantage(half, row(0, 0, 0, 0)), row(1, 2, -1))
+    # Lambda 1: what was gained until the bootstrap, less the value. 4 + 15 = 19;  2 + 9.5 = 11.5;  1 + 5.75 = 6.75.
+    np.testing.assert_allclose(advantage(half, row(1, 1, 1, 1)), row(6.75 - 5, 11.5 - 10, 19 - 20))
+    # Lambda 1/2: A2 = -1;  A1 = 2 + 1/4 (-1) = 1.75;  A0 = 1 + 1/4 (1.75) = 1.4375.
+    np.testing.assert_allclose(advantage(half, half), row(1.4375, 1.75, -1))
+    # The world ends at 2: nothing after it counts. 2 - 10 = -8;  1 + 5 - 5 + 1/4 (-8) = -1.
+    np.testing.assert_allclose(advantage(row(0.5, 0.5, 0, 0.5), half)[:, :2], row(-1, -8))
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(0, 1, width=32), st.floats(0, 1, width=32))
+def test_advantages_are_the_sum_of_all_later_errors(seed, gamma, lam):
+    rng = np.random.default_rng(seed)
+    reward, value = rng.normal(size=(2, 2, 5)).astype(np.float32)
+    discount = gamma * (rng.random((2, 5)) > 0.2).astype(np.float32)
+    carry_on = lam * (rng.random((2, 5)) > 0.2).astype(np.float32)
+    found = jax.jit(generalized_advantage)(*map(jnp.asarray, (reward, discount, carry_on, value)))
+    expected = np.zeros((2, 4))
+    for t in range(4):
+        weight = np.ones(2)
+        for later in range(t, 4):
+            error = reward[:, later + 1] + discount[:, later + 1] * value[:, later + 1] - value[:, later]
+            expected[:, t] += weight * error
+            weight = weight * discount[:, later + 1] * carry_on[:, later + 1]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_return_scale_matches_the_reference(golden):

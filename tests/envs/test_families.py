@@ -506,3 +506,55 @@ def test_every_mission_can_be_said():
             env = gymnasium.make(name, disable_env_checker=True)
             for seed in range(2):
                 tokens(env.reset(seed=seed)[0]["mission"])
+
+
+# ------------------------------------------------------------------------------------------ bodies
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("Walker2d-v5", marks=mujoco), pytest.param("dmc:walker_walk", marks=dmc)]
+)
+def test_a_body_is_told_as_targets_and_the_simulation_is_not_touched(name):
+    plain, told = make_env(name), make_env(EnvSpec(name, action_repeat=2, targets="proprio"))
+    shapes = {key: space.shape for key, space in told.obs_space.items() if space.kind == "target"}
+    assert shapes == {
+        "joint_positions": (9,),
+        "joint_velocities": (9,),
+        "effector_poses": (2, 7),  # two feet
+        "effector_velocities": (2, 6),
+    }
+    rng = np.random.default_rng(0)
+    rows = [plain.reset(3)], [told.reset(3)]
+    for _ in range(20):
+        action = sample(plain.act_space, rng)
+        first = plain.step(action)
+        rows[0].append(first if first.is_last else plain.step(action))
+        rows[1].append(told.step(action))
+        if rows[1][-1].is_last:
+            break
+    assert len(rows[1]) > 5
+    for a, b in zip(*rows, strict=True):
+        for key in plain.obs_space:
+            np.testing.assert_array_equal(a.obs[key], b.obs[key])
+    before, after = rows[1][-2].obs, rows[1][-1].obs
+    assert all(after[key].dtype == np.float32 and (before[key] != after[key]).any() for key in shapes)
+    np.testing.assert_allclose(np.linalg.norm(after["effector_poses"][:, 3:], axis=-1), 1, rtol=1e-5)
+
+
+@mujoco
+def test_velocities_of_a_finger_are_the_changes_of_its_position():
+    env = make_env(EnvSpec("Reacher-v5", targets="proprio"))
+    env.reset(0)
+    rng, places, speeds = np.random.default_rng(0), [], []
+    for _ in range(40):
+        obs = env.step({"action": 0.2 * sample(env.act_space, rng)["action"]}).obs
+        places.append(obs["effector_poses"][:, :3])
+        speeds.append(obs["effector_velocities"][:, :3])
+    moved = np.diff(places, axis=0) / 0.02  # seconds of a step
+    mean = (np.array(speeds[1:]) + speeds[:-1]) / 2
+    np.testing.assert_allclose(moved, mean, atol=0.05 * np.abs(mean).max())
+
+
+def test_what_has_no_body_says_so():
+    with pytest.raises(UnusableEnv, match=r"no body to predict .* leave --targets out"):
+        make_env(EnvSpec("CartPole-v1", targets="proprio"))

@@ -33,14 +33,20 @@ QUICK: dict[str, Any] = {
 DREAMER: dict[str, Any] = {"imagination": 2, "length": 8, "replay_ratio": 8.0, "warmup": 20}
 OWN: dict[str, dict[str, Any]] = {
     "dreamer_v1": DREAMER
-    | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0},
+    | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0}
+    | {"planner": "gumbel", "simulations": 2, "improve": 0.5},
     "dreamer_v2": DREAMER | {"deter": 8, "classes": 2, "hidden": 8, "units": 8, "layers": 1, "slow_every": 3},
+    "dream_ppo": DREAMER
+    | {"size": "200k", "model_updates": 2, "minibatch": 8, "policy_updates": 2, "epochs": 2}
+    | {"vector_layers": 1, "prior_layers": 1},
     **{name: planners.SMALL | own for name, own in planners.OWN.items()},
+    "muzero": planners.SMALL | {"behavior": "actor-critic", "imagination": 2},
 }
 # What each of them is asked to live in: on the host, on the device, with one player and with two.
 CASES = [
     pytest.param("dreamer_v1", "CartPole-v1", marks=pytest.mark.slow),
     pytest.param("dreamer_v2", "Pendulum-v1", marks=pytest.mark.slow),
+    pytest.param("dream_ppo", "Pendulum-v1", marks=pytest.mark.slow),
     ("gumbel_muzero", "CartPole-v1"),
     ("gumbel_muzero", "pgx:tic_tac_toe"),
     pytest.param("muzero", "device:CartPole", marks=pytest.mark.slow),
@@ -89,7 +95,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 
 @pytest.mark.slow  # tests/test_cli.py does it in every run of the suite, with the fake
 @pytest.mark.parametrize(
-    ("algorithm", "own"), [("gumbel_muzero", {"simulations": 2}), ("dreamer_v1", {}), ("dreamer_v2", {})]
+    ("algorithm", "own"),
+    [
+        ("gumbel_muzero", {"simulations": 2}),
+        ("dreamer_v1", {}),
+        ("dreamer_v2", {}),
+        ("dream_ppo", {"model_updates": 1, "policy_updates": 1, "epochs": 1, "length": 4}),
+    ],
 )
 def test_debug_runs_without_jit(algorithm: str, own: dict[str, Any], tmp_path: Path) -> None:
     others = {"debug": True, "steps": 30, "eval_episodes": 0, "report_every": 0, **own}

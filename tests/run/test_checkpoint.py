@@ -62,6 +62,12 @@ def test_the_newest_are_kept_and_litter_goes(tmp_path: Path) -> None:
         checkpoints.save(step, ARRAYS, {"at": step})
     assert names(tmp_path) == ["step-000000000002", "step-000000000030", "step-000000000400"]
     assert [m["meta"]["at"] for m in checkpoints.manifests()] == [400, 30, 2]
+    assert [getattr(checkpoints.load_latest(until), "step", None) for until in (None, 399, 30, 1)] == [
+        400,
+        30,
+        30,
+        None,
+    ]
     with pytest.raises(ValueError, match="at least 2"):
         Checkpoints(tmp_path, keep=1)
 

@@ -1,0 +1,372 @@
+"""PPO in the dream: on-policy learning inside a Dreamer's world model, with replayed states as starting points.
+
+One update of the loop is a round:
+
+    model       the batch, split into `model_updates` minibatches of sequences, teaches the world model
+    encode      the whole batch once, by the model that came of it: start latents, kept on the device
+    behavior    `policy_updates` times: draw `minibatch` of them, imagine what the policy does now, and take `epochs`
+                steps of PPO on that (Schulman et al. 2017)
+
+and then the envs again. So there are three dials: how many sequences of what length (`batch`, `length`), the minibatch,
+and how many updates before exploring again. `PPO` goes over any `Dreamer`, whose model it learns as its paper says;
+what is registered goes over DreamerV3, with its networks and values.
+
+The replay ratio counts the rows that are encoded: a round is due every `batch * length / replay_ratio` env steps, and
+brings `policy_updates * minibatch * imagination` imagined steps, of which each is learned from `epochs` times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.agent import Metrics, Part, Row
+from reverie.algos import Unsuitable, dreamer_v3, dreamer_v3_values
+from reverie.algos.dreamer import BEHAVIOR, Dreamer, Dreamt, Model, Seen, State, behavior_metrics, check_positive
+from reverie.algos.dreamer_v3 import DreamerV3
+from reverie.behavior.policy_gradient import clipped_surrogate, clipped_value_loss, log_probability
+from reverie.behavior.returns import ReturnScale, generalized_advantage
+from reverie.envs.base import Spaces
+from reverie.model.heads import PolicyHead, ScalarHead
+from reverie.nn.optim import adam, each
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of PPO, whatever it dreams in."""
+
+    model_updates: int = 4
+    """Updates of the world model in a round: the sequences of a batch are split into so many minibatches."""
+    minibatch: int = 1024
+    """Start latents of a PPO update."""
+    policy_updates: int = 8
+    """PPO updates before exploring again, each on what the policy imagines at that time."""
+    epochs: int = 3
+    """Gradient steps on each imagined rollout. 1: the policy is always the one that imagined; nothing is clipped."""
+    ratio_clip: float = 0.2
+    """Change of an action's probability, as a share, beyond which PPO rewards no more."""
+    value_clip: float = 0.0
+    """Change of a value, in units of the return scale, beyond which the critic is not drawn to its target by the same
+    rollout. 0: none."""
+    entropy: float = 3e-4
+    """Weight of the policy's entropy."""
+    return_rate: float = 0.01
+    """Share of the new percentiles that moves into the return scale at every PPO update."""
+    start_gb: float = 1.0
+    """Gigabytes (10^9 bytes) of start latents on the device. Of more, a random share is kept."""
+    behavior_learning_rate: float = 3e-4
+    """Step size of actor and critic."""
+    behavior_clip: float = 0.5
+    """Largest gradient norm of the actor, and of the critic. 0 clips nothing."""
+    behavior_eps: float = 1e-5
+    """What keeps their optimizer from dividing by zero."""
+
+    def __post_init__(self) -> None:
+        names = ("model_updates", "minibatch", "policy_updates", "epochs", "ratio_clip", "start_gb")
+        check_positive(self, *names, "behavior_learning_rate")
+        if self.value_clip < 0:
+            raise ValueError(f"--value-clip must be 0 or more, got {self.value_clip}")
+
+
+@dataclass(frozen=True)
+class Config(Values, dreamer_v3.Config):
+    """The values of DreamerV3, and those of PPO."""
+
+    first_continue: Literal["predicted", "true"] = "true"
+    """Whether imagination may go on from a replayed state: as replay knows."""
+    replay_value_scale: float = 0.0
+    """The critic learns in the dream alone."""
+
+    def __post_init__(self) -> None:
+        Values.__post_init__(self)
+        dreamer_v3.Config.__post_init__(self)
+        for name, only in (("actor_gradient", "reinforce"), ("first_continue", "true"), ("replay_value_scale", 0.0)):
+            if (given := getattr(self, name)) != only:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} {given}: the actor-critic of dreamer_v3 has that choice, dream_ppo has none")
+
+
+DEFAULTS: dict[str, Any] = {"batch": 64}
+# Those of dreamer_v3, with as many env steps and as many updates of the world model by as many rows: four at a time.
+PRESETS: dict[str, dict[str, Any]] = {
+    name: (values := dreamer_v3_values.PRESETS[name])
+    | {"batch": 4 * values["batch"], "minibatch": values["batch"] * values["length"] // 2}
+    for name in ("cartpole", "pendulum", "catch", "recall", "minigrid-empty")
+}
+SUITED: dict[str, str] = {}
+
+
+class Behavior(NamedTuple):
+    """The networks that PPO trains."""
+
+    pol: PolicyHead
+    val: ScalarHead
+
+
+class Imagined(NamedTuple):
+    """What the policy did in the dream, as it is learned from for some epochs; time-major `[H, M]`.
+
+    Attributes:
+      before: log-probability of what was done.
+      advantage: of it, scaled.
+      slow: what the critic's slow copy says, if there is one.
+      limit: how far a value may move.
+    """
+
+    dreamt: Dreamt
+    before: Float[Array, "H M"]
+    advantage: Float[Array, "H M"]
+    slow: Float[Array, "H M"] | None
+    limit: Float[Array, ""]
+
+
+class Learner(NamedTuple):
+    """What a PPO update changes."""
+
+    behavior: Behavior
+    slow: ScalarHead | None
+    returns: ReturnScale
+    optimizer: Any
+    steps: Array  # int32, gradient steps
+
+
+TOTALS = ("loss/model", "loss/behavior")
+
+
+class PPO(Dreamer):
+    """The actor-critic of a Dreamer gives way to PPO: `class DreamPPO(PPO, DreamerV3)`. Of the Dreamer remain its world
+    model, how that learns, and its critic's slow copy, if it has one.
+
+    The config has `Values`, `imagination` and `lam`.
+    """
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        self.differentiable = frozenset()
+        adams = {name: self._adam() for name in BEHAVIOR.values()}
+        self.behavior_optimizer = each(adams, BEHAVIOR.__getitem__)
+
+    def _adam(self) -> optax.GradientTransformation:
+        config = self.config
+        return adam(config.behavior_learning_rate, eps=config.behavior_eps, clip=config.behavior_clip)
+
+    def init(self, key: PRNGKeyArray) -> State:
+        state = super().init(key)
+        world, behavior = apart(state.model)
+        optimizers = {"model": self.optimizer.init(world), "behavior": self.behavior_optimizer.init(behavior)}
+        return eqx.tree_at(lambda s: s.optimizer, state, optimizers)
+
+    def train(self, state: State, batch: Row, part: Part = "all") -> tuple[State, Row, Metrics]:
+        """One round.
+
+        Raises:
+          Unsuitable: the batch cannot be split.
+        """
+        learn_key, encode_key, behave_key = jax.random.split(jax.random.fold_in(state.key, state.updates), 3)
+        minibatches, optimizer = self.minibatches(batch), state.optimizer
+        world, behavior = apart(state.model)
+        slow, returns, finite = state.slow, state.returns, jnp.array(True)
+        metrics: Metrics = {}
+        if part != "behavior":
+            world, trained, finite, metrics = self.learn_model(world, optimizer["model"], minibatches, learn_key)
+            optimizer = optimizer | {"model": trained}
+        out, starts = self.encode(world, minibatches, encode_key)
+        if part != "model":
+            steps = state.updates * (self.config.policy_updates * self.config.epochs)
+            learner = Learner(behavior, slow, returns, optimizer["behavior"], steps)
+            learner, able, more = self.learn_behavior(world, learner, starts, behave_key)
+            behavior, slow, returns, trained, _ = learner
+            optimizer, finite, metrics = optimizer | {"behavior": trained}, finite & able, metrics | more
+        metrics["loss/total"] = jnp.sum(jnp.stack([v for k, v in metrics.items() if k in TOTALS]))
+        model = joined(world, behavior)
+        new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
+        return self.settled(finite, state, batch, new, out, metrics)
+
+    def minibatches(self, batch: Row) -> Row:
+        """`[B, L, ...]` as `[U, B / U, L, ...]`. Neighbours go to different ones, so that devices that share the
+        sequences share every minibatch of them."""
+        updates, sequences = self.config.model_updates, len(batch["reward"])
+        if sequences % updates:
+            raise Unsuitable(
+                f"--batch {sequences} cannot be split into --model-updates {updates} equal minibatches: try --batch "
+                f"{sequences + -sequences % updates}"
+            )
+        return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, updates, *x.shape[1:]), 0, 1), batch)
+
+    # ---------------------------------------------------------------- the model
+
+    def learn_model(
+        self, world: Model, optimizer: Any, minibatches: Row, key: PRNGKeyArray
+    ) -> tuple[Model, Any, Bool[Array, ""], Metrics]:
+        """The world model after one update by every minibatch, its optimizer, whether all was finite, and metrics."""
+
+        def loss(world: Model, rows: Row, key: PRNGKeyArray) -> tuple[Array, Metrics]:
+            losses, _, metrics = self.learn(world, rows, key)
+            total, parts = self.weighed(losses)
+            return total, metrics | parts
+
+        def update(carry: tuple[Model, Any], xs: tuple[Row, PRNGKeyArray]) -> tuple[tuple[Model, Any], Any]:
+            world, optimizer = carry
+            world, optimizer, finite, metrics = stepped("model", self.optimizer, loss, world, optimizer, *xs)
+            return (world, optimizer), (finite, metrics)
+
+        keys = jax.random.split(key, self.config.model_updates)
+        (world, optimizer), (finite, metrics) = lax.scan(update, (world, optimizer), (minibatches, keys))
+        return world, optimizer, finite.all(), {k: v.mean() for k, v in metrics.items()}
+
+    def encode(self, world: Model, minibatches: Row, key: PRNGKeyArray) -> tuple[Row, Seen]:
+        """What goes back to replay, `[B, T]`, and the latents that dreams start from: as sequences of one, `[M, 1]`."""
+        updates, sequences, length = minibatches["reward"].shape
+        rows = sequences * (length - self.context)
+        deter, stoch, classes = self.widths
+        bytes_each = self.dtype.itemsize * (deter + stoch * classes) + 4  # the flag of an end as float32
+        kept = max(1, min(rows, int(self.config.start_gb * 1e9) // bytes_each // updates))
+
+        def some(nothing: None, xs: tuple[Row, PRNGKeyArray]) -> tuple[None, tuple[Row, Seen]]:
+            observe_key, choose_key = jax.random.split(xs[1])
+            shown, latents, _ = self._observe(world, xs[0], observe_key)
+            seen = Seen({}, latents, 1 - shown["is_terminal"].astype(jnp.float32))
+            seen = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), seen)
+            if kept < len(seen.alive):
+                chosen = jax.random.permutation(choose_key, len(seen.alive))[:kept]
+                seen = jax.tree.map(lambda x: x[chosen], seen)
+            return nothing, (self.refreshed(latents), seen)
+
+        _, (out, starts) = lax.scan(some, None, (minibatches, jax.random.split(key, updates)))
+        out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), out)
+        return out, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), starts)
+
+    # ------------------------------------------------------------- the behavior
+
+    def learn_behavior(
+        self, world: Model, learner: Learner, starts: Seen, key: PRNGKeyArray
+    ) -> tuple[Learner, Bool[Array, ""], Metrics]:
+        """The learner after `policy_updates` PPO updates, whether all of them were finite, and metrics."""
+        config = self.config
+        draw_key, key = jax.random.split(key)
+
+        def update(learner: Learner, xs: tuple[Array, PRNGKeyArray]) -> tuple[Learner, Any]:
+            chosen, key = xs
+            model = joined(world, learner.behavior)
+            dreamt = self.dreamt(model, model.val, jax.tree.map(lambda x: x[chosen], starts), key)
+            return self._updated(world, learner, dreamt)
+
+        chosen = drawn(len(starts.alive), config.policy_updates, config.minibatch, draw_key)
+        keys = jax.random.split(key, config.policy_updates)
+        learner, (finite, metrics) = lax.scan(update, learner, (chosen, keys))
+        return learner, finite.all(), {k: v.mean() for k, v in metrics.items()}
+
+    def _updated(self, world: Model, learner: Learner, dreamt: Dreamt) -> tuple[Learner, Any]:
+        """One PPO update on what the learner's own policy did."""
+        config, fixed, value = self.config, dreamt.fixed[:-1], dreamt.value[:-1]
+        advantage = generalized_advantage(
+            dreamt.reward.T, dreamt.discount.T, jnp.full_like(dreamt.value.T, config.lam), dreamt.value.T
+        ).T
+        dreamt = dreamt._replace(target=value + advantage)
+        returns = learner.returns.update(dreamt.target, config.return_rate)
+        imagined = Imagined(
+            dreamt,
+            log_probability(learner.behavior.pol(fixed), taken(dreamt)),
+            advantage / returns.scale(),
+            None if learner.slow is None else learner.slow(fixed).pred(),
+            config.value_clip * returns.scale(),
+        )
+        learner = learner._replace(returns=returns)
+
+        def epoch(learner: Learner, _: None) -> tuple[Learner, Any]:
+            behavior, optimizer, finite, metrics = stepped(
+                "behavior", self.behavior_optimizer, self.surrogate, learner.behavior, learner.optimizer, imagined
+            )
+            slow = self.slowed(joined(world, behavior), learner.slow, learner.steps)
+            return Learner(behavior, slow, returns, optimizer, learner.steps + 1), (finite, metrics)
+
+        learner, (finite, metrics) = lax.scan(epoch, learner, length=config.epochs)
+        figures = {
+            "policy/return_scale": returns.scale(),
+            "policy/advantage": jnp.abs(imagined.advantage).mean(),
+            "value/explained": 1 - jnp.var(dreamt.target - value) / jnp.var(dreamt.target),
+        }
+        return learner, (finite.all(), {k: v[-1] for k, v in metrics.items()} | figures)
+
+    def surrogate(self, behavior: Behavior, imagined: Imagined) -> tuple[Float[Array, ""], Metrics]:
+        """PPO's objective (Schulman et al. 2017, eqs. 7 and 9) on one imagined rollout, as a loss, and metrics."""
+        config, dreamt = self.config, imagined.dreamt
+        fixed = dreamt.fixed[:-1]
+        policy, value = behavior.pol(fixed), behavior.val(fixed)
+        logp = log_probability(policy, taken(dreamt))
+        entropy = jnp.sum(jnp.stack([dist.entropy() for dist in policy.values()]), 0)
+        acting = clipped_surrogate(logp, imagined.before, imagined.advantage, config.ratio_clip)
+        if config.value_clip:
+            valuing = clipped_value_loss(value, dreamt.target, dreamt.value[:-1], imagined.limit)
+        else:
+            valuing = value.loss(dreamt.target)
+        if imagined.slow is not None:
+            valuing += value.loss(imagined.slow)
+        loss, metrics = self.weighed(
+            {"policy": dreamt.weight * (acting - config.entropy * entropy), "value": dreamt.weight * valuing}
+        )
+        change = logp - imagined.before
+        metrics |= behavior_metrics(policy, **dreamt.figures())
+        metrics["policy/clipped"] = jnp.mean(jnp.abs(jnp.expm1(change)) > config.ratio_clip)
+        metrics["policy/kl"] = jnp.mean(jnp.expm1(change) - change)
+        return loss, stop_gradient(metrics)
+
+
+class DreamPPO(PPO, DreamerV3):
+    """The `Agent`."""
+
+
+def drawn(count: int, minibatches: int, size: int, key: PRNGKeyArray) -> Int[Array, "minibatches size"]:
+    """Minibatches of the numbers below `count`: each is drawn once before any is drawn again."""
+    passes = jax.random.split(key, -(-minibatches * size // count))
+    order = jax.vmap(lambda key: jax.random.permutation(key, count))(passes).ravel()
+    return order[: minibatches * size].reshape(minibatches, size)
+
+
+def apart(model: Model) -> tuple[Model, Behavior]:
+    """The world model without its behaviour, and that."""
+    world: Model = eqx.tree_at(lambda m: (m.pol, m.val), model, (None, None))
+    return world, Behavior(model.pol, model.val)
+
+
+def joined(world: Model, behavior: Behavior) -> Model:
+    """Inverse of `apart`."""
+    model: Model = eqx.tree_at(lambda m: (m.pol, m.val), world, tuple(behavior), is_leaf=lambda x: x is None)
+    return model
+
+
+def taken(dreamt: Dreamt) -> dict[str, Array]:
+    """The actions that led somewhere, `[H, M, ...]`."""
+    return jax.tree.map(lambda x: x[:-1], dreamt.actions)
+
+
+def stepped(
+    name: str, rule: optax.GradientTransformation, loss: Any, params: Any, optimizer: Any, *args: Any
+) -> tuple[Any, Any, Bool[Array, ""], Metrics]:
+    """One gradient step of `loss(params, *args) -> (loss, metrics)`: parameters, optimizer, whether loss and gradient
+    were finite, and metrics, in which `name` stands for the two."""
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+    norm = optax.tree.norm(grads)
+    changes, optimizer = rule.update(grads, optimizer, params)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    metrics |= {f"loss/{name}": value, f"gradient/{name}": norm}
+    return optax.apply_updates(params, changes), optimizer, finite, metrics
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamPPO:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: as `dreamer_v3.make_agent`.
+    """
+    agent = dreamer_v3.make_agent(config, obs_space, act_space, precision=precision, kind=DreamPPO)
+    assert isinstance(agent, DreamPPO)
+    return agent

@@ -1,0 +1,110 @@
+"""Search inside a Dreamer: the trees of the MuZero family (`behavior/search.py`), grown in the dreams of an RSSM.
+
+    what a search asks     what a Dreamer answers
+    imagine                one step of the prior
+    predict                predicted reward, and the predicted chance to go on, times gamma
+    evaluate               the actor's log-probabilities as prior, the critic's mean as value
+
+A dream is random and a tree is not: when an edge is first taken, the prior is sampled once, and whoever passes there
+again finds that one outcome. So a Q-value is the mean over the few dreams that a tree has room for, and a search can
+take a lucky dream for a good action. Where the world is hard to foresee, more simulations tell more, at the root above
+all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.algos import Unsuitable
+from reverie.behavior.search import Found, gumbel, puct
+from reverie.envs.base import Spaces
+from reverie.model.rssm import Latent, features
+from reverie.nn.dists import OneHot
+
+Rule = Literal["none", "gumbel", "puct"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """How a Dreamer looks ahead before it acts. Every Dreamer has these values."""
+
+    planner: Rule = "none"
+    """Search in the dream before every action, in training and in evaluation, by the rule of Gumbel MuZero or of
+    MuZero; none: the actor decides alone. Needs actions that are one discrete choice."""
+    simulations: int = 16
+    """Of each search: imagined steps per decision."""
+    improve: float = 0.0
+    """Weight of a loss that moves the actor to what a search from every replayed state prefers. 0: there is none. It
+    costs about as much as imagining --simulations steps."""
+
+    def __post_init__(self) -> None:
+        if self.simulations < 1:
+            raise ValueError(f"--simulations must be 1 or more, got {self.simulations}")
+        if self.improve < 0:
+            raise ValueError(f"--improve must be 0 or more, got {self.improve}")
+        if self.improve and self.planner == "none":
+            raise ValueError(
+                f"--improve {self.improve} trains the actor towards what a search prefers, and --planner none does "
+                "not search: add --planner gumbel, or leave --improve out"
+            )
+
+
+class Searchable(eqx.Module):
+    """A Dreamer's networks as a `Planner`: actions are the numbers of one discrete choice.
+
+    `networks` has `imagine` and `predict` of the `WorldModel`, and `pol` and `val`, which read features.
+    """
+
+    networks: Any
+
+    def imagine(self, latent: Latent, action: Int[Array, " B"], key: PRNGKeyArray) -> Latent:
+        ((name, space),) = self.networks.actions
+        after: Latent = self.networks.imagine(latent, {name: action.reshape(-1, *space.shape)}, key)
+        return after
+
+    def predict(self, latent: Latent) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        reward, discount = self.networks.predict(latent)
+        return reward, discount
+
+    def evaluate(self, latent: Latent) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
+        feat = features(latent)
+        (policy,) = self.networks.pol(feat).values()
+        assert isinstance(policy, OneHot)
+        return policy.logp[..., 0, :], self.networks.val(feat).pred()
+
+
+def search(
+    config: Planning,
+    networks: Any,
+    latent: Latent,
+    key: PRNGKeyArray,
+    legal: Bool[Array, "B a"] | None,
+    greedy: bool,
+) -> Found:
+    """Plans from `latent`, `[B, ...]`. `greedy`: for evaluation, without noise at the root."""
+    model = Searchable(networks)
+    if config.planner == "gumbel":
+        scale = 0.0 if greedy else 1.0
+        return gumbel(model, latent, key, simulations=config.simulations, legal=legal, scale=scale)
+    return puct(
+        model,
+        latent,
+        key,
+        simulations=config.simulations,
+        legal=legal,
+        dirichlet_fraction=0.0 if greedy else 0.25,
+        temperature=0.0 if greedy else 1.0,
+    )
+
+
+def check_choice(act_space: Spaces, instead: str) -> None:
+    """Raises Unsuitable, with the advice `instead`, unless the actions are one discrete choice."""
+    if len(act_space) != 1 or any(s.kind != "discrete" or len(s.classes) != 1 for s in act_space.values()):
+        kinds = {k: s.describe() for k, s in act_space.items()}
+        raise Unsuitable(
+            f"this search tries every action, so there must be one discrete one; the env has {kinds}. {instead}"
+        )
