@@ -171,6 +171,10 @@ class Divided(Agent, Protocol):
         """As `Agent.train`; with `model` or `behavior` no parameter of the other moves. `part` is static under jit."""
         ...
 
+    def renew(self, state: State) -> State:
+        """The same parameters with a fresh optimizer, whose estimates and warm-up are not those of another part."""
+        ...
+
 
 @runtime_checkable
 class WorldModel(Protocol):

@@ -143,6 +143,9 @@ class Fake:
         state = {"weights": weights, "wish": wish, "key": state["key"], "updates": updates, "bad": bad}
         return state, out, metrics
 
+    def renew(self, state: Any) -> Any:
+        return state | {"key": jax.random.fold_in(state["key"], 1)}
+
     def report(self, state: Any, batch: Row) -> Metrics:
         return {"reward": batch["reward"].mean(), "weight": state["weights"].mean()}
 

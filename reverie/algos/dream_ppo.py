@@ -2,9 +2,9 @@
 
 One update of the loop is a round:
 
-    model       the batch, split into `model_updates` minibatches of sequences, teaches the world model
+    model       the batch, split into `model_minibatches` minibatches of sequences, teaches the world model
     encode      the whole batch once, by the model that came of it: start latents, kept on the device
-    behavior    `policy_updates` times: draw `minibatch` of them, imagine what the policy does now, and take `epochs`
+    behavior    `ppo_updates` times: draw `minibatch` of them, imagine what the policy does now, and take `epochs`
                 steps of PPO on that (Schulman et al. 2017)
 
 and then the envs again. So there are three dials: how many sequences of what length (`batch`, `length`), the minibatch,
@@ -12,7 +12,7 @@ and how many updates before exploring again. `PPO` goes over any `Dreamer`, whos
 what is registered goes over DreamerV3, with its networks and values.
 
 The replay ratio counts the rows that are encoded: a round is due every `batch * length / replay_ratio` env steps, and
-brings `policy_updates * minibatch * imagination` imagined steps, of which each is learned from `epochs` times.
+brings `ppo_updates * minibatch * imagination` imagined steps, of which each is learned from `epochs` times.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from reverie.nn.optim import adam, each
 class Values:
     """The values of PPO, whatever it dreams in."""
 
-    model_updates: int = 4
+    model_minibatches: int = 4
     """Updates of the world model in a round: the sequences of a batch are split into so many minibatches."""
     minibatch: int = 1024
     """Start latents of a PPO update."""
-    policy_updates: int = 8
+    ppo_updates: int = 8
     """PPO updates before exploring again, each on what the policy imagines at that time."""
     epochs: int = 3
     """Gradient steps on each imagined rollout. 1: the policy is always the one that imagined; nothing is clipped."""
@@ -70,7 +70,7 @@ class Values:
     """What keeps their optimizer from dividing by zero."""
 
     def __post_init__(self) -> None:
-        names = ("model_updates", "minibatch", "policy_updates", "epochs", "ratio_clip", "start_gb")
+        names = ("model_minibatches", "minibatch", "ppo_updates", "epochs", "ratio_clip", "start_gb")
         check_positive(self, *names, "behavior_learning_rate")
         if self.value_clip < 0:
             raise ValueError(f"--value-clip must be 0 or more, got {self.value_clip}")
@@ -160,7 +160,9 @@ class PPO(Dreamer):
         return adam(config.behavior_learning_rate, eps=config.behavior_eps, clip=config.behavior_clip)
 
     def init(self, key: PRNGKeyArray) -> State:
-        state = super().init(key)
+        return self.renew(super().init(key))
+
+    def renew(self, state: State) -> State:
         world, behavior = apart(state.model)
         optimizers = {"model": self.optimizer.init(world), "behavior": self.behavior_optimizer.init(behavior)}
         return eqx.tree_at(lambda s: s.optimizer, state, optimizers)
@@ -181,7 +183,7 @@ class PPO(Dreamer):
             optimizer = optimizer | {"model": trained}
         out, starts = self.encode(world, minibatches, encode_key)
         if part != "model":
-            steps = state.updates * (self.config.policy_updates * self.config.epochs)
+            steps = state.updates * (self.config.ppo_updates * self.config.epochs)
             learner = Learner(behavior, slow, returns, optimizer["behavior"], steps)
             learner, able, more = self.learn_behavior(world, learner, starts, behave_key)
             behavior, slow, returns, trained, _ = learner
@@ -194,10 +196,10 @@ class PPO(Dreamer):
     def minibatches(self, batch: Row) -> Row:
         """`[B, L, ...]` as `[U, B / U, L, ...]`. Neighbours go to different ones, so that devices that share the
         sequences share every minibatch of them."""
-        updates, sequences = self.config.model_updates, len(batch["reward"])
+        updates, sequences = self.config.model_minibatches, len(batch["reward"])
         if sequences % updates:
             raise Unsuitable(
-                f"--batch {sequences} cannot be split into --model-updates {updates} equal minibatches: try --batch "
+                f"--batch {sequences} cannot be split into --model-minibatches {updates} of equal size: try --batch "
                 f"{sequences + -sequences % updates}"
             )
         return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, updates, *x.shape[1:]), 0, 1), batch)
@@ -219,7 +221,7 @@ class PPO(Dreamer):
             world, optimizer, finite, metrics = stepped("model", self.optimizer, loss, world, optimizer, *xs)
             return (world, optimizer), (finite, metrics)
 
-        keys = jax.random.split(key, self.config.model_updates)
+        keys = jax.random.split(key, self.config.model_minibatches)
         (world, optimizer), (finite, metrics) = lax.scan(update, (world, optimizer), (minibatches, keys))
         return world, optimizer, finite.all(), {k: v.mean() for k, v in metrics.items()}
 
@@ -250,7 +252,7 @@ class PPO(Dreamer):
     def learn_behavior(
         self, world: Model, learner: Learner, starts: Seen, key: PRNGKeyArray
     ) -> tuple[Learner, Bool[Array, ""], Metrics]:
-        """The learner after `policy_updates` PPO updates, whether all of them were finite, and metrics."""
+        """The learner after `ppo_updates` PPO updates, whether all of them were finite, and metrics."""
         config = self.config
         draw_key, key = jax.random.split(key)
 
@@ -260,8 +262,8 @@ class PPO(Dreamer):
             dreamt = self.dreamt(model, model.val, jax.tree.map(lambda x: x[chosen], starts), key)
             return self._updated(world, learner, dreamt)
 
-        chosen = drawn(len(starts.alive), config.policy_updates, config.minibatch, draw_key)
-        keys = jax.random.split(key, config.policy_updates)
+        chosen = drawn(len(starts.alive), config.ppo_updates, config.minibatch, draw_key)
+        keys = jax.random.split(key, config.ppo_updates)
         learner, (finite, metrics) = lax.scan(update, learner, (chosen, keys))
         return learner, finite.all(), {k: v.mean() for k, v in metrics.items()}
 

@@ -355,6 +355,9 @@ class Dreamer:
         out = keep(finite, out, {k: batch[k][:, self.context :] for k in out})
         return state, out, metrics | {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
 
+    def renew(self, state: State) -> State:
+        return eqx.tree_at(lambda s: s.optimizer, state, self.optimizer.init(state.model))
+
     def loss(
         self,
         model: Model,

@@ -100,7 +100,7 @@ class Display(Protocol):
 class Plain:
     """A line every few seconds, for files and pipes."""
 
-    def __init__(self, console: Console, steps: int, unit: str) -> None:
+    def __init__(self, console: Console, steps: int, unit: str = "step") -> None:
         self._console, self._steps, self._unit = console, steps, unit
         self._values: dict[str, Any] = {}
         self._newest = 0

@@ -518,6 +518,10 @@ class Training:
         if phase == "together":
             self.update(self.ratio.due(self.progress.step))
         elif phase in phases.PARTS:
+            if phase == "policy" and self.progress.updates == self.run.model_updates:
+                assert isinstance(self.agent, Divided), self.agent
+                # Adam counted steps of the actor in which nothing was asked of it: its first ones would be too long.
+                self.state = self.compiled.place.everywhere(self.agent.renew(self.local))
             self.update(1, phases.PARTS[phase])
 
     def collect(self) -> None:

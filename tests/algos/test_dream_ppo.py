@@ -12,7 +12,7 @@ from reverie.algos import Unsuitable, dreamer_v1, dreamer_v2
 from reverie.algos.dream_ppo import PPO, Config, Values, drawn, make_agent
 
 SMALL = {"size": "200k", "imagination": 3, "lr_warmup": 0, "learning_rate": 3e-3, "behavior_learning_rate": 3e-3}
-SMALL |= {"model_updates": 2, "minibatch": 16, "policy_updates": 3, "epochs": 2, "value_clip": 0.5}
+SMALL |= {"model_minibatches": 2, "minibatch": 16, "ppo_updates": 3, "epochs": 2, "value_clip": 0.5}
 SMALL |= {"vector_layers": 1, "prior_layers": 1}  # what is not tested here need not be compiled
 B, T = 4, 7
 
@@ -123,7 +123,7 @@ def test_start_latents_are_bounded_in_bytes(state, batch):
 def test_devices_share_every_minibatch(agent):
     rows = {"reward": jnp.arange(4.0)[:, None]}
     np.testing.assert_array_equal(agent.minibatches(rows)["reward"][..., 0], [[0, 2], [1, 3]])
-    with pytest.raises(Unsuitable, match=r"--batch 3 cannot be split into --model-updates 2 .* try --batch 4"):
+    with pytest.raises(Unsuitable, match=r"--batch 3 cannot be split into --model-minibatches 2 .* try --batch 4"):
         agent.minibatches({"reward": jnp.zeros((3, 1))})
 
 
@@ -166,7 +166,7 @@ class OverV2(PPO, dreamer_v2.DreamerV2):
     pass
 
 
-TINY = {"deter": 8, "hidden": 8, "units": 8, "imagination": 2, "model_updates": 1, "minibatch": 4}
+TINY = {"deter": 8, "hidden": 8, "units": 8, "imagination": 2, "model_minibatches": 1, "minibatch": 4}
 OTHERS = {
     "v1": (OverV1, ConfigV1(**TINY, stoch=4, continue_scale=1.0)),
     "v2": (OverV2, ConfigV2(**TINY, classes=2, layers=1)),
@@ -211,7 +211,7 @@ def test_a_part_moves_alone(part, agent, state, batch):
 def test_a_share_of_the_starts_is_some_of_the_rows(state, batch):
     seen, some = (
         jit_once(agent.encode)(state.model, agent.minibatches(batch), KEY)[1]
-        for agent in (small_agent(model_updates=1), small_agent(model_updates=1, start_gb=9 * 1540 / 1e9))
+        for agent in (small_agent(model_minibatches=1), small_agent(model_minibatches=1, start_gb=9 * 1540 / 1e9))
     )
     rows = [row.tobytes() for row in np.asarray(seen.latents.deter)]
     kept = [row.tobytes() for row in np.asarray(some.latents.deter)]

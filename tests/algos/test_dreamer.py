@@ -112,6 +112,15 @@ def test_a_part_of_an_update_moves_that_part_alone(version, part):
     assert after.updates == 1
 
 
+def test_a_renewed_optimizer_has_seen_nothing():
+    agent = agent_of("v1")
+    state = filled_state(agent)
+    assert any(x.any() for x in jax.tree.leaves(state.optimizer))
+    renewed = agent.renew(state)
+    assert not any(x.any() for x in jax.tree.leaves(renewed.optimizer))
+    assert bits(eqx.tree_at(lambda s: s.optimizer, renewed, state.optimizer)) == bits(state)
+
+
 def test_the_kl_is_balanced():
     """The prior gets four times the gradient that the posterior gets, where both would get the same."""
     p, q = jnp.log(jnp.array([[[[0.7, 0.3]]]])), jnp.log(jnp.array([[[[0.4, 0.6]]]]))

@@ -37,7 +37,7 @@ OWN: dict[str, dict[str, Any]] = {
     | {"planner": "gumbel", "simulations": 2, "improve": 0.5},
     "dreamer_v2": DREAMER | {"deter": 8, "classes": 2, "hidden": 8, "units": 8, "layers": 1, "slow_every": 3},
     "dream_ppo": DREAMER
-    | {"size": "200k", "model_updates": 2, "minibatch": 8, "policy_updates": 2, "epochs": 2}
+    | {"size": "200k", "model_minibatches": 2, "minibatch": 8, "ppo_updates": 2, "epochs": 2}
     | {"vector_layers": 1, "prior_layers": 1},
     **{name: planners.SMALL | own for name, own in planners.OWN.items()},
     "muzero": planners.SMALL | {"behavior": "actor-critic", "imagination": 2},
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         ("gumbel_muzero", {"simulations": 2}),
         ("dreamer_v1", {}),
         ("dreamer_v2", {}),
-        ("dream_ppo", {"model_updates": 1, "policy_updates": 1, "epochs": 1, "length": 4}),
+        ("dream_ppo", {"model_minibatches": 1, "ppo_updates": 1, "epochs": 1, "length": 4}),
     ],
 )
 def test_debug_runs_without_jit(algorithm: str, own: dict[str, Any], tmp_path: Path) -> None:

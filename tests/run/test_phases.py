@@ -148,6 +148,7 @@ def test_each_part_moves_alone_and_is_traced_once(tmp_path: Path) -> None:
     assert {k: n for k, n in result.traces.items() if k.startswith("train")} == {"train/behavior": 1}
     after = state(tmp_path)
     assert after["agent/wish"] != 0
+    assert after["agent/key"].tolist() != model["agent/key"].tolist(), "renewed"
     np.testing.assert_array_equal(after["agent/weights"], model["agent/weights"])
 
 
