@@ -38,7 +38,7 @@ def learn(obs: str, devices: list[jax.Device], updates: int = 3) -> dict[str, np
         state, out, metrics = compiled.train(state, batch)
         assert all(x.is_deleted() for x in before), "the state is donated"
         found |= {f"{i}/{k}": np.asarray(x) for k, x in out.items()}
-        found |= {f"{i}/{k}": x for k, x in zip(compiled.names, np.asarray(metrics), strict=True)}
+        found |= {f"{i}/{k}": x for k, x in zip(compiled.names["all"], np.asarray(metrics), strict=True)}
         if devices:
             assert all(x.sharding.device_set == set(devices) for x in jax.tree.leaves(state))
             assert {x.addressable_data(0).shape[0] for x in out.values()} == {1}, "each device keeps its sequences"
