@@ -173,7 +173,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("world", OTHERS)
+@pytest.mark.parametrize("world", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
 def test_any_dreamer_will_do(world):
     kind, config = OTHERS[world]
     agent = kind(config, OBS, EVERY_ACTION, jnp.dtype("float32"))
