@@ -47,7 +47,7 @@ class Args:
 
 def random_play(episodes: int) -> list[float]:
     """Returns of evenly drawn legal moves, the first episode of each env."""
-    conf = config.apply_preset(config.default("muzero"), PRESET)
+    conf = config.override(config.default("muzero", PRESET), precision="float32")
     envs = DeviceEnvs(EnvSpec(conf.run.env), episodes, seed=0)
     agent = api.make_agent(conf, envs.obs_space, envs.act_space)
     play = Rollout(envs, agent, 64).traced["random"]
@@ -63,8 +63,7 @@ def random_play(episodes: int) -> list[float]:
 
 def main(args: Args) -> None:
     cores = sorted(os.sched_getaffinity(0))
-    returns = random_play(256)
-    players: dict[str, dict[str, Any]] = {"random": {"mean": np.mean(returns), "episodes": len(returns)}}
+    players: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for algorithm in args.algorithms:
             folder = (args.folder or Path(scratch)) / algorithm
@@ -77,6 +76,8 @@ def main(args: Args) -> None:
                 runs.append({k: v for k, v in run.items() if k not in ("bench", "name", "solved", "config")})
                 values = run["config"]
             players[algorithm] = {"mean": np.mean([r["value"] for r in runs]), "runs": runs, "config": values}
+    returns = random_play(256)
+    players["random"] = {"mean": np.mean(returns), "episodes": len(returns)}
     for name, player in players.items():
         print(json.dumps({"bench": "chance", "name": name, "value": player["mean"], "unit": "mean greedy return"}))
     if args.out:
