@@ -47,6 +47,7 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "unimix": ("cartpole", {"0": ("--unimix", "0")}),
     "policy_unimix": ("cartpole", {"0": ("--policy-unimix", "0")}),
     "straight_through": ("cartpole", {"off": ("--no-straight-through",)}),
+    "returns": ("cartpole", {"one_step": ("--lam", "0"), "monte_carlo": ("--lam", "1")}),
 }
 
 

@@ -41,7 +41,7 @@ class Args:
     flags: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Further flags of `reverie train`, as `--flags=--steps=2000`."""
     clock: Literal["wall", "cpu"] = "wall"
-    """Time by the clock; or multiplied by the share of it in which the run had a core, where it shares the machine."""
+    """Time by the clock; or, where others use the cores too, the run's CPU time, spread evenly over its updates."""
     folder: Path | None = None
     """Where the runs lie and stay; what is finished there is not done again."""
     out: Path | None = None
@@ -62,29 +62,29 @@ def run(args: Args, task: str, algorithm: str, seed: int, folder: Path) -> dict[
             _, status, usage = os.wait4(child.pid, 0)
         if status:
             raise SystemExit(f"{' '.join(command)} failed; {log.name} tells why")
-        wall, cpu = time.perf_counter() - since, usage.ru_utime + usage.ru_stime
-        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        found = {
-            "task": task,
-            "algorithm": algorithm,
-            "seed": seed,
-            "wall_minutes": round(wall / 60, 2),
-            "cpu_minutes": round(cpu / 60, 2),
-            "updates": rows[-1]["updates"],
-            "curve": curve(rows, cpu / wall if args.clock == "cpu" else 1.0),
-        }
-        kept.write_text(json.dumps(found) + "\n")
-    result: dict[str, Any] = json.loads(kept.read_text())
-    return result
+        spent = {"wall": time.perf_counter() - since, "cpu": usage.ru_utime + usage.ru_stime}
+        kept.write_text(json.dumps({name: round(seconds / 60, 2) for name, seconds in spent.items()}))
+    minutes = json.loads(kept.read_text())
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "task": task,
+        "algorithm": algorithm,
+        "seed": seed,
+        "minutes": minutes,
+        "updates": rows[-1]["updates"],
+        "curve": curve(rows, minutes["cpu"] if args.clock == "cpu" else None),
+    }
 
 
-def curve(rows: list[dict[str, Any]], pace: float) -> list[dict[str, float]]:
-    """Greedy returns by env step and minute; a minute by the clock is `pace` of them."""
+def curve(rows: list[dict[str, Any]], spread: float | None) -> list[dict[str, float]]:
+    """Greedy returns by env step and minute: by the clock, or of `spread` minutes as many as the share of updates."""
     points, minutes, before = [], 0.0, 0
     for row in rows:
         if "time/steps_per_second" in row:
-            minutes += pace * (row["step"] - before) / row["time/steps_per_second"] / 60
+            minutes += (row["step"] - before) / row["time/steps_per_second"] / 60
             before = row["step"]
+            if spread is not None:
+                minutes = spread * row["updates"] / rows[-1]["updates"]
         if "eval/mean_return" in row:
             place = {"step": row["step"], "minute": round(minutes, 3)}
             points.append(place | {"return": round(row["eval/mean_return"], 2)})

@@ -42,6 +42,8 @@ class Args:
     """Of each pair."""
     last_games: int = 100
     """Of the newest checkpoint and each rung."""
+    every: int = 1
+    """Of the checkpoints every n-th, counted back from the newest."""
     simulations: int = 0
     """Of the agent's searches; 0: as many as in training."""
     seed: int = 1_000_000
@@ -133,9 +135,9 @@ def main(args: Args) -> None:
     played = replace(loaded.config, agent=replace(loaded.config.agent, simulations=simulations))
     agent = api.make_agent(played, loaded.env.obs_space, loaded.env.act_space)
     store = Checkpoints(loop.RunDirectory(args.run).checkpoints)
-    steps = sorted({manifest["step"] for manifest in store.manifests()})
+    steps = sorted({manifest["step"] for manifest in store.manifests()})[:: -args.every][::-1]
     envs = {games: DeviceEnvs(loaded.spec, games // 2, seed=args.seed) for games in (args.games, args.last_games)}
-    rungs = {name: opponent(name, loaded.env) for name in args.rungs}
+    rungs = {name: opponent(name, envs[args.games].env) for name in args.rungs}
     results = [
         match(envs[args.games], (one, other), (rungs[one], rungs[other]), args.seed + i)
         for i, (other, one) in enumerate(zip(args.rungs, args.rungs[1:], strict=False))
@@ -156,7 +158,7 @@ def main(args: Args) -> None:
             "commands": [
                 f"reverie train {loaded.config.algorithm} --env {run.env} --seed {run.seed} --run runs/r",
                 f"python bench/ladder.py runs/r --games {args.games} --last-games {args.last_games} "
-                f"--simulations {simulations}",
+                f"--every {args.every} --simulations {simulations}",
             ],
             "commit": commit(),
             "machine": {

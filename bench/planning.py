@@ -53,6 +53,8 @@ class Args:
     flags: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Further flags of `reverie train`, as `--flags=--steps=5000`."""
     planner: str = "gumbel"
+    scale: float = 0.1
+    """--planner-scale: how much the values of a search outweigh the actor."""
     simulations: tuple[int, ...] = (4, 16, 64)
     episodes: int = 20
     """Of every run, with every number of simulations."""
@@ -78,8 +80,10 @@ def played(args: Args, run: Path, simulations: int) -> dict[str, Any]:
     """Greedy episodes of a run; 0 simulations: without a planner."""
     import reverie
 
-    search = {"planner": args.planner, "simulations": simulations} if simulations else {"planner": "none"}
-    agent = reverie.load(run, **search)
+    if simulations:
+        agent = reverie.load(run, planner=args.planner, simulations=simulations, planner_scale=args.scale)
+    else:
+        agent = reverie.load(run, planner="none")
     began = time.perf_counter()
     found = reverie.evaluate(agent, args.episodes, args.seed)
     conf = agent.config
@@ -170,6 +174,7 @@ def main(args: Args) -> None:
         kept = {
             "bench": "planning",
             "planner": args.planner,
+            "scale": args.scale,
             "episodes": args.episodes,
             "commit": commit(),
             "machine": processor(),

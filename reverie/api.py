@@ -402,6 +402,7 @@ class LoadedAgent:
         env: EnvLike | None = None,
         planner: str | None = None,
         simulations: int | None = None,
+        planner_scale: float | None = None,
     ) -> None:
         self.path = Path(path)
         saved = saved_config(self.path)
@@ -410,7 +411,7 @@ class LoadedAgent:
         checkpoint = Checkpoints(RunDirectory(self.path).checkpoints).load_latest()
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
-        saved = searching(saved, planner, simulations)
+        saved = searching(saved, planner, simulations, planner_scale)
         self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
         self.spec = env_spec(env) if env is not None else spec_of(saved.run)
         self.env: Env = make_env(self.spec)
@@ -694,6 +695,7 @@ def load(
     env: EnvLike | None = None,
     planner: str | None = None,
     simulations: int | None = None,
+    planner_scale: float | None = None,
 ) -> LoadedAgent:
     """The agent of the newest checkpoint of a run.
 
@@ -703,16 +705,17 @@ def load(
       planner: of a Dreamer: how it searches before it acts (none, gumbel or puct), whatever it was trained with; the
         run's own if left out.
       simulations: of each search, of Dreamers and of the MuZero family; the run's own if left out.
+      planner_scale: of the planner gumbel: how much values outweigh the actor; the run's own if left out.
 
     Raises:
       ConfigError: there is no run, or no checkpoint in it yet, or it cannot search as asked for.
       Unsuitable: the actions are not one discrete choice, and a planner is asked for.
       Mismatch: the env has other spaces than the agent was trained with.
     """
-    return LoadedAgent(path, env, planner, simulations)
+    return LoadedAgent(path, env, planner, simulations, planner_scale)
 
 
-def searching(conf: Config, planner: str | None, simulations: int | None) -> Config:
+def searching(conf: Config, planner: str | None, simulations: int | None, planner_scale: float | None = None) -> Config:
     """`conf` with another search when acting; what is None stays.
 
     Raises:
@@ -729,6 +732,8 @@ def searching(conf: Config, planner: str | None, simulations: int | None) -> Con
         own["simulations"] = simulations
         if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
             raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
+    if planner_scale is not None:
+        own["planner_scale"] = planner_scale
     try:
         return config.override(conf, **own)
     except (TypeError, ValueError) as error:

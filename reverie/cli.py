@@ -80,6 +80,8 @@ class Eval:
     was trained."""
     simulations: int | None = None
     """Of each search: imagined steps per decision. None: those of the run."""
+    planner_scale: float | None = None
+    """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -246,7 +248,8 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
 
     if flags.video:
         video.check_suffix(Path(flags.video))
-    agent = api.load(flags.run, planner=flags.planner, simulations=flags.simulations)
+    search = {"planner": flags.planner, "simulations": flags.simulations, "planner_scale": flags.planner_scale}
+    agent = api.load(flags.run, **search)
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None)
     console.print(
         f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "

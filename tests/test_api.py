@@ -154,6 +154,7 @@ def test_dreams_come_from_the_runs_replay_or_from_fresh_episodes(caplog: pytest.
     np.testing.assert_array_equal(gone["obs/step"], fresh["obs/step"])
 
 
+@pytest.mark.slow
 def test_think_of_an_observation_or_of_a_step() -> None:
     small = {"steps": 4, "warmup": 100, "envs": 1, "workers": "inline", "eval_every": 0, "eval_episodes": 1}
     small |= {"hidden": 8, "units": 8, "support": 5, "simulations": 3, "preset": "none"}
@@ -193,6 +194,7 @@ def test_a_planner_of_a_run_can_be_left_out() -> None:
     assert api.searching(saved, None, None) == saved
     assert api.searching(saved, "none", None).agent.planner == "none"
     assert api.searching(saved, None, 9).agent.simulations == 9
+    assert api.searching(saved, "gumbel", None, 0.02).agent.planner_scale == 0.02
     assert api.searching(config.default("muzero"), None, 9).agent.simulations == 9
     for algorithm, planner, simulations, message in (
         ("muzero", "puct", None, "muzero has no planner: it searches in its own way, and --simulations N"),

@@ -88,7 +88,8 @@ class Config(Values, dreamer_v3.Config):
     def __post_init__(self) -> None:
         Values.__post_init__(self)
         dreamer_v3.Config.__post_init__(self)
-        for name, only in (("actor_gradient", "reinforce"), ("first_continue", "true"), ("replay_value_scale", 0.0)):
+        own = {"actor_gradient": "reinforce", "first_continue": "true", "replay_value_scale": 0.0, "improve": 0.0}
+        for name, only in own.items():
             if (given := getattr(self, name)) != only:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {given}: the actor-critic of dreamer_v3 has that choice, dream_ppo has none")

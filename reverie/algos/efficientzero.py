@@ -79,6 +79,32 @@ ATARI: dict[str, Any] = {
     "steps": 100_000,
 }
 PRESETS: dict[str, dict[str, Any]] = {
+    # Without a search: the policy learns inside the model. Consistency makes that a place to learn in, and the values
+    # of all rows are told anew by the target network.
+    "cartpole-imagined": {
+        "env": "device:CartPole",
+        "steps": 40_000,
+        "behavior": "actor-critic",
+        "entropy": 3e-3,
+        "envs": 8,
+        "replay_ratio": 16.0,
+        "support": 20,
+        "prioritized": False,
+        "units": 64,
+        "projection": 64,
+        "predictor": 32,
+        "prefix_units": 32,
+        "value_scale": 1.0,
+        "target_every": 50,
+        "trust_updates": 0,
+        "log_every": 1000,
+        "eval_every": 2000,
+        "eval_episodes": 20,
+        "eval_envs": 20,
+        "report_every": 0,
+        "video_every": 0,
+        "stop_return": 475.0,
+    },
     "atari100k": ATARI,
     # The same code at a size that a laptop runs in minutes; scores nothing.
     "atari-toy": ATARI

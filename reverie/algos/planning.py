@@ -37,6 +37,10 @@ class Planning:
     MuZero; none: the actor decides alone. Needs actions that are one discrete choice."""
     simulations: int = 16
     """Of each search: imagined steps per decision."""
+    planner_scale: float = 0.1
+    """gumbel: how much the values of a search outweigh the actor. Of two actions, the worst and the best of all, the
+    log-odds move by this times 50 plus the most visits of an action. The less the values are to be trusted, the
+    smaller."""
     improve: float = 0.0
     """Weight of a loss that moves the actor to what a search from every replayed state prefers. 0: there is none. It
     costs about as much as imagining --simulations steps."""
@@ -44,6 +48,8 @@ class Planning:
     def __post_init__(self) -> None:
         if self.simulations < 1:
             raise ValueError(f"--simulations must be 1 or more, got {self.simulations}")
+        if self.planner_scale <= 0:
+            raise ValueError(f"--planner-scale must be positive, got {self.planner_scale}")
         if self.improve < 0:
             raise ValueError(f"--improve must be 0 or more, got {self.improve}")
         if self.improve and self.planner == "none":
@@ -88,8 +94,15 @@ def search(
     """Plans from `latent`, `[B, ...]`. `greedy`: for evaluation, without noise at the root."""
     model = Searchable(networks)
     if config.planner == "gumbel":
-        scale = 0.0 if greedy else 1.0
-        return gumbel(model, latent, key, simulations=config.simulations, legal=legal, scale=scale)
+        return gumbel(
+            model,
+            latent,
+            key,
+            simulations=config.simulations,
+            legal=legal,
+            scale=0.0 if greedy else 1.0,
+            value_scale=config.planner_scale,
+        )
     return puct(
         model,
         latent,

@@ -43,6 +43,7 @@ Mode = Literal["auto", "inline", "process"]
 
 CHEAP = 200e-6  # seconds a step: above, a process costs less than waiting for the env
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a rebuild, doubling
+PATIENCE = 20.0  # seconds for building and trying an env, imports on a busy machine included
 _FLAGS = struct.Struct("<f???")
 _log = logging.getLogger("reverie")
 
@@ -53,6 +54,10 @@ class EnvFailed(RuntimeError):
 
 class Fault(Exception):
     """One failure of one env; the message is its story."""
+
+
+class Late(Fault):
+    """An env that did not answer in time."""
 
 
 @dataclass
@@ -566,7 +571,7 @@ def guarded(deadline: float) -> Iterator[None]:
         with _alarm(deadline):
             yield
     except _Alarm:
-        raise Fault(f"it hung: no answer within {deadline:g} s") from None
+        raise Late(f"it hung: no answer within {deadline:g} s") from None
     except UnusableEnv:
         raise
     except (Exception, SystemExit) as error:  # the border of the user's code
@@ -603,8 +608,10 @@ def _resolve(spec: EnvSpec, mode: Mode) -> Literal["inline", "process"]:
     if not _harmless(spec.id):
         return "process"
     try:
-        with guarded(LONGEST_WAIT):
+        with guarded(PATIENCE):
             return "inline" if _seconds_per_step(spec) < CHEAP else "process"
+    except Late:
+        return "process"  # whatever keeps it, the other envs need not wait for that
     except Fault:
         return "inline"  # building it in earnest meets the same fault, and tells
 

@@ -133,6 +133,8 @@ def test_devices_share_every_minibatch(agent):
         ({"actor_gradient": "auto"}, "--actor-gradient auto: the actor-critic of dreamer_v3 has that choice"),
         ({"replay_value_scale": 0.3}, "--replay-value-scale 0.3"),
         ({"first_continue": "predicted"}, "--first-continue predicted"),
+        ({"planner": "gumbel", "improve": 0.5}, "--improve 0.5: the actor-critic"),
+        ({"improve": 0.5}, "add --planner gumbel"),
         ({"epochs": 0}, "--epochs must be positive"),
         ({"value_clip": -0.1}, "--value-clip must be 0 or more"),
         ({"lam": 1.5}, "--lam must lie in"),
@@ -171,7 +173,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("world", OTHERS)
+@pytest.mark.parametrize("world", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
 def test_any_dreamer_will_do(world):
     kind, config = OTHERS[world]
     agent = kind(config, OBS, EVERY_ACTION, jnp.dtype("float32"))

@@ -22,6 +22,8 @@ OWN = {
 PICTURE = {"image": Space("image", (64, 64, 1)), **OBS}
 BOX = {"box": EVERY_ACTION["box"]}
 BOTH = pytest.mark.parametrize("version", MODULES)
+# Compiled for the second paper on request.
+FIRST = pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.slow)])
 
 
 def agent_of(version, obs=OBS, act=ACT, **values):
@@ -97,7 +99,7 @@ def test_the_slow_critic_is_a_copy_now_and_then(learned):
     assert bits(state.slow) not in (bits(first.slow), bits(state.model.val))
 
 
-@BOTH
+@FIRST
 @pytest.mark.parametrize("part", ["model", "behavior"])
 def test_a_part_of_an_update_moves_that_part_alone(version, part):
     agent = agent_of(version)
@@ -209,7 +211,7 @@ def test_both_gradients_are_mixed():
 
 
 @BOTH
-@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+@pytest.mark.parametrize("mode", ["train", *(pytest.param(x, marks=pytest.mark.slow) for x in ("eval", "random"))])
 def test_actions_lie_in_their_spaces(version, mode):
     agent = agent_of(version, act=EVERY_ACTION)
     state, rows = filled_state(agent), random_batch(agent, 3, 1)
@@ -246,7 +248,7 @@ def test_values_that_cannot_be_are_refused_by_name():
         dreamer_v2.Config(actor_mix=2)
 
 
-@BOTH
+@FIRST
 def test_targets_are_predicted_and_never_seen(version):
     agent = agent_of(version, {"vector": OBS["vector"], "joints": Space("target", (2, 2))}, free_nats=0.0)
     state, rows = filled_state(agent), random_batch(agent, 1, 4)

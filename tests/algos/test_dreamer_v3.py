@@ -202,7 +202,9 @@ def test_a_nan_changes_nothing_but_the_counters(key, train, state, batch):
 # ------------------------------------------------- how a replayed sequence begins
 
 
-@pytest.mark.parametrize("initial", ["zeros", "stored", "stored+refreshed"])
+@pytest.mark.parametrize(
+    "initial", ["stored+refreshed", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zeros", "stored"))]
+)
 def test_sequences_begin_as_told(initial, state):
     agent = small_agent(initial=initial)
     batch = random_batch(agent)

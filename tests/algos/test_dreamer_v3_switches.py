@@ -35,6 +35,7 @@ def reached(grads):
     return {k for k, hit in found.items() if hit}, {k for k, hit in found.items() if not hit}
 
 
+@pytest.mark.slow
 def test_the_gradient_of_2023_reaches_every_parameter_of_images_vectors_and_actions():
     obs = {"image": Space("image", (16, 24, 3)), "grid": Space("vector", (2, 2)), "token": OBS["token"]}
     agent = agent_2023(obs, MIXED)

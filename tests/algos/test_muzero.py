@@ -34,12 +34,22 @@ def name(request):
     return request.param
 
 
+# Of the five, the two that differ the most; the others are compiled for it on request.
+HARD = pytest.mark.parametrize(
+    "name",
+    [
+        "muzero",
+        "stochastic_muzero",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILY if x[:2] not in ("mu", "st")),
+    ],
+)
 # What they share is shown by the default member of the family; the others are compiled for it on request.
 OFTEN = pytest.mark.parametrize(
     "name", ["gumbel_muzero", *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILY if x != "gumbel_muzero")]
 )
 
 
+@HARD
 def test_the_gradient_reaches_every_parameter(name):
     agent, batch = AGENTS[name], random_batch(AGENTS[name])
     grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
@@ -147,7 +157,9 @@ def test_a_thought_is_the_search_behind_the_greedy_action(name):
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "random"])
-@pytest.mark.parametrize("algorithm", ["muzero", "gumbel_muzero", "stochastic_muzero"])
+@pytest.mark.parametrize(
+    "algorithm", ["gumbel_muzero", *(pytest.param(x, marks=pytest.mark.slow) for x in ("muzero", "stochastic_muzero"))]
+)
 def test_only_legal_actions_are_taken_and_learned(algorithm, mode):
     agent = small_agent(algorithm, BOARD, network="mlp", n_step=2)
     rows = first_rows(agent, 16)
@@ -161,6 +173,7 @@ def test_only_legal_actions_are_taken_and_learned(algorithm, mode):
     assert (np.asarray(out["out/policy"])[~legal] == 0).all()
 
 
+@OFTEN
 def test_the_priority_is_the_error_of_the_searched_value(name):
     agent, batch = AGENTS[name], random_batch(AGENTS[name])
     if agent.config.reanalyse:
@@ -183,7 +196,9 @@ def test_importance_weights_scale_the_loss_of_their_sequence():
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bootstrap", ["stored", "network", "search"])
+@pytest.mark.parametrize(
+    "bootstrap", ["search", *(pytest.param(x, marks=pytest.mark.slow) for x in ("stored", "network"))]
+)
 def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
     agent = small_agent("gumbel_muzero", reanalyse=0.5, bootstrap=bootstrap)
     batch = random_batch(agent)
@@ -239,7 +254,7 @@ def test_frames_are_stacked_alike_when_acting_and_when_training(network):
     assert (np.asarray(replayed[0, 4 - agent.context, ..., :4]) == 0).all(), "nothing of the episode before"
 
 
-@pytest.mark.parametrize("obs", [BOARD, IMAGE], ids=["board", "image"])
+@pytest.mark.parametrize("obs", [pytest.param(BOARD, marks=pytest.mark.slow), IMAGE], ids=["board", "image"])
 def test_towers_learn_from_boards_and_pictures(obs):
     agent = small_agent("gumbel_muzero", obs, network="tower", n_step=2)
     batch, state = random_batch(agent), jit_once(agent.init)(KEY)
@@ -299,6 +314,7 @@ def test_old_data_is_trusted_for_fewer_steps():
     np.testing.assert_array_equal(agent.trusted(rows, jnp.int32(100)), [3, 2, 1, 1])
 
 
+@pytest.mark.slow
 def test_candidates_that_come_from_a_broader_policy_weigh_less():
     agent = small_agent("sampled_muzero", candidates=64, broad=0.5)
     model = moved(jit_once(agent.init)(KEY).model)

@@ -179,6 +179,7 @@ def test_only_one_discrete_choice_can_be_searched(algorithm, action):
     ("values", "message"),
     [
         ({"planner": "gumbel", "simulations": 0}, "--simulations must be 1 or more, got 0"),
+        ({"planner": "gumbel", "planner_scale": 0.0}, "--planner-scale must be positive"),
         ({"planner": "gumbel", "improve": -1.0}, "--improve must be 0 or more"),
         ({"improve": 1.0}, "--planner none does not search: add --planner gumbel"),
     ],

@@ -131,6 +131,7 @@ def test_losses_in_half_precision_are_close_to_the_ones_in_full():
         np.testing.assert_allclose(half, full, rtol=0.1, err_msg=name)
 
 
+@pytest.mark.slow
 def test_an_agent_in_half_precision_learns_a_batch_by_heart():
     agent = small_agent(precision="bfloat16")
     state, batch, train, history = jit_once(agent.init)(KEY), random_batch(agent, 2, 4), jit_once(agent.train), []

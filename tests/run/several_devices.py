@@ -17,15 +17,15 @@ from reverie.envs.base import Space  # noqa: E402
 from reverie.run.checkpoint import flatten  # noqa: E402
 from reverie.run.loop import Compiled  # noqa: E402
 
-OBS = {"image": Space("image", (48, 48, 3))}
+OBS = {"image": Space("image", (48, 48, 3)), "vector": Space("vector", (5,))}
 # As little to compile as can be, with pooling, phases and blocks still in it. The default eps of 1e-20 gives every
 # element of a gradient a step of the same size, rounding errors included.
 VALUES = {"recurrence": "dense", "prior_layers": 1, "imagination": 2, "eps": 1e-3}
 
 
-def learn(devices: list[jax.Device], updates: int = 3) -> dict[str, np.ndarray]:
+def learn(obs: str, devices: list[jax.Device], updates: int = 3) -> dict[str, np.ndarray]:
     """Everything that is computed: metrics and written-back latents of every update, the last state, a decision."""
-    agent = dreamer.small_agent(OBS, **VALUES)
+    agent = dreamer.small_agent({obs: OBS[obs]}, **VALUES)
     batch = jax.device_get(dreamer.random_batch(agent, 4, 2))
     compiled = Compiled(agent, devices)
     place = compiled.place
@@ -38,7 +38,7 @@ def learn(devices: list[jax.Device], updates: int = 3) -> dict[str, np.ndarray]:
         state, out, metrics = compiled.train(state, batch)
         assert all(x.is_deleted() for x in before), "the state is donated"
         found |= {f"{i}/{k}": np.asarray(x) for k, x in out.items()}
-        found |= {f"{i}/{k}": x for k, x in zip(compiled.names, np.asarray(metrics), strict=True)}
+        found |= {f"{i}/{k}": x for k, x in zip(compiled.names["all"], np.asarray(metrics), strict=True)}
         if devices:
             assert all(x.sharding.device_set == set(devices) for x in jax.tree.leaves(state))
             assert {x.addressable_data(0).shape[0] for x in out.values()} == {1}, "each device keeps its sequences"
@@ -57,4 +57,4 @@ def learn(devices: list[jax.Device], updates: int = 3) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     assert len(jax.devices()) == 4
     for name, devices in {"one": [], "four": jax.devices()}.items():
-        np.savez(f"{sys.argv[1]}/{name}.npz", **learn(devices))
+        np.savez(f"{sys.argv[1]}/{name}.npz", **learn(sys.argv[2], devices))

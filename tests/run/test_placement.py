@@ -61,11 +61,12 @@ def train_on_four(path: Path, **values: Any) -> str:
     return child(str(Path(fakes.__file__)), "train", "fake", *argv).stdout
 
 
-def test_four_devices_compute_what_one_does(tmp_path: Path) -> None:
-    child(str(HERE / "several_devices.py"), str(tmp_path), cheap=True)
+@pytest.mark.parametrize("obs", ["vector", pytest.param("image", marks=pytest.mark.slow)])
+def test_four_devices_compute_what_one_does(tmp_path: Path, obs: str) -> None:
+    child(str(HERE / "several_devices.py"), str(tmp_path), obs, cheap=True)
     one, four = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "four"))
     assert one.keys() == four.keys()
-    assert {"0/loss/decode/image", "2/out/deter", "state/model/pol/mlp/linears/0/weight"} <= one.keys()
+    assert {f"0/loss/decode/{obs}", "2/out/deter", "state/model/pol/mlp/linears/0/weight"} <= one.keys()
     for name, expected in one.items():
         got = four[name]
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype), name
@@ -91,7 +92,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     return checkpoint.arrays
 
 
-@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path, first: int) -> None:
     straight, changed = tmp_path / "straight", tmp_path / "changed"
     train = lambda path, **values: reverie.train("fake", run=path, **RUN, **values)

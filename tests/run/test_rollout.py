@@ -98,7 +98,7 @@ def test_what_a_scan_does_depends_on_the_seed_alone_and_not_on_its_length() -> N
     assert (shown[0] != shown[1]).any()
 
 
-@pytest.mark.parametrize("env", ["device:CartPole", "pgx:tic_tac_toe"])
+@pytest.mark.parametrize("env", ["device:CartPole", pytest.param("pgx:tic_tac_toe", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: str
 ) -> None:
