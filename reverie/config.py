@@ -202,7 +202,10 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             if getattr(self, name) and self.schedule == "together":
                 raise ConfigError(f"{flag(name)} {getattr(self, name)} needs --schedule model-then-policy")
         if self.collector and self.offline:
-            raise ConfigError("--collector takes env steps and --offline takes none: leave one of them out")
+            raise ConfigError(
+                "--collector takes env steps and --offline none: leave one of them out; where a preset brought the "
+                "collector, type --collector ''"
+            )
         self._at_least("devices", 0)
         if self.devices and self.batch % self.devices:
             fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices

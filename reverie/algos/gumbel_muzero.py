@@ -85,7 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # values are not rescaled, so that a search that knows nothing yet does not teach its noise.
     "connect-four": {
         "env": "pgx:connect_four",
-        "steps": 4_200_000,
+        "steps": 3_000_000,
         "envs": 128,
         "replay_ratio": 1.5,
         "replay_size": 300_000,

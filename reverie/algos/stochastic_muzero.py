@@ -54,33 +54,8 @@ class Config(muzero.Config):
 
 
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {
-    # With and without a model of chance: the values that both share are equal (`bench/chance.py`).
-    "2048": {
-        "env": "pgx:2048",
-        "steps": 300_000,
-        "envs": 64,
-        "replay_ratio": 2.0,
-        "network": "mlp",
-        "hidden": 128,
-        "units": 128,
-        "simulations": 32,
-        "n_step": 10,
-        "lam": 0.5,
-        "discount": 0.999,
-        "support": 128,
-        "value_scale": 1.0,
-        "root_noise": 0.1,
-        "prioritized": False,
-        "log_every": 10_000,
-        "eval_every": 50_000,
-        "eval_episodes": 20,
-        "eval_envs": 20,
-        "report_every": 0,
-        "video_every": 0,
-    },
-}
-SUITED = {values["env"]: name for name, values in PRESETS.items()}
+PRESETS: dict[str, dict[str, Any]] = {}
+SUITED: dict[str, str] = {}
 
 
 class Chance(eqx.Module):
