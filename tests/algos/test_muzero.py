@@ -254,6 +254,7 @@ def test_frames_are_stacked_alike_when_acting_and_when_training(network):
     assert (np.asarray(replayed[0, 4 - agent.context, ..., :4]) == 0).all(), "nothing of the episode before"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("obs", [pytest.param(BOARD, marks=pytest.mark.slow), IMAGE], ids=["board", "image"])
 def test_towers_learn_from_boards_and_pictures(obs):
     agent = small_agent("gumbel_muzero", obs, network="tower", n_step=2)

@@ -431,6 +431,7 @@ def test_latents_may_be_anything_and_each_simulation_has_a_key_of_its_own():
     assert not np.array_equal(call(jax.random.key(2)).reward, tree.reward)
 
 
+@pytest.mark.slow
 def test_temperature_and_noise():
     table, root = random_table(5), jnp.zeros(2000, jnp.int32)
     quiet = {"simulations": 20, "dirichlet_fraction": 0.0}

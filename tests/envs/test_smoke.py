@@ -50,13 +50,13 @@ class Mine(gymnasium.Env):
 """
 # Lander, swimmer and the one of our own have the same spaces on purpose: what the first compiled serves the others.
 FAMILIES = {
-    "atari": ("ale_py", "ALE/MsPacman-v5", {"lives": "discount"}, (120, 200)),
+    "atari": ("ale_py", "ALE/MsPacman-v5", {"lives": "discount"}, (200,)),
     "box2d": ("Box2D", "LunarLander-v3", {"continuous": True}, (200,)),
     "crafter": ("crafter", "crafter", {}, (200,)),
     "dmc": ("dm_control", "dmc:walker_walk", {}, (200,)),
     "minigrid": ("minigrid", "MiniGrid-MemoryS7-v0", {"actions": "move"}, (200,)),
     "mujoco": ("mujoco", "Swimmer-v5", {}, (200,)),
-    "file": ("gymnasium", "mine.py:Mine", {}, (200,)),
+    "file": ("gymnasium", "mine.py:Mine", {}, (120, 200)),
 }
 Runs = dict[str, Future[subprocess.CompletedProcess[str]]]
 

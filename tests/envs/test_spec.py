@@ -105,7 +105,7 @@ def test_wrong_values_are_refused_before_anything_is_built(values, told):
 
 
 def test_a_spec_survives_json():
-    spec = EnvSpec("a:b", 2, 100, 64, True, {"x": [1, "y"]})
+    spec = EnvSpec("a:b", 2, 100, 64, True, "proprio", {"x": [1, "y"]})
     assert EnvSpec.from_json(spec.to_json()) == spec
 
 

@@ -92,7 +92,8 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     return checkpoint.arrays
 
 
-@pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 4])
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path, first: int) -> None:
     straight, changed = tmp_path / "straight", tmp_path / "changed"
     train = lambda path, **values: reverie.train("fake", run=path, **RUN, **values)
