@@ -248,6 +248,7 @@ def test_values_that_cannot_be_are_refused_by_name():
         dreamer_v2.Config(actor_mix=2)
 
 
+@pytest.mark.slow
 @FIRST
 def test_targets_are_predicted_and_never_seen(version):
     agent = agent_of(version, {"vector": OBS["vector"], "joints": Space("target", (2, 2))}, free_nats=0.0)

@@ -68,6 +68,7 @@ def learned_2023():
     return agent, first, state, jax.device_get(history), traces
 
 
+@pytest.mark.slow
 def test_v3_2023_learns_a_sequence_by_heart(learned_2023):
     *_, history, traces = learned_2023
     assert traces == 1
@@ -77,6 +78,7 @@ def test_v3_2023_learns_a_sequence_by_heart(learned_2023):
     assert end < 0.25 * start
 
 
+@pytest.mark.slow
 def test_heads_of_2023_begin_at_zero_and_learn_a_constant(learned_2023):
     *_, history, _ = learned_2023
     assert history[0]["imagined/reward"] == history[0]["imagined/value"] == 0
@@ -86,6 +88,7 @@ def test_heads_of_2023_begin_at_zero_and_learn_a_constant(learned_2023):
     np.testing.assert_allclose(history[-1]["imagined/discount"], 1 - 1 / 333, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_three_optimizers_move_everything(learned_2023):
     _, first, last, _, _ = learned_2023
     before, after = bits(first.model), bits(last.model)
@@ -113,6 +116,7 @@ def test_world_model_actor_and_critic_are_clipped_and_moved_apart():
         assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(part)) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_dynamics_gradient_moves_the_policy_and_nothing_else():
     found, rng = {}, np.random.default_rng(0)
     for kind in ("reinforce", "auto"):

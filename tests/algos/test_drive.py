@@ -31,6 +31,7 @@ def agent_and_state(continues):
     return agent, eqx.tree_at(last, state, (jnp.zeros_like(weight), jnp.full_like(bias, continues)))
 
 
+@pytest.mark.slow
 def test_a_drive_is_the_dream_of_what_the_greedy_policy_does():
     agent, state = agent_and_state(0.0)  # a chance of one half is not the likelier one
     batch, model = random_batch(agent, 2, SEEN), state.model

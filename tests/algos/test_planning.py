@@ -93,6 +93,7 @@ def first_rows(count):
     return rows | {"is_first": jnp.ones(count, bool)}
 
 
+@pytest.mark.slow
 def test_a_greedy_action_is_that_of_the_thought_behind_it():
     agent = planner()
     state, rows = filled_state(agent), first_rows(1)

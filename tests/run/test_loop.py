@@ -277,6 +277,7 @@ def test_dreams_are_drawn_when_due_and_at_the_end_and_change_nothing(whole: Path
     assert train(tmp_path, video_every=0).steps == 240, "it may change within a run"
 
 
+@pytest.mark.slow
 def test_images_are_dreamt_as_videos(tmp_path: Path) -> None:
     values: dict[str, Any] = {"env": "reverie.envs.toy:Dummy", "env_kwargs": "{}", "steps": 90, "eval_episodes": 0}
     train(tmp_path, **values, video_every=60, report_every=0)

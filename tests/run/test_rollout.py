@@ -87,6 +87,7 @@ def test_rows_are_those_of_every_env() -> None:
     assert sum(e.episode_return for e in episodes) == rows["reward"].sum()
 
 
+@pytest.mark.slow
 def test_what_a_scan_does_depends_on_the_seed_alone_and_not_on_its_length() -> None:
     (whole, told), (pieces, told_too) = rolled("pgx:tic_tac_toe", 3, 30), rolled("pgx:tic_tac_toe", 3, 5, calls=6)
     for key, x in whole.arrays.items():
