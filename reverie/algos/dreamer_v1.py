@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
 from reverie.algos.planning import Planning
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -81,27 +81,13 @@ class Config(Planning, Weights):
 
 DEFAULTS: dict[str, Any] = {"batch": 50, "length": 50, "replay_ratio": 500.0, "warmup": 2500, "online": False}
 # A small model that learns fast, for a laptop.
-LAPTOP: dict[str, Any] = {
+LAPTOP: dict[str, Any] = EARLY_LAPTOP | {
     "deter": 128,
     "stoch": 16,
     "hidden": 64,
     "units": 64,
     "depth": 4,
     "vector_layers": 2,
-    "learning_rate": 1e-3,
-    "actor_learning_rate": 3e-4,
-    "critic_learning_rate": 3e-4,
-    "batch": 16,
-    "length": 32,
-    "replay_ratio": 256.0,
-    "warmup": 1024,
-    "log_every": 500,
-    "eval_every": 1000,
-    "eval_episodes": 20,
-    "eval_envs": 20,
-    "report_every": 2000,
-    "video_every": 0,
-    "checkpoint_every": 1000,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     # Steps are steps of the agent: of five million frames, half.

@@ -13,6 +13,10 @@ import sys
 from typing import Any
 
 import gymnasium
+import numpy as np
+
+from reverie.envs.base import Arrays, Env, Space, Spaces
+from reverie.envs.wrappers import Wrapper
 
 HELP = (
     "drawing needs OpenGL, and there is neither a screen nor EGL nor OSMesa. With EGL the GPU's driver "
@@ -74,10 +78,6 @@ def _egl_works() -> bool:
 choose()
 
 import mujoco  # noqa: E402
-import numpy as np  # noqa: E402
-
-from reverie.envs.base import Arrays, Env, Space, Spaces  # noqa: E402
-from reverie.envs.wrappers import Wrapper  # noqa: E402
 
 # By itself it prints, and writes a file MUJOCO_LOG.TXT to wherever the user is.
 mujoco.set_mju_user_warning(lambda text: logging.getLogger("reverie").info("MuJoCo: %s", text))
