@@ -242,6 +242,8 @@ class Plan:
             first = f"replay of {run.offline}" if run.offline else "env steps"
             learned = (
                 f"schedule     {first}, {run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
+                if run.schedule == "model-then-policy"
+                else f"schedule     {first}, {run.model_updates:,} updates"
             )
         console.print(
             f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {self.env_steps:,} steps, "
@@ -278,7 +280,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
       UnusableEnv: there is no such collector.
     """
     run = conf.run
-    if phases.apart(run) and not isinstance(agent, Divided):
+    if run.schedule == "model-then-policy" and not isinstance(agent, Divided):
         raise ConfigError(
             f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
             "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
@@ -294,7 +296,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     rows = min(capacity, run.steps)
     if run.offline:
         source = offline.source(run.offline)
-        source.check(loop.fields(agent), run.envs)
+        source.check(loop.fields(agent), run.envs, searched=not isinstance(agent, Divided))
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
@@ -311,9 +313,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         device=_described(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
-        updates=run.model_updates + run.policy_updates
-        if phases.apart(run)
-        else loop.ratio(run, agent).total(run.steps),
+        updates=phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps),
         env_steps=phases.env_steps(run),
     )
 

@@ -101,7 +101,7 @@ class Training:
     --model-updates of the model alone, then --policy-updates of the policy in the model's imagination, with no env
     step; --replay-ratio and --warmup do not count. Dreamers only."""
     model_updates: int = 10_000
-    """With --schedule model-then-policy: updates of the model."""
+    """With --schedule model-then-policy: updates of the model. With --offline alone: updates of everything."""
     policy_updates: int = 10_000
     """With --schedule model-then-policy: updates of actor and critic."""
     collector: str = ""
@@ -109,8 +109,8 @@ class Training:
     path/to/file.py:function, of one observation (key -> array) and a numpy random generator; it returns an action, a
     vector in [-1, 1] or a class number, or a dict of these."""
     offline: str = ""
-    """With --schedule model-then-policy: the directory of a finished run, of any algorithm in the same env. Its replay
-    is learned from and no env step taken, whatever --steps says."""
+    """The directory of a finished run in the same env. Its replay is learned from and no env step taken, whatever
+    --steps says. A Dreamer learns from the run of any algorithm, the MuZero family from one that searched too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,9 +198,8 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
         for name in ("model_updates", "policy_updates"):
             self._at_least(name, 0)
-        for name in ("collector", "offline"):
-            if getattr(self, name) and self.schedule == "together":
-                raise ConfigError(f"{flag(name)} {getattr(self, name)} needs --schedule model-then-policy")
+        if self.collector and self.schedule == "together":
+            raise ConfigError(f"--collector {self.collector} needs --schedule model-then-policy")
         if self.collector and self.offline:
             raise ConfigError(
                 "--collector takes env steps and --offline none: leave one of them out; where a preset brought the "

@@ -547,7 +547,7 @@ class Training:
 
     def update(self, due: int, part: Part = "all") -> None:
         """So many updates of a part."""
-        if part != "all" and not self.replay.can_sample():
+        if phases.apart(self.run) and not self.replay.can_sample():
             raise ConfigError(
                 f"replay holds {len(self.replay)} rows, and in them no sequence of {self.replay.length} to learn from: "
                 "raise --steps, or lower --length or --envs"

@@ -41,16 +41,22 @@ class Source:
     def fields(self) -> dict[str, Field]:
         return {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in self.manifest["schema"].items()}
 
-    def check(self, fields: Mapping[str, Field], streams: int) -> None:
-        """Raises ConfigError for other observations, actions or numbers of envs than these."""
+    def check(self, fields: Mapping[str, Field], streams: int, searched: bool) -> None:
+        """Raises ConfigError for other observations, actions or numbers of envs than these.
+
+        Args:
+          searched: what the policy stored beside a step is learned from (policies and values of a search), so that
+            has to be there as well.
+        """
         own = self.fields
         faults = [
             f"{key}: there {own.get(key, 'nothing')}, here {fields.get(key, 'nothing')}"
             for key in sorted(own.keys() | fields.keys())
-            if not key.startswith("out/") and own.get(key) != fields.get(key)
+            if own.get(key) != fields.get(key) and (not key.startswith("out/") or (searched and key in fields))
         ]
         if faults:
-            raise ConfigError(f"{self.directory.path} lived in another env:\n  " + "\n  ".join(faults))
+            other = "stored nothing of a search that could be learned from" if all("out/" in f for f in faults) else ""
+            raise ConfigError(f"{self.directory.path} {other or 'lived in another env'}:\n  " + "\n  ".join(faults))
         if streams != self.streams:
             raise ConfigError(f"{self.directory.path} had {self.streams} envs: type --envs {self.streams}")
 

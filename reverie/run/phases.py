@@ -8,7 +8,8 @@ interrupted one would have done.
     updates              0                1 ... model_updates     ... model_updates + policy_updates
     moment               0 ... steps      ... + model_updates     ... + policy_updates
 
-Offline there is nothing to collect: the env steps are 0 to the end.
+Offline there is nothing to collect: the env steps are 0 to the end. Without the schedule, `learn` takes the place of
+model and policy: `model_updates` updates of everything.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Literal
 from reverie.agent import Part
 from reverie.config import RunConfig
 
-Phase = Literal["together", "collect", "model", "policy", "done"]
-PARTS: dict[Phase, Part] = {"together": "all", "model": "model", "policy": "behavior"}  # what an update moves
-NUMBERS: dict[Phase, int] = {"collect": 0, "model": 1, "policy": 2}  # as a metric
+Phase = Literal["together", "collect", "learn", "model", "policy", "done"]
+PARTS: dict[Phase, Part] = {"together": "all", "learn": "all", "model": "model", "policy": "behavior"}  # that move
+NUMBERS: dict[Phase, int] = {"collect": 0, "learn": 1, "model": 1, "policy": 2}  # as a metric
 
 
 def apart(run: RunConfig) -> bool:
-    """Whether the policy learns after the model."""
-    return run.schedule == "model-then-policy"
+    """Whether no update comes before the last env step."""
+    return run.schedule == "model-then-policy" or bool(run.offline)
 
 
 def phase(run: RunConfig, step: int, updates: int) -> Phase:
@@ -34,9 +35,11 @@ def phase(run: RunConfig, step: int, updates: int) -> Phase:
         return "together" if step < run.steps else "done"
     if step < env_steps(run):
         return "collect"
-    if updates < run.model_updates:
-        return "model"
-    return "policy" if updates < run.model_updates + run.policy_updates else "done"
+    if updates >= all_updates(run):
+        return "done"
+    if run.schedule == "together":
+        return "learn"
+    return "model" if updates < run.model_updates else "policy"
 
 
 def moment(run: RunConfig, step: int, updates: int) -> int:
@@ -49,6 +52,11 @@ def env_steps(run: RunConfig) -> int:
     return 0 if run.offline else run.steps
 
 
+def all_updates(run: RunConfig) -> int:
+    """Updates of a whole run, of those that are apart."""
+    return run.model_updates + (run.policy_updates if run.schedule == "model-then-policy" else 0)
+
+
 def end(run: RunConfig) -> int:
     """The last moment of a run, or a few env steps before it."""
-    return moment(run, env_steps(run), run.model_updates + run.policy_updates)
+    return moment(run, env_steps(run), all_updates(run))

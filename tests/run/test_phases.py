@@ -65,6 +65,8 @@ def test_phases_follow_from_the_counts() -> None:
     assert [phase(run, 10, updates) for updates in (0, 1, 2, 3)] == ["model", "model", "policy", "done"]
     offline = config.RunConfig(schedule="model-then-policy", offline="runs/x", model_updates=1, policy_updates=1)
     assert [phase(offline, 0, updates) for updates in (0, 1, 2)] == ["model", "policy", "done"]
+    alone = config.RunConfig(offline="runs/x", model_updates=2, policy_updates=9)
+    assert [phase(alone, 0, updates) for updates in (0, 1, 2)] == ["learn", "learn", "done"]
     together = config.RunConfig(steps=10)
     assert [phase(together, step, 99) for step in (0, 9, 10)] == ["together", "together", "done"]
 
@@ -215,12 +217,33 @@ def test_what_cannot_be_says_what_to_type(whole: Path, tmp_path: Path) -> None:
     refused("no config.json", offline=str(tmp_path / "nothing"))
     refused("lived in another env", offline=str(whole), env_kwargs="{}")
     refused("leave one of them out", offline=str(whole), collector="a:b")
-    refused("needs --schedule model-then-policy", schedule="together", offline=str(whole))
+    refused("needs --schedule model-then-policy", schedule="together", collector="a:b")
     refused("expected module:function", UnusableEnv, collector="drive")
     with pytest.raises(ConfigError, match="in gumbel_muzero one loss trains model and policy"):
         reverie.train("gumbel_muzero", run=tmp_path / "muzero", **QUICK)
     assert not (tmp_path / "refused" / "config.json").exists(), "nothing was begun"
     refused("raise --steps, or lower --length", steps=3)
+
+
+def test_offline_everything_can_learn_at_once(whole: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "offline", schedule="together", offline=str(whole), eval_episodes=0)
+    assert (run.steps, run.updates) == (0, 25)
+    assert [r["updates"] for r in metrics(tmp_path / "offline") if "loss/total" in r] == [10, 20, 25]
+    with pytest.raises(ConfigError, match="stored nothing of a search"):
+        reverie.train("gumbel_muzero", run=tmp_path / "none", **QUICK | {"schedule": "together", "offline": str(whole)})
+
+
+@pytest.mark.slow
+def test_a_muzero_learns_from_a_finished_run_alone(tmp_path: Path) -> None:
+    small = {"env": "CartPole-v1", "envs": 2, "batch": 4, "eval_episodes": 0, "report_every": 0, "simulations": 4}
+    first = reverie.train("gumbel_muzero", run=tmp_path / "first", preset="none", steps=200, warmup=20, **small)
+    second = reverie.train(
+        "muzero", run=tmp_path / "second", offline=str(first.path), model_updates=30, log_every=10, **small
+    )
+    assert (second.steps, second.updates) == (0, 30)
+    told = [r["loss/total"] for r in metrics(second.path) if "loss/total" in r]
+    assert len(told) == 3
+    assert told[-1] < told[0]
 
 
 # ---------------------------------------------------------------------------------- real Dreamers
