@@ -24,9 +24,7 @@ from reverie.fields import fits, told
 SCHEMA = 1
 MAY_CHANGE = frozenset(
     {
-        "steps",
         "stop_return",
-        "policy_updates",
         "log_every",
         "report_every",
         "video_every",
@@ -346,11 +344,8 @@ def from_text(text: str) -> Config:
 
 
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
-    """(name, saved, given) of every value that differs and may not; `auto` contradicts nothing.
-
-    Where the policy learns last, more env steps would come too late.
-    """
-    free = MAY_CHANGE if saved.run.schedule == "together" else MAY_CHANGE - {"steps"}
+    """(name, saved, given) of every value that differs and may not; `auto` contradicts nothing."""
+    free = _free(saved.run)
     before, after = {"algorithm": saved.algorithm}, {"algorithm": given.algorithm}
     if saved.algorithm == given.algorithm:
         before |= saved.values()
@@ -364,8 +359,15 @@ def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
 
 def continued(saved: Config, given: Config) -> Config:
     """What a run continues with: its own values, and those of `given` that may change."""
-    free = {name: getattr(given.run, name) for name in MAY_CHANGE}
+    free = {name: getattr(given.run, name) for name in _free(saved.run)}
     return dataclasses.replace(saved, run=dataclasses.replace(saved.run, **free))
+
+
+def _free(run: RunConfig) -> frozenset[str]:
+    """Names of values that a run may be continued with: of what it counts, only what comes last can still grow."""
+    if run.schedule == "model-then-policy":
+        return MAY_CHANGE | {"policy_updates"}
+    return MAY_CHANGE | ({"model_updates"} if run.offline else {"steps"})
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

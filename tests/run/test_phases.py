@@ -229,6 +229,8 @@ def test_offline_everything_can_learn_at_once(whole: Path, tmp_path: Path) -> No
     run = train(tmp_path / "offline", schedule="together", offline=str(whole), eval_episodes=0)
     assert (run.steps, run.updates) == (0, 25)
     assert [r["updates"] for r in metrics(tmp_path / "offline") if "loss/total" in r] == [10, 20, 25]
+    longer = train(tmp_path / "offline", schedule="together", offline=str(whole), eval_episodes=0, model_updates=30)
+    assert longer.updates == 30
     with pytest.raises(ConfigError, match="stored nothing of a search"):
         reverie.train("gumbel_muzero", run=tmp_path / "none", **QUICK | {"schedule": "together", "offline": str(whole)})
 
