@@ -12,6 +12,8 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
+# XLA's older code generator for the CPU compiles in two thirds of the time. Children of tests inherit it.
+os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import hypothesis
 import jax

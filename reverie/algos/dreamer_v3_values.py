@@ -318,15 +318,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 4000,
         "stop_return": 1.0,
     },
-    # Only memory knows the answer; only the last of 12 steps is rewarded.
+    # Only memory knows the answer. What the cue tells is 1.4 nats once in an episode: free nats would be most of it.
     "recall": LAPTOP
     | {
         "env": "reverie.envs.toy:Recall",
-        "steps": 30_000,
-        "replay_ratio": 64.0,
+        "env_kwargs": kwargs(shortest=0),  # a short delay teaches the longer ones
+        "free_nats": 0.0,
+        "representation_scale": 0.01,
+        "hidden_init": "orthogonal",
+        "imagination": 3,
+        "steps": 40_000,
+        "replay_ratio": 128.0,
         "entropy": 3e-2,
         "log_every": 1000,
         "eval_every": 2000,
+        "eval_episodes": 100,
         "stop_return": 1.0,
     },
     # A goal that is rarely in view; a random player finds it in one of ten episodes.

@@ -65,7 +65,7 @@ class Recall(gymnasium.Env):
     """A cue is shown once and asked for later: only a memory can know the answer.
 
         step          0      1 .. delay     delay + 1     delay + 2
-        observation   cue    zeros          query         zeros, the end
+        observation   cue    zeros          query         cue, the end
         reward               0              0             +1 if the last action names the cue, else -1
 
     Observation: float32 [cues + 1], the cue as a one-hot, then the flag of the query. Actions: `cues`; those
@@ -74,21 +74,25 @@ class Recall(gymnasium.Env):
     Args:
       cues: how many there are, 2 or more.
       delay: blank steps between cue and query, 0 or more.
+      shortest: where it is given, every episode draws its delay from `shortest` .. `delay`.
     """
 
-    def __init__(self, cues: int = 4, delay: int = 10) -> None:
+    def __init__(self, cues: int = 4, delay: int = 10, shortest: int | None = None) -> None:
         if cues < 2 or delay < 0:
             raise ValueError(f"cues is {cues} and delay {delay}, expected 2 or more and 0 or more")
+        if shortest is not None and not 0 <= shortest <= delay:
+            raise ValueError(f"shortest is {shortest}, expected 0 .. delay, which is {delay}")
         self.observation_space = spaces.Box(0, 1, (cues + 1,), np.float32)
         self.action_space = spaces.Discrete(cues)
-        self._cues, self._delay = cues, delay
-        self._cue = self._step = 0
+        self._cues, self._delays = cues, (delay if shortest is None else shortest, delay)
+        self._cue = self._delay = self._step = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._cue, self._step = int(self.np_random.integers(self._cues)), 0
+        self._delay = int(self.np_random.integers(self._delays[0], self._delays[1] + 1))
         return self._shown(self._cue), {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -97,7 +101,7 @@ class Recall(gymnasium.Env):
             return self._shown(), 0.0, False, False, {}
         if self._step == self._delay + 1:
             return self._shown(self._cues), 0.0, False, False, {}
-        return self._shown(), 1.0 if int(action) == self._cue else -1.0, True, False, {}
+        return self._shown(self._cue), 1.0 if int(action) == self._cue else -1.0, True, False, {}
 
     def _shown(self, at: int | None = None) -> np.ndarray:
         shown = np.zeros(self._cues + 1, np.float32)

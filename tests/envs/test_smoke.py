@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     if request.config.pluginmanager.hasplugin("cacheprovider"):

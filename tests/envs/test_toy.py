@@ -61,21 +61,32 @@ def test_recall_asks_for_what_it_showed_first(delay):
         query, reward, *flags = env.step(1)
         assert query.tolist() == [0, 0, 0, 1]
         assert (reward, *flags[:2]) == (0, False, False)
-        _, reward, over, cut, _ = env.step(0)
+        answer, reward, over, cut, _ = env.step(0)
         assert (over, cut) == (True, False)
         assert reward == (1 if first[0] else -1)
+        assert answer.tolist() == first.tolist()
         rewards.add(reward)
     assert rewards == {1, -1}
     with pytest.raises(ValueError, match="cues is 1"):
         Recall(cues=1)
+    with pytest.raises(ValueError, match="shortest is 11"):
+        Recall(shortest=11)
+
+
+def test_recall_draws_delays():
+    env, lengths = Recall(delay=3, shortest=1), set()
+    for seed in range(30):
+        env.reset(seed=seed)
+        lengths.add(next(n for n in range(1, 9) if env.step(0)[2]))
+    assert lengths == {3, 4, 5}
 
 
 def test_recall_cannot_be_solved_from_what_is_shown_now():
-    """Whatever the cue was, from the second step on the observations are the same."""
+    """Whatever the cue was, from the second step until the answer was given the observations are the same."""
     env, seen = Recall(), {}
     for seed in range(40):
         first, _ = env.reset(seed=seed)
-        seen.setdefault(int(first.argmax()), set()).add(tuple(env.step(0)[0].tobytes() for _ in range(12)))
+        seen.setdefault(int(first.argmax()), set()).add(tuple(env.step(0)[0].tobytes() for _ in range(11)))
     assert len(seen) == 4
     assert len(set.union(*seen.values())) == 1
 
