@@ -44,7 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def child(*argv: str, cheap: bool = False) -> subprocess.CompletedProcess[str]:
     """A Python that sees four CPUs."""
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     if cheap:  # of two programs that run three times
         flags += " --xla_backend_optimization_level=0"
     path = f"{Path(reverie.__file__).parents[1]}:{HERE.parent}"
