@@ -45,7 +45,8 @@ from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import Workers
 from reverie.run.collect import Collector
-from reverie.run.loop import Compiled, replay_of
+from reverie.run.compiled import Compiled
+from reverie.run.loop import replay_of
 from reverie.run.rollout import DeviceCollector, Rollout
 
 

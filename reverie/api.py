@@ -35,13 +35,16 @@ from reverie.envs.workers import episode_seed
 from reverie.envs.wrappers import native_action, observe
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row, bytes_per_row
-from reverie.run import dreams, loop, offline, phases
+from reverie.run import dreams, evaluation, loop, offline, phases
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import Collector
+from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
-from reverie.run.loop import Evaluation, Result
+from reverie.run.evaluation import Evaluation, open_envs
+from reverie.run.loop import Result
 from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
+from reverie.run.stop import Stop
 from reverie.view.tree import Branches, Thought
 
 logger = logging.getLogger("reverie")
@@ -123,10 +126,10 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
     """
     run = conf.run
     with (
-        loop.Stop() as stop,
+        Stop() as stop,
         RunDirectory(path).locked(),
         computing(run) as (devices, run),
-        loop.open_envs(
+        open_envs(
             factory or spec_of(run),
             run.envs,
             seed=loop.seeds(run.seed).envs,
@@ -417,7 +420,7 @@ class LoadedAgent:
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         self.state = loop.agent_state(self.agent, checkpoint)
-        self._policy = loop.Compiled(self.agent).policy  # of one env
+        self._policy = Compiled(self.agent).policy  # of one env
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
         self._replay = checkpoint.meta["replay"]
@@ -611,13 +614,13 @@ class LoadedAgent:
             loop.fields(self.agent), streams=sequences, length=length, capacity=sequences * length, seed=0, online=False
         )
         mode = "inline" if run.debug else run.workers
-        compiled, carry = loop.Compiled(self.agent), self.agent.init_carry(sequences, jax.random.key(seed))
+        compiled, carry = Compiled(self.agent), self.agent.init_carry(sequences, jax.random.key(seed))
 
         def decide(carry: Carry, seen: Row) -> tuple[Carry, Row, Row]:
             carry, action, out = compiled.policy["eval"](self.state, carry, seen)
             return carry, *jax.device_get((action, out))
 
-        with loop.open_envs(self.spec, sequences, seed=seed, mode=mode, deadline=run.deadline) as envs:
+        with open_envs(self.spec, sequences, seed=seed, mode=mode, deadline=run.deadline) as envs:
             if isinstance(envs, DeviceEnvs):
                 rollout = DeviceCollector(compiled.rollout(envs, length), replay.extend)
                 rollout.carry = [carry]
@@ -766,10 +769,10 @@ def evaluate(
     if opponent and not any(space.kind == "player" for space in agent.env.obs_space.values()):
         raise ConfigError(f"--opponent {opponent}, but {agent.spec.id} is no game of two players: leave it out")
     seed = loop.seeds(run.seed).evaluation if seed is None else seed
-    with loop.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
-        key = loop.evaluation_key(run.seed, agent.moment)
-        compiled = loop.Compiled(agent.agent)
-        played = loop.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent or run.opponent)
+    with evaluation.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
+        key = evaluation.evaluation_key(run.seed, agent.moment)
+        compiled = Compiled(agent.agent)
+        played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent or run.opponent)
     assert played is not None, "only a signal gives up an evaluation"
     return played
 

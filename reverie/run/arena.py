@@ -10,7 +10,7 @@ import numpy as np
 from reverie.agent import Agent, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import opponent
-from reverie.run.rollout import Interrupt
+from reverie.run.stop import Stop
 from reverie.run.traced import Traced
 
 SEATS = ("first", "second")
@@ -50,7 +50,7 @@ class Arena:
         )
         self._step, self._rows = jax.jit(self._stepped), jax.jit(envs.rows)
 
-    def play(self, state: State, games: int, key: Any, stop: Interrupt | None = None) -> list[Game] | None:
+    def play(self, state: State, games: int, key: Any, stop: Stop | None = None) -> list[Game] | None:
         """`games` games, the agent beginning the first half of them (and one more, if they are odd).
 
         Args:
@@ -67,7 +67,7 @@ class Arena:
                 played += more[:left]
         return played
 
-    def _round(self, state: State, seat: int, key: Any, stop: Interrupt | None) -> list[Game] | None:
+    def _round(self, state: State, seat: int, key: Any, stop: Stop | None) -> list[Game] | None:
         """N games with the agent in `seat`.
 
         row        0       1       2      ...     the last

@@ -15,19 +15,12 @@ bit for bit, what it would have done. Steps alone decide when something is due, 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -35,24 +28,23 @@ from reverie.agent import DREAMT, Agent, Carry, Divided, Mode, Part, State
 from reverie.config import ConfigError, RunConfig
 from reverie.envs import base
 from reverie.envs.device import DeviceEnvs
-from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
-from reverie.envs.workers import Mode as WorkersMode
-from reverie.envs.workers import Workers
+from reverie.envs.spec import UnusableEnv
 from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
 from reverie.run import dreams, offline, phases
-from reverie.run.arena import Arena, scores
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
+from reverie.run.clock import Clock
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
+from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
+from reverie.run.evaluation import Envs, Evaluation, evaluate, evaluation_key, open_evaluation
 from reverie.run.log import Log, read
 from reverie.run.phases import Phase
-from reverie.run.placement import Placement
 from reverie.run.ratio import Ratio
-from reverie.run.rollout import DeviceCollector, Rollout, greedy
+from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
-from reverie.run.traced import Traced
+from reverie.run.stop import Stop
 
 logger = logging.getLogger("reverie")
 
@@ -61,39 +53,6 @@ COUNTERS = ("nonfinite/total", "nonfinite/streak")  # metrics that are not avera
 
 class NonFinite(RuntimeError):
     """Too many updates in a row had a loss or gradient that is not finite."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Greedy episodes: undiscounted returns, lengths in steps, and means of what the env said about them.
-
-    Of games for two, returns are outcomes (win 1, draw 0, loss -1) against `opponent`, and `seats` counts the `wins`,
-    `draws` and `losses` of an agent that moved `first` and `second`.
-    """
-
-    returns: list[float]
-    lengths: list[int]
-    figures: dict[str, float] = field(default_factory=dict)
-    opponent: str = ""
-    seats: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    @property
-    def mean_return(self) -> float:
-        return float(np.mean(self.returns))
-
-    @property
-    def std_return(self) -> float:
-        return float(np.std(self.returns))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "mean_return": self.mean_return,
-            "std_return": self.std_return,
-            "returns": self.returns,
-            "lengths": self.lengths,
-            **({"figures": self.figures} if self.figures else {}),
-            **({"opponent": self.opponent, "seats": self.seats} if self.seats else {}),
-        }
 
 
 @dataclass(frozen=True)
@@ -127,11 +86,6 @@ class Seeds(NamedTuple):
 
 def seeds(seed: int) -> Seeds:
     return Seeds(*(int(x) for x in np.random.SeedSequence(seed).generate_state(3)))
-
-
-def evaluation_key(seed: int, moment: int) -> jax.Array:
-    """Of the policy in an evaluation at this moment of a run: whenever it is played, it is the same."""
-    return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], moment)
 
 
 def fields(agent: Agent) -> dict[str, Field]:
@@ -176,233 +130,6 @@ def ratio(run: RunConfig, agent: Agent) -> Ratio:
     """Updates per step. The first is due after warm-up, when some env has filled one window."""
     start = max(run.warmup, run.envs * window(run, agent))
     return Ratio(run.replay_ratio, run.batch * (agent.trained or agent.rows or run.length), start)
-
-
-class Compiled:
-    """The functions of an agent under jit.
-
-    Args:
-      devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
-
-    Attributes:
-      policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
-      names: of the metrics of `train`, by part.
-      report: `(state, batch) -> metrics`.
-      dream: `(state, batch) -> Dream`.
-    """
-
-    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
-        self.agent = agent
-        self.place = Placement(devices)
-        self.names: dict[Part, list[str]] = {}
-        self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
-        self._trains: dict[Part, Traced] = {}
-        self.report = Traced("report", agent.report, **self.place.alone)
-        self.dream = Traced("dream", agent.dream, **self.place.alone)
-        self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
-        self._arenas: dict[tuple[DeviceEnvs, str], Arena] = {}
-
-    def train(self, state: State, batch: dict[str, Any], part: Part = "all") -> tuple[State, Any, jax.Array]:
-        """`(state, out, metrics)` of one update. The state is donated. Metrics come as one float32 vector, so that
-        keeping them costs nothing until somebody looks; `names` says what its elements are."""
-        if part not in self._trains:
-            name = "train" if part == "all" else f"train/{part}"
-            update = partial(self._train, part)
-            self._trains[part] = Traced(name, update, donate_argnums=0, **self.place.train)
-        updated: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
-        return updated
-
-    def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
-        """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""
-        if (envs, steps) not in self._rollouts:
-            self._rollouts[envs, steps] = Rollout(envs, self.agent, steps, **self.place.alone)
-        return self._rollouts[envs, steps]
-
-    def arena(self, envs: DeviceEnvs, opponent: str) -> Arena:
-        """The policy against an opponent, in the games `envs`; as `rollout`."""
-        if (envs, opponent) not in self._arenas:
-            self._arenas[envs, opponent] = Arena(envs, self.agent, opponent, **self.place.alone)
-        return self._arenas[envs, opponent]
-
-    @property
-    def traces(self) -> dict[str, int]:
-        policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
-        others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
-        others += [arena.policy for arena in self._arenas.values()]
-        return policies | {f.name: f.traces for f in (*self._trains.values(), self.report, self.dream, *others)}
-
-    def _policy(self, mode: Mode) -> Traced:
-        def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
-            return self.agent.policy(state, carry, obs, mode)
-
-        return Traced(f"policy/{mode}", decide, **self.place.alone)
-
-    def _train(self, part: Part, state: State, batch: dict[str, jax.Array]) -> tuple[State, Any, jax.Array]:
-        if part == "all":
-            state, out, metrics = self.agent.train(state, batch)
-        else:
-            assert isinstance(self.agent, Divided), self.agent
-            state, out, metrics = self.agent.train(state, batch, part)
-        names = self.names[part] = sorted(metrics)
-        return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])
-
-
-class Clock:
-    """Wall time by what it was spent on; inside nested blocks, the innermost counts."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {"rest": 0.0}
-        self._name, self._since = "rest", time.perf_counter()
-
-    @contextmanager
-    def spent(self, name: str) -> Iterator[None]:
-        outer = self._switch(name)
-        try:
-            yield
-        finally:
-            self._switch(outer)
-
-    def read(self) -> dict[str, float]:
-        """Seconds so far."""
-        self._switch(self._name)
-        return dict(self.seconds)
-
-    def _switch(self, name: str) -> str:
-        now, outer = time.perf_counter(), self._name
-        self.seconds[outer] = self.seconds.get(outer, 0.0) + now - self._since
-        self._name, self._since = name, now
-        return outer
-
-
-class Stop:
-    """Turns SIGTERM and SIGINT into a wish that the loop grants at its next step boundary.
-
-    A second Ctrl-C raises KeyboardInterrupt at once: nothing more is saved, and what is being saved
-    does not count. Works in the main thread only; elsewhere signals are not ours to take.
-
-    Attributes:
-      signal: the name of the first signal, None while there is none.
-    """
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._wish)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _wish(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == "SIGINT":
-            raise KeyboardInterrupt
-        self.signal = self.signal or signal.Signals(number).name
-
-
-Envs = Workers | DeviceEnvs
-SCAN = 64  # steps of device envs in one call of an evaluation
-
-
-def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: WorkersMode, deadline: float) -> Envs:
-    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
-
-    Raises:
-      UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
-    """
-    if device_env(spec) is None:
-        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline)
-    if mode == "process":
-        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave --workers process out")
-    return DeviceEnvs(spec, num, seed=seed)
-
-
-def open_evaluation(run: RunConfig, spec: EnvSpec, episodes: int, seed: int, mode: WorkersMode) -> Envs:
-    """The envs of an evaluation: `eval_envs` of them, or for games of two as many as one seat plays."""
-    env = device_env(spec)
-    num = -(-episodes // 2) if env is not None and env.players == 2 else min(run.eval_envs, episodes)
-    return open_envs(spec, num, seed=seed, mode=mode, deadline=run.deadline)
-
-
-def evaluate(
-    compiled: Compiled,
-    state: State,
-    workers: Envs,
-    episodes: int,
-    key: jax.Array,
-    stop: Stop | None = None,
-    opponent: str = "random",
-) -> Evaluation | None:
-    """Plays greedy episodes; in games of two, against `opponent` and half of them from each seat.
-
-    Every env plays its share to the end, so that short episodes do not crowd out long ones. An
-    episode that a failing env cut is played again.
-
-    Args:
-      workers: fresh ones. Episode e is number `e // N` of env `e % N`.
-      episodes: how many, 1 or more.
-      key: for the policy.
-      stop: gives up when it has a signal.
-
-    Returns:
-      the evaluation, or None if it was given up.
-    """
-    if isinstance(workers, DeviceEnvs) and workers.env.players == 2:
-        games = compiled.arena(workers, opponent).play(state, episodes, key, stop)
-        if games is None:
-            return None
-        outcomes = [float(game.outcome) for game in games]
-        return Evaluation(outcomes, [game.length for game in games], opponent=opponent, seats=scores(games))
-    num = workers.num
-    share = np.array([len(range(env, episodes, num)) for env in range(num)])
-    if isinstance(workers, DeviceEnvs):
-        carry = compiled.agent.init_carry(num, key)
-        played = greedy(compiled.rollout(workers, SCAN), state, carry, share, stop)
-    else:
-        played = _greedy(compiled, state, workers, share, key, stop)
-    if played is None:
-        return None
-    order = [played[e % num][e // num] for e in range(episodes)]
-    figures = mean_figures(workers.spec, [e.figures for e in order])
-    return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
-
-
-def _greedy(
-    compiled: Compiled, state: State, workers: Workers, share: np.ndarray, key: jax.Array, stop: Stop | None
-) -> list[list[Episode]] | None:
-    """What `rollout.greedy` is, with envs of the host."""
-    num = workers.num
-    played: list[list[Episode]] = [[] for _ in range(num)]
-    returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
-    carry = compiled.agent.init_carry(num, key)
-    action = {k: np.zeros((num, *s.shape), s.dtype) for k, s in workers.act_space.items()}
-    rows: Row = {}
-    active = np.flatnonzero(share)
-    while active.size:
-        if stop and stop.signal:
-            return None
-        workers.send(active, {k: a[active] for k, a in action.items()})
-        new, _ = workers.recv(active)  # a cut shows as `is_first`: the episode starts over
-        rows = rows or {k: np.zeros((num, *x.shape[1:]), x.dtype) for k, x in new.items()}
-        for k, x in new.items():
-            rows[k][active] = x
-        returns[active] = np.where(new["is_first"], 0, returns[active] + new["reward"])
-        lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
-        for env in active[new["is_last"]].tolist():
-            played[env].append(Episode(env, float(returns[env]), int(lengths[env]), dict(workers.figures[env])))
-        carry, actions, _ = compiled.policy["eval"](state, carry, rows)
-        action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
-        active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
-    return played
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -21,16 +21,10 @@ from reverie.envs.workers import EnvFailed
 from reverie.replay.sequences import Row
 from reverie.run.checkpoint import flatten, unflatten
 from reverie.run.collect import Episode, Tally
+from reverie.run.stop import Stop
 from reverie.run.traced import Traced
 
 TOLD = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
-
-
-@runtime_checkable
-class Interrupt(Protocol):
-    """Whoever may want a long evaluation to end."""
-
-    signal: str | None
 
 
 class Rollout:
@@ -143,7 +137,7 @@ class DeviceCollector:
 
 
 def greedy(
-    rollout: Rollout, state: State, carry: Carry, share: np.ndarray, stop: Interrupt | None = None
+    rollout: Rollout, state: State, carry: Carry, share: np.ndarray, stop: Stop | None = None
 ) -> list[list[Episode]] | None:
     """Greedy episodes from the beginning of all envs on; None if `stop` has a signal meanwhile.
 

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 
 from reverie.envs.base import Space  # noqa: E402
 from reverie.run.checkpoint import flatten  # noqa: E402
-from reverie.run.loop import Compiled  # noqa: E402
+from reverie.run.compiled import Compiled  # noqa: E402
 
 OBS = {"image": Space("image", (48, 48, 3)), "vector": Space("vector", (5,))}
 # As little to compile as can be, with pooling, phases and blocks still in it. The default eps of 1e-20 gives every

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import fakes
-import jax
 import numpy as np
 import pytest
 
@@ -23,7 +22,6 @@ import reverie
 from reverie import algos, api, config
 from reverie.config import Config
 from reverie.envs.spec import make_env
-from reverie.envs.workers import Workers
 from reverie.files import DiskError
 from reverie.replay.segments import Segments
 from reverie.run import log, loop
@@ -377,30 +375,6 @@ def test_short_episodes_never_fill_a_window_within_episodes(tmp_path: Path, capl
 
 
 # ------------------------------------------------------------------------------------ evaluation
-
-
-@pytest.mark.parametrize(("envs", "episodes"), [(1, 3), (3, 2), (2, 5)])
-def test_an_evaluation_plays_every_env_its_share(envs: int, episodes: int) -> None:
-    spec = reverie.EnvSpec(COUNTING, kwargs={"episodes": False})
-    with Workers(spec, envs, seed=5, mode="inline") as workers:
-        agent = fakes.make_agent(fakes.Config(), workers.obs_space, workers.act_space, precision="float32")
-        key = jax.random.key(0)
-        played = loop.evaluate(loop.Compiled(agent), agent.init(key), workers, episodes, key)
-    assert played is not None
-    assert len(played.returns) == len(played.lengths) == episodes
-    # Counting's reward is the step count.
-    assert played.returns == [n * (n + 1) / 2 for n in played.lengths]
-    assert played.mean_return == pytest.approx(np.mean(played.returns))
-
-
-def test_clock_counts_the_innermost() -> None:
-    clock = loop.Clock()
-    with clock.spent("outer"):
-        time.sleep(0.01)
-        with clock.spent("inner"):
-            time.sleep(0.03)
-    spent = clock.read()
-    assert 0.01 <= spent["outer"] < 0.03 <= spent["inner"]
 
 
 # ------------------------------------------------------------------------------- real processes

@@ -1,0 +1,86 @@
+"""What an agent does, compiled: by mode, by part, and together with envs of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+
+from reverie.agent import Agent, Carry, Divided, Mode, Part, State
+from reverie.envs.device import DeviceEnvs
+from reverie.run.arena import Arena
+from reverie.run.placement import Placement
+from reverie.run.rollout import Rollout
+from reverie.run.traced import Traced
+
+
+class Compiled:
+    """The functions of an agent under jit.
+
+    Args:
+      devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
+
+    Attributes:
+      policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
+      names: of the metrics of `train`, by part.
+      report: `(state, batch) -> metrics`.
+      dream: `(state, batch) -> Dream`.
+    """
+
+    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
+        self.agent = agent
+        self.place = Placement(devices)
+        self.names: dict[Part, list[str]] = {}
+        self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
+        self._trains: dict[Part, Traced] = {}
+        self.report = Traced("report", agent.report, **self.place.alone)
+        self.dream = Traced("dream", agent.dream, **self.place.alone)
+        self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
+        self._arenas: dict[tuple[DeviceEnvs, str], Arena] = {}
+
+    def train(self, state: State, batch: dict[str, Any], part: Part = "all") -> tuple[State, Any, jax.Array]:
+        """`(state, out, metrics)` of one update. The state is donated. Metrics come as one float32 vector, so that
+        keeping them costs nothing until somebody looks; `names` says what its elements are."""
+        if part not in self._trains:
+            name = "train" if part == "all" else f"train/{part}"
+            update = partial(self._train, part)
+            self._trains[part] = Traced(name, update, donate_argnums=0, **self.place.train)
+        updated: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
+        return updated
+
+    def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
+        """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""
+        if (envs, steps) not in self._rollouts:
+            self._rollouts[envs, steps] = Rollout(envs, self.agent, steps, **self.place.alone)
+        return self._rollouts[envs, steps]
+
+    def arena(self, envs: DeviceEnvs, opponent: str) -> Arena:
+        """The policy against an opponent, in the games `envs`; as `rollout`."""
+        if (envs, opponent) not in self._arenas:
+            self._arenas[envs, opponent] = Arena(envs, self.agent, opponent, **self.place.alone)
+        return self._arenas[envs, opponent]
+
+    @property
+    def traces(self) -> dict[str, int]:
+        policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
+        others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
+        others += [arena.policy for arena in self._arenas.values()]
+        return policies | {f.name: f.traces for f in (*self._trains.values(), self.report, self.dream, *others)}
+
+    def _policy(self, mode: Mode) -> Traced:
+        def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
+            return self.agent.policy(state, carry, obs, mode)
+
+        return Traced(f"policy/{mode}", decide, **self.place.alone)
+
+    def _train(self, part: Part, state: State, batch: dict[str, jax.Array]) -> tuple[State, Any, jax.Array]:
+        if part == "all":
+            state, out, metrics = self.agent.train(state, batch)
+        else:
+            assert isinstance(self.agent, Divided), self.agent
+            state, out, metrics = self.agent.train(state, batch, part)
+        names = self.names[part] = sorted(metrics)
+        return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])

@@ -1,0 +1,154 @@
+"""Greedy episodes: of the host's envs, of the device's, and games against an opponent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from reverie.agent import State
+from reverie.config import RunConfig
+from reverie.envs.device import DeviceEnvs
+from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
+from reverie.envs.workers import Mode, Workers
+from reverie.replay.sequences import Row
+from reverie.run.arena import scores
+from reverie.run.collect import Episode, mean_figures
+from reverie.run.compiled import Compiled
+from reverie.run.rollout import greedy
+from reverie.run.stop import Stop
+
+Envs = Workers | DeviceEnvs
+SCAN = 64  # steps of device envs in one call of an evaluation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy episodes: undiscounted returns, lengths in steps, and means of what the env said about them.
+
+    Of games for two, returns are outcomes (win 1, draw 0, loss -1) against `opponent`, and `seats` counts the `wins`,
+    `draws` and `losses` of an agent that moved `first` and `second`.
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    figures: dict[str, float] = field(default_factory=dict)
+    opponent: str = ""
+    seats: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def mean_return(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std_return(self) -> float:
+        return float(np.std(self.returns))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "mean_return": self.mean_return,
+            "std_return": self.std_return,
+            "returns": self.returns,
+            "lengths": self.lengths,
+            **({"figures": self.figures} if self.figures else {}),
+            **({"opponent": self.opponent, "seats": self.seats} if self.seats else {}),
+        }
+
+
+def evaluation_key(seed: int, moment: int) -> jax.Array:
+    """Of the policy in an evaluation at this moment of a run: whenever it is played, it is the same."""
+    return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], moment)
+
+
+def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float) -> Envs:
+    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
+
+    Raises:
+      UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
+    """
+    if device_env(spec) is None:
+        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline)
+    if mode == "process":
+        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave --workers process out")
+    return DeviceEnvs(spec, num, seed=seed)
+
+
+def open_evaluation(run: RunConfig, spec: EnvSpec, episodes: int, seed: int, mode: Mode) -> Envs:
+    """The envs of an evaluation: `eval_envs` of them, or for games of two as many as one seat plays."""
+    env = device_env(spec)
+    num = -(-episodes // 2) if env is not None and env.players == 2 else min(run.eval_envs, episodes)
+    return open_envs(spec, num, seed=seed, mode=mode, deadline=run.deadline)
+
+
+def evaluate(
+    compiled: Compiled,
+    state: State,
+    workers: Envs,
+    episodes: int,
+    key: jax.Array,
+    stop: Stop | None = None,
+    opponent: str = "random",
+) -> Evaluation | None:
+    """Plays greedy episodes; in games of two, against `opponent` and half of them from each seat.
+
+    Every env plays its share to the end, so that short episodes do not crowd out long ones. An
+    episode that a failing env cut is played again.
+
+    Args:
+      workers: fresh ones. Episode e is number `e // N` of env `e % N`.
+      episodes: how many, 1 or more.
+      key: for the policy.
+      stop: gives up when it has a signal.
+
+    Returns:
+      the evaluation, or None if it was given up.
+    """
+    if isinstance(workers, DeviceEnvs) and workers.env.players == 2:
+        games = compiled.arena(workers, opponent).play(state, episodes, key, stop)
+        if games is None:
+            return None
+        outcomes = [float(game.outcome) for game in games]
+        return Evaluation(outcomes, [game.length for game in games], opponent=opponent, seats=scores(games))
+    num = workers.num
+    share = np.array([len(range(env, episodes, num)) for env in range(num)])
+    if isinstance(workers, DeviceEnvs):
+        carry = compiled.agent.init_carry(num, key)
+        played = greedy(compiled.rollout(workers, SCAN), state, carry, share, stop)
+    else:
+        played = _greedy(compiled, state, workers, share, key, stop)
+    if played is None:
+        return None
+    order = [played[e % num][e // num] for e in range(episodes)]
+    figures = mean_figures(workers.spec, [e.figures for e in order])
+    return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
+
+
+def _greedy(
+    compiled: Compiled, state: State, workers: Workers, share: np.ndarray, key: jax.Array, stop: Stop | None
+) -> list[list[Episode]] | None:
+    """What `rollout.greedy` is, with envs of the host."""
+    num = workers.num
+    played: list[list[Episode]] = [[] for _ in range(num)]
+    returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
+    carry = compiled.agent.init_carry(num, key)
+    action = {k: np.zeros((num, *s.shape), s.dtype) for k, s in workers.act_space.items()}
+    rows: Row = {}
+    active = np.flatnonzero(share)
+    while active.size:
+        if stop and stop.signal:
+            return None
+        workers.send(active, {k: a[active] for k, a in action.items()})
+        new, _ = workers.recv(active)  # a cut shows as `is_first`: the episode starts over
+        rows = rows or {k: np.zeros((num, *x.shape[1:]), x.dtype) for k, x in new.items()}
+        for k, x in new.items():
+            rows[k][active] = x
+        returns[active] = np.where(new["is_first"], 0, returns[active] + new["reward"])
+        lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
+        for env in active[new["is_last"]].tolist():
+            played[env].append(Episode(env, float(returns[env]), int(lengths[env]), dict(workers.figures[env])))
+        carry, actions, _ = compiled.policy["eval"](state, carry, rows)
+        action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
+        active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
+    return played
