@@ -54,6 +54,9 @@ class Config:
     """Residual blocks of each tower."""
     channels: int = 32
     """Planes of a tower's hidden state."""
+    scaling: Literal["range", "normal"] = "range"
+    """Hidden states lie in [0, 1] by their extremes, as in the paper; or have mean 0 and variance 1, with which what is
+    hard to see in a board is learned several times faster."""
     stack: int = 1
     """Pictures or boards that are seen at once, this one and those before."""
     simulations: int = 50
@@ -201,6 +204,7 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
             channels=config.channels,
             read_channels=4,
             halvings=down,
+            scaling=config.scaling,
             key=key,
         )
     return Vectors(
@@ -210,6 +214,7 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
         units=config.units,
         layers=config.layers,
         depths=tuple(8 << min(stage, 2) for stage in range(halvings(seen))),
+        scaling=config.scaling,
         key=key,
     )
 
