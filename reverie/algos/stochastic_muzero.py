@@ -44,8 +44,8 @@ class Config(muzero.Config):
     commitment_scale: float = 1.0
     """Weight of the loss that keeps the encoder close to the codes it chooses."""
     balance_scale: float = 0.0
-    """Weight of a loss that keeps all codes in use: how far their mean over a batch is from even, in nats. Without it the
-    encoder may settle on one code before it matters which, and the model is one without chance."""
+    """Weight of a loss that keeps all codes in use: how far their mean over a batch is from even, in nats. Without it
+    the encoder may settle on one code before it matters which, and the model is one without chance."""
     n_step: int = 10
     """Rewards in a value target before it bootstraps from a search."""
     lam: float = 0.5
@@ -57,8 +57,8 @@ class Config(muzero.Config):
 
 
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {}
-SUITED: dict[str, str] = {}
+PRESETS: dict[str, dict[str, Any]] = {"2048": muzero.PRESETS["2048"] | {"balance_scale": 1.0}}
+SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
 class Chance(eqx.Module):

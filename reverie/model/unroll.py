@@ -50,8 +50,8 @@ def unit_range(x: Array, axes: int) -> Array:
 
 
 def unit_normal(x: Array, axes: int) -> Array:
-    """`x` moved and scaled to mean 0 and variance 1 over its last `axes` axes. In [0, 1] most numbers lie close together
-    around some offset, and what tells two states apart is a small part of what the next layer reads."""
+    """`x` moved and scaled to mean 0 and variance 1 over its last `axes` axes. In [0, 1] most numbers lie close
+    together around some offset, and what tells two states apart is a small part of what the next layer reads."""
     dims = tuple(range(-axes, 0))
     x32 = x.astype(jnp.float32)
     off = x32 - x32.mean(dims, keepdims=True)

@@ -450,6 +450,27 @@ def test_temperature_and_noise():
     assert len(np.unique(noisy.visits, axis=0)) > 10
 
 
+def test_the_noise_of_the_root_falls_on_what_is_legal():
+    """Padded and illegal actions take nothing away of it."""
+    table, root = random_table(5), jnp.zeros(500, jnp.int32)
+    legal = jnp.zeros((500, 5), bool).at[:, :2].set(True)
+    found = run("puct", table, root, simulations=1, legal=legal, dirichlet_fraction=1.0, temperature=jnp.float32(1.0))
+    prior = np.exp(np.asarray(found.tree.logits[:, 0]))
+    np.testing.assert_allclose(prior[:, :2].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(prior[:, 0].mean(), 0.5, atol=0.06)
+    assert prior[:, 0].std() > 0.3, "a Dirichlet distribution of 0.3 over two: nearly all on either"
+
+
+def test_small_differences_of_value_stay_small_below_the_least_range():
+    column = lambda *x: jnp.array(x, jnp.float32)[:, None]
+    one = jnp.ones(1)
+    nodes = Nodes(column(0, 0, 0), column(1, 1, 0), column(4, 5, 0), 3 * one, 4.5 * one, 4.5 * one)
+    score = lambda least: search.normalised(nodes, least_range=least)[:, 0]
+    np.testing.assert_allclose(score(0.0), [0, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(score(10.0), [0, 0.1, 0], atol=1e-6)
+    np.testing.assert_allclose(score(0.5), [0, 1, 0], atol=1e-6)
+
+
 def test_gumbel_noise_chooses_by_the_improved_policy_and_none_chooses_the_best():
     """The action of a search is drawn from the improved policy, as near as the considered actions allow."""
     table, root = random_table(6), jnp.zeros(4000, jnp.int32)
