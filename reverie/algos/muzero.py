@@ -137,7 +137,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # so that the policy stays open until the model knows something.
     "2048": {
         "env": "pgx:2048",
-        "steps": 50_000,
+        "steps": 90_000,
         "envs": 64,
         "replay_ratio": 5.0,
         "replay_size": 40_000,
