@@ -54,10 +54,16 @@ class Config:
     """Residual blocks of each tower."""
     channels: int = 32
     """Planes of a tower's hidden state."""
+    scaling: Literal["range", "normal"] = "range"
+    """Hidden states lie in [0, 1] by their extremes, as in the paper; or have mean 0 and variance 1, with which what is
+    hard to see in a board is learned several times faster."""
     stack: int = 1
     """Pictures or boards that are seen at once, this one and those before."""
     simulations: int = 50
     """Of each search: network calls per decision."""
+    least_range: float = 0.0
+    """PUCT moves the values of sibling actions to [0, 1]. Where they differ by less than this, it divides by this
+    instead: the noise of values that are not learned yet is no reason to prefer an action."""
     unroll: int = 5
     """K: steps along which the model is trained."""
     n_step: int = 10
@@ -125,8 +131,44 @@ class Config:
 
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
 DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warmup": 0, "online": False}
-PRESETS: dict[str, dict[str, Any]] = {}
-SUITED: dict[str, str] = {}
+PRESETS: dict[str, dict[str, Any]] = {
+    # What a move merges is hard to see: a small tower whose states are not squeezed into [0, 1], a large step, and a
+    # reward that weighs more. Differences of values that are small beside a merge do not decide what the search visits,
+    # so that the policy stays open until the model knows something.
+    "2048": {
+        "env": "pgx:2048",
+        "steps": 90_000,
+        "envs": 64,
+        "replay_ratio": 5.0,
+        "replay_size": 40_000,
+        "warmup": 4000,
+        "network": "tower",
+        "blocks": 1,
+        "channels": 32,
+        "units": 64,
+        "scaling": "normal",
+        "simulations": 24,
+        "least_range": 30.0,
+        "unroll": 2,
+        "n_step": 5,
+        "lam": 1.0,
+        "discount": 0.97,
+        "support": 48,
+        "policy_scale": 0.5,
+        "value_scale": 0.25,
+        "reward_scale": 2.0,
+        "learning_rate": 3e-3,
+        "prioritized": False,
+        "root_noise": 0.25,
+        "log_every": 4000,
+        "eval_every": 25_000,
+        "eval_episodes": 50,
+        "eval_envs": 50,
+        "report_every": 0,
+        "video_every": 0,
+    },
+}
+SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
 Body = Vectors | Towers
@@ -201,6 +243,7 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
             channels=config.channels,
             read_channels=4,
             halvings=down,
+            scaling=config.scaling,
             key=key,
         )
     return Vectors(
@@ -210,6 +253,7 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
         units=config.units,
         layers=config.layers,
         depths=tuple(8 << min(stage, 2) for stage in range(halvings(seen))),
+        scaling=config.scaling,
         key=key,
     )
 
@@ -434,6 +478,7 @@ class MuZero:
             dirichlet_alpha=config.root_alpha,
             dirichlet_fraction=0.0 if greedy else config.root_noise,
             temperature=temperature,
+            least_range=config.least_range,
         )
 
     def _temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:

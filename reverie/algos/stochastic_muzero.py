@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Row
 from reverie.algos import muzero
 from reverie.behavior.returns import Window
-from reverie.behavior.search import Found
+from reverie.behavior.search import TINY, Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
 from reverie.model.heads import ScalarHead
@@ -43,6 +43,9 @@ class Config(muzero.Config):
     """Weight of the loss of their probabilities."""
     commitment_scale: float = 1.0
     """Weight of the loss that keeps the encoder close to the codes it chooses."""
+    balance_scale: float = 0.0
+    """Weight of a loss that keeps all codes in use: how far their mean over a batch is from even, in nats. Without it
+    the encoder may settle on one code before it matters which, and the model is one without chance."""
     n_step: int = 10
     """Rewards in a value target before it bootstraps from a search."""
     lam: float = 0.5
@@ -54,8 +57,8 @@ class Config(muzero.Config):
 
 
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {}
-SUITED: dict[str, str] = {}
+PRESETS: dict[str, dict[str, Any]] = {"2048": muzero.PRESETS["2048"] | {"balance_scale": 1.0}}
+SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
 class Chance(eqx.Module):
@@ -201,10 +204,13 @@ class StochasticMuZero(muzero.MuZero):
         chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
         value = model.after.val(model.body.read(afters)).loss(window.value[:, :-1])
         commitment = jnp.square(probs - stop_gradient(hard)).sum(-1)
+        use = (there[..., None] * probs).sum((0, 1)) / jnp.maximum(there.sum(), 1.0)
+        uneven = jnp.log(config.codes) + (use * jnp.log(jnp.maximum(use, TINY))).sum()
         return losses | {
             "chance": (config.chance_scale, pad(chance)),
             "after_value": (config.value_scale, pad(value)),
             "commitment": (config.commitment_scale, pad(commitment)),
+            "balance": (config.balance_scale, pad(jnp.broadcast_to(uneven, there.shape))),
         }, reward
 
     def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:

@@ -123,22 +123,24 @@ def puct(
     dirichlet_fraction: float = 0.25,
     temperature: float | Float[Array, "*B"] = 1.0,
     bounds: tuple[float, float] | None = None,
+    least_range: float = 0.0,
     max_depth: int | None = None,
 ) -> Found:
     """MuZero (Schrittwieser et al. 2020, appendix B): the action with the highest
 
         Q(s, a) + P(s, a) sqrt(N(s)) / (1 + N(s, a)) (c1 + log((N(s) + c2 + 1) / c2)),        N(s) = 1 + sum of N(s, a)
 
-    is followed, Q within [0, 1] (`normalised`), and the root's prior is mixed with noise.
+    is followed, Q within [0, 1] (`normalised`), and the root's prior is mixed with noise over what is legal.
 
     Args:
       latent: of the roots, pytree `[B, ...]`.
       legal: actions that may be taken at the roots; None: those whose logits are not `ILLEGAL`. A root without any
         takes action 0.
       dirichlet_alpha, dirichlet_fraction: of the noise, and its share of the root's prior; fraction 0 for none.
-      temperature: the action is drawn with probability ~ visits^(1 / temperature); 0: the most visited. May be traced,
-        and be one for every root.
+      temperature: the action is drawn with probability ~ visits^(1 / temperature); 0: the most visited, of several the
+        one of the highest value. May be traced, and be one for every root.
       bounds: lowest and highest return, where they are known (board games: -1 and 1).
+      least_range: of the values that are moved to [0, 1]; see `normalised`.
       max_depth: see `tree.grow`.
 
     Raises:
@@ -150,13 +152,15 @@ def puct(
     noise_key, action_key, key = jax.random.split(key, 3)
     prior = jax.nn.softmax(logits, -1)
     if dirichlet_fraction:
-        noise = jax.random.dirichlet(noise_key, jnp.full(logits.shape[-1], dirichlet_alpha), (len(logits),))
-        prior = (1 - dirichlet_fraction) * prior + dirichlet_fraction * noise
+        # Only among what is legal: noise on what cannot be done would be lost, and an algorithm may pad its actions.
+        noise = jnp.where(legal, jax.random.loggamma(noise_key, dirichlet_alpha, logits.shape), ILLEGAL)
+        prior = jax.nn.softmax(jnp.where(legal, logits, ILLEGAL), -1)
+        prior = (1 - dirichlet_fraction) * prior + dirichlet_fraction * jax.nn.softmax(noise, -1)
     logits = _masked(_log(prior), legal)
 
     def inside(nodes: Nodes) -> Array:
         explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[None]
-        return normalised(nodes, bounds) + explore * nodes.prior / (nodes.visits + 1)
+        return normalised(nodes, bounds, least_range) + explore * nodes.prior / (nodes.visits + 1)
 
     tree = grow(
         model,
@@ -173,6 +177,10 @@ def puct(
     tempered = _log(policy)
     heat = jnp.maximum(jnp.broadcast_to(jnp.asarray(temperature), policy.shape[:1]), TINY)
     tempered = (tempered - tempered.max(-1, keepdims=True)) / heat[:, None]
+    # Of the most visited, the one of the highest value: with few simulations several are often equal.
+    equal = tempered == 0
+    behind = equal & (tree.q[:, 0] < jnp.where(equal, tree.q[:, 0], -jnp.inf).max(-1, keepdims=True))
+    tempered = jnp.where(behind & (heat == TINY)[:, None], -jnp.inf, tempered)
     action = jax.random.categorical(action_key, tempered).astype(jnp.int32)
     return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
 
@@ -198,11 +206,14 @@ def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: boo
     return (value_scale * (visit_scale + nodes.visits.max(0)))[None] * q
 
 
-def normalised(nodes: Nodes, bounds: tuple[float, float] | None = None) -> Float[Array, "A M"]:
+def normalised(
+    nodes: Nodes, bounds: tuple[float, float] | None = None, least_range: float = 0.0
+) -> Float[Array, "A M"]:
     """Q-values within [0, 1] for PUCT, 0 for untried actions.
 
     Between the lowest and the highest of the node's value and those of its tried actions, or between `bounds`. The
-    paper takes the extremes of the whole tree; those of the neighbours tell actions apart deep in a tree too.
+    paper takes the extremes of the whole tree; those of the neighbours tell actions apart deep in a tree too. What
+    they do not tell is how much it matters: where values differ by less than `least_range`, they are divided by that.
     """
     tried = nodes.visits > 0
     if bounds is None:
@@ -210,7 +221,7 @@ def normalised(nodes: Nodes, bounds: tuple[float, float] | None = None) -> Float
         low, high = jnp.minimum(nodes.value, q.min(0)), jnp.maximum(nodes.value, q.max(0))
     else:
         low, high = (jnp.full_like(nodes.value, x) for x in bounds)
-    return jnp.where(tried, _unit(nodes.q, low, high), 0.0)
+    return jnp.where(tried, _unit(nodes.q, low, jnp.maximum(high, low + least_range)), 0.0)
 
 
 def halving(scores: Float[Array, "A M"], visits: Float[Array, "A M"], turn: Array) -> Float[Array, "A M"]:

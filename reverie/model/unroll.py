@@ -9,12 +9,13 @@ Two bodies for the first two: an MLP over any observation, and a residual tower 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -48,6 +49,19 @@ def unit_range(x: Array, axes: int) -> Array:
     return ((x32 - low) / jnp.maximum(high - low, ROUGH)).astype(x.dtype)
 
 
+def unit_normal(x: Array, axes: int) -> Array:
+    """`x` moved and scaled to mean 0 and variance 1 over its last `axes` axes. In [0, 1] most numbers lie close
+    together around some offset, and what tells two states apart is a small part of what the next layer reads."""
+    dims = tuple(range(-axes, 0))
+    x32 = x.astype(jnp.float32)
+    off = x32 - x32.mean(dims, keepdims=True)
+    return (off * lax.rsqrt(jnp.square(off).mean(dims, keepdims=True) + ROUGH)).astype(x.dtype)
+
+
+Scaling = Literal["range", "normal"]
+SCALINGS: dict[Scaling, Callable[[Array, int], Array]] = {"range": unit_range, "normal": unit_normal}
+
+
 def halve_gradient(x: Array) -> Array:
     """`x` with half its gradient: at the start of every dynamics step, so that what arrives at the root does not grow
     with the unroll (MuZero, App. G)."""
@@ -63,6 +77,7 @@ class Vectors(eqx.Module):
     change: Linear
     axes: int = eqx.field(static=True, default=1)
     outputs: int = eqx.field(static=True, default=0)
+    scaling: Scaling = eqx.field(static=True, default="range")
 
     def __init__(
         self,
@@ -73,6 +88,7 @@ class Vectors(eqx.Module):
         units: int,
         layers: int,
         depths: tuple[int, ...],
+        scaling: Scaling = "range",
         key: PRNGKeyArray,
     ):
         keys = jax.random.split(key, 4)
@@ -80,14 +96,14 @@ class Vectors(eqx.Module):
         self.out = Linear(self.enc.outputs, width, key=keys[1])
         self.trunk = MLP(width + actions, units, layers, key=keys[2])
         self.change = Linear(units, width, key=keys[3])
-        self.axes, self.outputs = 1, width
+        self.axes, self.outputs, self.scaling = 1, width, scaling
 
     def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B d"]:
-        return unit_range(self.out(self.enc(obs, dtype)), 1)
+        return SCALINGS[self.scaling](self.out(self.enc(obs, dtype)), 1)
 
     def advance(self, state: Float[Array, "*B d"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
         x = jnp.concatenate([state, action.astype(state.dtype)], -1)
-        return unit_range(state + self.change(self.trunk(x)), 1)
+        return SCALINGS[self.scaling](state + self.change(self.trunk(x)), 1)
 
     def read(self, state: Float[Array, "*B d"]) -> Float[Array, "*B f"]:
         """What the heads read of a state."""
@@ -151,6 +167,7 @@ class Towers(eqx.Module):
     axes: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
     halvings: int = eqx.field(static=True)
+    scaling: Scaling = eqx.field(static=True)
     places: tuple[int, ...] = eqx.field(static=True)  # of the actions on the board, () if they have none
 
     def __init__(
@@ -162,6 +179,7 @@ class Towers(eqx.Module):
         channels: int,
         read_channels: int,
         halvings: int,
+        scaling: Scaling = "range",
         key: PRNGKeyArray,
     ):
         pictures = planar(spaces)
@@ -176,7 +194,8 @@ class Towers(eqx.Module):
         self.moves = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
         self.squeeze = Conv(channels, read_channels, 1, key=next(keys))
         self.squeeze_norm = RMSNorm(read_channels)
-        self.spaces, self.axes, self.halvings = tuple(sorted(spaces.items())), 3, halvings
+        self.spaces, self.axes = tuple(sorted(spaces.items())), 3
+        self.halvings, self.scaling = halvings, scaling
         self.outputs = (height >> halvings) * (wide >> halvings) * read_channels
 
     def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B h w c"]:
@@ -194,7 +213,7 @@ class Towers(eqx.Module):
             x = block(_halved(x))
         for block in self.blocks:
             x = block(x)
-        return unit_range(x, 3)
+        return SCALINGS[self.scaling](x, 3)
 
     def advance(self, state: Float[Array, "*B h w c"], action: Float[Array, "*B a"]) -> Float[Array, "*B h w c"]:
         action = action.astype(state.dtype)
@@ -205,7 +224,7 @@ class Towers(eqx.Module):
         x = state + self.action(jnp.concatenate([state, *planes], -1))
         for block in self.moves:
             x = block(x)
-        return unit_range(x, 3)
+        return SCALINGS[self.scaling](x, 3)
 
     def read(self, state: Float[Array, "*B h w c"]) -> Float[Array, "*B f"]:
         x = jax.nn.relu(self.squeeze_norm(self.squeeze(state)))

@@ -15,7 +15,7 @@ from reverie import algos, api, health
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space
-from reverie.model.unroll import Towers
+from reverie.model.unroll import Towers, unit_normal, unit_range
 
 KEY = jax.random.key(0)
 AGENTS = {name: small_agent(name) for name in FAMILY}
@@ -347,6 +347,34 @@ def test_chance_takes_turns_with_the_player():
     assert logits.shape == (2, 5)
     assert (logits[0, 3:] < -1e30).all(), "three codes"
     np.testing.assert_allclose(jnp.exp(logits[0, :3]).sum(), 1, rtol=1e-5)
+
+
+def test_codes_of_chance_stay_in_use_with_their_balance():
+    """The batch is of noise: nothing else asks for codes."""
+
+    def used(balance):
+        agent = small_agent("stochastic_muzero", balance_scale=balance)
+        batch, train, state = random_batch(agent), jit_once(agent.train), jit_once(agent.init)(KEY)
+        for _ in range(60):
+            state, _, metrics = train(state, batch)
+        return float(metrics["loss/balance"])
+
+    assert used(1.0) < 0.3 * used(0.0)
+
+
+def test_hidden_states_have_the_scale_that_was_asked_for():
+    x = 5 + jax.random.normal(KEY, (4, 3, 3, 2))
+    ranged, normal = unit_range(x, 3), unit_normal(x, 3)
+    np.testing.assert_allclose([ranged.min((1, 2, 3)), ranged.max((1, 2, 3))], [[0] * 4, [1] * 4], atol=1e-6)
+    np.testing.assert_allclose(normal.mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(normal.std((1, 2, 3)), 1, rtol=1e-4)
+    for network, seen in (("mlp", VECTOR), ("tower", BOARD)):
+        model = small_agent("muzero", seen, network=network, scaling="normal").make_model(KEY)
+        rows = {k: jnp.ones((2, *s.shape), s.dtype) for k, s in seen.items() if k in ("vector", "board")}
+        root = model.represent(rows)
+        axes = tuple(range(1, root.state.ndim))
+        for state in (root.state, model.advance(root, jnp.array([0, 1])).state):
+            np.testing.assert_allclose(state.std(axes), 1, rtol=1e-3)
 
 
 @OFTEN

@@ -70,7 +70,7 @@ def run(rule, table, root, key=None, **settings):
         with pytest.MonkeyPatch.context() as patch:
             if noise is not None:
                 patch.setattr(jax.random, "gumbel", lambda key, shape: noise)
-                patch.setattr(jax.random, "dirichlet", lambda key, alpha, shape: noise)
+                patch.setattr(jax.random, "loggamma", lambda key, alpha, shape: jnp.log(noise))
             return getattr(search, rule)(table, table.start(root), key, **settings, **traced)
 
     name = (rule, *sorted(settings.items()))
@@ -185,6 +185,10 @@ def mctx_search(rule, table, root, legal, noise, simulations, max_depth):
         patch.setattr(jax.random, "dirichlet", lambda key, alpha, shape: noise)
         latent = table.start(root)
         logits, value = table.evaluate(latent)
+        if rule == "puct":  # there, noise falls on what is not legal too, and is lost
+            logits = jnp.where(legal, logits, ILLEGAL)
+            noise = jnp.where(legal, noise, 0)
+            noise /= noise.sum(-1, keepdims=True)
         first = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=latent)
         policy = {"gumbel": mctx.gumbel_muzero_policy, "puct": mctx.muzero_policy}[rule]
         return policy(None, jax.random.key(0), first, step, simulations, ~legal, max_depth)
@@ -444,10 +448,32 @@ def test_temperature_and_noise():
         expected = visits ** (1 / temperature) / (visits ** (1 / temperature)).sum()
         np.testing.assert_allclose(np.bincount(action, minlength=5) / 2000, expected, atol=0.04)
     greedy = run("puct", table, root, temperature=jnp.float32(0.0), **quiet).action
-    assert (visits[np.asarray(greedy)] == visits.max()).all()
+    most = np.flatnonzero(visits == visits.max())
+    assert (np.asarray(greedy) == most[np.asarray(found.q[0])[most].argmax()]).all()
     assert _JITTED[("puct", *sorted(quiet.items()))]._cache_size() == 1  # a schedule of temperatures compiles nothing
     noisy = run("puct", table, root, simulations=20, dirichlet_fraction=0.5, temperature=jnp.float32(1.0))
     assert len(np.unique(noisy.visits, axis=0)) > 10
+
+
+def test_the_noise_of_the_root_falls_on_what_is_legal():
+    """Padded and illegal actions take nothing away of it."""
+    table, root = random_table(5), jnp.zeros(500, jnp.int32)
+    legal = jnp.zeros((500, 5), bool).at[:, :2].set(True)
+    found = run("puct", table, root, simulations=1, legal=legal, dirichlet_fraction=1.0, temperature=jnp.float32(1.0))
+    prior = np.exp(np.asarray(found.tree.logits[:, 0]))
+    np.testing.assert_allclose(prior[:, :2].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(prior[:, 0].mean(), 0.5, atol=0.06)
+    assert prior[:, 0].std() > 0.3, "a Dirichlet distribution of 0.3 over two: nearly all on either"
+
+
+def test_small_differences_of_value_stay_small_below_the_least_range():
+    column = lambda *x: jnp.array(x, jnp.float32)[:, None]
+    one = jnp.ones(1)
+    nodes = Nodes(column(0, 0, 0), column(1, 1, 0), column(4, 5, 0), 3 * one, 4.5 * one, 4.5 * one)
+    score = lambda least: search.normalised(nodes, least_range=least)[:, 0]
+    np.testing.assert_allclose(score(0.0), [0, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(score(10.0), [0, 0.1, 0], atol=1e-6)
+    np.testing.assert_allclose(score(0.5), [0, 1, 0], atol=1e-6)
 
 
 def test_gumbel_noise_chooses_by_the_improved_policy_and_none_chooses_the_best():
