@@ -35,8 +35,8 @@ def drive(obs: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray
     what it leaves behind shows mistakes as well and ways out of them.
 
     Gas and brake know nothing of the speed. Of a driver who lets go of the gas when the car is fast a model learns that
-    no gas makes it fast, and a policy that no real car moves by. They have their whole range: a policy goes to its ends,
-    and of what nobody has ever done a model knows nothing.
+    no gas makes it fast, and a policy that no real car moves by. They have their whole range: a policy goes to its
+    ends, and of what nobody has ever done a model knows nothing.
 
     Args:
       obs: `image`, uint8 `[64, 64, 3]`.
