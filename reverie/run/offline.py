@@ -50,13 +50,15 @@ class Source:
         """
         own = self.fields
         faults = [
-            f"{key}: there {own.get(key, 'nothing')}, here {fields.get(key, 'nothing')}"
+            f"{key}: there {_told(own.get(key))}, here {_told(fields.get(key))}"
             for key in sorted(own.keys() | fields.keys())
             if own.get(key) != fields.get(key) and (not key.startswith("out/") or (searched and key in fields))
         ]
         if faults:
-            other = "stored nothing of a search that could be learned from" if all("out/" in f for f in faults) else ""
-            raise ConfigError(f"{self.directory.path} {other or 'lived in another env'}:\n  " + "\n  ".join(faults))
+            unsearched = all(fault.startswith("out/") for fault in faults)
+            why = "stored nothing of a search that could be learned from" if unsearched else "lived in another env"
+            hint = "\nGive the run of a MuZero with the same search, or train a Dreamer from this one" if unsearched else ""
+            raise ConfigError(f"{self.directory.path} {why}:\n  " + "\n  ".join(faults) + hint)
         if streams != self.streams:
             raise ConfigError(f"{self.directory.path} had {self.streams} envs: type --envs {self.streams}")
 
@@ -83,3 +85,7 @@ def source(path: str) -> Source:
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
     return Source(directory, config.from_text(directory.config.read_text()), checkpoint.meta["replay"])
+
+
+def _told(field: Field | None) -> str:
+    return "nothing" if field is None else f"{field.dtype} {list(field.shape)}"
