@@ -57,8 +57,8 @@ class Source:
         if faults:
             unsearched = all(fault.startswith("out/") for fault in faults)
             why = "stored nothing of a search that could be learned from" if unsearched else "lived in another env"
-            hint = "\nGive the run of a MuZero with the same search, or train a Dreamer from this one" if unsearched else ""
-            raise ConfigError(f"{self.directory.path} {why}:\n  " + "\n  ".join(faults) + hint)
+            hint = ["Give the run of a MuZero with the same search, or train a Dreamer from this one"] * unsearched
+            raise ConfigError("\n".join([f"{self.directory.path} {why}:", *(f"  {fault}" for fault in faults), *hint]))
         if streams != self.streams:
             raise ConfigError(f"{self.directory.path} had {self.streams} envs: type --envs {self.streams}")
 
