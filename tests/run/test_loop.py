@@ -379,10 +379,10 @@ def test_short_episodes_never_fill_a_window_within_episodes(tmp_path: Path, capl
 
 # ------------------------------------------------------------------------------- real processes
 
-COMMANDS = {
-    "fake": [sys.executable, str(Path(fakes.__file__)), "train", "fake"],
-    "dreamer_v3": [sys.executable, "-m", "reverie.cli", "train", "dreamer_v3"],
-}
+
+def command(algorithm: str) -> list[str]:
+    program = [str(Path(fakes.__file__))] if algorithm == "fake" else ["-m", "reverie.cli"]
+    return [sys.executable, *program, "train", algorithm]
 
 
 def start(path: Path, algorithm: str = "fake", **values: Any) -> subprocess.Popen[str]:
@@ -390,7 +390,7 @@ def start(path: Path, algorithm: str = "fake", **values: Any) -> subprocess.Pope
     argv = [x for k, v in flags.items() for x in (config.flag(k), str(v))]
     root = Path(reverie.__file__).parents[1]
     return subprocess.Popen(
-        [*COMMANDS[algorithm], *argv],
+        [*command(algorithm), *argv],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -462,6 +462,7 @@ REAL: dict[str, Any] = {
 
 SEARCHING: dict[str, Any] = {
     "env": "CartPole-v1",
+    "env_kwargs": "{}",
     "preset": "none",
     "simulations": 4,
     "units": 16,
