@@ -299,6 +299,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     rows = min(capacity, run.steps)
     if run.offline:
         source = offline.source(run.offline)
+        # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
         source.check(loop.fields(agent), run.envs, searched=not isinstance(agent, Divided))
         rows = min(capacity, source.rows)
     if run.collector:

@@ -14,6 +14,7 @@ all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -94,24 +95,10 @@ def search(
     """Plans from `latent`, `[B, ...]`. `greedy`: for evaluation, without noise at the root."""
     model = Searchable(networks)
     if config.planner == "gumbel":
-        return gumbel(
-            model,
-            latent,
-            key,
-            simulations=config.simulations,
-            legal=legal,
-            scale=0.0 if greedy else 1.0,
-            value_scale=config.planner_scale,
-        )
-    return puct(
-        model,
-        latent,
-        key,
-        simulations=config.simulations,
-        legal=legal,
-        dirichlet_fraction=0.0 if greedy else 0.25,
-        temperature=0.0 if greedy else 1.0,
-    )
+        rule = partial(gumbel, scale=0.0 if greedy else 1.0, value_scale=config.planner_scale)
+    else:
+        rule = partial(puct, dirichlet_fraction=0.0 if greedy else 0.25, temperature=0.0 if greedy else 1.0)
+    return rule(model, latent, key, simulations=config.simulations, legal=legal)
 
 
 def check_choice(act_space: Spaces, instead: str) -> None:

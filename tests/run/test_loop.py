@@ -374,9 +374,6 @@ def test_short_episodes_never_fill_a_window_within_episodes(tmp_path: Path, capl
     assert metrics(tmp_path)[-1]["updates/left_out"] == 2 * (60 - 39) // 24
 
 
-# ------------------------------------------------------------------------------------ evaluation
-
-
 # ------------------------------------------------------------------------------- real processes
 
 

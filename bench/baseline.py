@@ -1,0 +1,103 @@
+"""What play without learning earns: random actions, or the move with the best reward at hand.
+
+    python bench/baseline.py --algorithm dreamer_v1 --preset carracing
+    python bench/baseline.py --algorithm muzero --preset 2048 --episodes 256
+    python bench/baseline.py --algorithm muzero --preset 2048 --episodes 256 --greedy
+
+In the env of a preset, with its time limit and repeated actions; of envs of the host, on the episodes that a run of
+that preset and seed is evaluated on. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from reverie import config
+from reverie.api import spec_of
+from reverie.envs.check import legally
+from reverie.envs.device import DeviceEnvs
+from reverie.envs.spec import EnvSpec, device_env, make_env
+from reverie.envs.values import sample
+from reverie.envs.workers import episode_seed
+from reverie.run import loop
+
+
+@dataclass(frozen=True)
+class Args:
+    algorithm: str = "dreamer_v3"
+    preset: str = "cartpole"
+    episodes: int = 20
+    greedy: bool = False
+    """The legal move with the highest reward, ties drawn; only where the env lives on the device and can be asked."""
+    seed: int = 0
+
+
+def on_host(spec: EnvSpec, episodes: int, seed: int) -> list[float]:
+    """Returns of random actions; episode e has a generator of its own."""
+    env, returns = make_env(spec), []
+    for e in range(episodes):
+        rng, step, total = np.random.default_rng((1, e)), env.reset(episode_seed(seed, e, 0)), 0.0
+        while not step.is_last:
+            step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), rng))
+            total += step.reward
+        returns.append(total)
+    env.close()
+    return returns
+
+
+def on_device(spec: EnvSpec, episodes: int, seed: int, greedy: bool) -> list[float]:
+    """Returns of the first episode of as many envs, whose one action is a discrete choice."""
+    envs = DeviceEnvs(spec, episodes, seed=seed)
+    ((name, space),) = envs.act_space.items()
+    choices = jnp.arange(space.classes)
+
+    @jax.jit
+    def turn(world, key):
+        scores = jax.random.uniform(key, (episodes, space.classes))  # below 1: breaks ties between rewards
+        if greedy:
+            ask = lambda state, choice: envs.env.row(envs.env.step(state, {name: choice}, key))["reward"]
+            scores += 1e3 * jax.vmap(jax.vmap(ask, (None, 0)), (0, None))(world.state, choices)
+        legal = envs.rows(world).get("obs/legal", True)
+        world = envs.step(world, {name: jnp.where(legal, scores, -jnp.inf).argmax(-1).astype(space.dtype)})
+        rows = envs.rows(world)
+        return world, rows["reward"], rows["is_last"]
+
+    world, returns, open_ = envs.begin(), np.zeros(episodes), np.ones(episodes, bool)
+    key = jax.random.key(seed)
+    while open_.any():
+        key, now = jax.random.split(key)
+        world, reward, last = jax.device_get(turn(world, now))
+        returns += reward * open_
+        open_ &= ~last
+    return returns.tolist()
+
+
+def main(args: Args) -> None:
+    run = config.apply_preset(config.default(args.algorithm), args.preset).run
+    spec = spec_of(run)
+    if device_env(spec) is not None:
+        returns = on_device(spec, args.episodes, args.seed, args.greedy)
+    elif args.greedy:
+        raise SystemExit(f"--greedy asks for the reward of every move before one is made: {spec.id} cannot tell")
+    else:
+        returns = on_host(spec, args.episodes, loop.seeds(args.seed).evaluation)
+    line = {
+        "bench": "baseline",
+        "name": f"{spec.id}/{'greedy' if args.greedy else 'random'}",
+        "value": round(float(np.mean(returns)), 1),
+        "unit": "mean return",
+        "std": round(float(np.std(returns)), 1),
+        "episodes": args.episodes,
+        "returns": [round(float(r), 2) for r in returns] if args.episodes <= 20 else None,
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
