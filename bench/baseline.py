@@ -55,11 +55,12 @@ def on_device(spec: EnvSpec, episodes: int, seed: int, greedy: bool) -> list[flo
     """Returns of the first episode of as many envs, whose one action is a discrete choice."""
     envs = DeviceEnvs(spec, episodes, seed=seed)
     ((name, space),) = envs.act_space.items()
-    choices = jnp.arange(space.classes)
+    (actions,) = space.classes
+    choices = jnp.arange(actions)
 
     @jax.jit
     def turn(world, key):
-        scores = jax.random.uniform(key, (episodes, space.classes))  # below 1: breaks ties between rewards
+        scores = jax.random.uniform(key, (episodes, actions))  # below 1: breaks ties between rewards
         if greedy:
             ask = lambda state, choice: envs.env.row(envs.env.step(state, {name: choice}, key))["reward"]
             scores += 1e3 * jax.vmap(jax.vmap(ask, (None, 0)), (0, None))(world.state, choices)
