@@ -47,7 +47,7 @@ CASES = [
     pytest.param("dreamer_v1", "CartPole-v1", marks=pytest.mark.slow),
     pytest.param("dreamer_v2", "Pendulum-v1", marks=pytest.mark.slow),
     pytest.param("dream_ppo", "Pendulum-v1", marks=pytest.mark.slow),
-    pytest.param("gumbel_muzero", "CartPole-v1", marks=pytest.mark.slow),
+    ("gumbel_muzero", "CartPole-v1"),
     pytest.param("gumbel_muzero", "pgx:tic_tac_toe", marks=pytest.mark.slow),
     pytest.param("muzero", "device:CartPole", marks=pytest.mark.slow),
     pytest.param("efficientzero", "CartPole-v1", marks=pytest.mark.slow),

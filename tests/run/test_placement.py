@@ -61,7 +61,7 @@ def train_on_four(path: Path, **values: Any) -> str:
     return child(str(Path(fakes.__file__)), "train", "fake", *argv).stdout
 
 
-@pytest.mark.parametrize("obs", ["vector", pytest.param("image", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("obs", [pytest.param("vector", marks=pytest.mark.slow), "image"])
 def test_four_devices_compute_what_one_does(tmp_path: Path, obs: str) -> None:
     child(str(HERE / "several_devices.py"), str(tmp_path), obs, cheap=True)
     one, four = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "four"))
