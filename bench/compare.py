@@ -1,7 +1,7 @@
 """Compares algorithms at equal env steps and at equal time: what each returns after so many of either.
 
     python bench/compare.py --seeds 5 --out results/dream_ppo.json --picture docs/dream_ppo.png
-    python bench/compare.py --tasks cartpole --seeds 2 --clock cpu        # while others use the machine
+    python bench/compare.py --tasks cartpole recall --steps 3000 14000 --clock cpu  # while others use the machine
     python bench/compare.py --algorithms dreamer_v2 dreamer_v3 --tasks pendulum
 
 Every run is a `reverie train` of the preset that both have for the task, without an early end. A return is that of the
@@ -38,6 +38,8 @@ class Args:
     """Presets that all of them have."""
     seeds: int = 5
     """Seeds 0, 1, ... up to this many."""
+    steps: tuple[int, ...] = ()
+    """Env steps of each of the tasks, in their order; those of the presets if none are given."""
     flags: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Further flags of `reverie train`, as `--flags=--steps=2000`."""
     clock: Literal["wall", "cpu"] = "wall"
@@ -56,6 +58,7 @@ def run(args: Args, task: str, algorithm: str, seed: int, folder: Path) -> dict[
     if not kept.exists():
         command = [sys.executable, "-m", "reverie.cli", "train", algorithm, "--preset", task, "--seed", str(seed)]
         command += ["--run", str(path), "--stop-return", "None", "--video-every", "0", "--report-every", "0", "--json"]
+        command += ["--steps", str(args.steps[args.tasks.index(task)])] if args.steps else []
         since = time.perf_counter()
         with path.with_suffix(".log").open("w") as log:
             child = subprocess.Popen([*command, *args.flags], stdout=subprocess.DEVNULL, stderr=log)
@@ -144,6 +147,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def main(args: Args) -> None:
+    if args.steps and len(args.steps) != len(args.tasks):
+        raise SystemExit(f"--steps gives {len(args.steps)} numbers, --tasks {len(args.tasks)} presets: one for each")
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch)
@@ -171,6 +176,7 @@ def keep(args: Args, runs: list[dict[str, Any]]) -> None:
         draw(runs, args.picture)
     if args.out:
         words = ["python", "bench/compare.py", "--algorithms", *args.algorithms, "--tasks", *args.tasks]
+        words += ["--steps", *map(str, args.steps)] if args.steps else []
         words += ["--seeds", str(args.seeds), "--clock", args.clock, *(f"--flags={flag}" for flag in args.flags)]
         kept = {
             "command": " ".join(words),
