@@ -356,6 +356,10 @@ def _registered(spec: EnvSpec) -> gymnasium.Env:
         return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
     except DependencyNotInstalled as error:
         raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
+    except TypeError as error:
+        if refused := _refused(error, spec, _loaded(entry_point)):
+            raise refused from error
+        raise
 
 
 def _unknown(name: str) -> str:
@@ -369,13 +373,27 @@ def _unknown(name: str) -> str:
 
 def _can_draw(entry_point: Any) -> bool:
     """Whether an env class, or the text that leads to it, offers pictures; False if unsure."""
-    if isinstance(entry_point, str):
-        try:
-            entry_point = gymnasium.envs.registration.load_env_creator(entry_point)
-        except (ImportError, AttributeError, DependencyNotInstalled):
-            return False  # `gymnasium.make` meets the same error and explains it
+    try:
+        entry_point = _loaded(entry_point)
+    except (ImportError, AttributeError, DependencyNotInstalled):
+        return False  # `gymnasium.make` meets the same error and explains it
     metadata = getattr(entry_point, "metadata", None) or {}
     return "rgb_array" in metadata.get("render_modes", ())
+
+
+def _loaded(entry_point: Any) -> Any:
+    return gymnasium.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+
+
+def _refused(error: TypeError, spec: EnvSpec, target: Any) -> UnusableEnv | None:
+    """What to say where `target` does not take one of the keyword arguments that were given; else None."""
+    foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
+    if not foreign:
+        return None
+    taken = [p.name for p in inspect.signature(target).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    near = difflib.get_close_matches(foreign[0], taken, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return UnusableEnv(f"{spec.id} takes no argument {foreign[0]!r}: {meant}It takes {', '.join(taken) or 'none'}")
 
 
 # --------------------------------------------------------------------------------------- by module
@@ -441,4 +459,9 @@ def _call(target: Any, spec: EnvSpec) -> Any:
     draws = inspect.isclass(target) and _can_draw(target)
     if draws and "render_mode" in inspect.signature(target).parameters:
         kwargs.setdefault("render_mode", "rgb_array")
-    return target(**kwargs)
+    try:
+        return target(**kwargs)
+    except TypeError as error:
+        if refused := _refused(error, spec, target):
+            raise refused from error
+        raise

@@ -82,6 +82,29 @@ def test_a_wrong_name_says_what_to_type(name, told, mine):
         make_env(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("my_own_module:Mine", "takes no argument 'sise': did you mean 'size'"),
+        ("MountainCar-v0", "takes no argument 'sise': It takes .*goal_velocity"),
+        ("InvertedPendulum-v5", "takes no argument 'sise': It takes .*frame_skip"),  # passed on to a base class
+    ],
+)
+def test_an_argument_that_an_env_does_not_take_is_named(name, told, mine):
+    if name.startswith("Inverted"):
+        pytest.importorskip("mujoco")
+    with pytest.raises(UnusableEnv, match=told):
+        make_env(EnvSpec(name, kwargs={"sise": 5}))
+
+
+def test_an_error_of_the_envs_own_is_not_touched():
+    def broken() -> None:
+        raise TypeError("'NoneType' object is not iterable")
+
+    with pytest.raises(TypeError, match="NoneType"):
+        make_env(broken)
+
+
 def test_the_old_gym_is_recognised():
     old = types.ModuleType("gym")
     exec("class Env: pass", old.__dict__)
