@@ -47,14 +47,23 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "unimix": ("cartpole", {"0": ("--unimix", "0")}),
     "policy_unimix": ("cartpole", {"0": ("--policy-unimix", "0")}),
     "straight_through": ("cartpole", {"off": ("--no-straight-through",)}),
+    "targets": ("balance", {"proprio": ("--targets", "proprio")}),
     "returns": ("cartpole", {"one_step": ("--lam", "0"), "monte_carlo": ("--lam", "1")}),
 }
 
 
-# What makes the tasks short enough to be run dozens of times: half the batch of the preset, and half the steps.
-SHORT: dict[str, tuple[str, ...]] = {
-    "cartpole": ("--batch", "8", "--replay-ratio", "128", "--steps", "2000"),
-    "catch": ("--steps", "8000"),
+# Task -> its preset, and what makes it short enough to be run dozens of times: half the batch, and half the steps.
+TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cartpole": ("cartpole", ("--batch", "8", "--replay-ratio", "128", "--steps", "2000")),
+    "catch": ("catch", ("--steps", "8000")),
+    # A pole on a cart, seen in pixels.
+    "balance": (
+        "pendulum",
+        (
+            *("--env", "dmc:cartpole_balance", "--env-kwargs", '{"pixels": true, "size": 32}', "--action-repeat", "4"),
+            *("--batch", "8", "--length", "16", "--replay-ratio", "48", "--steps", "4000"),
+        ),
+    ),
 }
 
 
@@ -65,7 +74,7 @@ class Args:
     seeds: int = 3
     """Seeds 0, 1, ... up to this many, of every answer."""
     steps: int = 0
-    """Env steps of every run. 0: those of `SHORT`. No run ends early: curves are compared at equal steps."""
+    """Env steps of every run. 0: those of `TASKS`. No run ends early: curves are compared at equal steps."""
     episodes: int = 20
     """Greedy episodes at the end of a run, on seeds of their own."""
     parallel: int = 1
@@ -83,9 +92,10 @@ def area(curve: list[dict[str, Any]]) -> float | None:
 
 def train(args: Args, task: str, answer: str, flags: tuple[str, ...], folder: Path) -> list[dict[str, Any]]:
     """All seeds of one answer."""
-    own = ("--stop-return", "None", *SHORT[task], *flags)
+    preset, short = TASKS[task]
+    own = ("--stop-return", "None", *short, *flags)
     own += ("--steps", str(args.steps)) if args.steps else ()
-    runs = solve.Args(preset=task, seeds=args.seeds, episodes=args.episodes, parallel=args.parallel, flags=own)
+    runs = solve.Args(preset=preset, seeds=args.seeds, episodes=args.episodes, parallel=args.parallel, flags=own)
     folder.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
     share = len(cores) // args.parallel
