@@ -134,23 +134,24 @@ DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warm
 PRESETS: dict[str, dict[str, Any]] = {
     # What a move merges is hard to see: a small tower whose states are not squeezed into [0, 1], a large step, and a
     # reward that weighs more. Differences of values that are small beside a merge do not decide what the search visits,
-    # so that the policy stays open until the model knows something.
+    # so that the policy stays open until the model knows something. Nothing is ever evicted: with the early games gone,
+    # scores fall again. Returns of 20 steps, since stored values hand theirs on only once in a lifetime of replay.
     "2048": {
         "env": "pgx:2048",
         "steps": 90_000,
         "envs": 64,
         "replay_ratio": 5.0,
-        "replay_size": 40_000,
+        "replay_size": 100_000,
         "warmup": 4000,
         "network": "tower",
         "blocks": 1,
         "channels": 32,
         "units": 64,
         "scaling": "normal",
-        "simulations": 24,
-        "least_range": 30.0,
+        "simulations": 32,
+        "least_range": 10.0,
         "unroll": 2,
-        "n_step": 5,
+        "n_step": 20,
         "lam": 1.0,
         "discount": 0.97,
         "support": 48,
@@ -160,6 +161,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-3,
         "prioritized": False,
         "root_noise": 0.25,
+        "half_heat": 1000,
         "log_every": 4000,
         "eval_every": 25_000,
         "eval_episodes": 50,
