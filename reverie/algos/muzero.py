@@ -11,8 +11,8 @@ function, from what comes of it when it plays on inside the model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,6 +24,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
+from reverie.algos.muzero_values import DEFAULTS as DEFAULTS
+from reverie.algos.muzero_values import PRESETS as PRESETS
+from reverie.algos.muzero_values import Config as Config
 from reverie.algos.planning import check_choice
 from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import actor
@@ -37,139 +40,6 @@ from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
 from reverie.nn.dists import OneHot, randomness
 from reverie.nn.optim import count_nonfinite, keep
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The values of the algorithm."""
-
-    network: Literal["auto", "mlp", "tower"] = "auto"
-    """Hidden states are vectors (any observation) or planes (boards, pictures). auto: planes for boards."""
-    hidden: int = 64
-    """Width of a hidden state that is a vector."""
-    units: int = 128
-    """Width of hidden layers."""
-    layers: int = 1
-    """Hidden layers of representation, dynamics and heads of the mlp."""
-    blocks: int = 2
-    """Residual blocks of each tower."""
-    channels: int = 32
-    """Planes of a tower's hidden state."""
-    scaling: Literal["range", "normal"] = "range"
-    """Hidden states lie in [0, 1] by their extremes, as in the paper; or have mean 0 and variance 1, with which what is
-    hard to see in a board is learned several times faster."""
-    stack: int = 1
-    """Pictures or boards that are seen at once, this one and those before."""
-    simulations: int = 50
-    """Of each search: network calls per decision."""
-    least_range: float = 0.0
-    """PUCT moves the values of sibling actions to [0, 1]. Where they differ by less than this, it divides by this
-    instead: the noise of values that are not learned yet is no reason to prefer an action."""
-    unroll: int = 5
-    """K: steps along which the model is trained."""
-    n_step: int = 10
-    """Rewards in a value target before it bootstraps from a search."""
-    lam: float = 1.0
-    """Below 1: value targets mix returns of 1 to n steps."""
-    discount: float = 0.997
-    """Per step. For two players the sign is added."""
-    support: int = 300
-    """Rewards and values are categoricals over the integers from minus to plus this, of h(x): 601 bins."""
-    policy_scale: float = 1.0
-    """Weight of the loss."""
-    value_scale: float = 0.25
-    """Weight of the loss (1 in the first paper, 0.25 with Reanalyse)."""
-    reward_scale: float = 1.0
-    """Weight of the loss."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """AdamW, or SGD with momentum 0.9."""
-    learning_rate: float = 1e-3
-    """Step size after warm-up."""
-    lr_warmup: int = 100
-    """Updates over which the learning rate rises."""
-    weight_decay: float = 1e-4
-    """Of AdamW; of SGD, a squared penalty in the gradient."""
-    clip: float = 5.0
-    """Largest norm of the gradient."""
-    reanalyse: float = 0.0
-    """Share of every batch whose policies and values are searched again, with the target network."""
-    bootstrap: Literal["stored", "network", "search"] = "stored"
-    """Values that n-step targets of the reanalysed share end with: of the search when the agent acted, of the target
-    network, or of a fresh search."""
-    target_every: int = 200
-    """Updates after which the target network is a copy of the trained one again."""
-    prioritized: bool = True
-    """Draw sequences by the error of their value: |search value - target|."""
-    root_noise: float = 0.25
-    """Share of Dirichlet noise in the prior of the root."""
-    root_alpha: float = 0.3
-    """Of that Dirichlet distribution."""
-    random_moves: float = 0.0
-    """Share of the actions in training that are drawn evenly from what is legal. In a game that two good players always
-    play alike, this is how other positions are seen."""
-    half_heat: int = 20_000
-    """Actions are drawn from the visits with temperature 1, and from this number of updates on with 0.5."""
-    quarter_heat: int = 40_000
-    """From this number of updates on the temperature is 0.25."""
-    temperature_moves: int = 0
-    """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
-    behavior: Literal["search", "actor-critic"] = "search"
-    """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not with rules
-    of a game, drawn actions or chance)."""
-    imagination: int = 5
-    """actor-critic: imagined steps from every state of the unroll."""
-    imagined_lam: float = 0.95
-    """actor-critic: lambda of the imagined returns: 0 trusts the critic, 1 the imagined rewards."""
-    entropy: float = 1e-2
-    """actor-critic: weight of the policy's entropy."""
-
-    def __post_init__(self) -> None:
-        if self.imagination < 1:
-            raise ValueError(f"--imagination must be 1 or more, got {self.imagination}")
-        if not 0 <= self.imagined_lam <= 1:
-            raise ValueError(f"--imagined-lam must lie in [0, 1], got {self.imagined_lam}")
-
-
-# Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
-DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warmup": 0, "online": False}
-PRESETS: dict[str, dict[str, Any]] = {
-    # What a move merges is hard to see: a small tower whose states are not squeezed into [0, 1], a large step, and a
-    # reward that weighs more. Differences of values that are small beside a merge do not decide what the search visits,
-    # so that the policy stays open until the model knows something. Nothing is ever evicted: with the early games gone,
-    # scores fall again. Returns of 20 steps, since stored values hand theirs on only once in a lifetime of replay.
-    "2048": {
-        "env": "pgx:2048",
-        "steps": 90_000,
-        "envs": 64,
-        "replay_ratio": 5.0,
-        "replay_size": 100_000,
-        "warmup": 4000,
-        "network": "tower",
-        "blocks": 1,
-        "channels": 32,
-        "units": 64,
-        "scaling": "normal",
-        "simulations": 32,
-        "least_range": 10.0,
-        "unroll": 2,
-        "n_step": 20,
-        "lam": 1.0,
-        "discount": 0.97,
-        "support": 48,
-        "policy_scale": 0.5,
-        "value_scale": 0.25,
-        "reward_scale": 2.0,
-        "learning_rate": 3e-3,
-        "prioritized": False,
-        "root_noise": 0.25,
-        "half_heat": 1000,
-        "log_every": 4000,
-        "eval_every": 25_000,
-        "eval_episodes": 50,
-        "eval_envs": 50,
-        "report_every": 0,
-        "video_every": 0,
-    },
-}
 SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
