@@ -100,6 +100,7 @@ class Agent(Protocol):
     context: int  # C: rows of a batch that come before the trained ones
     rows: int  # T, where the algorithm decides it; 0: as many as `--length` says
     trained: int  # rows of a window that count for the replay ratio; 0: all T
+    minibatches: int  # equal parts of a batch that an update goes through one after the other
     symptoms: tuple[Symptom, ...]  # of a collapse, in the metrics of `train`; a person is warned of them
     out_space: Mapping[str, jax.ShapeDtypeStruct]  # <key> -> shape and dtype of the `out` arrays, without batch axes
 

@@ -278,8 +278,8 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     """What `conf` comes to.
 
     Raises:
-      ConfigError: replay cannot hold what it must, or more than the machine has; or the model is to be learned first,
-        and the algorithm cannot do that; or the run to learn from lived in another env.
+      ConfigError: replay cannot hold what it must, or more than the machine has; a batch cannot be split; the model is
+        to be learned first, and the algorithm cannot do that; or the run to learn from lived in another env.
       UnusableEnv: there is no such collector.
     """
     run = conf.run
@@ -297,6 +297,11 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
             f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
         )
     rows = min(capacity, run.steps)
+    if run.batch % agent.minibatches:
+        raise ConfigError(
+            f"--batch {run.batch} cannot be split into {agent.minibatches} equal minibatches, as an update of "
+            f"{conf.algorithm} does: try --batch {run.batch + -run.batch % agent.minibatches}"
+        )
     if run.offline:
         source = offline.source(run.offline)
         # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.

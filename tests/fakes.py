@@ -54,6 +54,7 @@ class Fake:
     """
 
     context, rows, trained = 1, 0, 0
+    minibatches = 1
     parts = get_args(Part)
     symptoms = ()
 

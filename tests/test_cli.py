@@ -304,6 +304,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--actor-gradient", "dynamics"], "--actor-gradient auto"),
         (["train", "dreamer_v3", "--preset", "catch", "--image-size", "30"], "--image-size 64"),
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--kernel", "4"], "3 or 5 with --convolutions pool"),
+        (["train", "dream_ppo", "--env", "CartPole-v1", "--batch", "6"], "try --batch 8"),
         ([*TRAIN, "--collector", "a:b"], "--schedule model-then-policy"),
         ([*TRAIN, "--schedule", "model-then-policy", "--collector", "a:b"], "no module 'a'"),
         ([*TRAIN, "--schedule", "model-then-policy", "--offline", "nowhere"], "there is no run"),

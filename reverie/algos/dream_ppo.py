@@ -29,7 +29,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Metrics, Part, Row
-from reverie.algos import Unsuitable, dreamer_v3, dreamer_v3_values
+from reverie.algos import dreamer_v3, dreamer_v3_values
 from reverie.algos.dreamer import BEHAVIOR, Dreamer, Dreamt, Model, Seen, State, behavior_metrics, check_positive
 from reverie.algos.dreamer_v3 import DreamerV3
 from reverie.behavior.policy_gradient import clipped_surrogate, clipped_value_loss, log_probability
@@ -152,6 +152,7 @@ class PPO(Dreamer):
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
         self.differentiable = frozenset()
+        self.minibatches = config.model_minibatches
         adams = {name: self._adam() for name in BEHAVIOR.values()}
         self.behavior_optimizer = each(adams, BEHAVIOR.__getitem__)
 
@@ -168,13 +169,9 @@ class PPO(Dreamer):
         return eqx.tree_at(lambda s: s.optimizer, state, optimizers)
 
     def train(self, state: State, batch: Row, part: Part = "all") -> tuple[State, Row, Metrics]:
-        """One round.
-
-        Raises:
-          Unsuitable: the batch cannot be split.
-        """
+        """One round."""
         learn_key, encode_key, behave_key = jax.random.split(jax.random.fold_in(state.key, state.updates), 3)
-        minibatches, optimizer = self.minibatches(batch), state.optimizer
+        minibatches, optimizer = self.split(batch), state.optimizer
         world, behavior = apart(state.model)
         slow, returns, finite = state.slow, state.returns, jnp.array(True)
         metrics: Metrics = {}
@@ -193,16 +190,10 @@ class PPO(Dreamer):
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
         return self.settled(finite, state, batch, new, out, metrics)
 
-    def minibatches(self, batch: Row) -> Row:
+    def split(self, batch: Row) -> Row:
         """`[B, L, ...]` as `[U, B / U, L, ...]`. Neighbours go to different ones, so that devices that share the
         sequences share every minibatch of them."""
-        updates, sequences = self.config.model_minibatches, len(batch["reward"])
-        if sequences % updates:
-            raise Unsuitable(
-                f"--batch {sequences} cannot be split into --model-minibatches {updates} of equal size: try --batch "
-                f"{sequences + -sequences % updates}"
-            )
-        return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, updates, *x.shape[1:]), 0, 1), batch)
+        return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, self.minibatches, *x.shape[1:]), 0, 1), batch)
 
     # ---------------------------------------------------------------- the model
 
@@ -221,7 +212,7 @@ class PPO(Dreamer):
             world, optimizer, finite, metrics = stepped("model", self.optimizer, loss, world, optimizer, *xs)
             return (world, optimizer), (finite, metrics)
 
-        keys = jax.random.split(key, self.config.model_minibatches)
+        keys = jax.random.split(key, self.minibatches)
         (world, optimizer), (finite, metrics) = lax.scan(update, (world, optimizer), (minibatches, keys))
         return world, optimizer, finite.all(), {k: v.mean() for k, v in metrics.items()}
 

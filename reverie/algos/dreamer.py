@@ -178,6 +178,7 @@ class Dreamer:
 
     context = 0
     rows = trained = 0
+    minibatches: int = 1
     enumerated = True  # a number means the same action at every node of a tree
     parts: tuple[Part, ...] = get_args(Part)
 

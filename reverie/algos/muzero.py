@@ -208,6 +208,7 @@ class MuZero:
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
 
+    minibatches: int = 1
     searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
     enumerated: bool = True  # a number means the same action at every node of a tree
     played: bool = True  # a step of the model is one of the env, by an action of the policy: it can be played in

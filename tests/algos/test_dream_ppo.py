@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, jit_once, random_batch
 
-from reverie.algos import Unsuitable, dreamer_v1, dreamer_v2
+from reverie.algos import dreamer_v1, dreamer_v2
 from reverie.algos.dream_ppo import PPO, Config, Values, drawn, make_agent
 
 SMALL = {"size": "200k", "imagination": 3, "lr_warmup": 0, "learning_rate": 3e-3, "behavior_learning_rate": 3e-3}
@@ -110,7 +110,7 @@ def test_every_start_is_drawn_before_any_is_drawn_again():
 def test_start_latents_are_bounded_in_bytes(state, batch):
     def starts(gigabytes):
         agent = small_agent(start_gb=gigabytes)
-        return jax.eval_shape(agent.encode, state.model, agent.minibatches(batch), KEY)[1]
+        return jax.eval_shape(agent.encode, state.model, agent.split(batch), KEY)[1]
 
     each = 4 * (256 + 32 * 4 + 1)
     assert starts(1.0).alive.shape == (B * T, 1)
@@ -122,9 +122,7 @@ def test_start_latents_are_bounded_in_bytes(state, batch):
 
 def test_devices_share_every_minibatch(agent):
     rows = {"reward": jnp.arange(4.0)[:, None]}
-    np.testing.assert_array_equal(agent.minibatches(rows)["reward"][..., 0], [[0, 2], [1, 3]])
-    with pytest.raises(Unsuitable, match=r"--batch 3 cannot be split into --model-minibatches 2 .* try --batch 4"):
-        agent.minibatches({"reward": jnp.zeros((3, 1))})
+    np.testing.assert_array_equal(agent.split(rows)["reward"][..., 0], [[0, 2], [1, 3]])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_a_part_moves_alone(part, agent, state, batch):
 @pytest.mark.slow
 def test_a_share_of_the_starts_is_some_of_the_rows(state, batch):
     seen, some = (
-        jit_once(agent.encode)(state.model, agent.minibatches(batch), KEY)[1]
+        jit_once(agent.encode)(state.model, agent.split(batch), KEY)[1]
         for agent in (small_agent(model_minibatches=1), small_agent(model_minibatches=1, start_gb=9 * 1540 / 1e9))
     )
     rows = [row.tobytes() for row in np.asarray(seen.latents.deter)]
