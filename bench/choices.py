@@ -60,7 +60,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "balance": (
         "pendulum",
         (
-            *("--env", "dmc:cartpole_balance", "--env-kwargs", '{"pixels": true, "size": 32}', "--action-repeat", "4"),
+            *("--env", "dmc:cartpole_balance", "--env-kwargs", '{"pixels": true, "size": 48}', "--action-repeat", "4"),
             *("--batch", "8", "--length", "16", "--replay-ratio", "48", "--steps", "4000"),
         ),
     ),

@@ -285,7 +285,7 @@ def test_an_env_that_cannot_be_built_is_told_at_once():
         Workers(faulty({"build": "hang"}), 1, seed=0, mode="process", deadline=1.0)
     with pytest.raises(UnusableEnv, match="did you mean CartPole"):
         Workers("CartPole-v123", 1, seed=0, mode="process")
-    with pytest.raises(EnvFailed, match="unexpected keyword argument 'wings'"):
+    with pytest.raises(UnusableEnv, match="takes no argument 'wings'"):
         Workers(EnvSpec("CartPole-v1", kwargs={"wings": 2}), 1, seed=0)
 
 
