@@ -62,6 +62,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             *("--env", "dmc:cartpole_balance", "--env-kwargs", '{"pixels": true, "size": 48}', "--action-repeat", "4"),
             *("--batch", "8", "--length", "16", "--replay-ratio", "48", "--steps", "4000"),
+            *("--workers", "inline", "--eval-every", "2000", "--eval-episodes", "5", "--eval-envs", "5"),
         ),
     ),
 }
