@@ -60,8 +60,8 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "balance": (
         "pendulum",
         (
-            *("--env", "dmc:cartpole_balance", "--env-kwargs", '{"pixels": true, "size": 48}', "--action-repeat", "4"),
-            *("--batch", "8", "--length", "16", "--replay-ratio", "48", "--steps", "4000"),
+            *("--env", "dmc:cartpole_balance", "--env-kwargs", '{"pixels": true, "size": 48, "fast_render": true}'),
+            *("--action-repeat", "4", "--batch", "8", "--length", "16", "--replay-ratio", "48", "--steps", "3000"),
             *("--workers", "inline", "--eval-every", "2000", "--eval-episodes", "5", "--eval-envs", "5"),
         ),
     ),
