@@ -10,7 +10,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -353,13 +354,10 @@ def _registered(spec: EnvSpec) -> gymnasium.Env:
         kwargs["render_mode"] = "rgb_array"
     try:
         # Our own gate and `check-env` replace Gymnasium's checker, which costs time at every step.
-        return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
+        with _naming_arguments(spec, entry_point):
+            return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
     except DependencyNotInstalled as error:
         raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
-    except TypeError as error:
-        if refused := _refused(error, spec, _loaded(entry_point)):
-            raise refused from error
-        raise
 
 
 def _unknown(name: str) -> str:
@@ -385,15 +383,21 @@ def _loaded(entry_point: Any) -> Any:
     return gymnasium.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 
-def _refused(error: TypeError, spec: EnvSpec, target: Any) -> UnusableEnv | None:
-    """What to say where `target` does not take one of the keyword arguments that were given; else None."""
-    foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
-    if not foreign:
-        return None
-    taken = [p.name for p in inspect.signature(target).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    near = difflib.get_close_matches(foreign[0], taken, n=1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    return UnusableEnv(f"{spec.id} takes no argument {foreign[0]!r}: {meant}It takes {', '.join(taken) or 'none'}")
+@contextmanager
+def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
+    """Raises UnusableEnv where `target`, or what it passes them on to, does not take one of the given arguments."""
+    try:
+        yield
+    except TypeError as error:
+        foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
+        if not foreign:
+            raise
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        taken = [p.name for p in inspect.signature(_loaded(target)).parameters.values() if p.kind in named]
+        near = difflib.get_close_matches(foreign[0], taken, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        what = f"{spec.id} takes no argument {foreign[0]!r}: {meant}It takes {', '.join(taken) or 'none'}"
+        raise UnusableEnv(what) from error
 
 
 # --------------------------------------------------------------------------------------- by module
@@ -459,9 +463,5 @@ def _call(target: Any, spec: EnvSpec) -> Any:
     draws = inspect.isclass(target) and _can_draw(target)
     if draws and "render_mode" in inspect.signature(target).parameters:
         kwargs.setdefault("render_mode", "rgb_array")
-    try:
+    with _naming_arguments(spec, target):
         return target(**kwargs)
-    except TypeError as error:
-        if refused := _refused(error, spec, target):
-            raise refused from error
-        raise

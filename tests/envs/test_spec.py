@@ -28,7 +28,7 @@ class Mine(gymnasium.Env):
         self.action_space = Discrete(2)
         self.render_mode = render_mode
 
-def make(size=2):
+def make(*, size=2):
     return Mine(size)
 
 built = Mine()
@@ -86,6 +86,7 @@ def test_a_wrong_name_says_what_to_type(name, told, mine):
     ("name", "told"),
     [
         ("my_own_module:Mine", "takes no argument 'sise': did you mean 'size'"),
+        ("my_own_module:make", "takes no argument 'sise': did you mean 'size'"),
         ("MountainCar-v0", "takes no argument 'sise': It takes .*goal_velocity"),
         ("InvertedPendulum-v5", "takes no argument 'sise': It takes .*frame_skip"),  # passed on to a base class
     ],
