@@ -76,6 +76,7 @@ def run(args: Args, task: str, algorithm: str, seed: int, folder: Path) -> dict[
         "minutes": minutes,
         "updates": rows[-1]["updates"],
         "curve": curve(rows, minutes["cpu"] if args.clock == "cpu" else None),
+        "config": json.loads((path / "config.json").read_text()),
     }
 
 
@@ -156,7 +157,8 @@ def main(args: Args) -> None:
         # Seed by seed, the algorithms in turns: what other work on the machine costs is shared by all.
         for seed, task, name in ((s, t, a) for s in range(args.seeds) for t in args.tasks for a in args.algorithms):
             runs.append(run(args, task, name, seed, folder))
-            last = {k: v for k, v in runs[-1].items() if k != "curve"} | {"value": runs[-1]["curve"][-1]["return"]}
+            last = {k: v for k, v in runs[-1].items() if k not in ("curve", "config")}
+            last |= {"value": runs[-1]["curve"][-1]["return"]}
             print(json.dumps({"bench": "compare", "unit": "mean greedy return"} | last), flush=True)
             keep(args, runs)
     for row in tables(runs):
@@ -183,7 +185,8 @@ def keep(args: Args, runs: list[dict[str, Any]]) -> None:
             "commit": commit(),
             "machine": {"cpu": processor(), "cores": len(os.sched_getaffinity(0))},
             "tables": tables(runs),
-            "runs": runs,
+            "configs": {f"{r['task']}/{r['algorithm']}": r["config"] for r in reversed(runs)},  # of the first seed
+            "runs": [{k: v for k, v in r.items() if k != "config"} for r in runs],
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(kept, indent=1) + "\n")
