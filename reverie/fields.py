@@ -1,7 +1,9 @@
-"""Values that a person typed, against the types of dataclass fields."""
+"""Names and values that a person typed, against what there is: names in use, types of dataclass fields."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
@@ -31,3 +33,9 @@ def told(kind: Any) -> str:
     if kind is bool:
         return "true or false"
     return {"int": "a whole number", "float": "a number", "str": "a text"}[kind.__name__]
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to `name` as "did you mean ...? ", for a sentence to follow; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -16,7 +16,7 @@ ALLOWED = {
     "nn": {"nn"},
     "model": {"model", "nn", "envs.base"},
     "behavior": {"behavior", "nn", "agent", "envs.base"},
-    "algos": {"algos", "model", "behavior", "nn", "agent", "envs.base", "health"},
+    "algos": {"algos", "model", "behavior", "nn", "agent", "envs.base", "fields", "health"},
     "agent": {"envs.base", "health"},
     "health": set(),
     "envs": {"envs", "fields"},

@@ -4,9 +4,10 @@ run, where they are not those of `RunConfig`), `PRESETS`, `SUITED` (env -> its p
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
+
+from reverie.fields import meant
 
 ALGORITHMS = {
     "dreamer_v1": "reverie.algos.dreamer_v1",
@@ -32,8 +33,6 @@ class Unsuitable(ValueError):
 def load(name: str) -> Any:
     """The module of an algorithm; raises UnknownAlgorithm, naming the nearest."""
     if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.3)
-        meant = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(ALGORITHMS)
-        raise UnknownAlgorithm(f"no algorithm {name!r}: {meant}Expected one of {known}")
+        raise UnknownAlgorithm(f"no algorithm {name!r}: {meant(name, ALGORITHMS)}Expected one of {known}")
     return importlib.import_module(ALGORITHMS[name])

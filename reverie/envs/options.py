@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
 
-from reverie.fields import fits, told
+from reverie.fields import fits, meant, told
 
 T = TypeVar("T")
 
@@ -25,9 +24,7 @@ def read(options: type[T], given: Mapping[str, Any]) -> T:
     known = list(types)
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"no option {name!r}: {meant}There are {', '.join(known)}")
+            raise ValueError(f"no option {name!r}: {meant(name, known)}There are {', '.join(known)}")
         if not fits(value, types[name]):
             raise ValueError(f"option {name} is {value!r}, expected {told(types[name])}")
     return options(**given)

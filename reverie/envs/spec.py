@@ -24,6 +24,7 @@ from reverie.envs import options
 from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.gym import GymEnv
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
+from reverie.fields import meant
 
 
 class _Known(NamedTuple):
@@ -362,9 +363,9 @@ def _registered(spec: EnvSpec) -> gymnasium.Env:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
+    hint = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
     return (
-        f"no env {name!r}: {meant} Expected a Gymnasium id such as CartPole-v1, or "
+        f"no env {name!r}: {hint} Expected a Gymnasium id such as CartPole-v1, or "
         "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
     )
 
@@ -394,10 +395,10 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
             raise
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         taken = [p.name for p in inspect.signature(_loaded(target)).parameters.values() if p.kind in named]
-        near = difflib.get_close_matches(foreign[0], taken, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        what = f"{spec.id} takes no argument {foreign[0]!r}: {meant}It takes {', '.join(taken) or 'none'}"
-        raise UnusableEnv(what) from error
+        it_takes = f"It takes {', '.join(taken) or 'none'}"
+        raise UnusableEnv(
+            f"{spec.id} takes no argument {foreign[0]!r}: {meant(foreign[0], taken)}{it_takes}"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------- by module
@@ -409,8 +410,8 @@ def find(module: str, name: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=3)
-            meant = f"did you mean {' or '.join(near)}?" if near else "nothing there is called like it"
-            raise UnusableEnv(f"{module} has no {part!r}: {meant}")
+            hint = f"did you mean {' or '.join(near)}?" if near else "nothing there is called like it"
+            raise UnusableEnv(f"{module} has no {part!r}: {hint}")
         found = getattr(found, part)
     return found
 
