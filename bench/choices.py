@@ -49,6 +49,13 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "straight_through": ("cartpole", {"off": ("--no-straight-through",)}),
     "targets": ("balance", {"proprio": ("--targets", "proprio")}),
     "returns": ("cartpole", {"one_step": ("--lam", "0"), "monte_carlo": ("--lam", "1")}),
+    "improve": (
+        "cartpole",
+        {
+            "planned": ("--planner", "gumbel", "--simulations", "8"),
+            "improved": ("--planner", "gumbel", "--simulations", "8", "--improve", "1"),
+        },
+    ),
 }
 
 

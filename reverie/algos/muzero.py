@@ -397,6 +397,8 @@ class MuZero:
         key = jax.random.fold_in(state.key, state.updates)
         before = batch
         batch, out, found = self._reanalysed(state.target, batch, key)
+        if self.config.bootstrap == "network":
+            batch = self._revalued(state.target, batch)
         grad = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (priority, metrics)), grads = grad(state.model, batch, state.updates, key)
         norm = optax.tree.norm(grads)
@@ -596,8 +598,8 @@ class MuZero:
         """The batch with fresh policies and values in its reanalysed share, what of it is to be written back
         (`[B, T, ...]`, position by position what the batch now holds), and metrics.
 
-        Policies are searched where they are targets, positions 0 to K; values where they are bootstrapped from, n to
-        K + n: by the target network, or by a search of their own.
+        Policies are searched where they are targets, positions 0 to K; values, with `bootstrap` search, also where they
+        are bootstrapped from, n to K + n.
         """
         config = self.config
         share = round(config.reanalyse * batch["reward"].shape[0])
@@ -632,14 +634,16 @@ class MuZero:
             }
         into = lambda key, value: batch[f"out/{key}"].at[:share, self.context :].set(value)
         out = {f"out/{k}": into(k, x)[:, self.context :] for k, x in fresh.items()}
-        used = dict(fresh)
-        if config.bootstrap == "network":
-            judged = target.val(
-                target.body.read(target.represent(self.observed(part, config.n_step, config.unroll + 1)).state)
-            )
-            used["value"] = used["value"].at[:, config.n_step :].set(judged.pred())
         moved = jnp.abs(fresh["value"] - stored["value"])[:, : config.unroll + 1].mean()
-        return batch | {f"out/{k}": into(k, x) for k, x in used.items()}, out, {"reanalyse/value_moved": moved}
+        return batch | {f"out/{k}": into(k, x) for k, x in fresh.items()}, out, {"reanalyse/value_moved": moved}
+
+    def _revalued(self, target: Model, batch: Row) -> Row:
+        """The whole batch, whose values at positions n to K + n, from which targets bootstrap, are the target
+        network's. They are not written back: no search found them."""
+        begin = self.config.n_step
+        seen = target.represent(self.observed(batch, begin, self.config.unroll + 1))
+        value = batch["out/value"].at[:, self.context + begin :].set(target.val(target.body.read(seen.state)).pred())
+        return batch | {"out/value": value}
 
     # ------------------------------------------------------------- reporting
 

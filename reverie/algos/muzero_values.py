@@ -61,8 +61,8 @@ class Config:
     reanalyse: float = 0.0
     """Share of every batch whose policies and values are searched again, with the target network."""
     bootstrap: Literal["stored", "network", "search"] = "stored"
-    """Values that n-step targets of the reanalysed share end with: of the search when the agent acted, of the target
-    network, or of a fresh search."""
+    """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
+    batch and without a search; or, in the reanalysed share, of a fresh search."""
     target_every: int = 200
     """Updates after which the target network is a copy of the trained one again."""
     prioritized: bool = True

@@ -218,6 +218,16 @@ def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
     assert set(out) == {"out/priority"}
 
 
+@pytest.mark.parametrize("bootstrap", ["network", "stored"])
+def test_the_target_network_takes_the_place_of_all_stored_bootstraps(bootstrap):
+    agent = small_agent("gumbel_muzero", bootstrap=bootstrap)
+    batch, state, begin = random_batch(agent), jit_once(agent.init)(KEY), agent.context + agent.config.n_step
+    others = batch | {"out/value": batch["out/value"].at[:, begin:].add(10.0)}
+    (_, out, one), (_, _, two) = (jit_once(agent.train)(state, b) for b in (batch, others))
+    assert (one["value/target"] == two["value/target"]) == (bootstrap == "network")
+    assert set(out) == {"out/priority"}, "what no search found is not written back"
+
+
 def test_actions_change_the_dynamics_and_a_blind_model_is_told():
     agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
     seen = health.action_blind().shows
