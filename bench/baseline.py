@@ -11,7 +11,9 @@ that preset and seed is evaluated on. Prints one JSON line.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,21 +53,21 @@ def on_host(spec: EnvSpec, episodes: int, seed: int) -> list[float]:
     return returns
 
 
-def on_device(spec: EnvSpec, episodes: int, seed: int, greedy: bool) -> list[float]:
-    """Returns of the first episode of as many envs, whose one action is a discrete choice."""
+Score = Callable[[DeviceEnvs, Any, jax.Array], jax.Array]
+"""Of every action in every env, `[episodes, actions]`; from the envs, their world and a key."""
+
+
+def on_device(spec: EnvSpec, episodes: int, seed: int, score: Score) -> list[float]:
+    """Returns of the first episode of as many envs, whose one action is a discrete choice: the legal one that scores
+    highest."""
     envs = DeviceEnvs(spec, episodes, seed=seed)
     ((name, space),) = envs.act_space.items()
-    (actions,) = space.classes
-    choices = jnp.arange(actions)
 
     @jax.jit
     def turn(world, key):
-        scores = jax.random.uniform(key, (episodes, actions))  # below 1: breaks ties between rewards
-        if greedy:
-            ask = lambda state, choice: envs.env.row(envs.env.step(state, {name: choice}, key))["reward"]
-            scores += 1e3 * jax.vmap(jax.vmap(ask, (None, 0)), (0, None))(world.state, choices)
         legal = envs.rows(world).get("obs/legal", True)
-        world = envs.step(world, {name: jnp.where(legal, scores, -jnp.inf).argmax(-1).astype(space.dtype)})
+        best = jnp.where(legal, score(envs, world, key), -jnp.inf).argmax(-1)
+        world = envs.step(world, {name: best.astype(space.dtype)})
         rows = envs.rows(world)
         return world, rows["reward"], rows["is_last"]
 
@@ -73,17 +75,37 @@ def on_device(spec: EnvSpec, episodes: int, seed: int, greedy: bool) -> list[flo
     key = jax.random.key(seed)
     while open_.any():
         key, now = jax.random.split(key)
-        world, reward, last = jax.device_get(turn(world, now))
+        world, *seen = turn(world, now)
+        reward, last = jax.device_get(seen)
         returns += reward * open_
         open_ &= ~last
     return returns.tolist()
+
+
+def tried(envs: DeviceEnvs, world: Any, key: jax.Array) -> dict[str, jax.Array]:
+    """The rows `[episodes, actions, ...]` that every action would lead to; nothing is played."""
+    ((name, space),) = envs.act_space.items()
+    choices = jnp.arange(space.classes[0]).astype(space.dtype)
+    ask = lambda state, choice, key: envs.env.row(envs.env.step(state, {name: choice}, key))
+    keys = jax.random.split(key, envs.num)
+    return jax.vmap(jax.vmap(ask, (None, 0, None)))(world.state, jnp.tile(choices, (envs.num, 1)), keys)
+
+
+def at_random(envs: DeviceEnvs, world: Any, key: jax.Array) -> jax.Array:
+    ((_, space),) = envs.act_space.items()
+    return jax.random.uniform(key, (envs.num, *space.classes))
+
+
+def greedily(envs: DeviceEnvs, world: Any, key: jax.Array) -> jax.Array:
+    """By the reward at hand; ties are drawn."""
+    return 1e3 * tried(envs, world, key)["reward"] + at_random(envs, world, key)
 
 
 def main(args: Args) -> None:
     run = config.apply_preset(config.default(args.algorithm), args.preset).run
     spec = spec_of(run)
     if device_env(spec) is not None:
-        returns = on_device(spec, args.episodes, args.seed, args.greedy)
+        returns = on_device(spec, args.episodes, args.seed, greedily if args.greedy else at_random)
     elif args.greedy:
         raise SystemExit(f"--greedy asks for the reward of every move before one is made: {spec.id} cannot tell")
     else:
