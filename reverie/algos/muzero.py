@@ -490,17 +490,13 @@ class MuZero:
         _, rest = lax.scan(step, root, jnp.swapaxes(actions, 0, 1), unroll=True)
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
 
-    def paid(self, model: Any, states: Hidden) -> Scalar:
-        """The rewards of steps 1 to K, as distributions `[B, K]`."""
-        return model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
-
     def losses(
         self, model: Any, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
         config = self.config
         value = model.val(model.body.read(states.state))
-        reward = self.paid(model, states)
+        reward = model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
         return {

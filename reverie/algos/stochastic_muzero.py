@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from reverie.behavior.returns import Window
 from reverie.behavior.search import TINY, Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
-from reverie.model.heads import Scalar, ScalarHead
+from reverie.model.heads import ScalarHead
 from reverie.model.unroll import Hidden, halve_gradient
 from reverie.nn.dists import straight_through
 from reverie.nn.layers import MLP, Linear
@@ -50,10 +50,6 @@ class Config(muzero.Config):
     """Rewards in a value target before it bootstraps from a search."""
     lam: float = 0.5
     """Below 1: value targets mix returns of 1 to n steps."""
-    pays: Literal["state", "afterstate"] = "state"
-    """Where a step's reward is read: in the state that chance led to, as in the paper, or in the afterstate, before any
-    code. The encoder sees what happened: where codes pay, they may come to stand for what the action won instead of
-    what chance added, and the reward of a move is a guess again. The mean over chance is all that a plan needs."""
     discount: float = 0.999
     """Per step. For two players the sign is added."""
     root_noise: float = 0.1
@@ -81,13 +77,11 @@ class Model(muzero.Model):
     after: Chance
     actions: int = eqx.field(static=True)
     codes: int = eqx.field(static=True)
-    pays: Literal["state", "afterstate"] = eqx.field(static=True)
 
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
         base, *keys = jax.random.split(key, 8)
         super().__init__(config, obs_space, act_space, dtype, base, moves=config.codes)
         self.actions, self.codes = sum(s.width for s in act_space.values()), config.codes
-        self.pays = config.pays
         seen = muzero.seen_space(obs_space, config.stack)
         read, units = self.body.outputs, config.units
         self.after = Chance(
@@ -102,25 +96,19 @@ class Model(muzero.Model):
         return root._replace(memory=jnp.zeros(root.reward.shape, bool))
 
     def moved(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
-        """The afterstate of an action, and what the action is paid before chance has spoken."""
+        """The afterstate of an action. It pays nothing."""
         state = self.after.body.advance(hidden.state, jax.nn.one_hot(action, self.actions))
-        return Hidden(state, self._paid("afterstate", state), jnp.ones(hidden.reward.shape, bool))
+        return Hidden(state, jnp.zeros_like(hidden.reward), jnp.ones(hidden.reward.shape, bool))
 
     def resolved(self, after: Hidden, code: Float[Array, "*B c"]) -> Hidden:
-        """The state that chance leads to, and what is paid only there."""
+        """The state that chance leads to, and the reward of the whole step."""
         state = self.body.advance(after.state, code)
-        return Hidden(state, self._paid("state", state), jnp.zeros(after.reward.shape, bool))
-
-    def _paid(self, where: str, state: Array) -> Float[Array, "*B"]:
-        if where == self.pays:
-            return self.rew(self.body.read(state)).pred()
-        return jnp.zeros(state.shape[: state.ndim - self.body.axes], jnp.float32)
+        return Hidden(state, self.rew(self.body.read(state)).pred(), jnp.zeros(after.reward.shape, bool))
 
     def advance(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
         """One whole step, with the most probable outcome."""
         after = self.moved(hidden, action)
-        now = self.resolved(after, jax.nn.one_hot(jnp.argmax(self.odds(after), -1), self.codes))
-        return now._replace(reward=after.reward + now.reward)
+        return self.resolved(after, jax.nn.one_hot(jnp.argmax(self.odds(after), -1), self.codes))
 
     def odds(self, after: Hidden) -> Float[Array, "*B c"]:
         """Logits of the codes at an afterstate."""
@@ -142,7 +130,7 @@ class Model(muzero.Model):
         return jax.tree.map(pick, resolved, moved)
 
     def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-        """An afterstate is reached at once; the next state counts as a step. One of the two pays."""
+        """An afterstate is reached for nothing and at once; the next state pays, and counts as a step."""
         return latent.reward, jnp.where(latent.memory, 1.0, self.gamma)
 
     def chance(self, latent: Hidden) -> Bool[Array, "*B"]:
@@ -196,7 +184,6 @@ class StochasticMuZero(muzero.MuZero):
             action, code = xs
             after = model.moved(hidden._replace(state=halve_gradient(hidden.state)), action)
             now = model.resolved(after, code)
-            now = now._replace(reward=after.reward + now.reward)
             return now, (now, after.state)
 
         _, (rest, afters) = lax.scan(step, root, (actions.T, jnp.swapaxes(codes, 0, 1)), unroll=True)
@@ -204,23 +191,18 @@ class StochasticMuZero(muzero.MuZero):
         plain = Hidden(join(root.state, rest.state), join(root.reward, rest.reward))
         return plain._replace(memory=(jnp.swapaxes(afters, 0, 1), hard, probs))
 
-    def paid(self, model: Any, states: Hidden) -> Scalar:
-        afters, _, _ = states.memory
-        return model.rew(model.body.read(afters if self.config.pays == "afterstate" else states.state[:, 1:]))
-
     def losses(
         self, model: Any, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         config = self.config
         afters, hard, probs = states.memory
-        losses, reward = super().losses(model, states, window, batch)
+        losses, reward = super().losses(model, states._replace(memory=()), window, batch)
         after = Hidden(afters, reward, jnp.ones(reward.shape, bool))
         # Of the step from k to k + 1, counted with state k: there is one while the episode goes on.
         there = window.real[:, :-1].astype(jnp.float32)
         pad = lambda x: jnp.concatenate([there * x, jnp.zeros_like(x[:, :1])], 1)
         chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
-        ahead = window.value[:, :-1] - (window.reward[:, 1:] if config.pays == "afterstate" else 0.0)
-        value = model.after.val(model.body.read(afters)).loss(ahead)
+        value = model.after.val(model.body.read(afters)).loss(window.value[:, :-1])
         commitment = jnp.square(probs - stop_gradient(hard)).sum(-1)
         use = (there[..., None] * probs).sum((0, 1)) / jnp.maximum(there.sum(), 1.0)
         uneven = jnp.log(config.codes) + (use * jnp.log(jnp.maximum(use, TINY))).sum()

@@ -359,43 +359,6 @@ def test_chance_takes_turns_with_the_player():
     np.testing.assert_allclose(jnp.exp(logits[0, :3]).sum(), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pays", ["state", "afterstate"])
-def test_codes_of_chance_tell_a_reward_only_where_they_pay(pays):
-    agent = small_agent("stochastic_muzero", pays=pays)
-    model = moved(jit_once(agent.init)(KEY).model)
-    root = model.represent({"vector": jnp.ones((3, 3))})
-    after = model.moved(root, jnp.ones(3, jnp.int32))
-    now = model.resolved(after, jnp.eye(3))
-    paying, other = (now, after) if pays == "state" else (after, now)
-    assert (np.asarray(paying.reward) != 0).all()
-    assert (np.asarray(other.reward) == 0).all()
-    assert len(set(np.asarray(paying.reward).tolist())) == (3 if pays == "state" else 1)
-    np.testing.assert_allclose(
-        model.advance(root, jnp.ones(3, jnp.int32)).reward[0],
-        paying.reward[int(model.odds(after)[0].argmax())],
-        rtol=1e-5,
-    )
-
-
-@pytest.mark.parametrize("pays", ["state", "afterstate"])
-def test_an_afterstate_is_worth_what_is_still_to_come(pays):
-    """Every step pays 1, and nothing follows: returns are of one step, and what they end with is 0."""
-    agent = small_agent("stochastic_muzero", pays=pays, n_step=1, lam=1.0, learning_rate=3e-3)
-    batch = random_batch(agent)
-    batch |= {"reward": jnp.ones_like(batch["reward"]), "out/value": jnp.zeros_like(batch["out/value"])}
-    batch |= {key: jnp.zeros_like(batch[key]) for key in ("is_last", "is_terminal")}
-    state, train = jit_once(agent.init)(KEY), jit_once(agent.train)
-    for _ in range(100):
-        state, _, _ = train(state, batch)
-    model = state.model
-    root = model.represent({"vector": batch["obs/vector"][:, agent.context]})
-    after = model.moved(root, batch["action/action"][:, agent.context + 1])
-    _, value = model.evaluate(after)
-    np.testing.assert_allclose(value, 1.0 if pays == "state" else 0.0, atol=0.15)
-    if pays == "afterstate":
-        np.testing.assert_allclose(after.reward, 1.0, atol=0.15)
-
-
 def test_codes_of_chance_stay_in_use_with_their_balance():
     """The batch is of noise: nothing else asks for codes."""
 
