@@ -6,7 +6,7 @@
 Six scenarios (`SCENARIOS`) of hidden layers and of the outputs of policy and critic. Coverage: the share of the range
 of actions that the greedy actions of many freshly initialised agents take (ten equal bins per dimension), and the share
 of the sampled actions that must be clipped, on observations that a random player saw. Curves: the episode returns of
-`reverie train` at equal steps.
+`reverie train` at equal steps. Greedy: what `reverie eval` says of the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from solve import commit, processor
+from solve import commit, evaluated, processor
 
 from reverie import algos, config
 from reverie.envs.spec import make_env
@@ -71,6 +71,8 @@ class Args:
     seeds: int = 3
     first: int = 20
     """Freshly initialised agents whose actions are looked at."""
+    episodes: int = 10
+    """Greedy ones, at the end of every run."""
     coverage: bool = False
     """Only what is seen before training."""
     folder: Path | None = None
@@ -130,6 +132,14 @@ def curve(args: Args, task: str, scenario: dict[str, str], seed: int, run: Path)
     return [[row["step"], round(row["episode/return"], 2)] for row in rows if "episode/return" in row]
 
 
+def greedy(args: Args, run: Path) -> float:
+    """Mean return of greedy episodes at the end of a run, told once."""
+    told = run / "greedy.json"
+    if not told.exists():
+        told.write_text(json.dumps(evaluated(run, args.episodes)))
+    return round(float(json.loads(told.read_text())["mean_return"]), 2)
+
+
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Coverage above, curves below, one column per task."""
     import matplotlib
@@ -169,11 +179,11 @@ def main(args: Args) -> None:
             for number, (name, scenario) in enumerate(SCENARIOS.items()):
                 row: dict[str, Any] = {"bench": "initial", "task": task, "scenario": name, "flags": scenario}
                 row["coverage"] = coverage(args, task, scenario)
-                seeds = range(0 if args.coverage else args.seeds)
-                row["curves"] = [curve(args, task, scenario, s, folder / f"{task}-{number}-{s}") for s in seeds]
+                runs = [folder / f"{task}-{number}-{s}" for s in range(0 if args.coverage else args.seeds)]
+                row["curves"] = [curve(args, task, scenario, s, run) for s, run in enumerate(runs)]
+                row["greedy"] = [greedy(args, run) for run in runs]
                 results.append(row)
-                last = [c[-1][1] for c in row["curves"]]
-                print(json.dumps({k: v for k, v in row.items() if k != "curves"} | {"last": last}), flush=True)
+                print(json.dumps({k: v for k, v in row.items() if k != "curves"}), flush=True)
     if args.picture:
         draw(results, args.picture)
     if args.out:

@@ -8,13 +8,16 @@ Of finished runs of the MuZero family, for one player on the device. Three playe
     rules     every move is tried in the env itself, and the network judges the observation it led to
     model     every move is imagined, and the network judges what it imagined
 
-`rules` far above `model`: values of what is seen are good, those of what is imagined are not. Prints a JSON line for
-each.
+`rules` far above `model`: what is seen is judged well, and what is imagined is not. A fourth line, `siblings`, compares
+the two on positions where `rules` came by: how far the worths of the moves of one position lie apart (standard
+deviation, by the rules and as imagined), how they correlate, and how far chance alone moves what the rules say. Prints
+a JSON line for each.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from baseline import Score, on_device, tried
+from baseline import on_device, tried
 
 from reverie import api
 from reverie.envs.device import DeviceEnvs
+
+TURNS = 100  # of `siblings`
+Worths = Callable[[DeviceEnvs, Any, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ class Args:
     seed: int = 1_000_000
 
 
-def players(loaded: api.LoadedAgent, samples: int) -> dict[str, Score]:
-    """The two that look one move ahead."""
+def judges(loaded: api.LoadedAgent, samples: int) -> tuple[Worths, Worths]:
+    """Worth of every move by the rules, `[samples, episodes, actions]`, and as imagined, `[episodes, actions]`."""
     agent, model = loaded.agent, loaded.state.model
     seen = lambda rows: {key: rows[f"obs/{key}"] for key in agent.seen_space}
 
@@ -50,7 +56,7 @@ def players(loaded: api.LoadedAgent, samples: int) -> dict[str, Score]:
             value = model.evaluate(model.represent(seen(rows)))[1]
             return rows["reward"] + model.gamma * jnp.where(rows["is_terminal"], 0.0, value)
 
-        return jax.vmap(one)(jax.random.split(key, samples)).mean(0)
+        return jax.vmap(one)(jax.random.split(key, samples))
 
     def imagined(envs: DeviceEnvs, world: Any, key: jax.Array) -> jax.Array:
         root = model.represent(seen(envs.rows(world)))
@@ -62,25 +68,57 @@ def players(loaded: api.LoadedAgent, samples: int) -> dict[str, Score]:
 
         return jax.vmap(one, out_axes=1)(jnp.arange(agent.choices))
 
-    return {"rules": rules, "model": imagined}
+    return rules, imagined
+
+
+def siblings(envs: DeviceEnvs, rules: Worths, imagined: Worths) -> dict[str, float]:
+    """Both worths of the legal moves of a position, less their mean, over the positions that `rules` meets."""
+    ((name, space),) = envs.act_space.items()
+
+    @jax.jit
+    def turn(world: Any, key: jax.Array) -> tuple[Any, ...]:
+        legal = envs.rows(world).get("obs/legal", jnp.ones((envs.num, *space.classes), bool))
+        told = rules(envs, world, key)
+        best = jnp.where(legal, told.mean(0), -jnp.inf).argmax(-1).astype(space.dtype)
+        return envs.step(world, {name: best}), legal, told.mean(0), imagined(envs, world, key), told.std(0)
+
+    world, seen = envs.begin(), []
+    for key in jax.random.split(jax.random.key(0), TURNS):
+        world, *rest = turn(world, key)
+        seen.append(jax.device_get(rest))
+    legal, told, thought, chance = (np.concatenate(x) for x in zip(*seen, strict=True))
+    count = legal.sum(1, keepdims=True)
+    apart = lambda x: (x - (x * legal).sum(1, keepdims=True) / np.maximum(count, 1))[legal]
+    return {
+        "correlation": round(float(np.corrcoef(apart(told), apart(thought))[0, 1]), 3),
+        "std_by_rules": round(float(apart(told).std()), 1),
+        "std_imagined": round(float(apart(thought).std()), 1),
+        "std_of_chance": round(float(chance[legal].mean()), 1),
+    }
 
 
 def main(args: Args) -> None:
     for run in args.runs:
         loaded = api.load(run)
-        found = {"search": api.evaluate(loaded, episodes=args.episodes, seed=args.seed).returns}
-        for name, score in players(loaded, args.samples).items():
-            found[name] = on_device(loaded.spec, args.episodes, args.seed, score)
-        for name, returns in found.items():
+        rules, imagined = judges(loaded, args.samples)
+        name = f"{loaded.config.algorithm}/{loaded.spec.id}/{loaded.config.run.seed}"
+        found = {
+            "search": api.evaluate(loaded, episodes=args.episodes, seed=args.seed).returns,
+            "rules": on_device(loaded.spec, args.episodes, args.seed, lambda *x, rules=rules: rules(*x).mean(0)),
+            "model": on_device(loaded.spec, args.episodes, args.seed, imagined),
+        }
+        for player, returns in found.items():
             line = {
                 "bench": "lookahead",
-                "name": f"{loaded.config.algorithm}/{loaded.spec.id}/{loaded.config.run.seed}/{name}",
+                "name": f"{name}/{player}",
                 "value": round(float(np.mean(returns)), 1),
                 "unit": "mean return",
                 "standard_error": round(float(np.std(returns) / np.sqrt(len(returns))), 1),
                 "episodes": len(returns),
             }
             print(json.dumps(line), flush=True)
+        apart = siblings(DeviceEnvs(loaded.spec, args.episodes, seed=args.seed), rules, imagined)
+        print(json.dumps({"bench": "lookahead", "name": f"{name}/siblings"} | apart), flush=True)
 
 
 if __name__ == "__main__":

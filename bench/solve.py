@@ -72,12 +72,7 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     result = json.loads(done.stdout.splitlines()[-1])
-    # Other episodes than those that decided when to stop.
-    fresh = [sys.executable, "-m", "reverie.cli", "eval", str(run), "--seed", "1000000", "--json"]
-    fresh += ["--episodes", str(args.episodes)]
-    evaluation = json.loads(
-        subprocess.run(fresh, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
-    )
+    evaluation = evaluated(run, args.episodes)
     score = evaluation["mean_return"]
     keys = {"eval/mean_return": "greedy", "episode/return": "episode"}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -101,6 +96,15 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
         "config": json.loads((run / "config.json").read_text()),
         "curve": [point for point in curve if len(point) > 1],
     }
+
+
+def evaluated(run: Path, episodes: int) -> dict[str, Any]:
+    """What `reverie eval` says, of other episodes than those that decided when to stop."""
+    words = [sys.executable, "-m", "reverie.cli", "eval", str(run), "--seed", "1000000", "--json"]
+    words += ["--episodes", str(episodes)]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    result: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return result
 
 
 def minutes(rows: list[dict[str, Any]]) -> float:
