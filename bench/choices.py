@@ -24,6 +24,7 @@ from typing import Any
 import solve
 import tyro
 
+PLANNED = ("--planner", "gumbel", "--simulations", "8")
 # Row of the results -> the task it is asked on, and the flags of each other answer. `docs/choices.md` has a paragraph
 # for each.
 CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
@@ -52,8 +53,10 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "improve": (
         "cartpole",
         {
-            "planned": ("--planner", "gumbel", "--simulations", "8"),
-            "improved": ("--planner", "gumbel", "--simulations", "8", "--improve", "1"),
+            "planned": PLANNED,
+            "improved": (*PLANNED, "--improve", "1"),
+            "improved_a_tenth": (*PLANNED, "--improve", "0.1"),
+            "improved_gently": (*PLANNED, "--improve", "1", "--planner-scale", "0.01"),
         },
     ),
 }

@@ -161,8 +161,10 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         above.legend()
         for r in own:
             if r["curves"]:
-                steps = np.array(r["curves"][0])[:, 0]
-                returns = np.array([np.array(c)[:, 1] for c in r["curves"]])
+                # Episodes of seeds end at different steps: all are read at the same ones.
+                curves = [np.array(c).T for c in r["curves"]]
+                steps = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), 50)
+                returns = np.array([np.interp(steps, *c) for c in curves])
                 (line,) = below.plot(steps, returns.mean(0), label=r["scenario"])
                 below.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15)
         below.set(title=f"{task}: episode return, mean and range of seeds", xlabel="env steps")
@@ -184,8 +186,6 @@ def main(args: Args) -> None:
                 row["greedy"] = [greedy(args, run) for run in runs]
                 results.append(row)
                 print(json.dumps({k: v for k, v in row.items() if k != "curves"}), flush=True)
-    if args.picture:
-        draw(results, args.picture)
     if args.out:
         command = f"python bench/initial.py --algorithm {args.algorithm} --preset {args.preset} --seeds {args.seeds}"
         kept = {
@@ -195,6 +195,8 @@ def main(args: Args) -> None:
             "results": results,
         }
         args.out.write_text(json.dumps(kept, indent=1) + "\n")
+    if args.picture:
+        draw(results, args.picture)
 
 
 if __name__ == "__main__":
