@@ -141,7 +141,7 @@ def greedy(args: Args, run: Path) -> float:
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Coverage above, curves below, one column per task."""
+    """Coverage above; below, mean and range of the seeds, and the greedy end of each. One column per task."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -167,9 +167,12 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
                 returns = np.array([np.interp(steps, *c) for c in curves])
                 (line,) = below.plot(steps, returns.mean(0), label=r["scenario"])
                 below.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.15)
-        below.set(title=f"{task}: episode return, mean and range of seeds", xlabel="env steps")
-        below.legend(fontsize="small")
-    figure.tight_layout()
+                end = [int(TASKS[task][TASKS[task].index("--steps") + 1])] * len(r["greedy"])
+                below.scatter(end, r["greedy"], color=line.get_color())
+        below.set(title=f"{task}: returns", xlabel="env steps; dots: greedy")
+    handles, names = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncol=3, fontsize="small", frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=80)
 
 
