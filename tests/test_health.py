@@ -59,5 +59,9 @@ def test_what_cannot_be_told_neither_counts_nor_heals():
     assert not doctor.look({"eval/mean_return": 1.0})  # a record without updates
 
 
-def test_no_floor_no_symptom():
-    assert kl_at_floor(0.0).shows({"loss/dynamics": 0.0}) is None
+def test_without_free_nats_the_floor_is_zero():
+    collapse = kl_at_floor(0.0)
+    assert collapse.shows({"loss/dynamics": 0.005})
+    assert not collapse.shows({"loss/dynamics": 0.1})
+    assert "raise --free-nats" in collapse.advice
+    assert "lower --free-nats" in kl_at_floor(1.0).advice
