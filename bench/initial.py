@@ -5,7 +5,8 @@
 
 Six scenarios (`SCENARIOS`) of hidden layers and of the outputs of policy and critic. Coverage: the share of the range
 of actions that the greedy actions of many freshly initialised agents take (ten equal bins per dimension), and the share
-of the sampled actions that must be clipped, on observations that a random player saw. Curves: the episode returns of
+of the sampled actions that must be clipped, on observations that a random player saw; and the mean size of what the
+critic says there. Curves: the episode returns of
 `reverie train` at equal steps. Greedy: what `reverie eval` says of the end.
 """
 
@@ -100,18 +101,19 @@ def coverage(args: Args, task: str, scenario: dict[str, str]) -> dict[str, float
     (name,) = env.act_space
 
     @jax.jit
-    def look(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def look(key: jax.Array) -> tuple[jax.Array, ...]:
         state, carry = agent.init(key), agent.init_carry(1, key)
 
-        def one(xs: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[jax.Array, jax.Array]:
+        def one(xs: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[jax.Array, ...]:
             own_key, x = xs
             after, greedy, _ = agent.policy(state, carry, x | first, "eval")
             policy = state.model.pol(features(after.latent))[name]
-            return greedy[f"action/{name}"].ravel(), policy.sample(own_key).ravel()
+            value = state.model.val(features(after.latent)).pred()
+            return greedy[f"action/{name}"].ravel(), policy.sample(own_key).ravel(), value
 
         return jax.lax.map(one, (jax.random.split(key, 200), obs))
 
-    greedy, drawn = map(np.asarray, zip(*(look(jax.random.key(i)) for i in range(args.first)), strict=True))
+    greedy, drawn, values = map(np.asarray, zip(*(look(jax.random.key(i)) for i in range(args.first)), strict=True))
     bins = np.clip(((greedy + 1) / 2 * BINS).astype(int), 0, BINS - 1)  # [agents, steps, dimensions]
     taken = [[len(set(agent[:, d])) / BINS for d in range(bins.shape[-1])] for agent in bins]
     return {
@@ -119,6 +121,7 @@ def coverage(args: Args, task: str, scenario: dict[str, str]) -> dict[str, float
         "covered_by_all": float(np.mean([len(set(bins[..., d].ravel())) / BINS for d in range(bins.shape[-1])])),
         "largest_mean": float(np.abs(greedy).max()),
         "clipped": float((np.abs(drawn) >= 1).mean()),
+        "critic": float(np.abs(values).mean()),
     }
 
 

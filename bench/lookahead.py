@@ -17,7 +17,6 @@ a JSON line for each.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from baseline import on_device, tried
+from baseline import Score, on_device, tried
 
 from reverie import api
 from reverie.envs.device import DeviceEnvs
 
 TURNS = 100  # of `siblings`
-Worths = Callable[[DeviceEnvs, Any, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Args:
     seed: int = 1_000_000
 
 
-def judges(loaded: api.LoadedAgent, samples: int) -> tuple[Worths, Worths]:
+def judges(loaded: api.LoadedAgent, samples: int) -> tuple[Score, Score]:
     """Worth of every move by the rules, `[samples, episodes, actions]`, and as imagined, `[episodes, actions]`."""
     agent, model = loaded.agent, loaded.state.model
     seen = lambda rows: {key: rows[f"obs/{key}"] for key in agent.seen_space}
@@ -71,7 +69,7 @@ def judges(loaded: api.LoadedAgent, samples: int) -> tuple[Worths, Worths]:
     return rules, imagined
 
 
-def siblings(envs: DeviceEnvs, rules: Worths, imagined: Worths) -> dict[str, float]:
+def siblings(envs: DeviceEnvs, rules: Score, imagined: Score) -> dict[str, float]:
     """Both worths of the legal moves of a position, less their mean, over the positions that `rules` meets."""
     ((name, space),) = envs.act_space.items()
 
@@ -80,7 +78,7 @@ def siblings(envs: DeviceEnvs, rules: Worths, imagined: Worths) -> dict[str, flo
         legal = envs.rows(world).get("obs/legal", jnp.ones((envs.num, *space.classes), bool))
         told = rules(envs, world, key)
         best = jnp.where(legal, told.mean(0), -jnp.inf).argmax(-1).astype(space.dtype)
-        return envs.step(world, {name: best}), legal, told.mean(0), imagined(envs, world, key), told.std(0)
+        return envs.step(world, {name: best}), legal, told.mean(0), imagined(envs, world, key), told.std(0, ddof=1)
 
     world, seen = envs.begin(), []
     for key in jax.random.split(jax.random.key(0), TURNS):

@@ -81,8 +81,8 @@ def kl_at_floor(free_nats: float) -> Symptom:
     """Posterior and prior agree in (nearly) every row: the KL loss is its floor and has no gradient.
 
     A world that is almost predictable comes close - CartPole stays 2 to 40 % above the floor - but one that is seen
-    never rests on it. Without a floor there is nothing to rest on but zero: a collapsed V2 stays below 0.01 nats, one
-    that sees is at 3 to 18.
+    never rests on it. Without a floor there is nothing to rest on but zero: on Catch a collapsed V2 lies below 0.01
+    nats, but for a window now and then, and one that sees at 3 to 18.
     """
 
     def shows(values: Values) -> bool | None:
