@@ -30,8 +30,8 @@ class Weights:
     std_init: Output = "paper"
     """Of the policy's output for standard deviations."""
     critic_init: Output = "paper"
-    """Of the critic's output. Over exponential bins (V3), anything but zero begins with values of ten thousands and more,
-    with which Pendulum is not learned in 3,000 steps."""
+    """Of the critic's output. Over exponential bins (V3), anything but zero begins with values of tens of
+    thousands, with which Pendulum is not learned in 3,000 steps."""
 
 
 def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan: float, scale: float = 1.0) -> Float[Array, "..."]:
