@@ -88,6 +88,10 @@ def state(path: Path) -> dict[str, np.ndarray]:
 
 def assert_same(a: Path, b: Path) -> None:
     assert metrics(a) == metrics(b)
+    assert_same_state(a, b)
+
+
+def assert_same_state(a: Path, b: Path) -> None:
     one, other = state(a), state(b)
     assert one.keys() == other.keys()
     for name in one:
@@ -231,10 +235,10 @@ def test_groups_and_processes(tmp_path: Path) -> None:
     assert_same(tmp_path / "inline", tmp_path / "process")
 
 
-def test_a_longer_run_continues_a_shorter_one(tmp_path: Path) -> None:
-    train(tmp_path, steps=60)
-    assert train(tmp_path, steps=120).steps == 120
-    assert [r["step"] for r in metrics(tmp_path)][-1] == 120
+def test_a_run_made_longer_is_the_long_run(whole: Path, tmp_path: Path) -> None:
+    assert train(tmp_path, steps=60).steps == 60  # it ends with a line of metrics, an evaluation and a checkpoint
+    assert train(tmp_path, steps=QUICK["steps"]).steps == metrics(tmp_path)[-1]["step"] == QUICK["steps"]
+    assert_same_state(tmp_path, whole)
 
 
 def test_a_run_ends_when_an_evaluation_is_good_enough(whole: Path, tmp_path: Path) -> None:
