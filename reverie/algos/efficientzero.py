@@ -201,7 +201,7 @@ class EfficientZero(muzero.MuZero):
         seen = model.body.represent(self.observed(batch, 1, self.config.unroll), jnp.dtype(model.dtype))
         apart = -model.agreement(states.state[:, 1:], seen)
         # The end of an episode is still observed; what follows it is of another.
-        there = window.real[:, :-1].astype(jnp.float32)
+        there = window.followed.astype(jnp.float32)
         pad = jnp.zeros_like(apart[:, :1])
         losses["consistency"] = (self.config.consistency_scale, jnp.concatenate([pad, there * apart], 1))
         return losses, reward

@@ -113,7 +113,7 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
             actions,
             blocks=config.blocks,
             channels=config.channels,
-            read_channels=4,
+            read_channels=config.read_channels,
             halvings=down,
             scaling=config.scaling,
             key=key,
@@ -428,7 +428,7 @@ class MuZero:
             state      s0     s1         sK      s0 from the observation, s_k from s_{k-1} and a_{k-1}
             action     a0     a1
             reward            u1         uK      not at the root
-            value      z0     z1         zK      n-step returns
+            value      z0     z1         zK      n-step returns; z1 to zK perhaps v(o1) to v(oK) (`_as_seen`)
             policy     pi0    pi1        piK     of the searches
             weight     1      1/K        1/K     and the gradient into s_{k-1} is halved at every step
 
@@ -450,6 +450,8 @@ class MuZero:
             fewer=self.trusted(rows, updates),
         )
         actions = self.taken(rows)[:, : config.unroll]
+        if config.unrolled_value == "seen":
+            window = self._as_seen(stop_gradient(model), window, batch)
         states = self.unroll(model, batch, actions)
         losses, reward = self.losses(model, states, window, batch)
         imagined: Metrics = {}
@@ -473,6 +475,18 @@ class MuZero:
             "value/error": priority.mean(),
         }
         return loss, (priority, metrics)
+
+    def _as_seen(self, model: Model, window: Window, batch: Row) -> Window:
+        """The window whose values at positions 1 to K are the model's own of the observations there, 0 from the end of
+        the world on.
+
+        The returns of one game differ by far more than the moves of one position do. The value of a root sees through
+        that, for boards are alike; the state that a move leads to inherits it this way, with no noise but that of
+        chance in one step (in the spirit of self-consistent models, Farquhar et al. 2021).
+        """
+        seen = model.represent(self.observed(batch, 1, self.config.unroll))
+        value = jnp.where(window.real[:, 1:], model.val(model.body.read(seen.state)).pred(), 0.0)
+        return window._replace(value=window.value.at[:, 1:].set(value))
 
     def trusted(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
         """Rewards that a value target may use, if not n everywhere: what was done long ago is not what would be."""

@@ -22,6 +22,8 @@ class Config:
     """Residual blocks of each tower."""
     channels: int = 32
     """Planes of a tower's hidden state."""
+    read_channels: int = 4
+    """Planes that policy, value and reward see of a tower's hidden state, by a 1x1 convolution."""
     scaling: Literal["range", "normal"] = "range"
     """Hidden states lie in [0, 1] by their extremes, as in the paper; or have mean 0 and variance 1, with which what is
     hard to see in a board is learned several times faster."""
@@ -63,6 +65,9 @@ class Config:
     bootstrap: Literal["stored", "network", "search"] = "stored"
     """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
     batch and without a search; or, in the reanalysed share, of a fresh search."""
+    unrolled_value: Literal["return", "seen"] = "return"
+    """What the values of states 1 to K learn: the returns that came, as the root does; or what the network itself says
+    of the observations that came, which has no noise but the world's and tells apart what moves are worth."""
     target_every: int = 200
     """Updates after which the target network is a copy of the trained one again."""
     prioritized: bool = True

@@ -198,11 +198,12 @@ class StochasticMuZero(muzero.MuZero):
         afters, hard, probs = states.memory
         losses, reward = super().losses(model, states._replace(memory=()), window, batch)
         after = Hidden(afters, reward, jnp.ones(reward.shape, bool))
-        # Of the step from k to k + 1, counted with state k: there is one while the episode goes on.
-        there = window.real[:, :-1].astype(jnp.float32)
+        # Of the step from k to k + 1, counted with state k.
+        there = window.followed.astype(jnp.float32)
         pad = lambda x: jnp.concatenate([there * x, jnp.zeros_like(x[:, :1])], 1)
         chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
-        value = model.after.val(model.body.read(afters)).loss(window.value[:, :-1])
+        worth = window.reward[:, 1:] + model.gamma * window.value[:, 1:]
+        value = model.after.val(model.body.read(afters)).loss(worth)
         commitment = jnp.square(probs - stop_gradient(hard)).sum(-1)
         use = (there[..., None] * probs).sum((0, 1)) / jnp.maximum(there.sum(), 1.0)
         uneven = jnp.log(config.codes) + (use * jnp.log(jnp.maximum(use, TINY))).sum()

@@ -78,6 +78,11 @@ class Window(NamedTuple):
     known: Bool[Array, "B k"]
     real: Bool[Array, "B k"]
 
+    @property
+    def followed(self) -> Bool[Array, "B u"]:
+        """Of positions 0 to K - 1: whether the next row came of this one. After a cut it is another episode's."""
+        return self.real[:, :-1] & self.known[:, 1:]
+
 
 def n_step_return(
     reward: Float[Array, "B W"],

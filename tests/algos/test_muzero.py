@@ -228,6 +228,23 @@ def test_the_target_network_takes_the_place_of_all_stored_bootstraps(bootstrap):
     assert set(out) == {"out/priority"}, "what no search found is not written back"
 
 
+def test_unrolled_values_may_be_those_of_what_is_seen(monkeypatch):
+    """Only the root's value learns returns; a terminal row ends the world for the other states."""
+    agent = small_agent("muzero", unrolled_value="seen")
+    model, batch, last = moved(jit_once(agent.init)(KEY).model), random_batch(agent), agent.config.unroll
+    batch |= {k: jnp.zeros_like(batch[k]).at[0, last].set(True) for k in ("is_last", "is_terminal")}
+    windows, losses = [], agent.losses
+    monkeypatch.setattr(agent, "losses", lambda *args: windows.append(args[2]) or losses(*args))
+    for changed in (batch, batch | {"reward": batch["reward"] + 1, "out/value": batch["out/value"] + 1}):
+        agent.loss(model, changed, jnp.int32(0), KEY)
+    one, other = (window.value for window in windows)
+    seen = model.represent({k: v[:, 1 : last + 1] for k, v in agent._raw(batch).items()})
+    told = model.val(model.body.read(seen.state)).pred().at[0, last - 1].set(0.0)
+    np.testing.assert_allclose(one[:, 1:], told, atol=1e-6)
+    np.testing.assert_array_equal(one[:, 1:], other[:, 1:])
+    assert (one[:, 0] != other[:, 0]).all()
+
+
 def test_actions_change_the_dynamics_and_a_blind_model_is_told():
     agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
     seen = health.action_blind().shows
