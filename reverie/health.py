@@ -13,8 +13,8 @@ Values = Mapping[str, float | None]  # one record of metrics; None is what was n
 
 # Everything looks ill at first: heads begin at zero, the policy at random, the learning rate rises for 1000 updates.
 GRACE = 1000
-# Then 1000 updates in a row, long for every healthy run we have seen: one that learns passes through such a state in
-# a few hundred. A figure that is missing from a record neither counts nor heals.
+# Then 1000 more updates with the symptom than without it, long for every healthy run we have seen: one that learns
+# passes through such a state in a few hundred. A figure that is missing from a record neither counts nor heals.
 PATIENCE = 1000
 
 
@@ -36,7 +36,8 @@ class Symptom:
 
 
 class Watch:
-    """Counts for how many updates each symptom has shown. A pure function of the records it was given.
+    """Counts the updates that each symptom shows in, less those since then in which it does not. A collapsed run may
+    look well for a moment. A pure function of the records it was given.
 
     Args:
       symptoms: to look for.
@@ -45,35 +46,35 @@ class Watch:
 
     def __init__(self, symptoms: tuple[Symptom, ...], grace: int = GRACE, patience: int = PATIENCE) -> None:
         self.symptoms, self.grace, self.patience = symptoms, grace, patience
-        self._since: dict[str, float] = {}  # updates when it was first seen
+        self._seen = float(grace)  # updates, as of the last record
+        self._count = {symptom.name: 0.0 for symptom in symptoms}  # 0 to `patience`
         self._told: set[str] = set()
 
     def look(self, values: Values) -> list[Symptom]:
-        """What has shown for long enough as of this record and was not told yet.
+        """What has shown for long enough as of this record and was not told since it was last over.
 
         Args:
           values: a record of metrics; without `updates` nothing is counted.
         """
         updates = values.get("updates")
         found: list[Symptom] = []
-        if updates is None or updates <= self.grace:
+        if updates is None or updates <= self._seen:
             return found
+        more, self._seen = updates - self._seen, updates
         for symptom in self.symptoms:
-            shows = symptom.shows(values)
+            name, shows = symptom.name, symptom.shows(values)
             if shows is None:
                 continue
-            if not shows:
-                self._since.pop(symptom.name, None)
-                self._told.discard(symptom.name)
-                continue
-            since = self._since.setdefault(symptom.name, updates)
-            if updates - since >= self.patience and symptom.name not in self._told:
-                self._told.add(symptom.name)
+            self._count[name] = min(max(self._count[name] + (more if shows else -more), 0.0), float(self.patience))
+            if self._count[name] == 0:
+                self._told.discard(name)
+            elif self._count[name] == self.patience and name not in self._told:
+                self._told.add(name)
                 found.append(symptom)
         return found
 
     def figures(self) -> dict[str, float]:
-        """`health/<name>`: 1 while a symptom lasts that was told, else 0."""
+        """`health/<name>`: 1 from when a symptom is told until it was gone for as long as it takes to tell it."""
         return {f"health/{s.name}": float(s.name in self._told) for s in self.symptoms}
 
 
