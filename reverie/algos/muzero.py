@@ -37,7 +37,8 @@ from reverie.health import Symptom, action_blind, constant_reward, policy_certai
 from reverie.model.encode import halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
-from reverie.nn.dists import OneHot, randomness
+from reverie.nn.dists import Binary, OneHot, randomness
+from reverie.nn.layers import Conv
 from reverie.nn.optim import count_nonfinite, keep
 
 SUITED = {values["env"]: name for name, values in PRESETS.items()}
@@ -53,6 +54,7 @@ class Model(eqx.Module):
     rew: ScalarHead
     pol: PolicyHead
     val: ScalarHead
+    dec: Conv | None  # a state to logits of the boards
     gamma: float = eqx.field(static=True)  # negative where the other player moves next
     classes: int = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
@@ -61,7 +63,7 @@ class Model(eqx.Module):
         self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray, moves: int = 0
     ):
         """`moves`: width of what the dynamics take, if not the actions."""
-        keys = jax.random.split(key, 4)
+        keys, decode_key = jax.random.split(key, 4), jax.random.fold_in(key, 4)
         self.dtype = dtype
         self.classes = sum(s.width for s in act_space.values())
         self.gamma = -config.discount if "player" in obs_space else config.discount
@@ -71,6 +73,8 @@ class Model(eqx.Module):
         self.rew = ScalarHead(read, units, config.layers, **scalar, key=keys[1])
         self.val = ScalarHead(read, units, config.layers, **scalar, key=keys[2])
         self.pol = PolicyHead(act_space, read, units, config.layers, unimix=0.0, key=keys[3])
+        planes = sum(s.shape[2] for s in boards(obs_space).values())
+        self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.decode_scale else None
 
     def represent(self, obs: Mapping[str, Array]) -> Hidden:
         """The state of an observation, as `observed` gives it."""
@@ -163,11 +167,17 @@ def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
     """Raises Unsuitable unless the spaces suit a search over all actions."""
     instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
     check_choice(act_space, instead)
-    check_pictures(obs_space)
+    check_states(config, obs_space)
 
 
-def check_pictures(obs_space: Spaces) -> None:
-    """Raises Unsuitable unless pictures can be halved."""
+def check_states(config: Config, obs_space: Spaces) -> None:
+    """Raises Unsuitable unless pictures can be halved, and boards be read off a tower if they are to be."""
+    if config.decode_scale and (config.network == "mlp" or not boards(obs_space) or images(obs_space)):
+        seen = {key: space.describe() for key, space in obs_space.items()}
+        raise Unsuitable(
+            f"--decode-scale {config.decode_scale:g} reads boards off the planes of a tower, and here the network is "
+            f"{config.network} and the env shows {seen}: leave it out"
+        )
     try:
         if pictures := images(obs_space):
             image_resolution(pictures, halvings(pictures))
@@ -513,14 +523,26 @@ class MuZero:
         reward = model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
-        return {
+        losses = {
             "policy": (config.policy_scale, -real * self.likelihood(model, states, batch)),
             "value": (config.value_scale, known * value.loss(window.value)),
             "reward": (
                 config.reward_scale,
                 jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
             ),
-        }, states.reward[:, 1:]
+        }
+        if model.dec is not None:
+            # What a state should be is seen at its row, also where the world ended there.
+            there = jnp.concatenate([jnp.ones_like(first), window.followed], 1)
+            losses["decode"] = (config.decode_scale, there * self.misread(model.dec, states, batch))
+        return losses, states.reward[:, 1:]
+
+    def misread(self, decode: Conv, states: Hidden, batch: Row) -> Float[Array, "B k"]:
+        """Nats that the boards of positions 0 to K cost when they are read off the states (Anand et al. 2022,
+        "Procedural generalization by planning with self-supervised world models")."""
+        at = slice(self.context, self.context + self.config.unroll + 1)
+        seen = jnp.concatenate([batch[f"obs/{key}"][:, at] for key in boards(self.obs_space)], -1)
+        return Binary(decode(states.state).astype(jnp.float32)).loss(seen.astype(jnp.float32)).sum((-3, -2, -1))
 
     def imagined(
         self, model: Model, states: Hidden, window: Window, key: PRNGKeyArray
@@ -705,6 +727,11 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
         for k, s in obs_space.items()
         if s.kind not in UNSEEN
     }
+
+
+def boards(obs_space: Spaces) -> Spaces:
+    """What lies on the grid and is no picture."""
+    return {k: s for k, s in sorted(planar(obs_space).items()) if s.kind == "planes"}
 
 
 def as_channels(frames: Array) -> Array:

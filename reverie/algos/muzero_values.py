@@ -50,6 +50,9 @@ class Config:
     """Weight of the loss (1 in the first paper, 0.25 with Reanalyse)."""
     reward_scale: float = 1.0
     """Weight of the loss."""
+    decode_scale: float = 0.0
+    """Weight of reading the board off every state of a tower, as a Dreamer does, in nats of the whole board. 0: states
+    say nothing but what planning needs, and where that is hard to find, they learn their dynamics from little."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """AdamW, or SGD with momentum 0.9."""
     learning_rate: float = 1e-3

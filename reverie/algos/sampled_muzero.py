@@ -232,5 +232,5 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     """
     if "legal" in obs_space:
         raise Unsuitable("moves drawn from a policy may be illegal: this game is for `gumbel_muzero`")
-    muzero.check_pictures(obs_space)
+    muzero.check_states(config, obs_space)
     return SampledMuZero(config, obs_space, act_space, precision)
