@@ -108,10 +108,12 @@ class Config:
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.
 DEFAULTS: dict[str, Any] = {"envs": 16, "batch": 128, "replay_ratio": 4.0, "warmup": 0, "online": False}
 PRESETS: dict[str, dict[str, Any]] = {
-    # What a move merges is hard to see: a small tower whose states are not squeezed into [0, 1], a large step, and a
-    # reward that weighs more. Differences of values that are small beside a merge do not decide what the search visits,
-    # so that the policy stays open until the model knows something. Nothing is ever evicted: with the early games gone,
-    # scores fall again. Returns of 20 steps, since stored values hand theirs on only once in a lifetime of replay.
+    # What a move merges is hard to see: a small tower whose states are not squeezed into [0, 1], a large step, a reward
+    # that weighs more, and states off which the board is read, so that what a move does is learned from all of it.
+    # Values of imagined boards are those of the boards that came: returns are too noisy to tell moves apart.
+    # Differences of values that are small beside a merge do not decide what the search visits, so that the policy stays
+    # open until the model knows something. Nothing is ever evicted: with the early games gone, scores fall again.
+    # Returns of 20 steps, since stored values hand theirs on only once in a lifetime of replay.
     "2048": {
         "env": "pgx:2048",
         "steps": 90_000,
@@ -122,6 +124,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": "tower",
         "blocks": 1,
         "channels": 32,
+        "read_channels": 16,
         "units": 64,
         "scaling": "normal",
         "simulations": 32,
@@ -134,6 +137,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "policy_scale": 0.5,
         "value_scale": 0.25,
         "reward_scale": 2.0,
+        "decode_scale": 0.2,
+        "unrolled_value": "seen",
         "learning_rate": 3e-3,
         "prioritized": False,
         "root_noise": 0.25,

@@ -291,6 +291,30 @@ def test_towers_learn_from_boards_and_pictures(obs):
     assert all((g != 0).any() for g in jax.tree.leaves(grads))
 
 
+def test_boards_are_read_off_every_state_until_the_episode_ends():
+    agent = small_agent("muzero", BOARD, decode_scale=1.0, channels=16, learning_rate=1e-2)
+    batch, state = random_batch(agent), jit_once(agent.init)(KEY)
+    assert small_agent("muzero", BOARD).make_model(KEY).dec is None
+    train, loss, told = jit_once(agent.train), jit_once(agent.loss), []
+    for _ in range(100):
+        state, _, metrics = train(state, batch)
+        told.append(float(metrics["loss/decode"]))
+    assert told[0] > 0.9 * 2 * 24 * np.log(2), "K + 1 boards of 24 bits, those of steps 1 to K by 1 / K"
+    assert told[-1] < 0.5 * told[0]
+
+    def reached(k, batch):
+        """Whether the board of row k matters."""
+        other = batch | {"obs/board": batch["obs/board"].at[0, k].set(1 - batch["obs/board"][0, k])}
+        one, two = (loss(state.model, b, jnp.int32(0), KEY)[1][1]["loss/decode"] for b in (batch, other))
+        return bool(one != two)
+
+    ending = lambda *keys: batch | {k: batch[k].at[0, 1].set(True) for k in keys}
+    assert reached(2, batch)
+    assert reached(1, ending("is_last", "is_terminal")), "the last board of a game is seen"
+    assert not reached(2, ending("is_last", "is_terminal"))
+    assert not reached(2, ending("is_last")), "it is of another game"
+
+
 def test_on_boards_the_dynamics_see_in_which_column_an_action_is():
     spaces = {"board": Space("planes", (6, 7, 2))}
     body = Towers(spaces, 7, blocks=0, channels=2, read_channels=1, halvings=0, key=KEY)
@@ -491,6 +515,9 @@ def test_what_cannot_be_searched_is_refused_with_advice():
         small_agent("sampled_muzero", BOARD, FIVE)
     with pytest.raises(Unsuitable, match="halved"):
         small_agent("gumbel_muzero", {"image": Space("image", (50, 50, 3))})
+    for obs, network in ((VECTOR, "auto"), (IMAGE, "auto"), (BOARD, "mlp")):
+        with pytest.raises(Unsuitable, match="--decode-scale 1 reads boards off the planes of a tower"):
+            small_agent("gumbel_muzero", obs, network=network, decode_scale=1.0)
     assert small_agent("sampled_muzero", VECTOR, FIVE).choices == 4
 
 
