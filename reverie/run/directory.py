@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,13 +63,14 @@ class RunDirectory:
         dies.
 
         The lock is the kernel's (`flock`), the file only says whose it is: a file left by a killed
-        process is taken over.
+        process is taken over. A run that fails before it has a config never was: what was made for it goes.
 
         Raises:
           RunLocked: another process (or this one) holds the run; names its pid and host.
           files.DiskError: the directory cannot be written to.
         """
-        for folder in (self.path, self.checkpoints, self.replay, self.videos):
+        made = [x for x in (self.path, self.checkpoints, self.replay, self.videos) if not x.exists()]
+        for folder in made:
             files.make_dir(folder)
         self._probe()
         # Workers do not inherit it (Python opens files close-on-exec): it ends with this process.
@@ -79,6 +80,8 @@ class RunDirectory:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunLocked(self._holder(handle)) from None
+            if not os.fstat(handle).st_nlink:
+                raise RunLocked(f"{self.path} was given up by another process just now. Try again")
             owner = {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
@@ -86,9 +89,21 @@ class RunDirectory:
             }
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(owner).encode(), 0)
-            yield
+            try:
+                yield
+            except BaseException:
+                if not self.config.exists():
+                    self._unmake(made)
+                raise
         finally:
             os.close(handle)
+
+    def _unmake(self, made: list[Path]) -> None:
+        """Takes the lock's file and these folders away, but for what is not empty."""
+        with suppress(OSError):
+            self.lock.unlink()
+            for folder in reversed(made):
+                folder.rmdir()
 
     def _holder(self, handle: int) -> str:
         text = os.pread(handle, 4096, 0)

@@ -74,3 +74,24 @@ def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "runs" / "x")
     with pytest.raises(DiskError, match="cannot make the directory"), run.locked():
         pytest.fail("went on without a directory")
+
+
+def test_a_run_that_never_began_leaves_nothing(tmp_path: Path) -> None:
+    def stopped(path: Path, *there: str) -> None:
+        for name in there:
+            (path / name).write_text("")
+        raise KeyboardInterrupt
+
+    def fail(path: Path, *there: str) -> None:
+        with pytest.raises(KeyboardInterrupt), RunDirectory(path).locked():
+            stopped(path, *there)
+
+    fail(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    fail(tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == [], "a directory that was there stays"
+    fail(tmp_path / "begun", "config.json")
+    assert {x.name for x in (tmp_path / "begun").iterdir()} >= {"config.json", "checkpoints", "run.lock"}
+    fail(tmp_path / "other", "notes.txt")
+    assert [x.name for x in (tmp_path / "other").iterdir()] == ["notes.txt"]
