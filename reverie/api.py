@@ -141,9 +141,10 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         agent = make_agent(conf, workers.obs_space, workers.act_space)
         forecast = plan(conf, agent, devices)
         directory = RunDirectory(path)
-        write_config(directory, conf)
+        session = loop.Training(conf.run, agent, workers, directory, stop, devices)
+        write_config(directory, conf)  # whatever may be refused was
         forecast.tell(console, conf, path, workers.mode)
-        return loop.train(conf.run, agent, workers, directory, console, stop, devices)
+        return loop.train(session, console)
 
 
 def saved_config(path: Path) -> Config | None:

@@ -46,7 +46,7 @@ class Watch:
 
     def __init__(self, symptoms: tuple[Symptom, ...], grace: int = GRACE, patience: int = PATIENCE) -> None:
         self.symptoms, self.grace, self.patience = symptoms, grace, patience
-        self._seen = float(grace)  # updates, as of the last record
+        self._seen = 0.0  # updates, as of the last record
         self._count = {symptom.name: 0.0 for symptom in symptoms}  # 0 to `patience`
         self._told: set[str] = set()
 
@@ -60,7 +60,10 @@ class Watch:
         found: list[Symptom] = []
         if updates is None or updates <= self._seen:
             return found
-        more, self._seen = updates - self._seen, updates
+        before, self._seen = self._seen, updates
+        if before < self.grace:  # its figures are means over some of the grace
+            return found
+        more = min(updates - before, self.patience / 2)  # one record alone tells nothing
         for symptom in self.symptoms:
             name, shows = symptom.name, symptom.shows(values)
             if shows is None:
@@ -96,7 +99,7 @@ def kl_at_floor(free_nats: float) -> Symptom:
         f"the KL rests at its {free_nats:g} free nats: the latent says nothing about the observation that was not known"
         " before",
         "look at loss/decode and at `reverie dream`; if the dream is blind, check that observations change and are of"
-        f" a sensible scale, or {'lower' if free_nats else 'raise'} --free-nats",
+        f" a sensible scale, lower --learning-rate, or {'lower' if free_nats else 'raise'} --free-nats",
     )
 
 

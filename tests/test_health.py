@@ -40,7 +40,7 @@ def test_a_healthy_run_hears_nothing():
 def test_a_moment_of_health_is_no_recovery():
     doctor = watch()
     ill = ILL["kl_at_floor"]
-    assert not any(names(doctor, updates, **ill) for updates in (150, 250))
+    assert not any(names(doctor, updates, **ill) for updates in (100, 150, 250))
     assert not names(doctor, 300)
     assert names(doctor, 400, **ill) == ["kl_at_floor"]
     assert not names(doctor, 450)
@@ -51,11 +51,21 @@ def test_a_moment_of_health_is_no_recovery():
 def test_what_was_gone_for_as_long_is_told_anew():
     doctor = watch()
     ill = ILL["kl_at_floor"]
-    assert names(doctor, 350, **ill) == ["kl_at_floor"]
-    assert not names(doctor, 550)
+    assert not any(names(doctor, updates, **ill) for updates in (100, 200))
+    assert names(doctor, 300, **ill) == ["kl_at_floor"]
+    assert not any(names(doctor, updates) for updates in (400, 500))
     assert not any(doctor.figures().values())
-    assert not names(doctor, 700, **ill)
-    assert names(doctor, 750, **ill) == ["kl_at_floor"]
+    assert not names(doctor, 600, **ill)
+    assert names(doctor, 700, **ill) == ["kl_at_floor"]
+
+
+def test_one_long_record_tells_nothing_nor_does_one_that_began_in_the_grace():
+    doctor = watch()
+    ill = ILL["kl_at_floor"]
+    assert not any(names(doctor, updates, **ill) for updates in (1000, 2000))
+    assert names(doctor, 3000, **ill) == ["kl_at_floor"]
+    assert not names(doctor, 4000)
+    assert doctor.figures()["health/kl_at_floor"] == 1
 
 
 def test_the_collapse_of_a_run_that_looked_well_in_between_is_told():
@@ -64,15 +74,16 @@ def test_the_collapse_of_a_run_that_looked_well_in_between_is_told():
     run = {988: 0.0074, 1238: 0.0057, 1488: 0.0049, 1738: 0.0047, 1815: 0.0056, 1988: 0.3238}
     run |= {2238: 0.0078, 2488: 0.0036, 2738: 0.0023, 2988: 0.0017}
     told = [u for u, kl in run.items() if doctor.look({"updates": u, "loss/dynamics": kl})]
-    assert told == [2488]
+    assert told == [2738]
 
 
 def test_what_cannot_be_told_neither_counts_nor_heals():
     doctor = watch()
-    assert not names(doctor, 250, **ILL["constant_reward"])
+    assert not any(names(doctor, updates, **ILL["constant_reward"]) for updates in (100, 250))
     assert not names(doctor, 350, **{"reward/variance": 0.0})  # a window without any reward
     assert not names(doctor, 400, **{"reward/error": None})  # not finite
-    assert names(doctor, 450, **ILL["constant_reward"]) == ["constant_reward"]
+    assert not names(doctor, 450, **ILL["constant_reward"])
+    assert names(doctor, 500, **ILL["constant_reward"]) == ["constant_reward"]
     assert not doctor.look({"eval/mean_return": 1.0})  # a record without updates
 
 

@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {
         "env": "reverie.envs.toy:Catch",
         "steps": 20_000,
-        # Of the paper: with the 1e-3 of the others posteriors are certain of one code before it says anything.
+        # Step and KL of `dmc-vision`: with 1e-3 posteriors may be certain of one code before it says anything.
         "learning_rate": 3e-4,
         "free_nats": 1.0,
         "entropy": 3e-2,

@@ -534,15 +534,19 @@ class MuZero:
         if model.dec is not None:
             # What a state should be is seen at its row, also where the world ended there.
             there = jnp.concatenate([jnp.ones_like(first), window.followed], 1)
-            losses["decode"] = (config.decode_scale, there * self.misread(model.dec, states, batch))
+            for key, nats in self.misread(model.dec, states, batch).items():
+                losses[f"decode/{key}"] = (config.decode_scale, there * nats)
         return losses, states.reward[:, 1:]
 
-    def misread(self, decode: Conv, states: Hidden, batch: Row) -> Float[Array, "B k"]:
-        """Nats that the boards of positions 0 to K cost when they are read off the states (Anand et al. 2022,
-        "Procedural generalization by planning with self-supervised world models")."""
-        at = slice(self.context, self.context + self.config.unroll + 1)
-        seen = jnp.concatenate([batch[f"obs/{key}"][:, at] for key in boards(self.obs_space)], -1)
-        return Binary(decode(states.state).astype(jnp.float32)).loss(seen.astype(jnp.float32)).sum((-3, -2, -1))
+    def misread(self, decode: Conv, states: Hidden, batch: Row) -> dict[str, Float[Array, "B k"]]:
+        """Nats that each board costs at positions 0 to K when it is read off the states (Anand et al. 2022, "Procedural
+        generalization by planning with self-supervised world models")."""
+        logits, cost = decode(states.state).astype(jnp.float32), {}
+        for key, space in boards(self.obs_space).items():
+            mine, logits = jnp.split(logits, [space.shape[2]], -1)
+            seen = batch[f"obs/{key}"][:, self.context : self.context + self.config.unroll + 1].astype(jnp.float32)
+            cost[key] = Binary(mine).loss(seen).sum((-3, -2, -1))
+        return cost
 
     def imagined(
         self, model: Model, states: Hidden, window: Window, key: PRNGKeyArray

@@ -51,8 +51,8 @@ class Config:
     reward_scale: float = 1.0
     """Weight of the loss."""
     decode_scale: float = 0.0
-    """Weight of reading the board off every state of a tower, as a Dreamer does, in nats of the whole board. 0: states
-    say nothing but what planning needs, and where that is hard to find, they learn their dynamics from little."""
+    """Weight of reading the board off every state, in training only; of boards on towers, not of pictures or vectors.
+    At 0 a state says nothing but what planning needs; where that is hard to find, its dynamics learn from little."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """AdamW, or SGD with momentum 0.9."""
     learning_rate: float = 1e-3
@@ -69,8 +69,8 @@ class Config:
     """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
     batch and without a search; or, in the reanalysed share, of a fresh search."""
     unrolled_value: Literal["return", "seen"] = "return"
-    """What the values of states 1 to K learn: the returns that came, as the root does; or what the network itself says
-    of the observations that came, which has no noise but the world's and tells apart what moves are worth."""
+    """What the values of states 1 to K learn: the returns that came, as the root's does; or what the network itself
+    says of the observations that came, which is less noisy, and as good as the values of roots are."""
     target_every: int = 200
     """Updates after which the target network is a copy of the trained one again."""
     prioritized: bool = True

@@ -202,7 +202,9 @@ class StochasticMuZero(muzero.MuZero):
         there = window.followed.astype(jnp.float32)
         pad = lambda x: jnp.concatenate([there * x, jnp.zeros_like(x[:, :1])], 1)
         chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
-        worth = window.reward[:, 1:] + model.gamma * window.value[:, 1:]
+        # An afterstate is worth what its state returned, or what came and the value of what was seen then.
+        seen = config.unrolled_value == "seen"
+        worth = window.reward[:, 1:] + model.gamma * window.value[:, 1:] if seen else window.value[:, :-1]
         value = model.after.val(model.body.read(afters)).loss(worth)
         commitment = jnp.square(probs - stop_gradient(hard)).sum(-1)
         use = (there[..., None] * probs).sum((0, 1)) / jnp.maximum(there.sum(), 1.0)

@@ -69,9 +69,28 @@ class RunDirectory:
           RunLocked: another process (or this one) holds the run; names its pid and host.
           files.DiskError: the directory cannot be written to.
         """
-        made = [x for x in (self.path, self.checkpoints, self.replay, self.videos) if not x.exists()]
-        for folder in made:
-            files.make_dir(folder)
+        new = not self.path.exists()
+        files.make_dir(self.path)
+        try:
+            with self._held():
+                made = [x for x in (self.checkpoints, self.replay, self.videos) if not x.exists()]
+                try:
+                    for folder in made:
+                        files.make_dir(folder)
+                    yield
+                except BaseException:
+                    if not self.config.exists():
+                        for path in made:
+                            _remove_if_empty(path)
+                        self.lock.unlink(missing_ok=True)
+                    raise
+        except BaseException:
+            if new:
+                _remove_if_empty(self.path)
+            raise
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         self._probe()
         # Workers do not inherit it (Python opens files close-on-exec): it ends with this process.
         handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -89,21 +108,9 @@ class RunDirectory:
             }
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(owner).encode(), 0)
-            try:
-                yield
-            except BaseException:
-                if not self.config.exists():
-                    self._unmake(made)
-                raise
+            yield
         finally:
             os.close(handle)
-
-    def _unmake(self, made: list[Path]) -> None:
-        """Takes the lock's file and these folders away, but for what is not empty."""
-        with suppress(OSError):
-            self.lock.unlink()
-            for folder in reversed(made):
-                folder.rmdir()
 
     def _holder(self, handle: int) -> str:
         text = os.pread(handle, 4096, 0)
@@ -120,3 +127,8 @@ class RunDirectory:
         probe.unlink(missing_ok=True)  # of a process that died here with the same pid
         files.create(probe, [b"reverie"])
         files.remove(probe)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -153,7 +153,20 @@ class Progress:
 
 
 class Training:
-    """One session of a run: everything that changes, and how it is saved and restored."""
+    """One session of a run: everything that changes, and how it is saved and restored. It begins from the newest
+    checkpoint in `directory`, if there is one.
+
+    Args:
+      agent: of the spaces of `workers`.
+      workers: fresh, `run.envs` of them, seeded with `seeds(run.seed).envs`.
+      directory: locked by the caller.
+      stop: what asks the session to end.
+      devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
+
+    Raises:
+      UnusableEnv: what was asked for cannot be done in this env.
+      Mismatch: the checkpoint is of another agent.
+    """
 
     def __init__(
         self,
@@ -342,7 +355,7 @@ class Training:
             values |= self._report()
         if due(run.log_every) or ((final or over) and moment > now.measured):
             values |= self._averages()
-            for symptom in self.watch.look(values):
+            for symptom in self.watch.look({k: v if np.isfinite(v) else None for k, v in values.items()}):
                 logger.warning("step %d: %s. %s.", now.step, symptom.meaning, symptom.advice)
             values |= self.watch.figures()
         if values:
@@ -402,7 +415,8 @@ class Training:
         if self._collects:
             self.collector.restore(_below("collector/", arrays))
         for record in read(self.directory.metrics, self.metrics_bytes):
-            self.watch.look(record)
+            if self.watch.figures().keys() <= record.keys():  # not of an evaluation alone: the watch never saw that
+                self.watch.look(record)
 
     @property
     def _collects(self) -> bool:
@@ -491,32 +505,19 @@ class Training:
             self.replay.extend(envs, rows)
 
 
-def train(
-    run: RunConfig,
-    agent: Agent,
-    workers: Envs,
-    directory: RunDirectory,
-    console: Console,
-    stop: Stop,
-    devices: Sequence[jax.Device] = (),
-) -> Result:
-    """Trains until `run.steps`, `run.stop_return` or a signal, from the newest checkpoint in `directory` if any.
+def train(session: Training, console: Console) -> Result:
+    """Trains until `run.steps`, `run.stop_return` or a signal.
 
     Args:
-      agent: of the spaces of `workers`.
-      workers: fresh, `run.envs` of them, seeded with `seeds(run.seed).envs`.
-      directory: locked by the caller.
+      session: in a directory that is locked by the caller, whose `stop` was entered.
       console: where a person watches.
-      stop: entered by the caller.
-      devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
 
     Raises:
       NonFinite: `run.max_nonfinite` updates in a row were not finite.
       EnvFailed: an env failed too often.
-      Mismatch: the checkpoint is of another agent.
       OSError: the last checkpoint could not be written.
     """
-    session = Training(run, agent, workers, directory, stop, devices)
+    run, directory, stop = session.run, session.directory, session.stop
     with Log(
         directory.metrics,
         directory.path / "tensorboard",

@@ -298,14 +298,14 @@ def test_boards_are_read_off_every_state_until_the_episode_ends():
     train, loss, told = jit_once(agent.train), jit_once(agent.loss), []
     for _ in range(100):
         state, _, metrics = train(state, batch)
-        told.append(float(metrics["loss/decode"]))
+        told.append(float(metrics["loss/decode/board"]))
     assert told[0] > 0.9 * 2 * 24 * np.log(2), "K + 1 boards of 24 bits, those of steps 1 to K by 1 / K"
     assert told[-1] < 0.5 * told[0]
 
     def reached(k, batch):
         """Whether the board of row k matters."""
         other = batch | {"obs/board": batch["obs/board"].at[0, k].set(1 - batch["obs/board"][0, k])}
-        one, two = (loss(state.model, b, jnp.int32(0), KEY)[1][1]["loss/decode"] for b in (batch, other))
+        one, two = (loss(state.model, b, jnp.int32(0), KEY)[1][1]["loss/decode/board"] for b in (batch, other))
         return bool(one != two)
 
     ending = lambda *keys: batch | {k: batch[k].at[0, 1].set(True) for k in keys}
@@ -398,6 +398,33 @@ def test_chance_takes_turns_with_the_player():
     assert logits.shape == (2, 5)
     assert (logits[0, 3:] < -1e30).all(), "three codes"
     np.testing.assert_allclose(jnp.exp(logits[0, :3]).sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unrolled_value", ["return", "seen"])
+def test_an_afterstate_learns_what_came_of_it_and_nothing_of_another_episode(unrolled_value):
+    agent = small_agent("stochastic_muzero", unrolled_value=unrolled_value)
+    loss, model, batch = jit_once(agent.loss), moved(jit_once(agent.init)(KEY).model), random_batch(agent)
+    names = ["loss/after_value", "loss/chance", "loss/commitment"]
+
+    def change(key, row, batch=batch):
+        """Which of the losses feel that one entry is another."""
+        other = batch | {key: batch[key].at[0, row].add(1.0)}
+        (_, (_, one)), (_, (_, two)) = (loss(model, b, jnp.int32(0), KEY) for b in (batch, other))
+        return [name for name in names if one[name] != two[name]]
+
+    # Of the afterstates between rows 0, 1 and 2, with three steps to a return.
+    assert change("reward", 1) == change("reward", 2) == names[:1]
+    assert change("reward", 0) == []
+    assert "loss/commitment" in change("obs/vector", 2)
+    later = names[:1] if unrolled_value == "return" else []
+    assert change("reward", 3) == change("out/value", 4) == later
+    cut = batch | {"is_last": batch["is_last"].at[0, 1].set(True)}
+    for key in ("reward", "obs/vector"):
+        assert change(key, 2, cut) == [], "row 2 is of another episode"
+    ended = cut | {"is_terminal": cut["is_last"]}
+    assert change("reward", 1, ended) == names[:1]
+    assert "loss/commitment" in change("obs/vector", 1, ended), "the last row of a game came of a move"
+    assert change("obs/vector", 2, ended) == []
 
 
 def test_codes_of_chance_stay_in_use_with_their_balance():
