@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reverie import algos, config
 from reverie.config import ConfigError
 from reverie.envs.spec import UnusableEnv
 from reverie.envs.toy import Counting
+from reverie.health import Symptom, Watch
 from reverie.run import loop
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.phases import phase
@@ -137,6 +139,24 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
             train(tmp_path)
     train(tmp_path)
     assert_same(whole, tmp_path)
+
+
+def test_symptoms_are_counted_the_same_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here lines that hold nothing but an evaluation know the updates, too."""
+    always = Symptom("always", lambda values: None if values.get("loss/total") is None else True, "it is so", "nothing")
+    monkeypatch.setattr("fakes.Fake.symptoms", (always,))
+    monkeypatch.setattr(loop, "Watch", partial(Watch, grace=5, patience=20))
+    values = {"eval_every": 4}
+    train(tmp_path / "whole", **values)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 50, "turn")
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", **values)
+    train(tmp_path / "killed", **values)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    told = [r["updates"] for r in metrics(tmp_path / "whole") if r.get("health/always")]
+    assert told, "or nothing was compared"
+    assert told[0] > 20
 
 
 def test_each_part_moves_alone_and_is_traced_once(tmp_path: Path) -> None:
