@@ -285,14 +285,18 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
         raise ConfigError(f"--dreamt must be 1 or more, got {flags.dreamt}")
     agent = api.load(flags.run)
     seen = {name: space for name, space in agent.env.obs_space.items() if space.kind not in RULES}
-    key = _subject(seen, flags.key, suffix)
-    is_image = key in seen and seen[key].pictured
+    images = [name for name, space in seen.items() if space.pictured]
     folder = RunDirectory(agent.path).videos
     if flags.policy:
-        return _drive(flags, console, agent, key if is_image else "")
-    path = Path(flags.out or folder / f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
+        key = _subject([*seen, "reward"], images, flags.key, suffix)
+        return _drive(flags, console, agent, key if key in images else "")
     rows = agent.rows(flags.sequences, flags.seen + flags.dreamt, flags.fresh, flags.seed)
     dreams = agent.dream(seen=flags.seen, rows=rows)
+    # Not every model can say what it would see: MuZero's tells rewards and values.
+    dreamt = [name.removeprefix("obs/") for name in view.curves(dreams) + view.pictures(dreams)]
+    key = _subject(dreamt, [name for name in images if name in dreamt], flags.key, suffix)
+    is_image = key in images
+    path = Path(flags.out or folder / f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
     name = f"obs/{key}" if key in seen else key
     if is_image:
         video.write(path, view.frames(dreams, name, flags.seen), view.FPS)
@@ -339,15 +343,13 @@ def _drive(flags: Dream, console: Console, agent: Any, key: str) -> int:
     return 0
 
 
-def _subject(obs_space: Mapping[str, Any], key: str, suffix: str) -> str:
-    """The one observation to draw, or `reward`, or nothing for all that is no image in one plot."""
-    images = [name for name, space in obs_space.items() if space.pictured]
-    known = [*obs_space, "reward"]
+def _subject(known: Sequence[str], images: Sequence[str], key: str, suffix: str) -> str:
+    """Which of what is known to draw, or nothing for all that is no image in one plot."""
     if key and key not in known:
-        raise ConfigError(f"no observation {key!r}. Expected --key {' or '.join(known)}")
+        raise ConfigError(f"no {key!r} in its dreams. Expected --key {' or '.join(sorted(known))}")
     if not key and suffix != ".png":
         if suffix and not images:
-            raise ConfigError(f"the env shows no image, only {', '.join(obs_space)}: draw a plot, --out dream.png")
+            raise ConfigError(f"it dreams of no image, only of {', '.join(known)}: draw a plot, --out dream.png")
         return images[0] if images else ""
     if key and suffix and (key in images) != (suffix != ".png"):
         fitting = "an image makes a video, --out dream.mp4" if key in images else "it makes a plot, --out dream.png"

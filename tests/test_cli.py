@@ -114,6 +114,17 @@ def test_an_env_without_images_is_dreamt_as_a_plot(capsys: pytest.CaptureFixture
     assert "--out dream.png" in err
 
 
+def test_a_model_that_decodes_nothing_dreams_of_rewards_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "train", "muzero", "--env", "reverie.envs.toy:Catch", "--run", "x", *SMALL)
+    told = answer(capsys, "dream", "x")
+    assert (told["path"], set(told["errors"])) == ("x/videos/dream-000000008.png", {"reward", "value"})
+    assert answer(capsys, "dream", "x", "--key", "value", "--out", "v.png")["path"] == "v.png"
+    for flags in (["--key", "image"], ["--out", "d.mp4"]):
+        code, _, err = run(capsys, "dream", "x", *flags)
+        assert code == 2, err
+        assert "value" in err
+
+
 SMALL = ["--hidden", "8", "--units", "8", "--support", "5", "--simulations", "4", "--envs", "2", "--workers", "inline"]
 SMALL += ["--steps", "8", "--warmup", "100", "--eval-every", "0", "--eval-episodes", "1", "--preset", "none"]
 
