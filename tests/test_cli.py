@@ -114,6 +114,14 @@ def test_an_env_without_images_is_dreamt_as_a_plot(capsys: pytest.CaptureFixture
     assert "--out dream.png" in err
 
 
+@pytest.mark.parametrize("flags", [["--env", "CartPol-v1"], ["--env", "device:CartPole", "--groups", "2"]])
+def test_what_is_refused_leaves_nothing(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    """The second is refused late, by the session that would have trained."""
+    code, _, _ = run(capsys, "train", "gumbel_muzero", "--run", "x", *SMALL, *flags)
+    assert code == 2
+    assert not Path("x").exists()
+
+
 def test_a_model_that_decodes_nothing_dreams_of_rewards_and_values(capsys: pytest.CaptureFixture[str]) -> None:
     answer(capsys, "train", "muzero", "--env", "reverie.envs.toy:Catch", "--run", "x", *SMALL)
     told = answer(capsys, "dream", "x")

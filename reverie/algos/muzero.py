@@ -34,7 +34,7 @@ from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import RULES, UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
-from reverie.model.encode import halvings, image_resolution, images, planar
+from reverie.model.encode import boards, halvings, image_resolution, images, planar
 from reverie.model.heads import PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
 from reverie.nn.dists import Binary, OneHot, randomness
@@ -731,11 +731,6 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
         for k, s in obs_space.items()
         if s.kind not in UNSEEN
     }
-
-
-def boards(obs_space: Spaces) -> Spaces:
-    """What lies on the grid and is no picture."""
-    return {k: s for k, s in sorted(planar(obs_space).items()) if s.kind == "planes"}
 
 
 def as_channels(frames: Array) -> Array:

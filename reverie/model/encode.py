@@ -30,6 +30,11 @@ def planar(spaces: Spaces) -> Spaces:
     return {k: s for k, s in sorted(spaces.items()) if s.kind in ("image", "planes") and len(s.shape) == 3}
 
 
+def boards(spaces: Spaces) -> Spaces:
+    """What lies on a grid and is no image."""
+    return {k: s for k, s in planar(spaces).items() if s.kind == "planes"}
+
+
 def vectors(spaces: Spaces) -> Spaces:
     """Everything that is seen and is no image: float vectors, discrete values and planes, of any shape."""
     return {k: s for k, s in sorted(spaces.items()) if s.kind != "image" and s.kind not in UNSEEN}

@@ -204,7 +204,7 @@ class Log:
           moment: how far the run is (`phases`), where curves go on; left out, it is the step.
         """
         moment = step if moment is None else moment
-        numbers = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+        numbers = finite(values)
         record = {"step": step, **numbers}
         self.lines.write(record)
         try:
@@ -242,3 +242,8 @@ def show(value: float | None) -> str:
     if value == int(value) and abs(value) < 1e12:
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values as a record has them: None where they are not finite, which JSON cannot say."""
+    return {k: float(v) if math.isfinite(v) else None for k, v in values.items()}

@@ -39,7 +39,7 @@ from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
 from reverie.run.evaluation import Envs, Evaluation, evaluate, evaluation_key, open_evaluation
-from reverie.run.log import Log, read
+from reverie.run.log import Log, finite, read
 from reverie.run.phases import Phase
 from reverie.run.ratio import Ratio
 from reverie.run.rollout import DeviceCollector
@@ -355,7 +355,7 @@ class Training:
             values |= self._report()
         if due(run.log_every) or ((final or over) and moment > now.measured):
             values |= self._averages()
-            for symptom in self.watch.look({k: v if np.isfinite(v) else None for k, v in values.items()}):
+            for symptom in self.watch.look(finite(values)):
                 logger.warning("step %d: %s. %s.", now.step, symptom.meaning, symptom.advice)
             values |= self.watch.figures()
         if values:
