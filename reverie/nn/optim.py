@@ -39,8 +39,8 @@ def laprop(
     """
 
     def init(params: Any) -> LaPropState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return LaPropState(jnp.zeros((), jnp.int32), zeros, zeros)
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # anew for each: training donates both
+        return LaPropState(jnp.zeros((), jnp.int32), zeros(), zeros())
 
     def update(grads: Any, state: LaPropState, params: Any) -> tuple[Any, LaPropState]:
         count = state.updates + 1
