@@ -27,6 +27,7 @@ from rich.table import Table
 from reverie import __version__, algos, config
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.memory import use_huge_pages
+from reverie.outlet import open_outlets
 from reverie.programs import keep_programs
 
 OVERVIEW = """\
@@ -622,9 +623,11 @@ def _output(wanted: bool, values: dict[str, Any]) -> None:
 
 
 def program() -> None:
-    """The `reverie` program: `main`, with memory made ready for training, and compiled programs kept."""
+    """The `reverie` program: `main`, with memory made ready for training, compiled programs kept, and nobody who must
+    listen."""
     if sys.argv[1:2] == ["train"] and "--dry-run" not in sys.argv:
         use_huge_pages()
+    open_outlets()
     if sys.argv[1:2] in (["train"], ["eval"], ["think"]) and not {"--dry-run", "--help", "-h"} & set(sys.argv):
         keep_programs()
     sys.exit(main())

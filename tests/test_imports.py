@@ -23,6 +23,7 @@ ALLOWED = {
     "fields": set(),
     "files": set(),  # everything that reaches the disk goes through here
     "memory": set(),
+    "outlet": set(),
     "programs": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory"},
     "view": {"view", "agent", "envs"},

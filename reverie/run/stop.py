@@ -9,10 +9,11 @@ from typing import Any
 
 
 class Stop:
-    """Turns SIGTERM and SIGINT into a wish that the loop grants at its next step boundary.
+    """Turns SIGTERM, SIGINT and SIGHUP into a wish that the loop grants at its next step boundary.
 
     A second Ctrl-C raises KeyboardInterrupt at once: nothing more is saved, and what is being saved
-    does not count. Works in the main thread only; elsewhere signals are not ours to take.
+    does not count. The end of a terminal (SIGHUP) stays ignored where it was, as under `nohup`. Works in the main
+    thread only; elsewhere signals are not ours to take.
 
     Attributes:
       signal: the name of the first signal, None while there is none.
@@ -24,8 +25,9 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._wish)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._wish)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -27,6 +27,7 @@ from reverie.replay.segments import Segments
 from reverie.run import log, loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
+from reverie.run.stop import Stop
 
 COUNTING = "reverie.envs.toy:Counting"
 QUICK: dict[str, Any] = {
@@ -199,6 +200,19 @@ def test_a_signal_saves_and_the_resume_is_exact(
             assert train(tmp_path).steps == 3 * (call - 1)
     train(tmp_path)
     assert_same(whole, tmp_path)
+
+
+def test_the_end_of_the_terminal_is_a_wish_but_under_nohup() -> None:
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.signal == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_during_an_evaluation_gives_it_up_until_the_resume(
@@ -428,7 +442,7 @@ def test_sigkill_then_the_same_command(tmp_path: Path) -> None:
     assert_same(straight, killed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)])
 def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
     process = start(tmp_path, **{**LONG, "steps": 10**7})
     wait_for_metrics(tmp_path, 3)
