@@ -24,6 +24,8 @@ from typing import Any
 import solve
 import tyro
 
+from reverie.run import phases
+
 PLANNED = ("--planner", "gumbel", "--simulations", "8")
 # Row of the results -> the task it is asked on, and the flags of each other answer. `docs/choices.md` has a paragraph
 # for each.
@@ -49,6 +51,8 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "policy_unimix": ("cartpole", {"0": ("--policy-unimix", "0")}),
     "straight_through": ("cartpole", {"off": ("--no-straight-through",)}),
     "targets": ("balance", {"proprio": ("--targets", "proprio")}),
+    "targets_pendulum": ("pendulum_pixels", {"proprio": ("--targets", "proprio")}),
+    "targets_reacher": ("reacher_pixels", {"proprio": ("--targets", "proprio")}),
     "returns": ("cartpole", {"one_step": ("--lam", "0"), "monte_carlo": ("--lam", "1")}),
     "improve": (
         "cartpole",
@@ -62,6 +66,13 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 
 
+# A body seen in pixels: the model learns from random actions, the same for all answers, and then the policy in it.
+PIXELS = (
+    *("--env-kwargs", '{"pixels": true, "size": 48, "fast_render": true}', "--workers", "inline"),
+    *("--action-repeat", "4", "--time-limit", "400", "--batch", "8", "--length", "16"),
+    *("--schedule", "model-then-policy", "--steps", "3000", "--report-every", "100"),
+    *("--log-every", "100", "--eval-every", "0", "--eval-episodes", "0", "--video-every", "0"),
+)
 # Task -> its preset, and what makes it short enough to be run dozens of times: half the batch, and half the steps.
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cartpole": ("cartpole", ("--batch", "8", "--replay-ratio", "128", "--steps", "2000")),
@@ -75,7 +86,17 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("--workers", "inline", "--eval-every", "2000", "--eval-episodes", "5", "--eval-envs", "5"),
         ),
     ),
+    # Random actions never earn a reward here, so there is no policy to learn: what is asked is how well it is dreamt.
+    "pendulum_pixels": (
+        "pendulum",
+        ("--env", "dmc:pendulum_swingup", *PIXELS, "--model-updates", "2500", "--policy-updates", "0"),
+    ),
+    "reacher_pixels": (
+        "pendulum",
+        ("--env", "dmc:reacher_easy", *PIXELS, "--model-updates", "2500", "--policy-updates", "1000"),
+    ),
 }
+REPORTS = 10  # of dreams, at the end of the model's training: their mean is compared
 
 
 @dataclass(frozen=True)
@@ -101,6 +122,18 @@ def area(curve: list[dict[str, Any]]) -> float | None:
     return round(statistics.mean(points), 3) if points else None
 
 
+def unexplained(run: Path) -> dict[str, float]:
+    """What of the variance is dreamt wrong, `open_loop/<key>/unexplained`: the mean of the last reports before the
+    policy's phase, if there is one."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    parts: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name.endswith("/unexplained") and value is not None and record.get("phase") != phases.NUMBERS["policy"]:
+                parts.setdefault(name.removeprefix("report/open_loop/").removesuffix("/unexplained"), []).append(value)
+    return {name: round(statistics.mean(values[-REPORTS:]), 4) for name, values in parts.items()}
+
+
 def train(args: Args, task: str, answer: str, flags: tuple[str, ...], folder: Path) -> list[dict[str, Any]]:
     """All seeds of one answer."""
     preset, short = TASKS[task]
@@ -120,6 +153,7 @@ def train(args: Args, task: str, answer: str, flags: tuple[str, ...], folder: Pa
             free.append(mine)
         kept = ("seed", "value", "std_return", "minutes", "steps", "updates", "curve")
         result = {key: result[key] for key in kept} | {"mean_over_run": area(result["curve"])}
+        result |= {"unexplained": unexplained(folder / f"{preset}-{seed}")}
         line = {"bench": "choices", "name": f"{task}/{answer}", "unit": "mean greedy return"}
         print(json.dumps(line | {k: v for k, v in result.items() if k != "curve"}), flush=True)
         return result
@@ -129,13 +163,16 @@ def train(args: Args, task: str, answer: str, flags: tuple[str, ...], folder: Pa
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over seeds."""
-    found = {}
+    """Mean and spread over seeds; of dreams, the mean."""
+    found: dict[str, Any] = {}
     for name in ("value", "mean_over_run"):
         values = [r[name] for r in runs if r[name] is not None]
         if values:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             found[name] = {"mean": round(statistics.mean(values), 3), "std": round(spread, 3)}
+    found["unexplained"] = {
+        key: round(statistics.mean(r["unexplained"][key] for r in runs), 4) for key in runs[0]["unexplained"]
+    }
     return found
 
 

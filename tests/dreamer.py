@@ -62,18 +62,18 @@ def random_batch(agent, batch=B, length=T, seed=0):
 
 
 def filled_state(agent, seed=0):
-    """A state with random weights, heads included, that costs no compilation."""
+    """A state with random weights, heads included, before its first update, that costs no compilation."""
     rng = np.random.default_rng(seed)
     state = jax.eval_shape(agent.init, KEY)
 
-    def fill(x):
+    def fill(path, x):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return KEY
-        if not jnp.issubdtype(x.dtype, jnp.floating):
+        if path[0].name == "optimizer" or not jnp.issubdtype(x.dtype, jnp.floating):
             return jnp.zeros(x.shape, x.dtype)
         return jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype)
 
-    return jax.tree.map(fill, state)
+    return jax.tree_util.tree_map_with_path(fill, state)
 
 
 def bits(tree):
