@@ -166,7 +166,7 @@ class OverV2(PPO, dreamer_v2.DreamerV2):
 
 TINY = {"deter": 8, "hidden": 8, "units": 8, "imagination": 2, "model_minibatches": 1, "minibatch": 4}
 OTHERS = {
-    "v1": (OverV1, ConfigV1(**TINY, stoch=4, continue_scale=1.0)),
+    "v1": (OverV1, ConfigV1(**TINY, stoch=4, continue_scale=1.0, free_nats=0.0)),
     "v2": (OverV2, ConfigV2(**TINY, classes=2, layers=1)),
 }
 
