@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check setup
+.PHONY: demo test slow check setup
 
 setup: $(READY)
 
@@ -22,3 +22,7 @@ check: $(READY)
 
 test: check
 	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile
+
+# Learning runs and long fault sweeps, which take about an hour.
+slow: $(READY)
+	$(VENV)/bin/pytest -m slow --timeout 7200 --numprocesses 2 --dist loadfile
