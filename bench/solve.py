@@ -87,7 +87,7 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
         "unit": "mean greedy return",
         "episodes": args.episodes,
         "std_return": evaluation["std_return"],
-        "last_evaluation_of_the_run": result["evaluation"]["mean_return"],
+        "last_evaluation_of_the_run": (result["evaluation"] or {}).get("mean_return"),
         "solved": score >= threshold(args),
         "minutes": round(minutes(rows), 2),
         "cores": len(cores),
