@@ -64,7 +64,7 @@ def on_device(spec: EnvSpec, episodes: int, seed: int, score: Score) -> list[flo
     ((name, space),) = envs.act_space.items()
 
     @jax.jit
-    def turn(world, key):
+    def turn(world: Any, key: jax.Array) -> tuple[Any, ...]:
         legal = envs.rows(world).get("obs/legal", True)
         best = jnp.where(legal, score(envs, world, key), -jnp.inf).argmax(-1)
         world = envs.step(world, {name: best.astype(space.dtype)})

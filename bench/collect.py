@@ -27,7 +27,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -59,6 +59,7 @@ class Task(NamedTuple):
 
 SMALL = Config(hidden=64, units=64, layers=1, support=20, simulations=25)
 BOARD = Config(hidden=64, units=64, layers=1, channels=32, blocks=2, support=10, simulations=16)
+Name = Literal["cartpole", "connect_four", "connect_four/mlp", "host"]
 TASKS = {
     "cartpole": Task("device:CartPole", SMALL),
     "connect_four": Task("pgx:connect_four", BOARD),
@@ -69,7 +70,7 @@ HOST = Task("CartPole-v1", SMALL)
 
 @dataclass(frozen=True)
 class Args:
-    tasks: tuple[Literal["cartpole", "connect_four", "connect_four/mlp", "host"], ...] = (*TASKS, "host")
+    tasks: tuple[Name, ...] = get_args(Name)
     games: int = 64
     """Of a task on the device."""
     host_envs: tuple[int, ...] = (8, 32, 64)

@@ -27,6 +27,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -179,7 +180,8 @@ LAYOUTS: dict[str, Callable[[Kind, int, bool], Rows | Games | Examples]] = {
 
 def measure(kind: str, whole: bool, nbytes: int, batch: int) -> dict[str, dict[str, object]]:
     """The figures of every layout."""
-    layouts, figures = {}, {}
+    layouts: dict[str, Any] = {}
+    figures: dict[str, dict[str, object]] = {}
     for name, make in LAYOUTS.items():
         tracemalloc.start()
         layout = layouts[name] = make(KINDS[kind], nbytes, whole)

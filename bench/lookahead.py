@@ -28,6 +28,7 @@ import tyro
 from baseline import Score, on_device, tried
 
 from reverie import api
+from reverie.algos.muzero import MuZero
 from reverie.envs.device import DeviceEnvs
 
 TURNS = 100  # of `siblings`
@@ -46,6 +47,8 @@ class Args:
 def judges(loaded: api.LoadedAgent, samples: int) -> tuple[Score, Score]:
     """Worth of every move by the rules, `[samples, episodes, actions]`, and as imagined, `[episodes, actions]`."""
     agent, model = loaded.agent, loaded.state.model
+    if not isinstance(agent, MuZero):
+        raise SystemExit(f"{loaded.config.algorithm} is not of the MuZero family: there is no search to take apart")
     seen = lambda rows: {key: rows[f"obs/{key}"] for key in agent.seen_space}
 
     def rules(envs: DeviceEnvs, world: Any, key: jax.Array) -> jax.Array:

@@ -13,12 +13,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from reverie.agent import Row
@@ -51,6 +52,7 @@ def random_batch(agent: Any, batch: int, length: int, seed: int = 0) -> Row:
     rows: dict[str, Any] = {}
     for prefix, spaces in (("obs/", agent.obs_space), ("action/", agent.act_space)):
         for key, space in spaces.items():
+            value: np.ndarray
             if space.kind == "vector":
                 value = rng.uniform(-1, 1, (*shape, *space.shape))
             else:
@@ -71,15 +73,16 @@ def random_batch(agent: Any, batch: int, length: int, seed: int = 0) -> Row:
 def products(jaxpr: Jaxpr) -> float:
     """Floating-point operations of all matrix products and convolutions, loops multiplied out."""
     total = 0.0
+    shape = lambda var: cast(ShapedArray, var.aval).shape
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            depth = np.prod([eqn.invars[0].aval.shape[i] for i in contract])
-            total += 2.0 * np.prod(eqn.outvars[0].aval.shape) * depth
+            depth = np.prod([shape(eqn.invars[0])[i] for i in contract])
+            total += 2.0 * np.prod(shape(eqn.outvars[0])) * depth
         elif eqn.primitive.name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval.shape
+            kernel = shape(eqn.invars[1])
             spec = eqn.params["dimension_numbers"].rhs_spec
-            outputs = np.prod(eqn.outvars[0].aval.shape)
+            outputs = np.prod(shape(eqn.outvars[0]))
             total += 2.0 * outputs * np.prod(kernel) / kernel[spec[0]]
         times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         for value in eqn.params.values():

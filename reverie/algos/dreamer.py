@@ -197,7 +197,7 @@ class Dreamer:
         self.config, self.optimizer = config, optimizer
         self.obs_space, self.act_space = obs_space, act_space
         self.dtype, self.widths, self.differentiable = dtype, widths, differentiable
-        self.out_space: dict[str, jax.ShapeDtypeStruct] = {}
+        self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {}
         self.symptoms: tuple[Symptom, ...] = (
             kl_at_floor(config.free_nats),
             constant_reward(),

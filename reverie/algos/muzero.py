@@ -205,7 +205,7 @@ class MuZero:
         self.trained = 1  # the replay ratio counts roots
         (self.action,) = sorted(act_space) if len(act_space) == 1 else ("",)
         self.seen_space = seen_space(obs_space, config.stack)
-        self.out_space = {
+        self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {
             "policy": jax.ShapeDtypeStruct((self.choices,), jnp.float32),
             "value": jax.ShapeDtypeStruct((), jnp.float32),
             **self.stored(),
