@@ -93,7 +93,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "reacher_pixels": (
         "pendulum",
-        ("--env", "dmc:reacher_easy", *PIXELS, "--model-updates", "2500", "--policy-updates", "1000"),
+        ("--env", "dmc:reacher_easy", *PIXELS, "--model-updates", "2000", "--policy-updates", "600"),
     ),
 }
 REPORTS = 10  # of dreams, at the end of the model's training: their mean is compared

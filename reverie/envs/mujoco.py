@@ -95,13 +95,17 @@ def physics_of(raw: Any) -> tuple[mujoco.MjModel, mujoco.MjData] | None:
 class Body(Wrapper):
     """Adds what a body knows of itself, as targets: float32, in MuJoCo's units (metres, radians, seconds).
 
-        joint_positions      [nq]     generalised coordinates, quaternions of free joints included
+        joint_positions      [P]      of slides and of hinges with a limit; sine and cosine of hinges that turn freely;
+                                      rotation matrices of balls and, after their position, of free joints
         joint_velocities     [nv]
-        effector_poses       [E, 7]   position and unit quaternion in the world, of every end of a limb: a body that
+        effector_poses       [E, 12]  position and rotation matrix in the world, of every end of a limb: a body that
                                       carries no other
         effector_velocities  [E, 6]   linear, then angular, in the world
 
-    They are computed from the joints in data of its own: the simulation is not touched.
+    So the same picture is always the same pose: an angle that counts its turns, or a quaternion, which is as good with
+    the other sign, cannot be told from pixels but only be learned by heart (Zhou et al. 2019, "On the continuity of
+    rotation representations in neural networks"). They are computed from the joints in data of its own: the simulation
+    is not touched.
     """
 
     def __init__(self, env: Env, model: mujoco.MjModel, data: mujoco.MjData) -> None:
@@ -110,9 +114,9 @@ class Body(Wrapper):
         parents = set(model.body_parentid[1:].tolist())
         self._ends = [body for body in range(1, model.nbody) if body not in parents and model.body_weldid[body]]
         shapes = {
-            "joint_positions": (model.nq,),
+            "joint_positions": self._positions().shape,
             "joint_velocities": (model.nv,),
-            "effector_poses": (len(self._ends), 7),
+            "effector_poses": (len(self._ends), 12),
             "effector_velocities": (len(self._ends), 6),
         }
         if taken := shapes.keys() & env.obs_space.keys():
@@ -133,9 +137,31 @@ class Body(Wrapper):
         for speed, body in zip(speeds, self._ends, strict=True):
             mujoco.mj_objectVelocity(model, own, mujoco.mjtObj.mjOBJ_BODY, body, speed, 0)
         values = {
-            "joint_positions": own.qpos,
+            "joint_positions": self._positions(),
             "joint_velocities": own.qvel,
-            "effector_poses": np.concatenate([own.xpos[self._ends], own.xquat[self._ends]], -1),
+            "effector_poses": np.concatenate([own.xpos[self._ends], own.xmat[self._ends]], -1),
             "effector_velocities": np.concatenate([speeds[:, 3:], speeds[:, :3]], -1),  # MuJoCo says angular first
         }
         return obs | {name: np.asarray(values[name], np.float32) for name in self._spaces}
+
+    def _positions(self) -> np.ndarray:
+        """Of all joints, float64 `[P]`."""
+        model, where = self._model, self._own.qpos
+        parts: list[Any] = []
+        for kind, start, limited in zip(model.jnt_type, model.jnt_qposadr, model.jnt_limited, strict=True):
+            if kind == mujoco.mjtJoint.mjJNT_FREE:
+                parts += [where[start : start + 3], _rotation(where[start + 3 : start + 7])]
+            elif kind == mujoco.mjtJoint.mjJNT_BALL:
+                parts.append(_rotation(where[start : start + 4]))
+            elif kind == mujoco.mjtJoint.mjJNT_HINGE and not limited:
+                parts.append((np.sin(where[start]), np.cos(where[start])))
+            else:
+                parts.append(where[start : start + 1])
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    """The rotation matrix of a quaternion, row by row, `[9]`."""
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix

@@ -518,9 +518,9 @@ def test_a_body_is_told_as_targets_and_the_simulation_is_not_touched(name):
     plain, told = make_env(name), make_env(EnvSpec(name, action_repeat=2, targets="proprio"))
     shapes = {key: space.shape for key, space in told.obs_space.items() if space.kind == "target"}
     assert shapes == {
-        "joint_positions": (9,),
+        "joint_positions": (10,),  # the torso turns freely
         "joint_velocities": (9,),
-        "effector_poses": (2, 7),  # two feet
+        "effector_poses": (2, 12),  # two feet
         "effector_velocities": (2, 6),
     }
     rng = np.random.default_rng(0)
@@ -538,7 +538,36 @@ def test_a_body_is_told_as_targets_and_the_simulation_is_not_touched(name):
             np.testing.assert_array_equal(a.obs[key], b.obs[key])
     before, after = rows[1][-2].obs, rows[1][-1].obs
     assert all(after[key].dtype == np.float32 and (before[key] != after[key]).any() for key in shapes)
-    np.testing.assert_allclose(np.linalg.norm(after["effector_poses"][:, 3:], axis=-1), 1, rtol=1e-5)
+    turns = after["effector_poses"][:, 3:].reshape(2, 3, 3)
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), [np.eye(3)] * 2, atol=1e-5)
+
+
+@mujoco
+def test_the_same_picture_is_the_same_pose():
+    """Full turns of a hinge and the sign of a quaternion are nothing to see."""
+    from reverie.envs.mujoco import Body  # before MuJoCo, which looks for a way to draw
+    import mujoco as library  # isort: skip
+
+    everything = """<mujoco><worldbody>
+        <body><joint type="free"/><geom size="1"/></body>
+        <body><joint type="ball"/><geom size="1"/></body>
+        <body><joint type="hinge" axis="0 1 0"/><geom size="1"/></body>
+        <body><joint type="hinge" range="-9 9" limited="true"/><geom size="1"/></body>
+        <body><joint type="slide"/><geom size="1"/></body>
+    </worldbody></mujoco>"""
+    model = library.MjModel.from_xml_string(everything)
+    data = library.MjData(model)
+    body = Body(make_env("CartPole-v1"), model, data)
+    half = np.sqrt(0.5)
+    places = np.array([1, 2, 3, half, half, 0, 0, half, 0, half, 0, 0.7, 5.0, 6.0])
+    data.qpos[:] = places
+    once = body.observation({})
+    quarter = [1, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 1, 0, -1, 0, 0]  # about x, and about y
+    expected = [1, 2, 3, *quarter[0], *quarter[1], np.sin(0.7), np.cos(0.7), 5, 6]
+    np.testing.assert_allclose(once["joint_positions"], expected, atol=1e-6)
+    data.qpos[:] = places * [1, 1, 1, *8 * [-1], 1, 1, 1] + [*11 * [0], 2 * np.pi, 0, 0]
+    for key, value in body.observation({}).items():
+        np.testing.assert_allclose(value, once[key], atol=1e-6)
 
 
 @mujoco
