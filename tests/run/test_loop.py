@@ -202,17 +202,23 @@ def test_a_signal_saves_and_the_resume_is_exact(
     assert_same(whole, tmp_path)
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """One whose end would be told, also where these tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_the_end_of_the_terminal_is_a_wish_but_under_nohup() -> None:
     with Stop() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
     assert stop.signal == "SIGHUP"
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Stop() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.signal is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.signal is None
 
 
 def test_a_signal_during_an_evaluation_gives_it_up_until_the_resume(
@@ -442,6 +448,7 @@ def test_sigkill_then_the_same_command(tmp_path: Path) -> None:
     assert_same(straight, killed)
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)])
 def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
     process = start(tmp_path, **{**LONG, "steps": 10**7})
