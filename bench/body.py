@@ -78,7 +78,8 @@ def main(args: Args) -> None:
         known, _, _ = states(loaded, learn)
         seen, dreamt, valid = states(loaded, ask)
         for name in body:
-            given, truth = (np.asarray(x[f"obs/{name}"], np.float64)[:, -args.length :] for x in (learn, ask))
+            given, truth = (x[f"obs/{name}"][:, -args.length :].astype(np.float64) for x in (learn, ask))
+            given, truth = (x.reshape(*x.shape[:2], -1) for x in (given, truth))
             flat = lambda x: x[:, SEEN:].reshape(-1, x.shape[-1])
             read = readout(flat(known), flat(given))
             shares = {"seen": share(read, flat(seen), flat(truth))}
