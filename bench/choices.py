@@ -166,7 +166,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             found[name] = {"mean": round(statistics.mean(values), 3), "std": round(spread, 3)}
     found["unexplained"] = {
-        key: round(statistics.mean(r["unexplained"][key] for r in runs), 4) for key in runs[0]["unexplained"]
+        key: round(statistics.mean(r["unexplained"][key] for r in runs), 4)
+        for key in runs[0]["unexplained"]
+        if all(key in r["unexplained"] for r in runs)
     }
     return found
 

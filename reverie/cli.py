@@ -1,6 +1,6 @@
 """The command line: train, eval, dream, think, list, diff, check-env.
 
-Exit codes: 0 fine (also after SIGTERM, when everything is saved), 130 after Ctrl-C, 2 for what the
+Exit codes: 0 fine (also after SIGTERM or SIGHUP, when everything is saved), 130 after Ctrl-C, 2 for what the
 user typed, 1 for everything else. With `--json`, text for people goes to stderr and the last line
 of stdout is one JSON object.
 """
