@@ -53,7 +53,7 @@ def states(loaded: api.LoadedAgent, rows: dict[str, np.ndarray]) -> tuple[np.nda
         f"out/{k}": np.zeros((*rows["reward"].shape, *s.shape), s.dtype) for k, s in agent.out_space.items()
     }
     _, seen, dreamt, valid = jax.jit(agent._open_loop, static_argnums=2)(loaded.state, rows, SEEN)
-    return tuple(np.asarray(x, np.float64) for x in (features(seen), features(dreamt), valid))  # type: ignore[return-value]
+    return np.asarray(features(seen), np.float64), np.asarray(features(dreamt), np.float64), np.asarray(valid)
 
 
 def readout(x: np.ndarray, y: np.ndarray) -> Readout:
@@ -85,7 +85,7 @@ def main(args: Args) -> None:
             shares = {"seen": share(read, flat(seen), flat(truth))}
             for h in HORIZONS:
                 at = SEEN + h - 1
-                there = valid[:, at] > 0
+                there = valid[:, at]
                 shares[f"dreamt/{h}"] = share(read, dreamt[there, at], truth[there, at])
             line = {
                 "bench": "body",
