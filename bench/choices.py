@@ -24,8 +24,6 @@ from typing import Any
 import solve
 import tyro
 
-from reverie.run import phases
-
 PLANNED = ("--planner", "gumbel", "--simulations", "8")
 # Row of the results -> the task it is asked on, and the flags of each other answer. `docs/choices.md` has a paragraph
 # for each.
@@ -118,13 +116,12 @@ def area(curve: list[dict[str, Any]]) -> float | None:
 
 
 def unexplained(run: Path) -> dict[str, float]:
-    """What of the variance is dreamt wrong, `open_loop/<key>/unexplained`: the mean of the last reports before the
-    policy's phase, if there is one."""
+    """What of the variance is dreamt wrong, `open_loop/<key>/unexplained`: the mean of the last reports."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     parts: dict[str, list[float]] = {}
     for record in records:
         for name, value in record.items():
-            if name.endswith("/unexplained") and value is not None and record.get("phase") != phases.NUMBERS["policy"]:
+            if name.endswith("/unexplained") and value is not None:
                 parts.setdefault(name.removeprefix("report/open_loop/").removesuffix("/unexplained"), []).append(value)
     return {name: round(statistics.mean(values[-REPORTS:]), 4) for name, values in parts.items()}
 

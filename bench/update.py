@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from reverie.agent import Row
@@ -73,7 +72,7 @@ def random_batch(agent: Any, batch: int, length: int, seed: int = 0) -> Row:
 def products(jaxpr: Jaxpr) -> float:
     """Floating-point operations of all matrix products and convolutions, loops multiplied out."""
     total = 0.0
-    shape = lambda var: cast(ShapedArray, var.aval).shape
+    shape = lambda var: cast(Any, var.aval).shape
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]

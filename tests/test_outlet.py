@@ -9,16 +9,10 @@ import sys
 from pathlib import Path
 
 import fakes
+from test_programs import CHILD
 
 import reverie
 from reverie.outlet import Outlet
-
-CHILD = """
-import sys
-from reverie import algos, cli
-algos.ALGORITHMS["fake"] = "fakes"
-cli.program()
-"""
 
 
 def start(*argv: str) -> subprocess.Popen[bytes]:
