@@ -28,6 +28,7 @@ import tyro
 # 2048: twice what random moves score. cartpole-swingup: 2.5 times what random actions earn.
 THRESHOLDS = {
     "cartpole": 450.0,
+    "cartpole-imagined": 450.0,
     "cartpole-swingup": 200.0,
     "pendulum": -250.0,
     "catch": 0.9,
