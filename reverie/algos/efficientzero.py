@@ -84,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # of a young model's mistake would else collect nothing but that mistake.
     "cartpole-imagined": {
         "env": "device:CartPole",
-        "steps": 40_000,
+        "steps": 80_000,
         "behavior": "actor-critic",
         "entropy": 1e-2,
         "random_moves": 0.05,
