@@ -35,8 +35,9 @@ def drive(obs: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray
     what it leaves behind shows mistakes as well and ways out of them.
 
     Gas and brake know nothing of the speed. Of a driver who lets go of the gas when the car is fast a model learns that
-    no gas makes it fast, and a policy that no real car moves by. They have their whole range: a policy goes to its
-    ends, and of what nobody has ever done a model knows nothing.
+    no gas makes it fast, and a policy that no real car moves by. They have their whole range, and now and then it is
+    full gas or the wheel turned all the way, which sends the car off the road and into a spin: a policy goes to the
+    ends, and of what nobody has ever done a model dreams what pleases.
 
     Args:
       obs: `image`, uint8 `[64, 64, 3]`.
@@ -57,4 +58,8 @@ def drive(obs: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray
     steering = 0.06 * middle(slice(24, 30)) + 0.03 * middle(slice(36, 40))
     brake = rng.uniform(-1, 1) if rng.random() < 0.2 else -1.0
     action = np.array([steering + 0.5 * rng.normal(), rng.uniform(-1, 1), brake])
+    if rng.random() < 0.3:
+        action[1:] = 1.0, -1.0
+    if rng.random() < 0.05:
+        action[0] = rng.choice([-1.0, 1.0])
     return action.clip(-1, 1).astype(np.float32)
