@@ -587,3 +587,25 @@ def test_velocities_of_a_finger_are_the_changes_of_its_position():
 def test_what_has_no_body_says_so():
     with pytest.raises(UnusableEnv, match=r"no body to predict .* leave --targets out"):
         make_env(EnvSpec("CartPole-v1", targets="proprio"))
+
+
+@box2d
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_driver_by_hand_steers_to_the_road_and_uses_the_whole_range(side):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # SWIG's; as an error it takes the interpreter down
+        from reverie.envs.box2d import drive
+
+    image = np.full((64, 64, 3), (100, 200, 100), np.uint8)  # grass
+    road = slice(40, 60) if side > 0 else slice(4, 24)
+    image[:, road] = 105
+    actions = np.stack([drive({"image": image}, np.random.default_rng(seed)) for seed in range(500)])
+    assert actions.dtype == np.float32
+    assert actions.shape == (500, 3)
+    assert (abs(actions) <= 1).all()
+    assert side * actions[:, 0].mean() > 0.4
+    away, full = -side * actions[:, 0] == 1, actions[:, 1] == 1
+    assert away.any(), "the wheel is turned all the way to the wrong side, too"
+    assert 0.15 < full.mean() < 0.3
+    assert (actions[full, 2] == -1).all(), "nobody brakes on full gas"
+    np.testing.assert_array_equal(actions[7], drive({"image": image}, np.random.default_rng(7)))
