@@ -9,7 +9,7 @@ import numpy as np
 import planners
 import pytest
 from rich.console import Console
-from test_loop import Killed, assert_same, kill_at, state
+from runs import Killed, assert_same, kill_at, state
 
 from reverie import api, config
 from reverie.run.loop import Result

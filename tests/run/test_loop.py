@@ -8,22 +8,20 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fakes
 import numpy as np
 import pytest
+import runs
+from runs import Killed, assert_same, assert_same_state, kill_at, metrics, state, wait_for_metrics
 
 import reverie
 from reverie import algos, api, config
 from reverie.config import Config
-from reverie.envs.spec import make_env
 from reverie.files import DiskError
-from reverie.replay.segments import Segments
 from reverie.run import log, loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
@@ -51,10 +49,6 @@ QUICK: dict[str, Any] = {
 }
 
 
-class Killed(BaseException):
-    """What a SIGKILL would do, as far as the disk can tell."""
-
-
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algos.ALGORITHMS, "fake", "fakes")
@@ -62,53 +56,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(path: Path, **values: Any) -> reverie.Run:
     return reverie.train("fake", run=path, **{**QUICK, **values})
-
-
-def metrics(path: Path) -> list[dict[str, Any]]:
-    """All metrics but wall time."""
-    records = log.read(path / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
-
-
-def state(path: Path) -> dict[str, np.ndarray]:
-    """Every array that decides how the run goes on, replay included."""
-    saved = api.saved_config(path)
-    checkpoint = Checkpoints(path / "checkpoints").load_latest()
-    assert saved is not None
-    assert checkpoint is not None
-    env = make_env(api.spec_of(saved.run))
-    agent = api.make_agent(saved, env.obs_space, env.act_space)
-    replay = loop.replay_of(saved.run, agent)
-    assert Segments(path / "replay").load(replay, checkpoint.meta["replay"]) == 0
-    meta = {k: checkpoint.meta[k] for k in ("progress", "ratio", "names")}
-    meta["sampler"] = checkpoint.meta["replay"]["replay"]
-    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-    kept = {f"replay/{k}": x[replay.held] for k, x in replay.arrays.items()}
-    return {**checkpoint.arrays, **kept, "meta": text}
-
-
-def assert_same(a: Path, b: Path) -> None:
-    assert metrics(a) == metrics(b)
-    assert_same_state(a, b)
-
-
-def assert_same_state(a: Path, b: Path) -> None:
-    one, other = state(a), state(b)
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].tobytes() == other[name].tobytes(), name
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, call: int, method: str = "collect") -> None:
-    """The `call`-th time from now, `method` of the loop dies."""
-    original, calls = getattr(loop.Training, method), iter(range(1, 10**6))
-
-    def dying(self: loop.Training, *args: Any) -> None:
-        if next(calls) == call:
-            raise Killed
-        original(self, *args)
-
-    monkeypatch.setattr(loop.Training, method, dying)
 
 
 @pytest.fixture(scope="module")
@@ -401,29 +348,8 @@ def test_short_episodes_never_fill_a_window_within_episodes(tmp_path: Path, capl
 # ------------------------------------------------------------------------------- real processes
 
 
-def command(algorithm: str) -> list[str]:
-    program = [str(Path(fakes.__file__))] if algorithm == "fake" else ["-m", "reverie.cli"]
-    return [sys.executable, *program, "train", algorithm]
-
-
 def start(path: Path, algorithm: str = "fake", **values: Any) -> subprocess.Popen[str]:
-    flags = {**QUICK, **values, "run": str(path)}
-    argv = [x for k, v in flags.items() for x in (config.flag(k), str(v))]
-    root = Path(reverie.__file__).parents[1]
-    return subprocess.Popen(
-        [*command(algorithm), *argv],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-
-
-def wait_for_metrics(path: Path, lines: int) -> None:
-    until = time.monotonic() + 60
-    while len(log.read(path / "metrics.jsonl")) < lines:
-        assert time.monotonic() < until, "the run writes no metrics"
-        time.sleep(0.005)
+    return runs.start(path, algorithm, **{**QUICK, **values})
 
 
 LONG: dict[str, Any] = {

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_loop import Killed, assert_same, kill_at, metrics, run_quietly, state
+from runs import Killed, assert_same, kill_at, metrics, state
+from test_loop import run_quietly
 
 import reverie
 from reverie import algos, config

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_loop import Killed, assert_same, kill_at, state
+from runs import Killed, assert_same, kill_at, state
 
 import reverie
 from reverie import algos, api, config

@@ -1,0 +1,92 @@
+"""Runs of tests: killed, started in processes of their own, and compared to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+
+import reverie
+from reverie import api, config
+from reverie.envs.base import from_json
+from reverie.replay.segments import Segments
+from reverie.run import log, loop
+from reverie.run.checkpoint import Checkpoints
+
+
+class Killed(BaseException):
+    """What a SIGKILL would do, as far as the disk can tell."""
+
+
+def metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
+    """All metrics but wall time, or those in the first `size` bytes."""
+    records = log.read(path / "metrics.jsonl", size)
+    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+
+
+def state(path: Path, until: int | None = None) -> dict[str, np.ndarray]:
+    """Every array that decides how the run goes on, replay included, in its newest checkpoint (up to a moment)."""
+    saved = api.saved_config(path)
+    checkpoint = Checkpoints(path / "checkpoints").load_latest(until)
+    assert saved is not None
+    assert checkpoint is not None
+    spaces = (from_json(checkpoint.meta[name]) for name in ("obs_space", "act_space"))
+    replay = loop.replay_of(saved.run, api.make_agent(saved, *spaces))
+    assert Segments(path / "replay").load(replay, checkpoint.meta["replay"]) == 0
+    meta = {k: checkpoint.meta[k] for k in ("progress", "ratio", "names")}
+    meta["sampler"] = checkpoint.meta["replay"]["replay"]
+    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    kept = {f"replay/{k}": x[replay.held] for k, x in replay.arrays.items()}
+    return {**checkpoint.arrays, **kept, "meta": text}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    assert metrics(a) == metrics(b)
+    assert_same_state(a, b)
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    one, other = state(a), state(b)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, call: int, method: str = "collect") -> None:
+    """The `call`-th time from now, `method` of the loop dies."""
+    original, calls = getattr(loop.Training, method), iter(range(1, 10**6))
+
+    def dying(self: loop.Training, *args: Any) -> None:
+        if next(calls) == call:
+            raise Killed
+        original(self, *args)
+
+    monkeypatch.setattr(loop.Training, method, dying)
+
+
+def start(path: Path, algorithm: str, **values: Any) -> subprocess.Popen[str]:
+    """The command that begins or continues the run in `path`."""
+    program = [str(Path(fakes.__file__))] if algorithm == "fake" else ["-m", "reverie.cli"]
+    flags = [x for k, v in {**values, "run": path}.items() for x in (config.flag(k), str(v))]
+    return subprocess.Popen(
+        [sys.executable, *program, "train", algorithm, *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(reverie.__file__).parents[1])},
+    )
+
+
+def wait_for_metrics(path: Path, lines: int) -> None:
+    until = time.monotonic() + 60
+    while len(log.read(path / "metrics.jsonl")) < lines:
+        assert time.monotonic() < until, "the run writes no metrics"
+        time.sleep(0.005)
