@@ -22,11 +22,11 @@ from gymnasium import spaces
 
 from reverie.envs import host
 from reverie.envs.base import Arrays, Env, Step
+from reverie.envs.guard import Fault, guarded
 from reverie.envs.gym import GymEnv
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
 from reverie.envs.values import Gate, Malformed, legally, sample
-from reverie.envs.workers import Fault, guarded
 from reverie.envs.wrappers import Wrapper
 
 SLOW = 0.05  # seconds a step: training waits for the env most of the time

@@ -1,12 +1,14 @@
 """Processes that may hang or die without harm: own session, two pipes, a deadline, and a lifeline.
 
 Nothing is inherited but what is named here, so there is nothing to clean up after a crash: pipes
-close with their owner, and a process whose parent is gone kills itself, whatever it is busy with.
+close with their owner, and a process whose parent is gone is killed with all that it has started,
+whatever it is busy with.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import json
 import os
@@ -136,11 +138,27 @@ def run(given: dict[str, Any]) -> None:
     read, write, lifeline = given["pipes"]
     for fd in (read, write, lifeline, *given["fds"]):
         os.set_inheritable(fd, False)
-    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    _hang_on(lifeline)
     module, _, name = given["entry"].partition(":")
     getattr(importlib.import_module(module), name)(read, write, given["fds"], given["values"])
 
 
+def _hang_on(lifeline: int) -> None:
+    """From now on this process, and all that it starts in its group, dies when the parent's end of the pipe closes.
+
+    Linux kills the group itself: the closing end counts as input, the signal that tells of input may be SIGKILL, and it
+    may go to a group. So it also reaches a process that is stopped, or that holds the GIL in a loop of C. The death
+    signal of `prctl` would kill this process alone, also when the thread that made it ends while the parent lives on,
+    and leave what it has started. Elsewhere, and as a second line, a thread does the same as soon as it gets the GIL.
+    """
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    if hasattr(fcntl, "F_SETSIG"):
+        with contextlib.suppress(OSError):  # a kernel that only looks like Linux
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 def _die_with_parent(lifeline: int) -> None:
-    os.read(lifeline, 1)  # nobody writes: it returns when the parent's end is closed
+    os.read(lifeline, 1)  # nobody writes: it returns when the parent's end is closed, also if it was before
     os.killpg(os.getpgrp(), signal.SIGKILL)

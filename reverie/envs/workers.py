@@ -12,30 +12,26 @@ The timeline of one env. `send` and `recv` alternate; between them the env works
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import mmap
 import os
-import signal
 import statistics
 import struct
 import tempfile
-import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from reverie.envs import host
-from reverie.envs.base import Arrays, Spaces, from_json
-from reverie.envs.host import Flags, Host
-from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.base import Arrays, Spaces
+from reverie.envs.guard import Fault, Late, guarded
+from reverie.envs.host import Flags
+from reverie.envs.seats import Inline, Process, Seat
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.values import sample
 
@@ -50,14 +46,6 @@ _log = logging.getLogger("reverie")
 
 class EnvFailed(RuntimeError):
     """An env failed too often, or could not be built at all. Says which, when, and how."""
-
-
-class Fault(Exception):
-    """One failure of one env; the message is its story."""
-
-
-class Late(Fault):
-    """An env that did not answer in time."""
 
 
 @dataclass
@@ -128,7 +116,7 @@ class Workers:
         self._tapes = [_Tape() for _ in range(num)]
         self._cut = np.zeros(num, bool)
         self._fd = _anonymous_file() if self.mode == "process" else -1
-        self._seats: list[_Seat] = [self._seat(i, deadline) for i in range(num)]
+        self._seats: list[Seat] = [self._seat(i, deadline) for i in range(num)]
         try:
             self.obs_space, self.act_space = self._build_all()
         except BaseException:
@@ -418,10 +406,10 @@ class Workers:
 
     # ------------------------------------------------------------------------------- building
 
-    def _seat(self, i: int, deadline: float) -> _Seat:
+    def _seat(self, i: int, deadline: float) -> Seat:
         if self.mode == "inline":
-            return _Inline(self.spec, i, deadline)
-        return _Process(self.spec.to_json(), i, self.num, self._fd, deadline)
+            return Inline(self.spec, i, deadline)
+        return Process(self.spec.to_json(), i, self.num, self._fd, deadline)
 
     def _build_all(self) -> tuple[Spaces, Spaces]:
         try:
@@ -440,159 +428,6 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     """The seed of one episode of one env: a pure function, so that it can be re-enacted."""
     state = np.random.SeedSequence(seed, spawn_key=(index, episode)).generate_state(1)
     return int(state[0] >> 1)  # 31 bits: some envs keep their seed in a C int
-
-
-# The two places where an env may live. Both: `begin_build` then `built`; `bind`; `reset` or `step`
-# to begin something, `result` to wait for it; `hang_up` then `close`. All failures are `Fault`s.
-
-
-class _Inline:
-    """An env in this process. It works when its result is asked for."""
-
-    def __init__(self, spec: EnvSpec, index: int, deadline: float) -> None:
-        self._spec, self._index, self._deadline = spec, index, deadline
-        self._host: Host | None = None
-        self._seed: int | None = None  # of the reset to do; None: a step
-
-    def begin_build(self) -> None:
-        with guarded(self._deadline):
-            self._host = Host(self._spec)
-
-    def built(self) -> tuple[Spaces, Spaces]:
-        assert self._host is not None
-        return self._host.env.obs_space, self._host.env.act_space
-
-    def bind(self, obs: Arrays, action: Arrays) -> None:
-        assert self._host is not None
-        self._host.bind(obs, action, self._index)
-
-    def reset(self, seed: int) -> None:
-        self._seed = seed
-
-    def step(self) -> None:
-        self._seed = None
-
-    def result(self) -> Flags:
-        assert self._host is not None
-        with guarded(self._deadline):
-            return self._host.step() if self._seed is None else self._host.reset(self._seed)
-
-    def hang_up(self) -> None:
-        pass
-
-    def close(self) -> None:
-        if self._host is not None:
-            # A broken env may well fail to close; it is thrown away either way.
-            with contextlib.suppress(Fault), guarded(self._deadline):
-                self._host.close()
-            self._host = None
-
-
-class _Process:
-    """An env in a process of its own."""
-
-    def __init__(self, spec: str, index: int, num: int, fd: int, deadline: float) -> None:
-        self._values: dict[str, Any] = {"spec": spec, "index": index, "num": num}
-        self._fd, self._deadline = fd, deadline
-        self._child: Child | None = None
-        self._until = 0.0
-
-    def begin_build(self) -> None:
-        self._until = time.monotonic() + self._deadline
-        self._child = Child("reverie.envs.host:serve", self._values, (self._fd,))
-
-    def built(self) -> tuple[Spaces, Spaces]:
-        _, text = self._answer()
-        obs_space, act_space = json.loads(text)
-        return from_json(obs_space), from_json(act_space)
-
-    def bind(self, obs: Arrays, action: Arrays) -> None:
-        pass  # the process maps the memory itself
-
-    def reset(self, seed: int) -> None:
-        self._command(host.RESET, seed)
-
-    def step(self) -> None:
-        self._command(host.STEP, 0)
-
-    def result(self) -> Flags:
-        return self._answer()[0]
-
-    def hang_up(self) -> None:
-        if self._child is not None:
-            self._child.hang_up()
-
-    def close(self) -> None:
-        if self._child is not None:
-            self._child.end(patience=1.0)
-            self._child = None
-
-    def _command(self, what: bytes, seed: int) -> None:
-        assert self._child is not None
-        self._until = time.monotonic() + self._deadline
-        self._child.write(host.COMMAND.pack(what, seed))
-
-    def _answer(self) -> tuple[Flags, str]:
-        assert self._child is not None
-        try:
-            how, length, reward, first, last, terminal = host.REPLY.unpack(
-                self._child.read(host.REPLY.size, self._until)
-            )
-            text = self._child.read(length, self._until).decode() if length else ""
-        except Hung:
-            self._child.end()
-            raise Fault(f"it hung: no answer within {self._deadline:g} s") from None
-        except Gone as gone:
-            raise Fault(str(gone)) from None
-        if how == host.UNUSABLE:
-            raise UnusableEnv(text)
-        if how == host.FAILED:
-            raise Fault(text)
-        figures = json.loads(text) if how == host.DONE and text else {}
-        return Flags(reward, first, last, terminal, figures), text
-
-
-_Seat = _Inline | _Process
-
-
-class _Alarm(BaseException):
-    """Not an Exception, so that an env's own `except Exception` does not swallow it."""
-
-
-@contextlib.contextmanager
-def guarded(deadline: float) -> Iterator[None]:
-    """Turns what an env does wrong in this process into a `Fault`; Ctrl-C passes through."""
-    try:
-        with _alarm(deadline):
-            yield
-    except _Alarm:
-        raise Late(f"it hung: no answer within {deadline:g} s") from None
-    except UnusableEnv:
-        raise
-    except (Exception, SystemExit) as error:  # the border of the user's code
-        raise Fault(host.explain(error)) from error
-
-
-@contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def ring(signum: int, frame: FrameType | None) -> None:
-        raise _Alarm
-
-    began = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:  # somebody else's alarm goes on as if nothing had been
-            left = max(left - (time.monotonic() - began), 1e-3)
-            signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def _resolve(spec: EnvSpec, mode: Mode) -> Literal["inline", "process"]:

@@ -1,0 +1,129 @@
+"""The two places where an env may live: in this process, or in one of its own.
+
+Both have the same methods: `begin_build`, then `built`; `bind`; `reset` or `step` to begin something and `result` to
+wait for it; `hang_up`, then `close`. All failures are `Fault`s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import Any
+
+from reverie.envs import host
+from reverie.envs.base import Arrays, Spaces, from_json
+from reverie.envs.guard import Fault, guarded, handlers
+from reverie.envs.host import Flags, Host
+from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.spec import EnvSpec, UnusableEnv
+
+
+class Inline:
+    """An env in this process. It works when its result is asked for."""
+
+    def __init__(self, spec: EnvSpec, index: int, deadline: float) -> None:
+        self._spec, self._index, self._deadline = spec, index, deadline
+        self._passing = handlers()  # before the env could install some of its own
+        self._host: Host | None = None
+        self._seed: int | None = None  # of the reset to do; None: a step
+
+    def begin_build(self) -> None:
+        with guarded(self._deadline, self._passing):
+            self._host = Host(self._spec)
+
+    def built(self) -> tuple[Spaces, Spaces]:
+        assert self._host is not None
+        return self._host.env.obs_space, self._host.env.act_space
+
+    def bind(self, obs: Arrays, action: Arrays) -> None:
+        assert self._host is not None
+        self._host.bind(obs, action, self._index)
+
+    def reset(self, seed: int) -> None:
+        self._seed = seed
+
+    def step(self) -> None:
+        self._seed = None
+
+    def result(self) -> Flags:
+        assert self._host is not None
+        with guarded(self._deadline, self._passing):
+            return self._host.step() if self._seed is None else self._host.reset(self._seed)
+
+    def hang_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._host is not None:
+            # A broken env may well fail to close; it is thrown away either way.
+            with contextlib.suppress(Fault), guarded(self._deadline, self._passing):
+                self._host.close()
+            self._host = None
+
+
+class Process:
+    """An env in a process of its own."""
+
+    def __init__(self, spec: str, index: int, num: int, fd: int, deadline: float) -> None:
+        self._values: dict[str, Any] = {"spec": spec, "index": index, "num": num}
+        self._fd, self._deadline = fd, deadline
+        self._child: Child | None = None
+        self._until = 0.0
+
+    def begin_build(self) -> None:
+        self._until = time.monotonic() + self._deadline
+        self._child = Child("reverie.envs.host:serve", self._values, (self._fd,))
+
+    def built(self) -> tuple[Spaces, Spaces]:
+        _, text = self._answer()
+        obs_space, act_space = json.loads(text)
+        return from_json(obs_space), from_json(act_space)
+
+    def bind(self, obs: Arrays, action: Arrays) -> None:
+        pass  # the process maps the memory itself
+
+    def reset(self, seed: int) -> None:
+        self._command(host.RESET, seed)
+
+    def step(self) -> None:
+        self._command(host.STEP, 0)
+
+    def result(self) -> Flags:
+        return self._answer()[0]
+
+    def hang_up(self) -> None:
+        if self._child is not None:
+            self._child.hang_up()
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.end(patience=1.0)
+            self._child = None
+
+    def _command(self, what: bytes, seed: int) -> None:
+        assert self._child is not None
+        self._until = time.monotonic() + self._deadline
+        self._child.write(host.COMMAND.pack(what, seed))
+
+    def _answer(self) -> tuple[Flags, str]:
+        assert self._child is not None
+        try:
+            how, length, reward, first, last, terminal = host.REPLY.unpack(
+                self._child.read(host.REPLY.size, self._until)
+            )
+            text = self._child.read(length, self._until).decode() if length else ""
+        except Hung:
+            self._child.end()
+            raise Fault(f"it hung: no answer within {self._deadline:g} s") from None
+        except Gone as gone:
+            raise Fault(str(gone)) from None
+        if how == host.UNUSABLE:
+            raise UnusableEnv(text)
+        if how == host.FAILED:
+            raise Fault(text)
+        figures = json.loads(text) if how == host.DONE and text else {}
+        return Flags(reward, first, last, terminal, figures), text
+
+
+Seat = Inline | Process
