@@ -22,7 +22,7 @@ from typing import Any
 from reverie.envs import host
 from reverie.envs.spec import UnusableEnv
 
-AGAIN = 1.0  # seconds: an interruption may come just before the main thread goes to sleep, and is repeated
+AGAIN = 0.1  # seconds: an interruption may come just before the main thread goes to sleep, and is repeated
 
 
 class Fault(Exception):

@@ -6,11 +6,10 @@ import threading
 import time
 
 import pytest
+from hangs import NEVER, late
 
 from reverie.envs import guard
 from reverie.envs.guard import Fault, Late, guarded, handlers
-
-NEVER = 1e6  # seconds
 
 
 @pytest.fixture
@@ -18,11 +17,11 @@ def alarms():
     """How often somebody else's alarm rang: one entry each."""
     rang = []
     handler = lambda *_: rang.append(True)
-    before = signal.signal(signal.SIGALRM, handler)
+    before, clock = signal.signal(signal.SIGALRM, handler), signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
     yield rang
     assert signal.getsignal(signal.SIGALRM) is handler
-    signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *clock)
 
 
 @pytest.fixture
@@ -42,12 +41,6 @@ def hang():
 def hang_in_a_lock():
     """An interruption inside of `wait` leaves the lock such that its own clean-up fails."""
     threading.Event().wait()
-
-
-def late():
-    """The deadline passes this very moment."""
-    guard._watchdog.until = -math.inf
-    signal.raise_signal(signal.SIGURG)
 
 
 @pytest.mark.parametrize("how", [hang, hang_in_a_lock])
