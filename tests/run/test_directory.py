@@ -15,12 +15,12 @@ from reverie.files import DiskError
 from reverie.run.directory import RunDirectory, RunLocked
 
 HOLD = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from reverie.run.directory import RunDirectory
 with RunDirectory(Path(sys.argv[1])).locked():
     print("locked", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 

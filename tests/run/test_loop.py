@@ -380,7 +380,7 @@ def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
     process = start(tmp_path, **{**LONG, "steps": 10**7})
     wait_for_metrics(tmp_path, 3)
     process.send_signal(number)
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=250)[1]
     assert process.returncode == code, errors
     checkpoint = Checkpoints(tmp_path / "checkpoints").load_latest()
     assert checkpoint is not None
