@@ -37,6 +37,7 @@ from reverie.algos.dreamer import State
 from reverie.algos.dreamer_v3 import Config, DreamerV3, make_agent
 from reverie.envs.base import Env
 from reverie.envs.spec import EnvSpec, make_env
+from reverie.run.traced import gradient_options
 
 ROWS = 64
 LIMIT = 0.01  # of the signal's variance
@@ -144,7 +145,8 @@ def overfit(config: Config, env_like: Any, key: str, seed: int, updates: int, ev
     decay = optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, updates))
     agent.optimizer = optax.chain(agent.optimizer, decay)
     state: State = jax.jit(agent.init)(jax.random.key(seed))
-    train, dream = jax.jit(agent.train, donate_argnums=0), jax.jit(agent.dream, static_argnums=2)
+    train = jax.jit(agent.train, donate_argnums=0, compiler_options=gradient_options())
+    dream = jax.jit(agent.dream, static_argnums=2)
     curve, begin = [], time.perf_counter()
     for update in range(1, updates + 1):
         state, _, metrics = train(state, batch)

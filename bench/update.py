@@ -25,6 +25,7 @@ from reverie.agent import Row
 from reverie.algos import dreamer_v3
 from reverie.envs.base import Space, Spaces
 from reverie.memory import use_huge_pages
+from reverie.run.traced import gradient_options
 
 INPUTS: dict[str, tuple[Spaces, Spaces]] = {
     "vector": ({"vector": Space("vector", (24,))}, {"action": Space("vector", (6,))}),
@@ -121,7 +122,11 @@ def main(args: Args) -> None:
             batch = jax.device_put(random_batch(agent, args.batch, args.length))
             work = products(jax.make_jaxpr(agent.train)(state, batch).jaxpr)
             start = time.perf_counter()
-            train = jax.jit(agent.train, donate_argnums=0).lower(state, batch).compile()
+            train = (
+                jax.jit(agent.train, donate_argnums=0, compiler_options=gradient_options())
+                .lower(state, batch)
+                .compile()
+            )
             compiling = time.perf_counter() - start
             box = [state]
 

@@ -14,7 +14,7 @@ from reverie.envs.device import DeviceEnvs
 from reverie.run.arena import Arena
 from reverie.run.placement import Placement
 from reverie.run.rollout import Rollout
-from reverie.run.traced import Traced
+from reverie.run.traced import Traced, gradient_options
 
 
 class Compiled:
@@ -47,7 +47,8 @@ class Compiled:
         if part not in self._trains:
             name = "train" if part == "all" else f"train/{part}"
             update = partial(self._train, part)
-            self._trains[part] = Traced(name, update, donate_argnums=0, **self.place.train)
+            options = {"compiler_options": gradient_options(), **self.place.train}
+            self._trains[part] = Traced(name, update, donate_argnums=0, **options)
         updated: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
         return updated
 

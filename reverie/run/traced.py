@@ -1,14 +1,30 @@
-"""Functions under jit that count how often they are compiled."""
+"""Functions under jit that count how often they are compiled, and how they are compiled."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
 
 logger = logging.getLogger("reverie")
+
+# jaxlib 0.10 gives everything on a CPU to YNNPACK, whose gradients of convolutions take twice as long as Eigen's. With
+# this, YNNPACK is left the matrix products alone: an update from images takes 0.4 of the time. What has no gradients is
+# no faster for it (docs/notebook.md). On a GPU the option says nothing.
+_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+@cache
+def gradient_options() -> dict[str, str] | None:
+    """`compiler_options` of `jax.jit` for functions with gradients; None where this compiler does not know them."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return _OPTIONS
 
 
 class Traced:
