@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -90,3 +91,13 @@ def wait_for_metrics(path: Path, lines: int) -> None:
     while len(log.read(path / "metrics.jsonl")) < lines:
         assert time.monotonic() < until, "the run writes no metrics"
         time.sleep(0.005)
+
+
+def digest(path: Path, until: int | None = None) -> str:
+    """SHA-256 of all that the newest checkpoint (up to a moment) counts on: its state, and the metrics before it."""
+    checkpoint = Checkpoints(path / "checkpoints").load_latest(until)
+    assert checkpoint is not None
+    seen = hashlib.sha256(json.dumps(metrics(path, checkpoint.meta["metrics_bytes"])).encode())
+    for name, array in sorted(state(path, until).items()):
+        seen.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return seen.hexdigest()

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import reverie
 from reverie import algos, api, config
 from reverie.config import Config
 from reverie.files import DiskError
-from reverie.run import log, loop
+from reverie.run import loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
 from reverie.run.stop import Stop
@@ -385,91 +384,3 @@ def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
     checkpoint = Checkpoints(tmp_path / "checkpoints").load_latest()
     assert checkpoint is not None
     assert checkpoint.step >= metrics(tmp_path)[-1]["step"]
-
-
-REAL: dict[str, Any] = {
-    "env": "CartPole-v1",
-    "env_kwargs": "{}",
-    "size": "200k",
-    "imagination": 3,
-    "learning_rate": 1e-3,
-    "envs": 2,
-    "batch": 4,
-    "length": 8,
-    "warmup": 60,
-    "replay_ratio": 8,
-    "replay_size": 900,  # rows are evicted, segments cleaned
-    "steps": 3000,
-    "log_every": 50,
-    "checkpoint_every": 100,
-    "report_every": 500,
-    "video_every": 700,
-    "eval_every": 1000,
-}
-
-
-SEARCHING: dict[str, Any] = {
-    "env": "CartPole-v1",
-    "env_kwargs": "{}",
-    "preset": "none",
-    "simulations": 4,
-    "units": 16,
-    "hidden": 16,
-    "support": 5,
-    "n_step": 5,
-    "envs": 4,
-    "batch": 16,
-    "steps": 20_000,
-    "replay_ratio": 2.0,
-    "replay_size": 5000,
-    "reanalyse": 0.25,
-    "log_every": 100,
-    "checkpoint_every": 500,
-    "eval_every": 5000,
-    "eval_episodes": 2,
-    "eval_envs": 2,
-    "report_every": 0,
-    "video_every": 0,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    ("algorithm", "values"),
-    [
-        ("fake", {**LONG, "steps": 20_000}),
-        ("dreamer_v3", REAL),
-        ("dreamer_v3", {**REAL, "workers": "process", "groups": 2}),
-        ("gumbel_muzero", SEARCHING),
-        ("gumbel_muzero", {**SEARCHING, "env": "device:CartPole"}),
-    ],
-    ids=["fake", "dreamer_v3", "dreamer_v3 in processes and groups", "gumbel_muzero", "gumbel_muzero on the device"],
-)
-def test_sigkill_at_twenty_random_moments(
-    algorithm: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    process = start(straight, algorithm, **values)
-    errors = process.communicate()[1]
-    assert process.returncode == 0, errors
-    random = np.random.default_rng(0)
-    kills, finished = 0, False
-    while kills < 20:
-        victim = start(killed, algorithm, **values)
-        lines = len(log.read(killed / "metrics.jsonl"))
-        while victim.poll() is None and len(log.read(killed / "metrics.jsonl")) == lines:
-            time.sleep(0.005)  # it starts, compiles, goes back to its checkpoint, and on
-        time.sleep(random.uniform(0, 0.5))
-        finished = victim.poll() is not None
-        victim.kill()
-        victim.communicate()
-        if finished:
-            break
-        kills += 1
-    assert kills == 20, f"the run was over after {kills} kills: make it longer"
-    again = start(killed, algorithm, **values)
-    errors = again.communicate()[1]
-    assert again.returncode == 0, errors
-    assert_same(straight, killed)
