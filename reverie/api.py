@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from reverie import algos, config, files
+from reverie import algos, config, files, memory
 from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
 from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
@@ -135,6 +135,7 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
             seed=loop.seeds(run.seed).envs,
             mode="inline" if run.debug else run.workers,
             deadline=run.deadline,
+            memory=run.worker_memory,
         ) as workers,
     ):
         conf = dataclasses.replace(conf, run=run)
@@ -310,11 +311,11 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
-    memory = _memory()
-    if rows * width > 0.9 * memory:
+    allowed = memory.limit()
+    if rows * width > 0.9 * allowed:
         raise ConfigError(
-            f"replay would take {rows * width / 1e9:.1f} GB and this machine has "
-            f"{memory / 1e9:.1f} GB: lower --replay-gb or --replay-size"
+            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
+            "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
         )
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
@@ -370,15 +371,6 @@ def _described(devices: Sequence[jax.Device], batch: int) -> str:
     first, count = devices[0], len(devices)
     kind = f"gpu ({first.device_kind})" if first.platform == "gpu" else first.platform
     return f"{count} x {kind}, {batch // count} of {batch} sequences each" if count > 1 else kind
-
-
-def _memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or the container's limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total
 
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
@@ -627,7 +619,8 @@ class LoadedAgent:
             carry, action, out = compiled.policy["eval"](self.state, carry, seen)
             return carry, *jax.device_get((action, out))
 
-        with open_envs(self.spec, sequences, seed=seed, mode=mode, deadline=run.deadline) as envs:
+        limits = {"deadline": run.deadline, "memory": run.worker_memory}
+        with open_envs(self.spec, sequences, seed=seed, mode=mode, **limits) as envs:
             if isinstance(envs, DeviceEnvs):
                 rollout = DeviceCollector(compiled.rollout(envs, length), replay.extend)
                 rollout.carry = [carry]

@@ -31,6 +31,7 @@ MAY_CHANGE = frozenset(
         "keep",
         "workers",
         "deadline",
+        "worker_memory",
         "devices",
         "debug",
     }
@@ -71,6 +72,9 @@ class Environment:
     """Steps that envs on the device (pgx:, gymnax:, device:) take together in one compiled call. Host envs: unused."""
     deadline: float = 60.0
     """Seconds that a reset or a step may take before the env is killed and rebuilt."""
+    worker_memory: float = 0.0
+    """Gigabytes (10^9 bytes) that the process of an env may take. If it has more after a step, that env is rebuilt and
+    its episode cut, as when it fails. 0: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +185,7 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
         self._at_least("length", 2)
         self._at_least("keep", 2)
         self._at_least("max_nonfinite", 1)
-        for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio"):
+        for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio", "worker_memory"):
             self._at_least(name, 0)
         for name in ("priority_alpha", "priority_beta"):
             if not 0 <= getattr(self, name) <= 1:

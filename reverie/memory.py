@@ -1,9 +1,11 @@
-"""Large pages for large arrays."""
+"""Memory: how much of it this process may take, and large pages for large arrays."""
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 TUNABLE = "glibc.malloc.hugetlb=1"
@@ -26,3 +28,33 @@ def use_huge_pages() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def limit(process: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may take: the memory of the machine, or the tightest limit below it.
+
+    Limits are that of the address space (`ulimit -v`) and those of the control groups that the process is in, up to
+    the root: a container, a job of a batch system, a slice of systemd. Inside a container the path of a group may begin
+    above what is mounted; then what is mounted counts.
+
+    Args:
+      process: names its groups, one per line: "id:controllers:path", without controllers in version 2.
+      mounts: where the groups are mounted.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits += [space] if space != resource.RLIM_INFINITY else []
+    lines = process.read_text().splitlines() if process.exists() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, name = mounts, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = mounts / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            with suppress(OSError, ValueError):  # not there, or "max"
+                limits.append(int(root.joinpath(*parts[:depth], name).read_text()))
+    return min(limits)

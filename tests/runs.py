@@ -28,9 +28,9 @@ class Killed(BaseException):
 
 
 def metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
-    """All metrics but wall time, or those in the first `size` bytes."""
+    """All metrics but those that no run can repeat, or those in the first `size` bytes."""
     records = log.read(path / "metrics.jsonl", size)
-    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/"))} for r in records]
 
 
 def state(path: Path, until: int | None = None) -> dict[str, np.ndarray]:

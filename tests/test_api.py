@@ -49,6 +49,16 @@ def test_train_load_act_in_the_envs_own_words() -> None:
     env.close()
 
 
+def test_a_replay_larger_than_memory_is_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reverie.memory.limit", lambda: 2**20)
+    with pytest.raises(ConfigError, match=r"this process may take 0\.0 GB .* lower --replay-gb or --replay-size"):
+        reverie.train("fake", env="CartPole-v1", run="x", **{**QUICK, "steps": 10**6})
+    assert not Path("x").exists()
+    large = config.override(config.default("fake"), env="CartPole-v1", steps=10**6)
+    with pytest.raises(ConfigError, match="lower --replay-gb"):
+        api.dry_run(large)
+
+
 def test_a_carry_begins_an_episode_only_once() -> None:
     agent = reverie.train("fake", env="CartPole-v1", run="x", **QUICK).load()
     obs = np.ones(4, np.float32)

@@ -68,7 +68,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         del algos.ALGORITHMS["fake"]
     own = {"loss", "memory", "error", "reward", "weight"}  # the fake's
     names = {name for record in log.read(path / "metrics.jsonl") for name in record}
-    names.add("phase")  # tests/run/test_phases.py reads it
+    names |= {"phase", "memory/worker_mb"}  # tests/run/test_phases.py and test_loop.py read them
     names = {name for name in names if name.removeprefix("report/") not in own}
     agent = small_agent(OBS | {"picture": Space("image", (64, 64, 3))}, planner="puct", simulations=1, improve=1.0)
     batch = random_batch(agent, length=12)

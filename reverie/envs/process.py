@@ -27,6 +27,7 @@ _BOOT = (
     "from reverie.envs.process import run\n"
     "run(given)\n"
 )
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Hung(RuntimeError):
@@ -100,6 +101,14 @@ class Child:
             elif left <= 0:
                 raise Hung("no answer")
         return data
+
+    def memory(self) -> int:
+        """Bytes that the process has in RAM, what it shares with others included; 0 if it is gone, or not on Linux."""
+        try:
+            with open(f"/proc/{self.process.pid}/statm", "rb") as file:
+                return int(file.read().split()[1]) * _PAGE
+        except OSError:
+            return 0
 
     def hang_up(self) -> None:
         """Tells the process that no more will come: it should end by itself."""

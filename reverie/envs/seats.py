@@ -1,7 +1,7 @@
 """The two places where an env may live: in this process, or in one of its own.
 
 Both have the same methods: `begin_build`, then `built`; `bind`; `reset` or `step` to begin something and `result` to
-wait for it; `hang_up`, then `close`. All failures are `Fault`s.
+wait for it; `memory`, the bytes of its process; `hang_up`, then `close`. All failures are `Fault`s.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class Inline:
         with guarded(self._deadline, self._passing):
             return self._host.step() if self._seed is None else self._host.reset(self._seed)
 
+    def memory(self) -> int:
+        return 0  # none of its own
+
     def hang_up(self) -> None:
         pass
 
@@ -65,9 +68,9 @@ class Inline:
 class Process:
     """An env in a process of its own."""
 
-    def __init__(self, spec: str, index: int, num: int, fd: int, deadline: float) -> None:
+    def __init__(self, spec: str, index: int, num: int, fd: int, deadline: float, limit: float) -> None:
         self._values: dict[str, Any] = {"spec": spec, "index": index, "num": num}
-        self._fd, self._deadline = fd, deadline
+        self._fd, self._deadline, self._limit = fd, deadline, limit
         self._child: Child | None = None
         self._until = 0.0
 
@@ -90,7 +93,14 @@ class Process:
         self._command(host.STEP, 0)
 
     def result(self) -> Flags:
-        return self._answer()[0]
+        flags = self._answer()[0]
+        # An episode that is over is not lost for it: the reset after it is soon enough.
+        if self._limit and not flags.is_last and (taken := self.memory()) > self._limit:
+            raise Fault(f"its process has taken {taken / 1e9:.2f} GB, --worker-memory is {self._limit / 1e9:g}")
+        return flags
+
+    def memory(self) -> int:
+        return self._child.memory() if self._child is not None else 0
 
     def hang_up(self) -> None:
         if self._child is not None:

@@ -76,6 +76,8 @@ class Workers:
         for envs shipped with Gymnasium (and our toys) that step in less than 200 us.
       deadline: seconds allowed for every constructor, reset and step. Inline it works in the main
         thread only, and cannot interrupt compiled code.
+      memory: gigabytes (10^9 bytes) that the process of an env may have in RAM, looked at after every step; one that
+        has more has failed. 0: no limit.
       max_failures, window: more failures than this within so many steps of one env are too many.
 
     Attributes:
@@ -98,6 +100,7 @@ class Workers:
         seed: int,
         mode: Mode = "auto",
         deadline: float = 60.0,
+        memory: float = 0.0,
         max_failures: int = 10,
         window: int = 1000,
     ) -> None:
@@ -111,23 +114,23 @@ class Workers:
         self.num = num
         self.failures = 0
         self.figures: list[Mapping[str, float]] = [{} for _ in range(num)]
-        self.mode: Literal["inline", "process"] = _resolve(self.spec, mode)
+        self.mode: Literal["inline", "process"] = _resolve(self.spec, mode, memory)
         self._seed, self._max_failures, self._window = seed, max_failures, window
         self._tapes = [_Tape() for _ in range(num)]
         self._cut = np.zeros(num, bool)
         self._fd = _anonymous_file() if self.mode == "process" else -1
-        self._seats: list[Seat] = [self._seat(i, deadline) for i in range(num)]
+        self._seats: list[Seat] = [self._seat(i, deadline, memory * 1e9) for i in range(num)]
         try:
             self.obs_space, self.act_space = self._build_all()
         except BaseException:
             self.close()
             raise
         size = host.nbytes(self.obs_space, self.act_space, num)
-        memory: mmap.mmap | bytearray = bytearray(size)
+        shared: mmap.mmap | bytearray = bytearray(size)
         if self.mode == "process":
             os.ftruncate(self._fd, size)
-            memory = mmap.mmap(self._fd, size)
-        self._obs, self._action = host.views(memory, self.obs_space, self.act_space, num)
+            shared = mmap.mmap(self._fd, size)
+        self._obs, self._action = host.views(shared, self.obs_space, self.act_space, num)
         for seat in self._seats:
             seat.bind(self._obs, self._action)
 
@@ -180,6 +183,10 @@ class Workers:
         rows["is_last"] = np.array([f.is_last for f in flags], bool)
         rows["is_terminal"] = np.array([f.is_terminal for f in flags], bool)
         return rows, cut
+
+    def memory(self) -> list[int]:
+        """Bytes that the process of each env has in RAM; 0 for one that runs here."""
+        return [seat.memory() for seat in self._seats]
 
     def state(self) -> Arrays:
         """What `restore` needs, at any time, also between `send` and `recv`; waits for nothing."""
@@ -406,10 +413,10 @@ class Workers:
 
     # ------------------------------------------------------------------------------- building
 
-    def _seat(self, i: int, deadline: float) -> Seat:
+    def _seat(self, i: int, deadline: float, limit: float) -> Seat:
         if self.mode == "inline":
             return Inline(self.spec, i, deadline)
-        return Process(self.spec.to_json(), i, self.num, self._fd, deadline)
+        return Process(self.spec.to_json(), i, self.num, self._fd, deadline, limit)
 
     def _build_all(self) -> tuple[Spaces, Spaces]:
         try:
@@ -430,7 +437,16 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     return int(state[0] >> 1)  # 31 bits: some envs keep their seed in a C int
 
 
-def _resolve(spec: EnvSpec, mode: Mode) -> Literal["inline", "process"]:
+def _resolve(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", "process"]:
+    if memory:
+        if mode == "inline":
+            raise UnusableEnv(
+                f"--worker-memory {memory:g} is a limit of processes, and with --workers inline or --debug "
+                f"{spec.id} runs in this one: leave one of them out"
+            )
+        if not os.path.exists("/proc/self/statm"):
+            raise UnusableEnv("--worker-memory needs Linux, which tells how much memory a process has: leave it out")
+        return "process"
     if mode != "auto":
         return mode
     if spec.factory is not None:

@@ -62,16 +62,17 @@ def evaluation_key(seed: int, moment: int) -> jax.Array:
     return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], moment)
 
 
-def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float) -> Envs:
+def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float, memory: float = 0.0) -> Envs:
     """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
 
     Raises:
       UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
     """
     if device_env(spec) is None:
-        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline)
-    if mode == "process":
-        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave --workers process out")
+        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline, memory=memory)
+    if mode == "process" or memory:
+        flag = "--workers process" if mode == "process" else "--worker-memory"
+        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave {flag} out")
     return DeviceEnvs(spec, num, seed=seed)
 
 
@@ -79,7 +80,7 @@ def open_evaluation(run: RunConfig, spec: EnvSpec, episodes: int, seed: int, mod
     """The envs of an evaluation: `eval_envs` of them, or for games of two as many as one seat plays."""
     env = device_env(spec)
     num = -(-episodes // 2) if env is not None and env.players == 2 else min(run.eval_envs, episodes)
-    return open_envs(spec, num, seed=seed, mode=mode, deadline=run.deadline)
+    return open_envs(spec, num, seed=seed, mode=mode, deadline=run.deadline, memory=run.worker_memory)
 
 
 def evaluate(

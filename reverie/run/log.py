@@ -1,7 +1,7 @@
 """Where a run says how it is doing: JSON lines, TensorBoard, and the terminal.
 
 A line of `metrics.jsonl` is one JSON object: `step` (env steps) and numbers; one that is not finite
-stands as null. Everything but `time/...` is the same in every run of the same command.
+stands as null. Everything but `time/...` and `memory/...` is the same in every run of the same command.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from reverie.config import ConfigError, RunConfig
 from reverie.envs import base
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import UnusableEnv
+from reverie.envs.workers import Workers
 from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
@@ -486,6 +487,8 @@ class Training:
         values["time/steps_per_second"] = (now.step - self._logged.step) / working
         values["time/updates_per_second"] = (now.updates - self._logged.updates) / working
         values["time/traces"] = sum(self.compiled.traces.values())
+        if isinstance(self.workers, Workers) and self.workers.mode == "process":
+            values["memory/worker_mb"] = max(self.workers.memory()) / 1e6
         self.figures, self.episodes = [], []
         self._seconds, self._logged = seconds, now
         return values

@@ -204,6 +204,70 @@ def test_the_last_words_name_the_step_the_action_and_the_death(fault, told, tmp_
     assert "last action {'action': 1}" in str(error.value)
 
 
+class Leaking(Counting):
+    """The first one that is built takes 300 MB more at step `at`, and keeps them."""
+
+    def __init__(self, at, marker, **kwargs):
+        super().__init__(**kwargs)
+        self._at = at
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            self._at = -1
+
+    def step(self, action):
+        result = super().step(action)
+        if self._step == self._at:
+            self._kept = np.ones(300_000_000, np.uint8)
+        return result
+
+
+def leaking(tmp_path, at):
+    return EnvSpec(f"{__file__}:Leaking", kwargs={"at": at, "marker": str(tmp_path / "built"), "length": 5})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has")
+def test_an_env_that_takes_too_much_memory_is_rebuilt_and_no_other(tmp_path, caplog):
+    with (
+        caplog.at_level(logging.WARNING, "reverie"),
+        Workers(leaking(tmp_path, 2), 2, seed=0, memory=0.35, deadline=NEVER) as workers,
+    ):
+        assert workers.mode == "process"
+        rows, cuts = play(workers, 7)
+        assert workers.failures == 1
+        (env,) = np.flatnonzero(cuts.any(0))
+        assert all(10e6 < taken < 350e6 for taken in workers.memory())
+    assert cuts[:, env].tolist() == [False, False, True, False, False, False, False]
+    np.testing.assert_array_equal(rows["obs/step"][:, env, 0], [0, 1, 0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(rows["obs/step"][:, 1 - env, 0], [0, 1, 2, 3, 4, 5, 0])
+    assert f"env {env} of" in caplog.text
+    assert "GB, --worker-memory is 0.35" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has")
+def test_an_episode_that_is_over_is_not_lost_for_memory(tmp_path):
+    with Workers(leaking(tmp_path, 5), 1, seed=0, memory=0.35, deadline=NEVER) as workers:
+        rows, cuts = play(workers, 8)
+        assert workers.failures == 1
+    assert not cuts.any()
+    np.testing.assert_array_equal(rows["obs/step"][:, 0, 0], [0, 1, 2, 3, 4, 5, 0, 1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has")
+def test_a_limit_that_no_env_keeps_ends_the_run_with_its_story():
+    with Workers("CartPole-v1", 1, seed=0, memory=0.001, max_failures=1) as workers:
+        workers.send(np.arange(1), actions(workers))
+        with pytest.raises(EnvFailed, match=r"2 failures within 1000 steps.*GB, --worker-memory is 0\.001"):
+            workers.recv(np.arange(1))
+
+
+def test_a_limit_of_processes_is_refused_where_there_are_none():
+    with pytest.raises(UnusableEnv, match="leave one of them out"):
+        Workers("CartPole-v1", 1, seed=0, mode="inline", memory=1.0)
+    with Workers("CartPole-v1", 2, seed=0, mode="inline") as workers:
+        assert workers.memory() == [0, 0]
+
+
 def test_rare_faults_are_forgiven_for_ever():
     spec = faulty({"2": "raise"}, length=3)
     with Workers(spec, 1, seed=0, mode="inline", max_failures=1, window=2) as workers:

@@ -21,7 +21,7 @@ import reverie
 from reverie import algos, api, config
 from reverie.config import Config
 from reverie.files import DiskError
-from reverie.run import loop
+from reverie.run import log, loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
 from reverie.run.stop import Stop
@@ -371,6 +371,9 @@ def test_sigkill_then_the_same_command(tmp_path: Path) -> None:
     errors = again.communicate()[1]
     assert again.returncode == 0, errors
     assert_same(straight, killed)
+    taken = [r["memory/worker_mb"] for r in log.read(straight / "metrics.jsonl") if "updates" in r]
+    assert taken
+    assert min(taken) > 10, "megabytes: there is no smaller Python"
 
 
 @pytest.mark.usefixtures("terminal")

@@ -83,7 +83,7 @@ def test_four_devices_compute_what_one_does(tmp_path: Path, obs: str) -> None:
 def averages(path: Path) -> dict[tuple[int, str], float]:
     """All metrics that are not about time, by step and name."""
     records = log.read(path / "metrics.jsonl")
-    return {(r["step"], k): v for r in records for k, v in r.items() if not k.startswith("time/")}
+    return {(r["step"], k): v for r in records for k, v in r.items() if not k.startswith(("time/", "memory/"))}
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
