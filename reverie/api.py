@@ -103,7 +103,7 @@ def train(
     if env is not None:
         spec = env_spec(env)
         values = _spec_values(spec, values)
-    saved = saved_config(Path(run)) if run else None
+    saved = config.saved(Path(run)) if run else None
     given = saved or config.default(algorithm)
     if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
         given = config.apply_preset(given, chosen)
@@ -146,12 +146,6 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         write_config(directory, conf)  # whatever may be refused was
         forecast.tell(console, conf, path, workers.mode)
         return loop.train(session, console)
-
-
-def saved_config(path: Path) -> Config | None:
-    """The config of the run in `path`, None if there is none."""
-    file = RunDirectory(path).config
-    return config.from_text(file.read_text()) if file.exists() else None
 
 
 def settle(saved: Config | None, given: Config) -> Config:
@@ -311,7 +305,14 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
-    allowed = memory.limit()
+    if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
+        raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
+    allowed, weights = memory.limit(), 4 * sum(modules.values())
+    if weights > 0.9 * allowed:
+        raise ConfigError(
+            f"the parameters would take {weights / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB: lower "
+            "the widths or the number of layers"
+        )
     if rows * width > 0.9 * allowed:
         raise ConfigError(
             f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
@@ -407,7 +408,7 @@ class LoadedAgent:
         planner_scale: float | None = None,
     ) -> None:
         self.path = Path(path)
-        saved = saved_config(self.path)
+        saved = config.saved(self.path)
         if saved is None:
             raise ConfigError(f"no run in {self.path}: it has no config.json")
         checkpoint = Checkpoints(RunDirectory(self.path).checkpoints).load_latest()

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from reverie import __version__, algos, config
 from reverie.config import Config, ConfigError, RunConfig
+from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
 from reverie.memory import use_huge_pages
 from reverie.outlet import open_outlets
 from reverie.programs import keep_programs
@@ -67,11 +68,11 @@ class Eval:
 
     run: tyro.conf.Positional[str]
     """The run's directory."""
-    episodes: int = 20
+    episodes: Count = 20
     """How many."""
     video: str = ""
     """A file for a video of the first episodes: .mp4, .gif or .webp."""
-    seed: int | None = None
+    seed: Annotated[int | None, Within(0, INT64)] = None
     """Of the episodes. None: that of the run's own evaluations."""
     opponent: str = ""
     """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
@@ -79,9 +80,9 @@ class Eval:
     planner: Literal["none", "gumbel", "puct"] | None = None
     """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
     was trained."""
-    simulations: int | None = None
+    simulations: Annotated[int | None, Within(1, 2**16)] = None
     """Of each search: imagined steps per decision. None: those of the run."""
-    planner_scale: float | None = None
+    planner_scale: Annotated[float | None, Within(TINY)] = None
     """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
@@ -98,18 +99,18 @@ class Dream:
     in the run's videos/."""
     key: str = ""
     """Only this observation, or `reward`. Empty: the first image in a video, all the others in a plot."""
-    seen: int = 5
+    seen: Count = 5
     """Rows that the model sees."""
-    dreamt: int = 45
+    dreamt: Count = 45
     """Rows that it then imagines."""
-    sequences: int = 16
+    sequences: Count = 16
     """Dreams that the errors are means of; the four longest are shown."""
     policy: bool = False
     """The policy drives: after the rows seen it acts in its own imagination, instead of what was really done. A video
     of an image, and no errors: nothing is known of what would have happened. Dreamers only."""
     fresh: bool = False
     """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the draw of sequences, or of the episodes."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
@@ -123,18 +124,18 @@ class Think:
 
     run: tyro.conf.Positional[str]
     """The run's directory."""
-    step: int = 0
+    step: Number = 0
     """Of a greedy episode, 0 its beginning. In games of two, the agent moves for both."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the episode."""
     out: str = ""
     """A picture: .png or .svg. Empty: think-<step>.png in the run's videos/."""
-    depth: int = 3
+    depth: Count = 3
     """Steps from the root that the picture shows."""
     planner: Literal["none", "gumbel", "puct"] | None = None
     """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
     was trained."""
-    simulations: int | None = None
+    simulations: Annotated[int | None, Within(1, 2**16)] = None
     """Of this search. None: those of the run. The steps before are decided with those of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
@@ -170,7 +171,7 @@ class CheckEnv:
     """A Gymnasium id, module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
     env_kwargs: str = "{}"
     """Keyword arguments of the env, as a JSON object."""
-    deadline: float = 60.0
+    deadline: Annotated[float, Within(TINY, 1e9)] = 60.0
     """Seconds that a reset or a step may take."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
@@ -282,8 +283,6 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
             f"cannot draw a dream into {Path(flags.out).name!r}: expected a name that ends in "
             f"{', '.join(video.SUFFIXES)} for an image, or .png for anything else"
         )
-    if flags.dreamt < 1:
-        raise ConfigError(f"--dreamt must be 1 or more, got {flags.dreamt}")
     agent = api.load(flags.run)
     seen = {name: space for name, space in agent.env.obs_space.items() if space.kind not in RULES}
     images = [name for name, space in seen.items() if space.pictured]
@@ -370,8 +369,6 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
             f"cannot draw a tree into {Path(flags.out).name!r}: expected a name that ends in "
             f"{' or '.join(view.SUFFIXES)}, for example {Path(flags.out).with_suffix('.svg').name}"
         )
-    if flags.depth < 1:
-        raise ConfigError(f"--depth must be 1 or more, got {flags.depth}")
     for folder in Path(flags.out).parents:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--out {flags.out}: {folder} is a file, expected a directory or a name that is free")
@@ -469,13 +466,13 @@ def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]
     return table
 
 
-def check(argv: list[str], console: Console, debug: bool) -> int:
+def check_env(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(CheckEnv, argv, "check-env")
-    from reverie.envs.check import check_env
+    from reverie.envs import check as checker
     from reverie.envs.spec import EnvSpec
 
     spec = EnvSpec(flags.env, kwargs=flags.env_kwargs)
-    findings = check_env(spec, deadline=flags.deadline)
+    findings = checker.check_env(spec, deadline=flags.deadline)
     colours = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
         console.print(f"[{colours[finding.severity]}]{finding.severity}[/]: {escape(finding.what)}")
@@ -495,7 +492,7 @@ VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
     "think": think,
     "list": list_all,
     "diff": diff,
-    "check-env": check,
+    "check-env": check_env,
 }
 
 
@@ -515,9 +512,7 @@ def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, 
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
     path = Path(_peek(flags, "--run")) if _peek(flags, "--run") else None
-    saved = None
-    if path and (path / "config.json").exists():
-        saved = config.from_text((path / "config.json").read_text())
+    saved = config.saved(path) if path else None
     base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
     suited = "" if saved else config.suited(algorithm, _peek(flags, "--env"))
     if name := _peek(flags, "--preset") or suited:
@@ -551,14 +546,40 @@ def _flags_of(base: Config) -> Any:
     return make_dataclass("Train", members, frozen=True)
 
 
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _integer(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    """Integers may be typed as 1e6."""
+    if kind.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda args: whole(args[0]),
+        is_instance=lambda value: type(value) is int,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def _parse(flags: Any, argv: list[str], verb: str) -> Any:
-    return tyro.cli(
+    """The flags of a verb, every number of them within its range.
+
+    Raises:
+      ConfigError: one is not.
+      SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
+    """
+    parsed = tyro.cli(
         flags,
         args=argv,
         prog=f"reverie {verb}",
         description=f"Trains an agent: reverie {verb} --env CartPole-v1" if verb.startswith("train") else None,
         config=(tyro.conf.OmitArgPrefixes,),
+        registry=_REGISTRY,
     )
+    check(parsed)
+    return parsed
 
 
 def _peek(argv: list[str], name: str) -> str:

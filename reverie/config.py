@@ -13,15 +13,34 @@ import dataclasses
 import difflib
 import json
 import math
+import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from reverie import algos
-from reverie.fields import fits, told
+from reverie import algos, files
+from reverie.fields import (
+    INT32,
+    TINY,
+    ConfigError,
+    Count,
+    Number,
+    Seed,
+    Share,
+    Steps,
+    Weight,
+    Within,
+    check,
+    flag,  # noqa: F401 (a value as it is typed: `config.flag`)
+    parsed,
+    short,
+    taken,
+)
 
 SCHEMA = 1
+LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
 MAY_CHANGE = frozenset(
     {
         "stop_return",
@@ -38,10 +57,6 @@ MAY_CHANGE = frozenset(
 )
 
 
-class ConfigError(ValueError):
-    """A run as asked for cannot be; the message says what to type instead."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """What the agent lives in, and how it is stepped."""
@@ -51,28 +66,28 @@ class Environment:
     module:make_fn, or path/to/file.py:MyEnv."""
     env_kwargs: str = "{}"
     """Keyword arguments of the env, as a JSON object."""
-    action_repeat: int = 1
+    action_repeat: Count = 1
     """How often every action is taken; the rewards are summed."""
-    time_limit: int = 0
+    time_limit: Number = 0
     """Env steps (before action repeat) after which an episode is truncated. 0: its own limit."""
-    image_size: int = 0
+    image_size: Annotated[int, Within(0, 8192)] = 0
     """Images are resized to this height and width. 0 leaves them as they are."""
     gray: bool = False
     """Turn colour images into gray ones."""
     targets: Literal["none", "proprio"] = "none"
     """What a world model is to predict besides what it sees. proprio: positions and velocities of the joints, poses and
     velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""
-    envs: int = 4
+    envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together."""
-    groups: int = 1
+    groups: Annotated[int, Within(1, 2**20)] = 1
     """Stepped alternately in this many groups, so that the device never waits for all of them."""
     workers: Literal["auto", "inline", "process"] = "auto"
     """In this process, in one supervised process each, or what is measured to be cheaper."""
-    scan: int = 16
+    scan: Annotated[int, Within(1, 2**20)] = 16
     """Steps that envs on the device (pgx:, gymnax:, device:) take together in one compiled call. Host envs: unused."""
-    deadline: float = 60.0
+    deadline: Annotated[float, Within(TINY, 1e9)] = 60.0
     """Seconds that a reset or a step may take before the env is killed and rebuilt."""
-    worker_memory: float = 0.0
+    worker_memory: Annotated[float, Within(0, 1e9)] = 0.0
     """Gigabytes (10^9 bytes) that the process of an env may take. If it has more after a step, that env is rebuilt and
     its episode cut, as when it fails. 0: no limit."""
 
@@ -81,30 +96,30 @@ class Environment:
 class Training:
     """How much is learned, and from what."""
 
-    steps: int = 100_000
+    steps: Annotated[int, Within(1, 10**12 - 1)] = 100_000
     """Env steps of the whole run, over all envs."""
-    stop_return: float | None = None
+    stop_return: Annotated[float | None, Within()] = None
     """End the run early, once a greedy evaluation reaches this mean return. None: never."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random: parameters, actions, replay and envs."""
-    replay_ratio: float = 32.0
+    replay_ratio: Weight = 32.0
     """Replayed steps trained on per env step: updates = steps * ratio / (batch * length). In the MuZero family, roots
     per env step: updates = steps * ratio / batch."""
-    batch: int = 16
+    batch: Annotated[int, Within(1, 2**20)] = 16
     """Sequences in a batch."""
-    length: int = 64
+    length: Annotated[int, Within(2, 2**20)] = 64
     """Trained rows of a sequence. The MuZero family derives its own from --unroll and --n-step."""
-    warmup: int = 1024
+    warmup: Steps = 1024
     """Env steps with random actions before the first update."""
-    max_nonfinite: int = 20
+    max_nonfinite: Count = 20
     """Updates in a row with a NaN or infinite loss that end the run. Each of them is skipped."""
     schedule: Literal["together", "model-then-policy"] = "together"
     """together: envs, model and policy in turns. model-then-policy: first --steps with random actions, then
     --model-updates of the model alone, then --policy-updates of the policy in the model's imagination, with no env
     step; --replay-ratio and --warmup do not count. Dreamers only."""
-    model_updates: int = 10_000
+    model_updates: Number = 10_000
     """With --schedule model-then-policy: updates of the model. With --offline alone: updates of everything."""
-    policy_updates: int = 10_000
+    policy_updates: Number = 10_000
     """With --schedule model-then-policy: updates of actor and critic."""
     collector: str = ""
     """With --schedule model-then-policy: who collects, instead of random actions. module:function or
@@ -119,19 +134,19 @@ class Training:
 class Memory:
     """What replay holds."""
 
-    replay_size: int = 1_000_000
+    replay_size: Annotated[int, Within(1, 10**12)] = 1_000_000
     """Env steps that replay holds at most."""
-    replay_gb: float = 4.0
+    replay_gb: Annotated[float, Within(TINY, 1e9)] = 4.0
     """Gigabytes (10^9 bytes) that replay holds at most; the smaller of the two bounds counts."""
     online: bool = True
     """Train on every new sequence once as soon as it is complete, before uniform draws. With priorities, the new ones
     are drawn first as it is, and nothing is served outside the draw."""
     within_episodes: bool = False
     """Draw only sequences that lie inside one episode."""
-    priority_alpha: float = 1.0
+    priority_alpha: Share = 1.0
     """Sequences are drawn in proportion to this power of their priority, where the algorithm has priorities. 0:
     uniformly."""
-    priority_beta: float = 1.0
+    priority_beta: Share = 1.0
     """Power of the importance weights that make up for it. 0: none."""
 
 
@@ -140,23 +155,23 @@ class Schedule:
     """When the run is measured and saved; all in env steps, 0 for never. With --schedule model-then-policy an update
     counts like one more env step."""
 
-    log_every: int = 1000
+    log_every: Steps = 1000
     """Metrics are averaged over this many steps."""
-    eval_every: int = 10_000
+    eval_every: Steps = 10_000
     """Greedy evaluation."""
-    eval_episodes: int = 10
+    eval_episodes: Annotated[int, Within(0, 10**6)] = 10
     """Episodes of an evaluation. The run also ends with one. 0 for none at all."""
-    eval_envs: int = 4
+    eval_envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together in an evaluation."""
     opponent: str = "random"
     """Of evaluations, in games of two: random, perfect (small games), or mcts:N with N rollouts a move."""
-    report_every: int = 10_000
+    report_every: Steps = 10_000
     """Open-loop error of the model on replayed sequences."""
-    video_every: int = 50_000
+    video_every: Steps = 50_000
     """Dreams to look at, videos or plots, in the run's videos/ and TensorBoard; also made at the end."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: Steps = 10_000
     """Everything is saved, so that the same command goes on from here; also done at the end."""
-    keep: int = 2
+    keep: Annotated[int, Within(2, INT32)] = 2
     """Checkpoints kept."""
 
 
@@ -166,7 +181,7 @@ class Machine:
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: the GPU if JAX sees one."""
-    devices: int = 1
+    devices: Annotated[int, Within(0, 2**16)] = 1
     """Devices of this kind that share every batch. 0: all that JAX sees. A run may continue on another number; sums
     are then rounded in another order."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -180,26 +195,9 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
     """Everything about a run that is not the algorithm's own."""
 
     def __post_init__(self) -> None:
-        for name in ("action_repeat", "envs", "groups", "scan", "steps", "batch", "eval_envs"):
-            self._at_least(name, 1)
-        self._at_least("length", 2)
-        self._at_least("keep", 2)
-        self._at_least("max_nonfinite", 1)
-        for name in ("time_limit", "image_size", "warmup", "seed", "replay_ratio", "worker_memory"):
-            self._at_least(name, 0)
-        for name in ("priority_alpha", "priority_beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{flag(name)} must be 0 to 1, got {getattr(self, name)}")
-        for name in ("log", "eval", "report", "video", "checkpoint"):
-            self._at_least(f"{name}_every", 0)
-        self._at_least("eval_episodes", 0)
-        for name in ("deadline", "replay_gb", "replay_size"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{flag(name)} must be positive, got {getattr(self, name)}")
+        check(self)
         if self.envs % self.groups:
             raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
-        for name in ("model_updates", "policy_updates"):
-            self._at_least(name, 0)
         if self.collector and self.schedule == "together":
             raise ConfigError(f"--collector {self.collector} needs --schedule model-then-policy")
         if self.collector and self.offline:
@@ -207,7 +205,6 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
                 "--collector takes env steps and --offline none: leave one of them out; where a preset brought the "
                 "collector, type --collector ''"
             )
-        self._at_least("devices", 0)
         if self.devices and self.batch % self.devices:
             fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices
             raise ConfigError(
@@ -217,16 +214,12 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
         if self.devices > 1 and self.debug:
             raise ConfigError(f"--debug computes on one device: type --devices 1 instead of --devices {self.devices}")
         try:
-            kwargs = json.loads(self.env_kwargs)
-        except json.JSONDecodeError as error:
+            kwargs = parsed(self.env_kwargs)
+        except ValueError as error:
             kwargs = error
         if not isinstance(kwargs, dict):
-            raise ConfigError(f"--env-kwargs must be a JSON object such as '{{\"size\": 5}}', got {self.env_kwargs!r}")
-
-    def _at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not least <= value < math.inf:
-            raise ConfigError(f"{flag(name)} must be {least} or more, got {value}")
+            given = short(self.env_kwargs)
+            raise ConfigError(f"--env-kwargs must be a JSON object such as '{{\"size\": 5}}', got {given}")
 
 
 @dataclass(frozen=True)
@@ -240,11 +233,6 @@ class Config:
     def values(self) -> dict[str, Any]:
         """All fields in one flat dict; the names of run and algorithm never collide."""
         return dataclasses.asdict(self.run) | dataclasses.asdict(self.agent)
-
-
-def flag(name: str) -> str:
-    """`replay_ratio` as it is typed: `--replay-ratio`."""
-    return "--" + name.replace("_", "-")
 
 
 def default(algorithm: str, preset: str | None = None) -> Config:
@@ -281,9 +269,8 @@ def called(name: str) -> Config:
     Raises:
       ConfigError: there is none of the three; names the nearest preset.
     """
-    file = Path(name) / "config.json"
-    if file.is_file():
-        return from_text(file.read_text())
+    if (found := saved(Path(name))) is not None:
+        return found
     if name in algos.ALGORITHMS:
         return default(name)
     presets: dict[str, tuple[str, str]] = {}
@@ -306,7 +293,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 
-def override(config: Config, **values: Any) -> Config:
+def override(config: Config, /, **values: Any) -> Config:
     """`config` with other values for fields of the run or of the algorithm.
 
     Raises:
@@ -320,8 +307,8 @@ def override(config: Config, **values: Any) -> Config:
         home = next((name for name in parts if key in hints[name]), None)
         if home is None:
             known = [k for h in hints.values() for k in h]
-            raise ConfigError(f"no value is called {key!r}{_nearest(key, known)}")
-        changes[home][key] = _checked(key, value, hints[home][key])
+            raise ConfigError(f"no value is called {short(key)}{_nearest(key, known)}")
+        changes[home][key] = taken(key, value, hints[home][key])
     new = {name: dataclasses.replace(part, **changes[name]) for name, part in parts.items()}
     return dataclasses.replace(config, **new)
 
@@ -338,13 +325,57 @@ def to_text(config: Config) -> str:
 
 
 def from_text(text: str) -> Config:
-    """Inverse of `to_text`: missing values take their defaults, unknown ones are errors."""
-    data = json.loads(text)
+    """Inverse of `to_text`: missing values take their defaults, unknown ones are errors.
+
+    Raises:
+      ConfigError: this is no config, or not one that this version can have written; says why.
+    """
+    try:
+        data = parsed(text)
+    except ValueError as error:
+        raise ConfigError(f"it is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"it holds {short(data)}, expected an object with {', '.join(_PARTS)}")
     if data.get("schema") != SCHEMA:
         raise ConfigError(
-            f"config has schema {data.get('schema')!r}, expected {SCHEMA}: it was written by another version of reverie"
+            f"it has schema {short(data.get('schema'))}, expected {SCHEMA}: another version of reverie wrote it"
         )
-    return override(default(data["algorithm"]), **data["run"], **data["agent"])
+    for name, kind in _PARTS.items():
+        if not isinstance(data.get(name), kind):
+            raise ConfigError(f"{name} is {short(data.get(name))}, expected {'a text' if kind is str else 'an object'}")
+    if more := data.keys() - _PARTS.keys():
+        raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
+    values = data["run"] | data["agent"]
+    for key, value in values.items():
+        if isinstance(value, str) and any(unicodedata.category(x) in _UNPRINTABLE for x in value):
+            raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
+    try:
+        return override(default(data["algorithm"]), **values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+# What a saved config holds. Texts in it reach a terminal and the file system, where these characters do harm.
+_PARTS = {"schema": int, "algorithm": str, "run": dict, "agent": dict}
+_UNPRINTABLE = ("Cc", "Cs")
+
+
+def saved(directory: Path) -> Config | None:
+    """The config of the run in a directory; None if there is none.
+
+    Raises:
+      ConfigError: it is no config, as `from_text`; names the file.
+      files.DiskError: it cannot be read.
+    """
+    file = directory / "config.json"
+    if not os.path.lexists(file):
+        return None
+    try:
+        return from_text(files.read(file, LARGEST).decode())
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is no config of a run: it is not UTF-8") from None
+    except ConfigError as error:
+        raise ConfigError(f"{file} is no config of a run: {error}") from error
 
 
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
@@ -379,10 +410,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     plain = {k.replace("-", "_"): k for k in known}
     near = difflib.get_close_matches(name.replace("-", "_"), list(plain), n=1, cutoff=0.5)
     return f": did you mean {plain[near[0]]!r}?" if near else ""
-
-
-def _checked(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type, or TypeError: an int may be a float, a bool no number."""
-    if not fits(value, hint):
-        raise TypeError(f"{key} is {value!r} ({type(value).__name__}), expected {told(hint)}")
-    return float(value) if float in (hint, *get_args(hint)) and value is not None else value

@@ -1,11 +1,132 @@
-"""Names and values that a person typed, against what there is: names in use, types of dataclass fields."""
+"""Names and values that a person typed, against what there is: names in use, types and ranges of dataclass fields.
+
+A number's range stands beside its type, `Annotated[float, Within(0, 1)]`, and `check` is the one place that holds every
+number to it: of a run, of every algorithm, and of the flags of every verb.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import cache
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+TINY, HUGE = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # the least normal and the largest finite float32
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest integers of these types
+
+SMALL = 100  # a bound up to this says something of the value, a larger one only of the machine
+LONGEST = 200  # characters of a value in a sentence
+
+
+class ConfigError(ValueError):
+    """A run as asked for cannot be; the message says what to type instead."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a number, both ends included. NaN lies in none; without bounds it holds what a float32 can."""
+
+    least: float = -HUGE
+    most: float = HUGE
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+    def told(self, value: float) -> str:
+        """The range in words, for a sentence that refuses `value`; a bound that only machines set is told where met."""
+        if (self.least, self.most) == (-HUGE, HUGE):
+            return "a finite number"
+        least = "positive" if self.least == TINY else f"{self.least} or more"
+        if value > self.most and (self.least == TINY or self.most == HUGE):
+            return f"{least} and at most {self.most:.3g}"
+        if value > self.most or self.most <= SMALL:
+            return f"{self.least} to {self.most:,}"
+        return f"{least}, not below {TINY:.3g}" if 0 < value < TINY else least
+
+
+# Types of fields.
+Count = Annotated[int, Within(1, INT32)]
+Number = Annotated[int, Within(0, INT32)]
+Steps = Annotated[int, Within(0, 10**12 - 1)]  # checkpoints are named by twelve digits
+Width = Annotated[int, Within(1, 2**16)]
+Layers = Annotated[int, Within(1, 1000)]
+Seed = Annotated[int, Within(0, INT64)]
+Share = Annotated[float, Within(0, 1)]
+Weight = Annotated[float, Within(0)]
+Positive = Annotated[float, Within(TINY)]
+Finite = Annotated[float, Within()]
+
+
+def flag(name: str) -> str:
+    """`replay_ratio` as it is typed: `--replay-ratio`."""
+    return "--" + name.replace("_", "-")
+
+
+@cache
+def ranges(kind: Any) -> dict[str, Within]:
+    """Name -> the range of every field of a dataclass that has one."""
+    hints = get_type_hints(kind, include_extras=True).items()
+    found = {name: [x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Within)] for name, hint in hints}
+    return {name: ranged[0] for name, ranged in found.items() if ranged}
+
+
+def check(values: Any) -> None:
+    """Raises ConfigError for a number outside the range of its field; names the flag, the value and the range."""
+    kind: Any = type(values)
+    for name, within in ranges(kind).items():
+        value = getattr(values, name)
+        if value is not None and value not in within:
+            raise ConfigError(f"{flag(name)} must be {within.told(value)}, got {value}")
+
+
+def whole(text: str) -> int:
+    """An integer as a person types it: `1000000`, `1_000_000` or `1e6`; raises ValueError for anything else."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is no whole number, expected for example 1000000 or 1e6") from None
+    if not number.is_finite() or number.adjusted() > 30 or number != number.to_integral_value():
+        raise ValueError(f"{text} is no whole number that can be used, expected for example 1000000 or 1e6")
+    return int(number)
+
+
+def parsed(text: str) -> Any:
+    """The value of strict JSON, in which a number is finite; raises ValueError saying what is wrong."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def short(value: object) -> str:
+    """`repr(value)`, cut where it is long, for a sentence."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def taken(key: str, value: Any, kind: Any) -> Any:
+    """`value` as a field of the type `kind` keeps it: an int may be given as 1e6, a float as 8.
+
+    Raises TypeError, naming what was given and what is expected.
+    """
+    kinds = (kind, *get_args(kind))
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not fits(value, kind):
+        raise TypeError(f"{key} is {short(value)} ({type(value).__name__}), expected {told(kind)}")
+    return float(value) if float in kinds and value is not None else value
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,32 @@ def make_dir(path: Path) -> None:
         with _explained("make the directory", folder):
             os.mkdir(folder)
         sync_dir(folder.parent)
+
+
+def read(path: Path, most: int) -> bytes:
+    """The whole of a regular file, without following a link or waiting for anybody to write.
+
+    Raises DiskError; also for what is no file or has more than `most` bytes.
+    """
+    if path.is_symlink():
+        raise DiskError(errno.ELOOP, f"cannot read {path}: it is a link, expected a file")
+    with _explained("read", path):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise DiskError(errno.EINVAL, f"cannot read {path}: it is no regular file")
+        if status.st_size > most:
+            raise DiskError(
+                errno.EFBIG, f"cannot read {path}: it has {status.st_size:,} bytes, expected at most {most:,}"
+            )
+        data = b""
+        with _explained("read", path):
+            while part := os.read(handle, most + 1 - len(data)):
+                data += part
+        return data
+    finally:
+        os.close(handle)
 
 
 def create(path: Path, chunks: Iterable[bytes | memoryview]) -> int:

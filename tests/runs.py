@@ -35,7 +35,7 @@ def metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
 
 def state(path: Path, until: int | None = None) -> dict[str, np.ndarray]:
     """Every array that decides how the run goes on, replay included, in its newest checkpoint (up to a moment)."""
-    saved = api.saved_config(path)
+    saved = config.saved(path)
     checkpoint = Checkpoints(path / "checkpoints").load_latest(until)
     assert saved is not None
     assert checkpoint is not None

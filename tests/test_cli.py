@@ -93,7 +93,7 @@ def test_dream_draws_and_tells_the_errors(capsys: pytest.CaptureFixture[str]) ->
         (["--out", "d.mp4", "--key", "reward"], "it makes a plot, --out dream.png"),
         (["--key", "imgae"], "Expected --key image or reward"),
         (["--dreamt", "0"], "--dreamt must be 1 or more"),
-        (["--seen", "0"], "got seen=0"),
+        (["--seen", "0"], "--seen must be 1 or more"),
         (["--sequences", "0"], "sequences must be 1 or more"),
     ],
 )
@@ -311,7 +311,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "faek"], "did you mean 'fake'"),
         (["train", "fake"], "--env CartPole-v1"),
         ([*TRAIN, "--stpes", "3"], "--steps INT"),
-        ([*TRAIN, "--steps", "many"], "invalid literal for int"),
+        ([*TRAIN, "--steps", "many"], "is no whole number"),
         ([*TRAIN, "--size", "huge"], "huge"),
         ([*TRAIN, "--envs", "0"], "--envs must be 1 or more"),
         ([*TRAIN, "--rate", "-1"], "--rate must be positive"),

@@ -27,7 +27,7 @@ ALLOWED = {
     "programs": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory"},
     "view": {"view", "agent", "envs"},
-    "config": {"algos", "fields"},  # the registry; algorithms themselves are imported by name
+    "config": {"algos", "fields", "files"},  # the registry; algorithms themselves are imported by name
     "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory"},
 }
 TOP = {"api", "cli", "__init__"}  # these may import everything

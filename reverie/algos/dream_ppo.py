@@ -18,7 +18,7 @@ brings `ppo_updates * minibatch * imagination` imagined steps, of which each is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,11 +30,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Metrics, Part, Row
 from reverie.algos import dreamer_v3, dreamer_v3_values
-from reverie.algos.dreamer import BEHAVIOR, Dreamer, Dreamt, Model, Seen, State, behavior_metrics, check_positive
+from reverie.algos.dreamer import BEHAVIOR, Dreamer, Dreamt, Model, Seen, State, behavior_metrics
 from reverie.algos.dreamer_v3 import DreamerV3
 from reverie.behavior.policy_gradient import clipped_surrogate, clipped_value_loss, log_probability
 from reverie.behavior.returns import ReturnScale, generalized_advantage
 from reverie.envs.base import Spaces
+from reverie.fields import TINY, ConfigError, Positive, Share, Weight, Within, check
 from reverie.model.heads import PolicyHead, ScalarHead
 from reverie.nn.optim import adam, each
 
@@ -43,37 +44,34 @@ from reverie.nn.optim import adam, each
 class Values:
     """The values of PPO, whatever it dreams in."""
 
-    model_minibatches: int = 4
+    model_minibatches: Annotated[int, Within(1, 2**20)] = 4
     """Updates of the world model in a round: the sequences of a batch are split into so many minibatches."""
-    minibatch: int = 1024
+    minibatch: Annotated[int, Within(1, 2**24)] = 1024
     """Start latents of a PPO update."""
-    ppo_updates: int = 8
+    ppo_updates: Annotated[int, Within(1, 2**20)] = 8
     """PPO updates before exploring again, each on what the policy imagines at that time."""
-    epochs: int = 3
+    epochs: Annotated[int, Within(1, 2**12)] = 3
     """Gradient steps on each imagined rollout. 1: the policy is always the one that imagined; nothing is clipped."""
-    ratio_clip: float = 0.2
+    ratio_clip: Positive = 0.2
     """Change of an action's probability, as a share, beyond which PPO rewards no more."""
-    value_clip: float = 0.0
+    value_clip: Weight = 0.0
     """Change of a value, in units of the return scale, beyond which the critic is not drawn to its target by the same
     rollout. 0: none."""
-    entropy: float = 3e-4
+    entropy: Weight = 3e-4
     """Weight of the policy's entropy."""
-    return_rate: float = 0.01
+    return_rate: Share = 0.01
     """Share of the new percentiles that moves into the return scale at every PPO update."""
-    start_gb: float = 1.0
+    start_gb: Annotated[float, Within(TINY, 1e9)] = 1.0
     """Gigabytes (10^9 bytes) of start latents on the device. Of more, a random share is kept."""
-    behavior_learning_rate: float = 3e-4
+    behavior_learning_rate: Positive = 3e-4
     """Step size of actor and critic."""
-    behavior_clip: float = 0.5
+    behavior_clip: Weight = 0.5
     """Largest gradient norm of the actor, and of the critic. 0 clips nothing."""
-    behavior_eps: float = 1e-5
+    behavior_eps: Positive = 1e-5
     """What keeps their optimizer from dividing by zero."""
 
     def __post_init__(self) -> None:
-        names = ("model_minibatches", "minibatch", "ppo_updates", "epochs", "ratio_clip", "start_gb")
-        check_positive(self, *names, "behavior_learning_rate")
-        if self.value_clip < 0:
-            raise ValueError(f"--value-clip must be 0 or more, got {self.value_clip}")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Config(Values, dreamer_v3.Config):
 
     first_continue: Literal["predicted", "true"] = "true"
     """Whether imagination may go on from a replayed state: as replay knows."""
-    replay_value_scale: float = 0.0
+    replay_value_scale: Weight = 0.0
     """The critic learns in the dream alone."""
 
     def __post_init__(self) -> None:
@@ -92,7 +90,7 @@ class Config(Values, dreamer_v3.Config):
         for name, only in own.items():
             if (given := getattr(self, name)) != only:
                 flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} {given}: the actor-critic of dreamer_v3 has that choice, dream_ppo has none")
+                raise ConfigError(f"{flag} {given}: the actor-critic of dreamer_v3 has that choice, dream_ppo has none")
 
 
 DEFAULTS: dict[str, Any] = {"batch": 64}

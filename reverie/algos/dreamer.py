@@ -142,13 +142,6 @@ class Dreamt(NamedTuple):
         return names | {"length": self.weight.sum(0)}
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """Raises ValueError, naming the flag, for a value that is not positive."""
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}")
-
-
 def check(obs_space: Spaces, convolutions: Convolutions = "pool", stages: int = 4) -> None:
     """Raises Unsuitable for a game of two players, and for images of a size that the networks cannot take."""
     try:

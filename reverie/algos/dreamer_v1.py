@@ -11,17 +11,18 @@ a straight-through gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts
 from reverie.algos.planning import Planning
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
+from reverie.fields import Layers, Positive, Share, Weight, Width, Within
 from reverie.model.decode import Decoder
 from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
@@ -36,47 +37,43 @@ from reverie.nn.optim import adam
 class Config(Planning, Weights):
     """The values of the paper."""
 
-    deter: int = 200
+    deter: Width = 200
     """Units of the GRU."""
-    stoch: int = 30
+    stoch: Width = 30
     """Gaussian variables."""
-    hidden: int = 200
+    hidden: Width = 200
     """Width of the layers around the GRU."""
-    units: int = 400
+    units: Width = 400
     """Width of all heads."""
-    depth: int = 32
+    depth: Annotated[int, Within(1, 2**12)] = 32
     """Channels of the first convolution; the others double them."""
-    vector_layers: int = 3
+    vector_layers: Layers = 3
     """Layers that read and write vectors and discrete values."""
 
-    free_nats: float = 3.0
+    free_nats: Weight = 3.0
     """KL of the mean over the batch below which it costs nothing."""
-    kl_scale: float = 1.0
+    kl_scale: Weight = 1.0
     """Weight of the KL."""
-    continue_scale: float = 0.0
+    continue_scale: Weight = 0.0
     """Weight of the head that predicts whether the world goes on; 10 in Atari. 0: there is none, and it always does."""
 
-    imagination: int = 15
+    imagination: Annotated[int, Within(1, 2**12)] = 15
     """Imagined steps from every replayed state."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount of one step."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
-    exploration: float = 0.3
+    exploration: Weight = 0.3
     """Standard deviation of the noise on continuous actions in training; share of random ones among the discrete."""
 
-    learning_rate: float = 6e-4
+    learning_rate: Positive = 6e-4
     """Step size of the world model."""
-    actor_learning_rate: float = 8e-5
+    actor_learning_rate: Positive = 8e-5
     """Step size of the actor."""
-    critic_learning_rate: float = 8e-5
+    critic_learning_rate: Positive = 8e-5
     """Step size of the critic."""
-    clip: float = 100.0
+    clip: Weight = 100.0
     """Largest gradient norm of each of the three. 0 clips nothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "deter", "stoch", "hidden", "units", "depth", "vector_layers", "imagination")
 
 
 DEFAULTS: dict[str, Any] = {"batch": 50, "length": 50, "replay_ratio": 500.0, "warmup": 2500, "online": False}

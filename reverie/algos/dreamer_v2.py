@@ -10,7 +10,7 @@ Values and networks follow danijar/dreamerv2@07d906e. Initial weights are trunca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,12 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, check_positive, in_parts
+from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts
 from reverie.algos.planning import Planning
 from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
+from reverie.fields import Count, Layers, Positive, Share, Weight, Width, Within
 from reverie.model.decode import Decoder
 from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
@@ -39,66 +40,58 @@ STOCH = 32  # categorical variables
 class Config(Planning, Weights):
     """The values of the paper's default; `atari` and `dmc-vision` are presets."""
 
-    deter: int = 1024
+    deter: Width = 1024
     """Units of the GRU."""
-    classes: int = 32
+    classes: Annotated[int, Within(2, 2**16)] = 32
     """Of each of the 32 categorical variables."""
-    hidden: int = 1024
+    hidden: Width = 1024
     """Width of the layers around the GRU."""
-    units: int = 400
+    units: Width = 400
     """Width of all heads."""
-    layers: int = 4
+    layers: Layers = 4
     """Layers of all heads, and of what reads and writes vectors and discrete values."""
-    depth: int = 48
+    depth: Annotated[int, Within(1, 2**12)] = 48
     """Channels of the first convolution; the others double them."""
     norm: Literal["none", "layer"] = "none"
     """Of all hidden layers (Crafter: layer); the gates of the GRU always have a LayerNorm."""
 
-    kl_scale: float = 1.0
+    kl_scale: Weight = 1.0
     """Weight of the KL."""
-    kl_balance: float = 0.8
+    kl_balance: Share = 0.8
     """Share of the KL's gradient that moves the prior to the posterior; the rest moves the posterior."""
-    free_nats: float = 0.0
+    free_nats: Weight = 0.0
     """KL of the mean over the batch below which it costs nothing."""
-    discount_scale: float = 1.0
+    discount_scale: Weight = 1.0
     """Weight of the head that predicts the discount. 0: there is none, and the world always goes on."""
     reward_squash: Literal["none", "tanh"] = "none"
     """What rewards go through before anything learns from them."""
 
-    imagination: int = 15
+    imagination: Annotated[int, Within(1, 2**12)] = 15
     """Imagined steps from every replayed state."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount of one step."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
     actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto"
     """The score function, the gradient of the return through the model, or both (see --actor-mix); auto: the first for
     discrete actions, the second for continuous ones."""
-    actor_mix: float = 0.1
+    actor_mix: Share = 0.1
     """both: share of the gradient through the model."""
-    entropy: float = 2e-3
+    entropy: Weight = 2e-3
     """Weight of the policy's entropy."""
-    slow_every: int = 100
+    slow_every: Count = 100
     """Updates after which the critic is copied into the one that gives the targets."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Step size of the world model."""
-    actor_learning_rate: float = 8e-5
+    actor_learning_rate: Positive = 8e-5
     """Step size of the actor."""
-    critic_learning_rate: float = 2e-4
+    critic_learning_rate: Positive = 2e-4
     """Step size of the critic."""
-    clip: float = 100.0
+    clip: Weight = 100.0
     """Largest gradient norm of each of the three. 0 clips nothing."""
-    decay: float = 1e-6
+    decay: Share = 1e-6
     """Share of every parameter that is lost at each update."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = ("deter", "classes", "hidden", "units", "layers", "depth", "imagination", "slow_every")
-        check_positive(self, *names)
-        for name in ("kl_balance", "actor_mix", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
 
 
 DEFAULTS: dict[str, Any] = {"batch": 16, "length": 50, "replay_ratio": 160.0, "online": False}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from reverie.algos.planning import Planning
+from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within
 from reverie.nn.init import Weights
 
 
@@ -66,17 +67,17 @@ class Config(Planning, Weights):
     convolutions: Literal["pool", "stride"] = "pool"
     """Stages of the image networks: max-pooling and nearest upsampling, four of them; or strided and transposed
     convolutions, until the image is 4x4."""
-    kernel: int = 5
+    kernel: Annotated[int, Within(1, 64)] = 5
     """Side of the convolutions' kernels. With strides, the code of 2023 has 4, its paper 3."""
     pixels: Literal["sigmoid", "shift"] = "sigmoid"
     """What makes brightness of the image decoder's output: a sigmoid, or adding a half."""
-    prior_layers: int = 2
+    prior_layers: Layers = 2
     """Hidden layers of the prior."""
-    vector_layers: int = 3
+    vector_layers: Annotated[int, Within(0, 1000)] = 3
     """Layers that read and write vectors and discrete values. 0: as many as the size gives the reward head."""
-    vector_units: int = 0
+    vector_units: Annotated[int, Within(0, 2**16)] = 0
     """Width of these layers. 0: that of the size."""
-    policy_scale: float = 0.01
+    policy_scale: Weight = 0.01
     """Scale of the policy's initial output weights."""
 
     # What is learned from, and how far from right it is
@@ -91,13 +92,13 @@ class Config(Planning, Weights):
     error of the symlog."""
     kl: Literal["summed", "averaged"] = "summed"
     """KL over the categorical variables, before free nats are granted."""
-    free_nats: float = 1.0
+    free_nats: Weight = 1.0
     """KL below which the dynamics and representation losses are constant."""
-    dynamics_scale: float = 1.0
+    dynamics_scale: Weight = 1.0
     """Weight of the KL that trains the prior."""
-    representation_scale: float = 0.1
+    representation_scale: Weight = 0.1
     """Weight of the KL that trains the posterior."""
-    unimix: float = 0.01
+    unimix: Share = 0.01
     """Share of uniform distribution in the latent categoricals."""
     straight_through: bool = True
     """Whether sampled latents carry the gradient of their probabilities."""
@@ -106,64 +107,54 @@ class Config(Planning, Weights):
     that latent kept fresh by writing back what training recomputes."""
 
     # Behaviour
-    imagination: int = 15
+    imagination: Annotated[int, Within(1, 2**12)] = 15
     """Imagined steps from every replayed state."""
-    horizon: int = 333
+    horizon: Count = 333
     """Discount horizon in steps: gamma = 1 - 1 / horizon."""
     discount: Literal["learned", "fixed"] = "learned"
     """Gamma inside the continue head, whose probability is used; or outside of it, times its more probable flag."""
     first_continue: Literal["predicted", "true"] = "predicted"
     """Whether imagination may go on from a replayed state: as the head predicts, or as replay knows."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
     actor_gradient: Literal["reinforce", "dynamics", "auto"] = "reinforce"
     """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
-    entropy: float = 3e-4
+    entropy: Weight = 3e-4
     """Weight of the policy's entropy."""
-    policy_unimix: float = 0.01
+    policy_unimix: Share = 0.01
     """Share of uniform distribution in discrete actions."""
-    replay_value_scale: float = 0.3
+    replay_value_scale: Weight = 0.3
     """Weight of the critic loss on replayed steps."""
-    slow_rate: float = 0.02
+    slow_rate: Share = 0.02
     """Share of the critic that moves into the slow critic at every update."""
-    return_rate: float = 0.01
+    return_rate: Share = 0.01
     """Share of the new percentiles that moves into the return scale at every update."""
 
     # Optimisation
     optimizer: Literal["laprop", "adam"] = "laprop"
     """LaProp for everything together, or one Adam each for world model, actor and critic."""
-    learning_rate: float = 4e-5
+    learning_rate: Positive = 4e-5
     """Step size after warm-up."""
-    lr_warmup: int = 1000
+    lr_warmup: Number = 1000
     """Updates over which the learning rate rises from zero."""
-    clip: float = 0.3
+    clip: Weight = 0.3
     """Largest gradient norm. laprop: of a tensor, as a share of the tensor's own norm. adam: of the whole gradient.
     0 clips nothing."""
-    eps: float = 1e-20
+    eps: Positive = 1e-20
     """What keeps the optimizer from dividing by zero."""
-    behavior_learning_rate: float = 3e-5
+    behavior_learning_rate: Positive = 3e-5
     """adam: step size of actor and critic."""
-    behavior_clip: float = 100.0
+    behavior_clip: Weight = 100.0
     """adam: largest gradient norm of the actor, and of the critic."""
-    behavior_eps: float = 1e-5
+    behavior_eps: Positive = 1e-5
     """adam: eps of actor and critic."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("learning_rate", "behavior_learning_rate", "imagination", "horizon", "prior_layers")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
-        for name in ("lam", "unimix", "policy_unimix", "slow_rate", "return_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("vector_layers", "vector_units"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(self, name)}")
         kernels = {"pool": (3, 5), "stride": (3, 4, 5)}[self.convolutions]
         if self.kernel not in kernels:
             known = " or ".join(map(str, kernels))
-            raise ValueError(f"--kernel must be {known} with --convolutions {self.convolutions}, got {self.kernel}")
+            raise ConfigError(f"--kernel must be {known} with --convolutions {self.convolutions}, got {self.kernel}")
 
 
 # ------------------------------------------------------------------------------------------- variants

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,6 +21,7 @@ from reverie.agent import Mode, Row
 from reverie.algos import muzero
 from reverie.behavior.returns import Window
 from reverie.envs.base import Spaces
+from reverie.fields import Count, Number, Share, Weight, Width, Within
 from reverie.model.heads import Scalar, ScalarHead
 from reverie.model.unroll import LSTM, Hidden
 from reverie.nn.layers import MLP, Linear
@@ -30,28 +31,28 @@ from reverie.nn.layers import MLP, Linear
 class Config(muzero.Config):
     """The values of the algorithm."""
 
-    blocks: int = 1
+    blocks: Annotated[int, Within(0, 1000)] = 1
     """Residual blocks of each tower."""
-    channels: int = 64
+    channels: Width = 64
     """Planes of a tower's hidden state."""
-    n_step: int = 5
+    n_step: Annotated[int, Within(1, 2**16)] = 5
     """Rewards in a value target before it bootstraps from a search."""
-    reanalyse: float = 0.99
+    reanalyse: Share = 0.99
     """Share of every batch whose policies and values are searched again, with the target network."""
     bootstrap: Literal["stored", "network", "search"] = "search"
     """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
     batch and without a search; or, in the reanalysed share, of a fresh search."""
-    consistency_scale: float = 2.0
+    consistency_scale: Weight = 2.0
     """Weight of the loss that pulls the dynamics' output to the representation of the next observation."""
-    projection: int = 256
+    projection: Width = 256
     """Width of the space in which the two are compared (1024 for Atari)."""
-    predictor: int = 128
+    predictor: Width = 128
     """Hidden width of the predictor before the comparison (512 for Atari)."""
-    prefix_units: int = 64
+    prefix_units: Width = 64
     """Width of the memory that sums up rewards (512 for Atari)."""
-    prefix_horizon: int = 5
+    prefix_horizon: Count = 5
     """Steps after which a sum of rewards begins anew."""
-    trust_updates: int = 30_000
+    trust_updates: Number = 30_000
     """Every so many updates of age cost a value target one of its n rewards (0.3 of all updates). 0: never."""
 
 

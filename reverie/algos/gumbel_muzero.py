@@ -7,13 +7,14 @@ visits but the improved policy `softmax(logits + sigma(completed Q))`; no Dirich
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.algos import muzero
 from reverie.behavior.search import Found, gumbel
 from reverie.envs.base import Spaces
+from reverie.fields import Weight, Within
 from reverie.model.unroll import Hidden
 
 
@@ -21,13 +22,13 @@ from reverie.model.unroll import Hidden
 class Config(muzero.Config):
     """The values of the algorithm."""
 
-    simulations: int = 16
+    simulations: Annotated[int, Within(1, 2**16)] = 16
     """Of each search: network calls per decision. 2 to 16 are enough."""
-    considered: int = 16
+    considered: Annotated[int, Within(1, 2**16)] = 16
     """Actions at most that the root tries."""
-    visit_scale: float = 50.0
+    visit_scale: Weight = 50.0
     """c_visit of sigma(q) = (c_visit + most visits) c_scale q."""
-    q_scale: float = 0.1
+    q_scale: Weight = 0.1
     """c_scale (0.1 for values rescaled to the range seen in the tree, 1 for Go without that)."""
     q_rescale: bool = True
     """Rescale values to the range seen in the tree."""

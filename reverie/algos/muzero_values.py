@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from reverie.fields import Count, Number, Positive, Share, Weight, Width, Within, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,58 +14,58 @@ class Config:
 
     network: Literal["auto", "mlp", "tower"] = "auto"
     """Hidden states are vectors (any observation) or planes (boards, pictures). auto: planes for boards."""
-    hidden: int = 64
+    hidden: Width = 64
     """Width of a hidden state that is a vector."""
-    units: int = 128
+    units: Width = 128
     """Width of hidden layers."""
-    layers: int = 1
+    layers: Annotated[int, Within(0, 1000)] = 1
     """Hidden layers of representation, dynamics and heads of the mlp."""
-    blocks: int = 2
+    blocks: Annotated[int, Within(0, 1000)] = 2
     """Residual blocks of each tower."""
-    channels: int = 32
+    channels: Width = 32
     """Planes of a tower's hidden state."""
-    read_channels: int = 4
+    read_channels: Width = 4
     """Planes that policy, value and reward see of a tower's hidden state, by a 1x1 convolution."""
     scaling: Literal["range", "normal"] = "range"
     """Hidden states lie in [0, 1] by their extremes, as in the paper; or have mean 0 and variance 1, with which what is
     hard to see in a board is learned several times faster."""
-    stack: int = 1
+    stack: Annotated[int, Within(1, 1000)] = 1
     """Pictures or boards that are seen at once, this one and those before."""
-    simulations: int = 50
+    simulations: Annotated[int, Within(1, 2**16)] = 50
     """Of each search: network calls per decision."""
-    least_range: float = 0.0
+    least_range: Weight = 0.0
     """PUCT moves the values of sibling actions to [0, 1]. Where they differ by less than this, it divides by this
     instead: the noise of values that are not learned yet is no reason to prefer an action."""
-    unroll: int = 5
+    unroll: Annotated[int, Within(1, 1000)] = 5
     """K: steps along which the model is trained."""
-    n_step: int = 10
+    n_step: Annotated[int, Within(1, 2**16)] = 10
     """Rewards in a value target before it bootstraps from a search."""
-    lam: float = 1.0
+    lam: Share = 1.0
     """Below 1: value targets mix returns of 1 to n steps."""
-    discount: float = 0.997
+    discount: Share = 0.997
     """Per step. For two players the sign is added."""
-    support: int = 300
+    support: Annotated[int, Within(1, 2**16)] = 300
     """Rewards and values are categoricals over the integers from minus to plus this, of h(x): 601 bins."""
-    policy_scale: float = 1.0
+    policy_scale: Weight = 1.0
     """Weight of the loss."""
-    value_scale: float = 0.25
+    value_scale: Weight = 0.25
     """Weight of the loss (1 in the first paper, 0.25 with Reanalyse)."""
-    reward_scale: float = 1.0
+    reward_scale: Weight = 1.0
     """Weight of the loss."""
-    decode_scale: float = 0.0
+    decode_scale: Weight = 0.0
     """Weight of reading the board off every state, in training only; of boards on towers, not of pictures or vectors.
     At 0 a state says nothing but what planning needs; where that is hard to find, its dynamics learn from little."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """AdamW, or SGD with momentum 0.9."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Step size after warm-up."""
-    lr_warmup: int = 100
+    lr_warmup: Number = 100
     """Updates over which the learning rate rises."""
-    weight_decay: float = 1e-4
+    weight_decay: Weight = 1e-4
     """Of AdamW; of SGD, a squared penalty in the gradient."""
-    clip: float = 5.0
+    clip: Positive = 5.0
     """Largest norm of the gradient."""
-    reanalyse: float = 0.0
+    reanalyse: Share = 0.0
     """Share of every batch whose policies and values are searched again, with the target network."""
     bootstrap: Literal["stored", "network", "search"] = "stored"
     """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
@@ -71,38 +73,35 @@ class Config:
     unrolled_value: Literal["return", "seen"] = "return"
     """What the values of states 1 to K learn: the returns that came, as the root's does; or what the network itself
     says of the observations that came, which is less noisy, and as good as the values of roots are."""
-    target_every: int = 200
+    target_every: Count = 200
     """Updates after which the target network is a copy of the trained one again."""
     prioritized: bool = True
     """Draw sequences by the error of their value: |search value - target|."""
-    root_noise: float = 0.25
+    root_noise: Share = 0.25
     """Share of Dirichlet noise in the prior of the root."""
-    root_alpha: float = 0.3
+    root_alpha: Positive = 0.3
     """Of that Dirichlet distribution."""
-    random_moves: float = 0.0
+    random_moves: Share = 0.0
     """Share of the actions in training that are drawn evenly from what is legal. In a game that two good players always
     play alike, this is how other positions are seen."""
-    half_heat: int = 20_000
+    half_heat: Number = 20_000
     """Actions are drawn from the visits with temperature 1, and from this number of updates on with 0.5."""
-    quarter_heat: int = 40_000
+    quarter_heat: Number = 40_000
     """From this number of updates on the temperature is 0.25."""
-    temperature_moves: int = 0
+    temperature_moves: Number = 0
     """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
     behavior: Literal["search", "actor-critic"] = "search"
     """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not with rules
     of a game, drawn actions or chance)."""
-    imagination: int = 5
+    imagination: Annotated[int, Within(1, 2**12)] = 5
     """actor-critic: imagined steps from every state of the unroll."""
-    imagined_lam: float = 0.95
+    imagined_lam: Share = 0.95
     """actor-critic: lambda of the imagined returns: 0 trusts the critic, 1 the imagined rewards."""
-    entropy: float = 1e-2
+    entropy: Weight = 1e-2
     """actor-critic: weight of the policy's entropy."""
 
     def __post_init__(self) -> None:
-        if self.imagination < 1:
-            raise ValueError(f"--imagination must be 1 or more, got {self.imagination}")
-        if not 0 <= self.imagined_lam <= 1:
-            raise ValueError(f"--imagined-lam must lie in [0, 1], got {self.imagined_lam}")
+        check(self)
 
 
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.

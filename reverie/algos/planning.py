@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.algos import Unsuitable
 from reverie.behavior.search import Found, gumbel, puct
 from reverie.envs.base import Spaces
+from reverie.fields import ConfigError, Positive, Weight, Within, check
 from reverie.model.rssm import Latent, features
 from reverie.nn.dists import OneHot
 
@@ -36,25 +37,20 @@ class Planning:
     planner: Rule = "none"
     """Search in the dream before every action, in training and in evaluation, by the rule of Gumbel MuZero or of
     MuZero; none: the actor decides alone. Needs actions that are one discrete choice."""
-    simulations: int = 16
+    simulations: Annotated[int, Within(1, 2**16)] = 16
     """Of each search: imagined steps per decision."""
-    planner_scale: float = 0.1
+    planner_scale: Positive = 0.1
     """gumbel: how much the values of a search outweigh the actor. Of two actions, the worst and the best of all, the
     log-odds move by this times 50 plus the most visits of an action. The less the values are to be trusted, the
     smaller."""
-    improve: float = 0.0
+    improve: Weight = 0.0
     """Weight of a loss that moves the actor to what a search from every replayed state prefers. 0: there is none. It
     costs about as much as imagining --simulations steps."""
 
     def __post_init__(self) -> None:
-        if self.simulations < 1:
-            raise ValueError(f"--simulations must be 1 or more, got {self.simulations}")
-        if self.planner_scale <= 0:
-            raise ValueError(f"--planner-scale must be positive, got {self.planner_scale}")
-        if self.improve < 0:
-            raise ValueError(f"--improve must be 0 or more, got {self.improve}")
+        check(self)
         if self.improve and self.planner == "none":
-            raise ValueError(
+            raise ConfigError(
                 f"--improve {self.improve} trains the actor towards what a search prefers, and --planner none does "
                 "not search: add --planner gumbel, or leave --improve out"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import equinox as eqx
 import jax
@@ -21,6 +21,7 @@ from reverie.algos import Unsuitable, muzero
 from reverie.behavior.returns import Window
 from reverie.behavior.search import Found, gumbel
 from reverie.envs.base import Space, Spaces
+from reverie.fields import Positive, Share, Weight, Within
 from reverie.model.encode import flat, unflat
 from reverie.model.heads import Scalar
 from reverie.model.unroll import Hidden
@@ -31,17 +32,17 @@ from reverie.nn.dists import BoundedNormal, OneHot
 class Config(muzero.Config):
     """The values of the algorithm."""
 
-    candidates: int = 16
+    candidates: Annotated[int, Within(2, 2**16)] = 16
     """K: actions drawn at every node."""
-    broad: float = 0.25
+    broad: Share = 0.25
     """Share of the candidates that is drawn from a broader policy (see `spread`); the prior makes up for it."""
-    spread: float = 3.0
+    spread: Positive = 3.0
     """The broader policy has a standard deviation (discrete: a temperature) so many times as large."""
     search: Literal["gumbel", "puct"] = "gumbel"
     """PUCT as in the paper, or Gumbel's improved policy."""
-    simulations: int = 32
+    simulations: Annotated[int, Within(1, 2**16)] = 32
     """Of each search: network calls per decision."""
-    entropy_scale: float = 1e-3
+    entropy_scale: Weight = 1e-3
     """Weight of the policy's entropy."""
 
 

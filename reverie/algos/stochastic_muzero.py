@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import equinox as eqx
 import jax
@@ -27,6 +27,7 @@ from reverie.behavior.returns import Window
 from reverie.behavior.search import TINY, Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
+from reverie.fields import Share, Weight, Within
 from reverie.model.heads import ScalarHead
 from reverie.model.unroll import Hidden, halve_gradient
 from reverie.nn.dists import straight_through
@@ -37,22 +38,22 @@ from reverie.nn.layers import MLP, Linear
 class Config(muzero.Config):
     """The values of the algorithm."""
 
-    codes: int = 32
+    codes: Annotated[int, Within(1, 2**16)] = 32
     """C: outcomes of chance that the model can tell apart."""
-    chance_scale: float = 1.0
+    chance_scale: Weight = 1.0
     """Weight of the loss of their probabilities."""
-    commitment_scale: float = 1.0
+    commitment_scale: Weight = 1.0
     """Weight of the loss that keeps the encoder close to the codes it chooses."""
-    balance_scale: float = 0.0
+    balance_scale: Weight = 0.0
     """Weight of a loss that keeps all codes in use: how far their mean over a batch is from even, in nats. Without it
     the encoder may settle on one code before it matters which, and the model is one without chance."""
-    n_step: int = 10
+    n_step: Annotated[int, Within(1, 2**16)] = 10
     """Rewards in a value target before it bootstraps from a search."""
-    lam: float = 0.5
+    lam: Share = 0.5
     """Below 1: value targets mix returns of 1 to n steps."""
-    discount: float = 0.999
+    discount: Share = 0.999
     """Per step. For two players the sign is added."""
-    root_noise: float = 0.1
+    root_noise: Share = 0.1
     """Share of Dirichlet noise in the prior of the root."""
 
 

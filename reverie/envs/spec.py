@@ -24,7 +24,7 @@ from reverie.envs import options
 from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.gym import GymEnv
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
-from reverie.fields import meant
+from reverie.fields import meant, parsed, short
 
 
 class _Known(NamedTuple):
@@ -99,12 +99,12 @@ class EnvSpec:
     def __post_init__(self) -> None:
         if isinstance(self.kwargs, str):
             try:
-                parsed = json.loads(self.kwargs or "{}")
-            except json.JSONDecodeError as error:
+                kwargs = parsed(self.kwargs or "{}")
+            except ValueError as error:
                 raise UnusableEnv(
-                    f'env kwargs {self.kwargs!r} is not JSON ({error}), expected for example {{"size": 5}}'
+                    f'env kwargs {short(self.kwargs)} is not JSON ({error}), expected for example {{"size": 5}}'
                 ) from None
-            object.__setattr__(self, "kwargs", parsed)
+            object.__setattr__(self, "kwargs", kwargs)
         if not isinstance(self.kwargs, Mapping):
             raise UnusableEnv(f'env kwargs {self.kwargs!r}, expected a dict such as {{"size": 5}}')
         for name, least in (("action_repeat", 1), ("time_limit", 0), ("image_size", 0)):

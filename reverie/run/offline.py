@@ -79,12 +79,12 @@ def source(path: str) -> Source:
       ConfigError: there is none, or it saved nothing yet.
     """
     directory = RunDirectory(Path(path))
-    if not directory.config.exists():
+    if (saved := config.saved(directory.path)) is None:
         raise ConfigError(f"--offline {path}: there is no run, it has no config.json")
     checkpoint = Checkpoints(directory.checkpoints).load_latest()
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
-    return Source(directory, config.from_text(directory.config.read_text()), checkpoint.meta["replay"])
+    return Source(directory, saved, checkpoint.meta["replay"])
 
 
 def _told(field: Field | None) -> str:

@@ -146,7 +146,7 @@ def test_every_size_has_a_flag():
         ({"kernel": 4}, "--kernel must be 3 or 5 with --convolutions pool"),
         ({"kernel": 7, "convolutions": "stride"}, "3 or 4 or 5 with --convolutions stride"),
         ({"vector_layers": -1}, "--vector-layers must be 0 or more"),
-        ({"prior_layers": 0}, "--prior-layers must be positive"),
+        ({"prior_layers": 0}, "--prior-layers must be 1 or more"),
         ({"behavior_learning_rate": 0.0}, "--behavior-learning-rate must be positive"),
     ],
 )

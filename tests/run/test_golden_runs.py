@@ -73,7 +73,7 @@ def test_it_loads_and_acts_as_it_did(name: str, run: Path) -> None:
 
 def test_it_goes_on(name: str, run: Path) -> None:
     expected, before = EXPECTED[name], log.read(run / "metrics.jsonl")
-    saved = api.saved_config(run)
+    saved = config.saved(run)
     assert saved is not None
     steps = expected["steps"] + 2 * saved.run.log_every
     went = reverie.train(saved.algorithm, run=run, steps=steps)
