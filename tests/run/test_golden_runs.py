@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import api
+from reverie import api, config
 from reverie.agent import Mode
 from reverie.replay.segments import Segments
 from reverie.run import log, loop
