@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what nobody may import, and who may print."""
+"""The rules of the house: who may import whom, what nobody may import, who may print, and which clocks count."""
 
 import ast
 import subprocess
@@ -88,6 +88,23 @@ def test_only_the_command_line_and_the_log_print():
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
         assert not prints, f"{path}: print at lines {prints}"
+
+
+WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("datetime", "now")}
+STAMPS = {"run/directory.py", "run/events.py"}  # what they write of the time is for people to read
+
+
+def test_no_period_is_measured_by_a_clock_that_may_jump():
+    for path in FILES:
+        if path.relative_to(PACKAGE).as_posix() in STAMPS:
+            continue
+        found = [
+            f"{n.value.id}.{n.attr} at line {n.lineno}"
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+            if (n.value.id, n.attr) in WALL_CLOCKS
+        ]
+        assert not found, f"{path}: {found}; time.monotonic never goes back"
 
 
 ON_DEVICE = {f"envs/{name}.py" for name in ("device", "device_toy", "gymnax", "opponents", "pgx")}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -310,6 +312,25 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     with caplog.at_level(logging.ERROR, "reverie"):
         train(tmp_path)
     assert caplog.text.count("training goes on") == 2
+    assert_same(whole, tmp_path)
+
+
+def test_a_clock_that_jumps_by_a_day_moves_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, day = time.time, 86_400
+    days = itertools.cycle([0, -day, day, day, -day, 0, -day])
+    for name, unit in (("time", 1), ("time_ns", 10**9)):
+        monkeypatch.setattr(time, name, lambda unit=unit: type(unit)(now() + next(days)) * unit)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 60)
+        with pytest.raises(Killed):
+            train(tmp_path)
+    saved = Checkpoints(tmp_path / "checkpoints").manifests()
+    assert [c["step"] for c in saved] == [162, 120], "when it is time is a matter of steps"
+    for age, path in enumerate(sorted(tmp_path.rglob("*"))):  # and so is what is newest
+        os.utime(path, (1e9 - day * age, 1e9 - day * age))
+    train(tmp_path)
     assert_same(whole, tmp_path)
 
 
