@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check setup
+.PHONY: demo test slow soak check setup
 
 setup: $(READY)
 
@@ -23,6 +23,11 @@ check: $(READY)
 test: check
 	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile
 
-# Learning runs and long fault sweeps, which take about an hour.
+# Learning runs and long sweeps of faults (200 kills, random streams, compiled against not), which take about two hours.
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow --timeout 7200 --numprocesses 2 --dist loadfile
+
+# A random fault a minute, in two runs that nobody helps: see docs/reliability.md.
+MINUTES ?= 30
+soak: $(READY)
+	PYTHONPATH=. $(VENV)/bin/python tests/soak.py --minutes $(MINUTES) >> results/soak.jsonl

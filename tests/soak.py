@@ -289,10 +289,10 @@ def soak(folder: Path, minutes: float, seconds: float, seed: int, tell: Callable
     rng = np.random.default_rng(seed)
     first, second = Kept(folder / "first"), Kept(folder / "second")
     met: Counter[str] = Counter()
-    began = time.monotonic()
     try:
         for run in (first, second):
             run.goes_on(-1)
+        began = time.monotonic()
         while time.monotonic() < began + 60 * minutes:
             due = time.monotonic() + seconds
             name = str(rng.choice([*HARMLESS, *OTHERS]))

@@ -1,5 +1,6 @@
-"""What docs/metrics.md promises is what a run writes, and the reverse."""
+"""What the pages promise is so: metrics are what a run writes, the Dreamers what they are, every fault has its test."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -186,3 +187,24 @@ def test_the_table_of_the_dreamers_is_read_off_their_presets() -> None:
         rows.append(f"| {name} | " + " | ".join(column[name] for column in columns.values()) + " |")
     page = (Path(__file__).parents[1] / "docs" / "dreamers.md").read_text()
     assert "\n".join(rows) in page, "docs/dreamers.md should hold this table:\n" + "\n".join(rows)
+
+
+# ------------------------------------------------------------------------------- faults and their tests
+
+TESTS = Path(__file__).parent
+ROWS = re.findall(
+    r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", (TESTS.parent / "docs" / "reliability.md").read_text(), re.M
+)
+
+
+def test_forty_faults_are_listed_each_with_a_promise() -> None:
+    assert sorted(int(number) for number, *_ in ROWS) == list(range(1, 41))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_the_tests_of_a_fault_exist(row: tuple[str, ...]) -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", row[-1])
+    assert named or row[-1].startswith("none:"), "a row names its tests, or says why there is none"
+    for file, name in named:
+        body = ast.parse((TESTS / file).read_text()).body
+        assert name in {x.name for x in body if isinstance(x, ast.FunctionDef)}, f"tests/{file} has no {name}"

@@ -69,11 +69,8 @@ def drawn(batch: Row) -> list[tuple[int, int]]:
 STREAMS = st.lists(st.dictionaries(st.integers(0, 2), st.booleans(), min_size=1), min_size=1, max_size=60)
 
 
-@settings(max_examples=300)
-@given(adds=STREAMS, length=st.integers(1, 6), ring=st.integers(0, 9), within=st.booleans())
-def test_exactly_the_windows_that_exist_are_drawn(
-    adds: list[dict[int, bool]], length: int, ring: int, within: bool
-) -> None:
+def check_windows(adds: list[dict[int, bool]], length: int, ring: int, within: bool) -> None:
+    """Adds rows, `is_first` by stream, and compares what may be drawn with its definition all along."""
     replay = make(streams=3, length=length, capacity=3 * (length + ring), within_episodes=within)
     feed = Feed(replay)
     for add in adds:
@@ -90,6 +87,27 @@ def test_exactly_the_windows_that_exist_are_drawn(
     assert (replay.state(), replay.windows) == kept
     if expected:
         assert set(drawn(replay.sample(40 * len(expected)))) == expected
+
+
+@settings(max_examples=300)
+@given(adds=STREAMS, length=st.integers(1, 6), ring=st.integers(0, 9), within=st.booleans())
+def test_exactly_the_windows_that_exist_are_drawn(
+    adds: list[dict[int, bool]], length: int, ring: int, within: bool
+) -> None:
+    check_windows(adds, length, ring, within)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_thousand_random_streams() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(33_334):  # of three streams each
+        ends = rng.random() ** 3  # from episodes that never end to those of one step
+        adds = [
+            {int(s): bool(rng.random() < ends) for s in rng.permutation(3)[: rng.integers(1, 4)]}
+            for _ in range(int(rng.integers(1, 40)))
+        ]
+        check_windows(adds, int(rng.integers(1, 7)), int(rng.integers(10)), bool(rng.integers(2)))
 
 
 @settings(max_examples=300)

@@ -127,6 +127,22 @@ def test_stopped_at_every_checkpoint(whole: Path, tmp_path: Path, monkeypatch: p
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.slow
+def test_stopped_at_every_one_of_fifty_steps(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.Training.collect
+
+    def last(self: loop.Training) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "collect", last)
+        for step in range(1, 51):
+            assert train(tmp_path).steps == 3 * (step - 1)
+    train(tmp_path)
+    assert_same(whole, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("call", [1, 40])
 def test_a_signal_saves_and_the_resume_is_exact(
