@@ -310,8 +310,8 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     allowed, weights = memory.limit(), 4 * sum(modules.values())
     if weights > 0.9 * allowed:
         raise ConfigError(
-            f"the parameters would take {weights / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB: lower "
-            "the widths or the number of layers"
+            f"the parameters would take {weights / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB: "
+            "lower the widths or the number of layers"
         )
     if rows * width > 0.9 * allowed:
         raise ConfigError(
