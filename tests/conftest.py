@@ -21,8 +21,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-# A first call compiles; on busy cores that is no measure of a test.
-hypothesis.settings.register_profile("reverie", deadline=None)
+# A first call compiles; on busy cores that is no measure of a test, nor is how long it takes to draw examples.
+hypothesis.settings.register_profile("reverie", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("reverie")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

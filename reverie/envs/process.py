@@ -132,7 +132,7 @@ class Child:
 
     def _fate(self) -> str:
         try:
-            status = self.process.wait(1.0)
+            status = self.process.wait(5.0)  # a pipe closes just before its process ends
         except subprocess.TimeoutExpired:
             return "its process closed its pipe"
         if status >= 0:

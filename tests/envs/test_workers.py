@@ -303,6 +303,12 @@ def test_a_hang_leaves_no_process_behind(tmp_path, monkeypatch):
         assert held.read() == b""  # ends when the last process is gone that could write
 
 
+def test_shared_memory_has_no_name_that_could_be_left_behind():
+    with Workers("CartPole-v1", 2, seed=0, mode="process") as workers:
+        assert os.fstat(workers._fd).st_nlink == 0
+        play(workers, 2)
+
+
 def test_what_an_env_prints_reaches_neither_the_protocol_nor_our_stdout(tmp_path, capfd):
     (tmp_path / "chatty.py").write_text(
         "import os, gymnasium\n"
