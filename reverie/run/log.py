@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary
+
+from reverie.run.events import Events
 
 logger = logging.getLogger("reverie")
 
@@ -43,6 +44,8 @@ SHOWN = {
 class JsonLines:
     """An append-only file of JSON objects.
 
+    Lines that the disk does not take wait in memory, and come before the next one as soon as it does.
+
     Args:
       path: of the file; made if missing.
       keep: bytes to keep. What lies behind came after the checkpoint that the run continues from.
@@ -55,35 +58,67 @@ class JsonLines:
         if size < keep:
             logger.warning("%s lost %d bytes; metrics go on behind the gap", path, keep - size)
         self.offset = min(keep, size)
+        self._waiting = b""
         os.ftruncate(self._handle, self.offset)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one line. A full disk is a warning: metrics are not worth a run."""
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        try:
-            written = 0
-            while written < len(line):
-                written += os.pwrite(self._handle, line[written:], self.offset + written)
-        except OSError as error:
-            logger.warning("cannot write %d bytes to %s: %s", len(line), self.path, error)
-            os.ftruncate(self._handle, self.offset)  # no half a line before the next one
-            return
-        self.offset += len(line)
+        told = bool(self._waiting)
+        self._waiting += json.dumps(record, allow_nan=False).encode() + b"\n"
+        if (error := self._append()) and not told:
+            logger.warning("cannot write to %s: %s. Metrics wait in memory until that works again", self.path, error)
 
     def sync(self) -> None:
         """Makes what was written durable, before a checkpoint refers to it."""
+        self._append()
         os.fsync(self._handle)
 
     def close(self) -> None:
+        if error := self._append():
+            logger.warning("%s lacks its last %d lines: %s", self.path, self._waiting.count(b"\n"), error)
         os.close(self._handle)
+
+    def _append(self) -> OSError | None:
+        """Writes all that waits, or nothing, and says why."""
+        try:
+            written = 0
+            while written < len(self._waiting):
+                written += os.pwrite(self._handle, self._waiting[written:], self.offset + written)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._handle, self.offset)  # no half a line before the next one
+            return error
+        self.offset += len(self._waiting)
+        self._waiting = b""
+        return None
 
 
 def read(path: Path, size: int | None = None) -> list[dict[str, Any]]:
-    """All records of a file of JSON lines, or of its first `size` bytes; a torn last line is left out."""
+    """All records of a file of JSON lines, or of its first `size` bytes. A torn last line is left out; so is, with a
+    warning, one that is no record (a bad byte of a disk): it is not worth a run."""
     if not path.exists():
         return []
-    lines = path.read_bytes()[:size].split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn, or nothing
+    records, faults = [], []
+    for number, line in enumerate(path.read_bytes()[:size].split(b"\n")[:-1], 1):  # behind the last newline: torn
+        try:
+            records.append(_record(line))
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number} ({error})")
+    if faults:
+        more = f", and {len(faults) - 1} more lines" if faults[1:] else ""
+        logger.warning("%s: %s is no record of metrics and is left out%s", path, faults[0], more)
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """A line as the record that it is; ValueError if it is none."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or "step" not in record:
+        raise ValueError("no JSON object with a step")
+    for name, value in record.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name} is {type(value).__name__}, expected a number or null")
+    return record
 
 
 class Display(Protocol):
@@ -185,7 +220,7 @@ class Log:
         unit: str = "step",
     ) -> None:
         self.lines = JsonLines(path, keep)
-        self._events = SummaryWriter(str(tensorboard), purge_step=start or None)
+        self._events = Events(tensorboard, start)
         self._display: Display
         if console.is_terminal:
             self._display = Terminal(console, steps, start, unit)
@@ -207,24 +242,12 @@ class Log:
         numbers = finite(values)
         record = {"step": step, **numbers}
         self.lines.write(record)
-        try:
-            for name, value in numbers.items():
-                if value is not None:
-                    self._events.add_scalar(name, value, moment)
-        except OSError as error:
-            logger.warning("cannot write to TensorBoard: %s", error)
+        self._events.scalars(moment, {name: value for name, value in numbers.items() if value is not None})
         self._display.metrics(moment, record)
 
     def picture(self, step: int, name: str, encoded: bytes, size: tuple[int, int]) -> None:
-        """Shows a PNG, or a GIF that moves, of `(height, width)` in TensorBoard.
-
-        As the event that it is: tensorboardX's own `add_video` would encode frames with moviepy, another dependency.
-        """
-        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=encoded)
-        try:
-            self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
-        except OSError as error:
-            logger.warning("cannot write to TensorBoard: %s", error)
+        """Shows a PNG, or a GIF that moves, of `(height, width)` in TensorBoard."""
+        self._events.picture(step, name, encoded, size)
 
     def __enter__(self) -> Log:
         return self

@@ -50,7 +50,7 @@ def test_a_file_shorter_than_the_checkpoint_says_goes_on(tmp_path: Path, caplog:
     assert log.read(tmp_path / "m.jsonl") == [{"step": 3}]
 
 
-def test_a_full_disk_tears_no_line(
+def test_a_full_disk_tears_no_line_and_loses_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = log.JsonLines(tmp_path / "m.jsonl")
@@ -65,10 +65,40 @@ def test_a_full_disk_tears_no_line(
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "reverie"):
         patch.setattr(os, "pwrite", full)
         lines.write({"step": 2})
-    lines.write({"step": 3})
-    lines.close()
-    assert "No space left" in caplog.text
-    assert log.read(tmp_path / "m.jsonl") == [{"step": 1}, {"step": 3}]
+        lines.write({"step": 3})
+        assert lines.offset == len('{"step": 1}\n'), "what a checkpoint refers to"
+    assert log.read(tmp_path / "m.jsonl") == [{"step": 1}]
+    lines.sync()
+    assert log.read(tmp_path / "m.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert lines.offset == (tmp_path / "m.jsonl").stat().st_size
+    assert caplog.text.count("No space left on device. Metrics wait in memory") == 1
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "reverie"):
+        patch.setattr(os, "pwrite", full)
+        lines.write({"step": 4})
+        lines.close()
+    assert "lacks its last 1 lines" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b'{"step": 2, "a": 0.\xff}', b'{"step": 2, "a": [0]}', b'{"stop": 2}', b"2", b'{"step": true}', b"[" * 10**5, b""],
+)
+def test_a_bad_byte_costs_a_line_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: bytes) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + bad + b'\n{"step": 3, "a": null}\n')
+    with caplog.at_level(logging.WARNING, "reverie"):
+        assert log.read(path) == [{"step": 1}, {"step": 3, "a": None}]
+    assert f"{path}: line 2 (" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_many_bad_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "m.jsonl").write_bytes(b"\0\n" * 5)
+    with caplog.at_level(logging.WARNING, "reverie"):
+        assert log.read(tmp_path / "m.jsonl") == []
+    (told,) = caplog.messages
+    assert "line 1 (" in told
+    assert "and 4 more lines" in told
 
 
 def record(tmp_path: Path, terminal: bool) -> str:
