@@ -137,9 +137,9 @@ class Agent(Protocol):
         Returns:
           `(state, out, metrics)`: `out/<key>` arrays `[B, T, ...]` to be written back to the T trained rows
           (a subset of `out_space`), and scalar metrics. An array `[B, t, ...]` with t < T is written to the first t
-          of them: what is known of the root alone, such as its priority, is `[B, 1]`. A non-finite loss or gradient
-          leaves `state` as it was (bit for bit, but for the counters `metrics["nonfinite/total"]` and
-          `metrics["nonfinite/streak"]`) and returns the `out` of the batch unchanged.
+          of them: what is known of the root alone, such as its priority, is `[B, 1]`. If the loss, the gradient,
+          `out` or a statistic of the batch is not finite, `state` is as it was (bit for bit, but for the counters
+          `metrics["nonfinite/total"]` and `metrics["nonfinite/streak"]`) and so is `out`, that of the batch.
         """
         ...
 

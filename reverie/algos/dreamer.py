@@ -31,7 +31,7 @@ from reverie.model.encode import Convolutions, Encoder, flat, image_resolution, 
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import Action, OneHot, randomness
-from reverie.nn.optim import count_nonfinite, each, keep
+from reverie.nn.optim import each, finite, guarded
 
 # Of the presets of V1 and V2 for a laptop: how they learn and when they are measured.
 EARLY_LAPTOP: dict[str, Any] = {
@@ -354,17 +354,15 @@ class Dreamer:
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
 
         metrics |= {"loss/total": loss, "gradient/norm": norm}
-        return self.settled(jnp.isfinite(loss) & jnp.isfinite(norm), state, batch, new, out, metrics)
+        return self.settled(finite((loss, norm)), state, batch, new, out, metrics)
 
     def settled(
-        self, finite: Array, state: State, batch: Row, new: State, out: Row, metrics: Metrics
+        self, sound: Array, state: State, batch: Row, new: State, out: Row, metrics: Metrics
     ) -> tuple[State, Row, Metrics]:
-        """What `train` returns. One poisoned batch must not destroy a run: if not all was finite, the old state and
-        what replay had are kept, on the device, without asking the host."""
-        counts = count_nonfinite(state.nonfinite, finite)
-        state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
-        out = keep(finite, out, {k: batch[k][:, self.context :] for k in out})
-        return state, out, metrics | {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
+        """What `train` returns: `new`, `out` and `metrics`, or where not all is finite what there was before."""
+        sound &= finite(new.returns)
+        state, out, counts = guarded(sound, state, new, out, {k: batch[k][:, self.context :] for k in out})
+        return state, out, metrics | counts
 
     def renew(self, state: State) -> State:
         return eqx.tree_at(lambda s: s.optimizer, state, self.optimizer.init(state.model))

@@ -39,7 +39,7 @@ from reverie.model.heads import PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
 from reverie.nn.dists import Binary, OneHot, randomness
 from reverie.nn.layers import Conv
-from reverie.nn.optim import count_nonfinite, keep
+from reverie.nn.optim import finite, guarded
 
 SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
@@ -419,14 +419,11 @@ class MuZero:
         target = jax.tree.map(lambda new, old: jnp.where(renew, new, old), model, state.target)
         new = State(model, target, optimizer, state.key, updates, state.nonfinite)
 
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        counts = count_nonfinite(state.nonfinite, finite)
-        state = eqx.tree_at(lambda s: s.nonfinite, keep(finite, new, state), counts)
         if self.config.prioritized:
             out["out/priority"] = priority[:, None]
-        out = {k: jnp.where(finite, v, before[k][:, self.context :][:, : v.shape[1]]) for k, v in out.items()}
-        metrics |= found | {"loss/total": loss, "gradient/norm": norm}
-        metrics |= {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}
+        stored = {k: before[k][:, self.context :][:, : v.shape[1]] for k, v in out.items()}
+        state, out, counts = guarded(finite((loss, norm)), state, new, out, stored)
+        metrics |= found | {"loss/total": loss, "gradient/norm": norm} | counts
         return state, out, metrics
 
     def loss(

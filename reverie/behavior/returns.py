@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def lambda_return(
@@ -106,7 +109,7 @@ def n_step_return(
 
     Rewards after the world's end are 0 and so is the value (an absorbing state); an episode that was only cut
     bootstraps from the value of its last row. `lam` below 1 mixes the returns of 1 to n steps (TD(lambda)); `fewer`, 1
-    to n, makes the returns of a sequence shorter.
+    to n, makes the returns of a sequence shorter. A sum that float32 cannot say is its largest number.
     """
     width = unroll + 1
     rows = lambda x, at: lax.dynamic_slice_in_dim(x, at, width, 1)
@@ -130,6 +133,7 @@ def n_step_return(
     here_last, here_end = last[:, :width], terminal[:, :width]
     start = (jnp.zeros_like(reward[:, :width]), jnp.ones_like(reward[:, :width]), jnp.ones_like(here_last))
     (total, _, _), _ = lax.scan(step, start, jnp.arange(1, steps + 1))
+    total = jnp.clip(total, -LARGEST, LARGEST)  # rewards may be finite and their sum not
     total = jnp.where(here_last & ~here_end, value[:, :width], total)  # cut right here: all there is to know
 
     # The first end among the positions decides what lies at and beyond it: nothing more, or nobody knows.

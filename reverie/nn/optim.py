@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
+
+S = TypeVar("S", bound=Any)
+Row = dict[str, Array]
 
 
 class LaPropState(NamedTuple):
@@ -102,12 +106,30 @@ def clip_per_tensor(grads: Any, params: Any, factor: float, floor: float = 1e-3)
     return jax.tree.map(clip, grads, params)
 
 
-def keep(finite: Array, new: Any, old: Any) -> Any:
-    """`new` if an update was finite, else `old`, bit for bit: decided on the device, without asking the host."""
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+def finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every number of a tree is."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.array(True), *(jnp.isfinite(x).all() for x in floats)]).all()
 
 
-def count_nonfinite(counts: Int[Array, "2"], finite: Array) -> Int[Array, "2"]:
-    """Updates that were skipped in all, and in a row."""
-    total, streak = counts
-    return jnp.where(finite, jnp.stack([total, 0 * streak]), counts + 1)
+def guarded(sound: Bool[Array, ""], old: S, new: S, out: Row, stored: Row) -> tuple[S, Row, Row]:
+    """What `train` returns of an update: nothing that is not finite may reach the state or replay, since one poisoned
+    batch must not destroy a run. If anything was not, all is kept as it was, bit for bit, but for the counters. Decided
+    on the device, without asking the host.
+
+    Args:
+      sound: whether the loss, its gradient and all else that the state gets from the batch are finite. Parameters
+        and the optimizer's moments are if the gradient is; to look at each of them as well would double the time of a
+        small update. A checkpoint is looked at as a whole.
+      old, new: states before and after, with a field `nonfinite`, int32 [2]: updates skipped in all, and in a row.
+      out, stored: what is to be written to replay, which is looked at here, and what stands there; of the same shapes.
+
+    Returns:
+      the state, what to write, and the counters as metrics.
+    """
+    sound &= finite(out)
+    total, streak = old.nonfinite
+    counts = jnp.where(sound, jnp.stack([total, 0 * streak]), old.nonfinite + 1)
+    new, out = jax.tree.map(lambda n, o: jnp.where(sound, n, o), (new, out), (old, stored))
+    new = eqx.tree_at(lambda s: s.nonfinite, new, counts)
+    return new, out, {"nonfinite/total": counts[0], "nonfinite/streak": counts[1]}

@@ -23,6 +23,13 @@ BYTES = 2 * 8  # of the tree, per place: a leaf and, but for one, an inner node
 LEAST = 1e-6  # a priority of zero would never be drawn again, and so never be corrected
 
 
+def check(priorities: np.ndarray) -> None:
+    """Raises ValueError unless all are 0 or more and finite: one that is not would be the only one ever drawn."""
+    wrong = ~((priorities >= 0) & (priorities < np.inf))
+    if wrong.any():
+        raise ValueError(f"a priority must be 0 or more and finite, given {priorities[wrong][:3].tolist()}")
+
+
 class SumTree:
     """`size` leaves, float64, not negative, with O(log size) changes and draws.
 
@@ -107,7 +114,7 @@ class Priorities:
         self._tree = SumTree(size)
 
     def set(self, places: np.ndarray, priorities: np.ndarray) -> None:
-        """From now on, `places` [n] are drawn by `priorities` [n], 0 or more (at least `LEAST` counts)."""
+        """From now on, `places` [n] are drawn by `priorities` [n]; at least `LEAST` counts. ValueError: see `check`."""
         self._tree.set(places, self._power(priorities))
 
     def drop(self, places: np.ndarray) -> None:
@@ -137,4 +144,5 @@ class Priorities:
         return places, ((powers.min() / powers) ** self.beta).astype(np.float32)
 
     def _power(self, priorities: np.ndarray) -> np.ndarray:
+        check(priorities)
         return np.maximum(priorities.astype(np.float64), LEAST) ** self.alpha

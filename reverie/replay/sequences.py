@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from reverie.replay import priorities
-from reverie.replay.priorities import Priorities
+from reverie.replay.priorities import Priorities, check
 
 Row = dict[str, np.ndarray]
 
@@ -402,8 +402,8 @@ class Replay:
                     f"cannot write back {key}: given {value.dtype} {list(value.shape)}, expected "
                     f"{field.dtype} {[*ids.shape, *field.shape]}, or fewer rows of each window"
                 )
-            if key == PRIORITY and not ((value >= 0) & (value < np.inf)).all():
-                raise ValueError(f"cannot write back {key}: it must be 0 or more and finite, given {value}")
+            if key == PRIORITY:
+                check(value)
         skipped = 0
         for few in sorted({value.shape[last] for value in values.values()}, reverse=True):
             same = {key: value for key, value in values.items() if value.shape[last] == few}

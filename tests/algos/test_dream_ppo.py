@@ -86,6 +86,15 @@ def test_what_goes_back_to_replay_is_where_it_was(agent, practised, train, batch
     assert np.abs(expected[0] - expected[1:]).max(-1).min() > 0.05, "sequences could be told apart"
 
 
+@pytest.mark.parametrize("reward", [1e38, -1e38, 3e38])
+def test_a_colossal_reward_leaves_everything_finite(reward, train, practised, batch):
+    state = practised[0]
+    bad = batch | {"reward": jnp.full_like(batch["reward"], reward)}
+    new, out, metrics = train(state, bad)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.model, new.slow, new.returns, new.optimizer, out)))
+    assert (metrics["nonfinite/streak"] == 1) == (bits(new.model) == bits(state.model))
+
+
 @pytest.mark.parametrize("key", ["obs/vector", "reward", "out/deter"])
 def test_a_nan_changes_nothing_but_the_counters(key, train, practised, batch):
     state = practised[0]

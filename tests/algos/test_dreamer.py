@@ -86,6 +86,14 @@ def test_a_poisoned_batch_changes_nothing(learned):
     assert bits(same) == bits(state)
 
 
+@pytest.mark.parametrize("reward", [1e38, -1e38, 3e38])
+def test_a_colossal_reward_leaves_everything_finite(learned, reward):
+    _, _, _, state, train, batch, _ = learned
+    after, out, metrics = train(state, batch | {"reward": jnp.full_like(batch["reward"], reward)})
+    assert metrics["nonfinite/streak"] == 1, "its square is not finite"
+    assert bits((eqx.tree_at(lambda s: s.nonfinite, after, state.nonfinite), out)) == bits((state, {}))
+
+
 def test_the_slow_critic_is_a_copy_now_and_then(learned):
     version, agent, first, state, *_ = learned
     if version == "v1":

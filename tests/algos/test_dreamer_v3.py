@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from dreamer import (
     EVERY_ACTION,
@@ -178,6 +179,30 @@ def test_the_same_key_gives_the_same_result_and_another_key_another(init, train,
 
 
 # ---------------------------------------------------------------------- a bad batch
+
+
+@pytest.mark.parametrize("reward", [1e38, -1e38, 3e38])
+def test_a_colossal_reward_leaves_everything_finite(reward, train, state, batch):
+    state, _, _ = train(state, batch)
+    bad = batch | {"reward": jnp.full_like(batch["reward"], reward)}
+    new, out, metrics = train(state, bad)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.model, new.slow, new.returns, new.optimizer, out)))
+    assert metrics["nonfinite/streak"] == 0
+    # A step is as long as after any other batch: gradients are clipped, and divided by their own size.
+    moved, usual = (
+        optax.tree.norm(jax.tree.map(jnp.subtract, x.model, state.model)) for x in (new, train(state, batch)[0])
+    )
+    assert moved < 3 * usual
+
+
+@pytest.mark.parametrize("place", ["low", "high"])
+def test_a_statistic_that_is_not_finite_changes_nothing_either(place, agent, train, state, batch):
+    new, out, _ = train(state, batch)
+    new = eqx.tree_at(lambda s: getattr(s.returns, place), new, jnp.float32(jnp.inf))
+    kept, out, metrics = agent.settled(jnp.array(True), state, batch, new, out, {})
+    assert [k for k, v in bits(kept).items() if v != bits(state)[k]] == [".nonfinite"]
+    assert bits(out) == bits({k: batch[k][:, 1:] for k in out})
+    assert metrics["nonfinite/streak"] == 1
 
 
 @pytest.mark.parametrize("key", ["obs/vector", "reward", "out/deter"])

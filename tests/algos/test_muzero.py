@@ -105,6 +105,18 @@ def test_a_nan_changes_nothing_but_the_counters(name):
         np.testing.assert_array_equal(value, kept, err_msg=key)
 
 
+@OFTEN
+@pytest.mark.parametrize("reward", [1e38, -1e38, 3e38])
+def test_a_colossal_reward_is_learned_from_and_leaves_everything_finite(name, reward):
+    batch, state = random_batch(AGENTS[name]), begun(name)
+    batch["reward"] = jnp.full_like(batch["reward"], reward)  # whose sums float32 cannot say
+    new, out, metrics = TRAIN[name](state, batch)
+    assert float(metrics["nonfinite/streak"]) == 0
+    assert int(new.updates) == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.model, new.target, new.optimizer, out)))
+    assert (out["out/priority"] > 1e37).all()
+
+
 @pytest.mark.parametrize("mode", ["train", "random", pytest.param("eval", marks=pytest.mark.slow)])
 def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     agent = AGENTS[name]

@@ -1,10 +1,14 @@
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from dreamer import bits
 
-from reverie.nn.optim import adam, clip_per_tensor, each, laprop
+from reverie.nn.optim import adam, clip_per_tensor, each, finite, guarded, laprop
 
 CASES = ["laprop_agc_default", "laprop_agc_nowarm", "laprop_agc_warm3", "laprop_noagc"]
 
@@ -99,3 +103,32 @@ def test_each_part_has_an_optimizer_of_its_own():
     g = 1 / np.sqrt(2)  # clipped by the norm of the part, not of everything
     np.testing.assert_allclose(changes["world"], -0.1 * g / (g + 1), rtol=1e-5)
     np.testing.assert_allclose(changes["actor"], -10 * g / (g + 1), rtol=1e-5)
+
+
+class State(eqx.Module):
+    weight: Any
+    scale: Any
+    key: Any
+    nonfinite: Any
+
+
+OLD = State(jnp.array([1.0, 2.0]), jnp.float32(3), jax.random.key(0), jnp.array([4, 0]))
+NEW = State(jnp.array([5.0, 6.0]), jnp.float32(7), jax.random.key(1), OLD.nonfinite)
+OUT, STORED = ({"out/latent": jnp.full((2, 3), x, jnp.bfloat16), "out/code": jnp.full(2, x, jnp.uint8)} for x in (8, 9))
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("where", ["loss", "scale", "out"])
+def test_what_is_not_finite_anywhere_changes_nothing_but_the_counters(where, bad):
+    new, out = NEW, OUT
+    if where == "out":
+        out = OUT | {"out/latent": OUT["out/latent"].at[1, 2].set(bad)}
+    if where == "scale":
+        new = eqx.tree_at(lambda s: s.scale, NEW, jnp.float32(bad))
+    sound = finite((jnp.float32(bad if where == "loss" else 0.5), new.scale))
+    state, kept, metrics = jax.jit(guarded)(sound, OLD, new, out, STORED)
+    assert bits((state, kept)) == bits((eqx.tree_at(lambda s: s.nonfinite, OLD, jnp.array([5, 1])), STORED))
+    assert (metrics["nonfinite/total"], metrics["nonfinite/streak"]) == (5, 1)
+    state, kept, metrics = jax.jit(guarded)(jnp.array(True), state, NEW, OUT, STORED)
+    assert bits((state, kept)) == bits((eqx.tree_at(lambda s: s.nonfinite, NEW, jnp.array([5, 0])), OUT))
+    assert (metrics["nonfinite/total"], metrics["nonfinite/streak"]) == (5, 0)

@@ -117,3 +117,14 @@ def test_a_priority_of_zero_is_drawn_now_and_then_and_what_is_dropped_never() ->
 def test_powers_outside_their_range_are_refused(alpha: float, beta: float) -> None:
     with pytest.raises(ValueError, match="expected 0 to 1 of both"):
         Priorities(3, alpha, beta)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0])
+def test_what_is_no_priority_is_refused_and_changes_nothing(value: float) -> None:
+    priorities = Priorities(3, 1.0, 1.0)
+    places = np.arange(3)
+    priorities.set(places, np.ones(3))
+    for change in (priorities.set, priorities.change, priorities.reset):
+        with pytest.raises(ValueError, match=r"must be 0 or more and finite, given \["):
+            change(places, np.array([1.0, value, 2.0]))
+    assert priorities._tree.leaves.tolist() == [1, 1, 1]

@@ -471,7 +471,7 @@ def test_priorities_that_mean_nothing_are_refused() -> None:
     feed = Feed(replay)
     feed.add([0])
     for value in (np.nan, np.inf, -1):
-        with pytest.raises(ValueError, match="out/priority: it must be 0 or more and finite"):
+        with pytest.raises(ValueError, match="a priority must be 0 or more and finite"):
             replay.update(np.array([[0]]), {PRIORITY: np.full((1, 1), value, np.float32)})
     with pytest.raises(ValueError, match=r"out/priority is float64 \[\], expected float32 \[\]"):
         make(FIELDS | {PRIORITY: Field((), np.dtype(np.float64))})
