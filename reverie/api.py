@@ -127,7 +127,7 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
     run = conf.run
     with (
         Stop() as stop,
-        RunDirectory(path).locked(),
+        RunDirectory(path).locked() as directory,
         computing(run) as (devices, run),
         open_envs(
             factory or spec_of(run),
@@ -141,7 +141,6 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         conf = dataclasses.replace(conf, run=run)
         agent = make_agent(conf, workers.obs_space, workers.act_space)
         forecast = plan(conf, agent, devices)
-        directory = RunDirectory(path)
         session = loop.Training(conf.run, agent, workers, directory, stop, devices)
         write_config(directory, conf)  # whatever may be refused was
         forecast.tell(console, conf, path, workers.mode)

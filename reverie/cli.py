@@ -617,7 +617,7 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.envs.workers import EnvFailed
     from reverie.files import DiskError
     from reverie.run.checkpoint import AllDamaged, Mismatch
-    from reverie.run.directory import RunLocked
+    from reverie.run.directory import RunGone, RunLocked
     from reverie.run.loop import NonFinite
     from reverie.view.video import NoVideo
 
@@ -631,7 +631,7 @@ def _explain(error: Exception, debug: bool) -> int:
         RunLocked,
         NoVideo,
     )
-    met = (EnvFailed, DiskError, NonFinite)
+    met = (EnvFailed, DiskError, NonFinite, RunGone)
     if debug or not isinstance(error, (*asked, *met)):
         raise error
     print(f"reverie: {error}", file=sys.stderr)

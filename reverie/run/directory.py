@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from reverie import files
 
 class RunLocked(RuntimeError):
     """Another process is writing to the run directory."""
+
+
+class RunGone(RuntimeError):
+    """The run directory was deleted, or moved to another place, while a process held it."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,13 @@ class RunDirectory:
     replay/         append-only segments
     videos/
     run.lock        who holds the run: pid, host, start time
+
+    Attributes:
+      handle: of the directory itself, wherever it may be, while it is locked.
     """
 
     path: Path
+    handle: int | None = None
 
     @property
     def config(self) -> Path:
@@ -58,9 +66,9 @@ class RunDirectory:
         return self.path / "run.lock"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[RunDirectory]:
         """Makes the directories and holds the exclusive lock until the block ends or the process
-        dies.
+        dies. Yields this directory with its `handle`.
 
         The lock is the kernel's (`flock`), the file only says whose it is: a file left by a killed
         process is taken over. A run that fails before it has a config never was: what was made for it goes.
@@ -72,14 +80,14 @@ class RunDirectory:
         new = not self.path.exists()
         files.make_dir(self.path)
         try:
-            with self._held():
+            with self._held() as held:
                 made = [x for x in (self.checkpoints, self.replay, self.videos) if not x.exists()]
                 try:
                     for folder in made:
                         files.make_dir(folder)
-                    yield
+                    yield held
                 except BaseException:
-                    if not self.config.exists():
+                    if held.there and not self.config.exists():
                         for path in made:
                             _remove_if_empty(path)
                         self.lock.unlink(missing_ok=True)
@@ -89,9 +97,27 @@ class RunDirectory:
                 _remove_if_empty(self.path)
             raise
 
+    @property
+    def there(self) -> bool:
+        """Whether the directory that was locked still lies where it did."""
+        assert self.handle is not None, "only a locked directory is known apart from another of its name"
+        try:
+            return os.path.samestat(os.fstat(self.handle), os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def check(self) -> None:
+        """Raises RunGone if the locked directory does not lie where it did: a new one would be half a run."""
+        if not self.there:
+            raise RunGone(
+                f"{self.path} was deleted or moved while this run wrote to it, and nothing more is saved. If it was "
+                "moved, give its new place with --run, and the run goes on from the last checkpoint there"
+            )
+
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _held(self) -> Iterator[RunDirectory]:
         self._probe()
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)  # held open, so that no other has its number
         # Workers do not inherit it (Python opens files close-on-exec): it ends with this process.
         handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -108,9 +134,10 @@ class RunDirectory:
             }
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(owner).encode(), 0)
-            yield
+            yield replace(self, handle=directory)
         finally:
             os.close(handle)
+            os.close(directory)
 
     def _holder(self, handle: int) -> str:
         text = os.pread(handle, 4096, 0)

@@ -15,12 +15,14 @@ bit for bit, what it would have done. Steps alone decide when something is due, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -49,11 +51,13 @@ from reverie.run.stop import Stop
 
 logger = logging.getLogger("reverie")
 
+# What the device, or the machine, may have no room for beside training.
+SHORT = (jax.errors.JaxRuntimeError, MemoryError)
 COUNTERS = ("nonfinite/total", "nonfinite/streak")  # metrics that are not averaged
 
 
 class NonFinite(RuntimeError):
-    """Too many updates in a row had a loss or gradient that is not finite."""
+    """Too many updates in a row were not finite, or the state is not."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +327,7 @@ class Training:
             self._latest = figures
             if streak >= self.run.max_nonfinite:
                 raise NonFinite(
-                    f"{streak} updates in a row had a loss or gradient that is not finite (step "
+                    f"{streak} updates in a row had a loss, gradient or result that is not finite (step "
                     f"{self.progress.step}, update {self.progress.updates}). The last good "
                     f"checkpoint is kept in {self.directory.checkpoints}. Look at the env with "
                     f"`reverie check-env`, or start over with a smaller --learning-rate"
@@ -338,10 +342,12 @@ class Training:
             return every > 0 and moment // every > now.measured // every
 
         values: dict[str, float] = {}
+        evaluation = None
         if run.eval_episodes and now.evaluated != moment and (final or due(run.eval_every)):
             evaluation = self._evaluate()
-            if evaluation is None:
+            if evaluation is None and self.stop.signal:
                 return
+        if evaluation:
             self.progress = replace(self.progress, evaluation=evaluation, evaluated=moment)
             values["eval/mean_return"] = evaluation.mean_return
             values["eval/std_return"] = evaluation.std_return
@@ -375,7 +381,14 @@ class Training:
     # ------------------------------------------------------------------------ saving, restoring
 
     def save(self, log: Log) -> None:
-        """Commits a checkpoint of this very moment; raises OSError if the disk will not take it."""
+        """Commits a checkpoint of this very moment.
+
+        Raises:
+          OSError: the disk will not take it.
+          RunGone: the directory is not there any more.
+          NonFinite: the state cannot be learned from any more.
+        """
+        self.directory.check()
         if self._streak():
             logger.warning("step %d: no checkpoint, the last update was not finite", self.progress.step)
             return
@@ -383,6 +396,7 @@ class Training:
             log.lines.sync()
             replay = self.segments.save(self.replay)
             arrays = {f"agent/{k}": x for k, x in flatten(self.state).items()}
+            self._require_finite(arrays)
             if self._collects:
                 arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
             table = [np.asarray(x) for x in self.figures]
@@ -400,6 +414,16 @@ class Training:
             self.checkpoints.save(self.moment, arrays, meta)
             self.segments.collect_garbage(m["meta"]["replay"] for m in self.checkpoints.manifests())
         self.saved = self.progress
+
+    def _require_finite(self, arrays: dict[str, np.ndarray]) -> None:
+        """Updates look at what they get from a batch; this looks at what has become of the state."""
+        for name, x in arrays.items():
+            if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(x).all():
+                raise NonFinite(
+                    f"{name} is not finite any more (step {self.progress.step}, update {self.progress.updates}). The "
+                    f"last good checkpoint is kept in {self.directory.checkpoints}. Start over with a smaller "
+                    "--learning-rate"
+                )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         meta, arrays = checkpoint.meta, checkpoint.arrays
@@ -427,8 +451,10 @@ class Training:
     # ---------------------------------------------------------------------------------- measuring
 
     def _evaluate(self) -> Evaluation | None:
+        """None if it was given up: for a signal, or for want of memory."""
         run = self.run
-        with self.clock.spent("evaluation"):
+        advice = f"A new run plays fewer games at once with --eval-envs below {run.eval_envs}, or --eval-episodes"
+        with self._spared("evaluation", "no evaluation", advice):
             envs = self._examination or open_evaluation(
                 run,
                 self.workers.spec,
@@ -439,20 +465,41 @@ class Training:
             with envs:
                 key = evaluation_key(run.seed, self.moment)
                 return evaluate(self.compiled, self.local, envs, run.eval_episodes, key, self.stop, run.opponent)
+        return None
 
     def _report(self) -> dict[str, float]:
-        with self.clock.spent("report"):
+        figures: dict[str, jax.Array] = {}
+        with self._spared("report", "no report", "--report-every 0 leaves reports out; they grow with --batch"):
             figures = jax.device_get(self.compiled.report(self.local, self._look()))
         return {f"report/{k}": float(v) for k, v in figures.items()}
 
     def _film(self, log: Log) -> None:
         """Dreams as pictures; a full disk is a warning, as for metrics."""
-        with self.clock.spent("report"):
+        advice = "--video-every 0 leaves pictures out; they grow with --batch"
+        with self._spared("report", "no picture of a dream", advice):
             dream = jax.device_get(self.compiled.dream(self.local, self._look()))
             try:
                 dreams.film(dream, self.directory.videos, self.moment, log)
             except OSError as error:
                 logger.warning("step %d: no picture of a dream: %s", self.progress.step, error)
+
+    @contextmanager
+    def _spared(self, kind: str, without: str, advice: str) -> Iterator[None]:
+        """Whatever only looks at the run does not end it: if there is no memory for it, that is a warning.
+
+        Args:
+          kind: of the time that it takes, for the clock.
+          without: in words, what there is not.
+          advice: a sentence.
+        """
+        with self.clock.spent("train"):
+            jax.block_until_ready(self.state)  # what fails in here is an update, and does end it
+        try:
+            with self.clock.spent(kind):
+                yield
+        except SHORT as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.warning("step %d: %s, training goes on: %s. %s", self.progress.step, without, reason, advice)
 
     def _look(self) -> Row:
         """A batch to look at, the same whenever this moment comes: what training draws is not touched."""
@@ -465,7 +512,8 @@ class Training:
         values: dict[str, float] = {"updates": now.updates}
         if self.figures:
             table = np.stack([np.asarray(x) for x in self.figures])
-            values |= dict(zip(self.names, table.mean(0).tolist(), strict=True))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told as such
+                values |= dict(zip(self.names, table.mean(0).tolist(), strict=True))
             values |= {k: float(table[-1, self.names.index(k)]) for k in COUNTERS}
         if self.episodes:
             values["episode/return"] = float(np.mean([e.episode_return for e in self.episodes]))
@@ -516,8 +564,9 @@ def train(session: Training, console: Console) -> Result:
       console: where a person watches.
 
     Raises:
-      NonFinite: `run.max_nonfinite` updates in a row were not finite.
+      NonFinite: `run.max_nonfinite` updates in a row were not finite, or what they left is not.
       EnvFailed: an env failed too often.
+      RunGone: the directory was deleted or moved.
       OSError: the last checkpoint could not be written.
     """
     run, directory, stop = session.run, session.directory, session.stop
