@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from reverie import algos, config, files, memory
+from reverie import algos, config, memory
 from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
 from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
@@ -35,7 +35,7 @@ from reverie.envs.workers import episode_seed
 from reverie.envs.wrappers import native_action, observe
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row, bytes_per_row
-from reverie.run import dreams, evaluation, loop, offline, phases
+from reverie.run import dreams, evaluation, loop, meta, offline, phases
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import Collector
 from reverie.run.compiled import Compiled
@@ -45,6 +45,7 @@ from reverie.run.loop import Result
 from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
 from reverie.run.stop import Stop
+from reverie.saved import understood
 from reverie.view.tree import Branches, Thought
 
 logger = logging.getLogger("reverie")
@@ -141,8 +142,8 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         conf = dataclasses.replace(conf, run=run)
         agent = make_agent(conf, workers.obs_space, workers.act_space)
         forecast = plan(conf, agent, devices)
-        session = loop.Training(conf.run, agent, workers, directory, stop, devices)
-        write_config(directory, conf)  # whatever may be refused was
+        session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
+        write_config(directory, dataclasses.replace(conf, id=session.id))  # whatever may be refused was
         forecast.tell(console, conf, path, workers.mode)
         return loop.train(session, console)
 
@@ -171,12 +172,8 @@ def settle(saved: Config | None, given: Config) -> Config:
 
 def write_config(directory: RunDirectory, conf: Config) -> None:
     """Puts the config into the run directory, whole or not at all."""
-    temporary = directory.config.with_suffix(".tmp")
-    if temporary.exists():
-        files.remove(temporary)
-    files.create(temporary, [config.to_text(conf).encode()])
-    files.rename(temporary, directory.config)
-    files.sync_dir(directory.path)
+    directory.folder.replace(directory.config.name, config.to_text(conf).encode())
+    directory.folder.sync()
 
 
 def new_path(conf: Config) -> Path:
@@ -410,7 +407,7 @@ class LoadedAgent:
         saved = config.saved(self.path)
         if saved is None:
             raise ConfigError(f"no run in {self.path}: it has no config.json")
-        checkpoint = Checkpoints(RunDirectory(self.path).checkpoints).load_latest()
+        checkpoint = meta.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
         saved = searching(saved, planner, simulations, planner_scale)
@@ -418,7 +415,8 @@ class LoadedAgent:
         self.spec = env_spec(env) if env is not None else spec_of(saved.run)
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
-        self.state = loop.agent_state(self.agent, checkpoint)
+        with understood(checkpoint.path):
+            self.state = loop.agent_state(self.agent, checkpoint)
         self._policy = Compiled(self.agent).policy  # of one env
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
@@ -483,7 +481,9 @@ class LoadedAgent:
         if not fresh:
             run = self.config.run
             replay = loop.replay_of(run, self.agent)
-            Segments(RunDirectory(self.path).replay).load(replay, self._replay)
+            directory = RunDirectory(self.path).replay
+            with understood(directory):
+                Segments(directory, self.config.id).load(replay, self._replay)
             if replay.longest > self.agent.context + 1:
                 return dreams.look(replay, sequences, total, np.random.default_rng(seed))
             logger.warning("the replay of %s is gone: fresh episodes are played instead", self.path)

@@ -271,9 +271,8 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
 
 def dream(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(Dream, argv, "dream")
-    from reverie import api
+    from reverie import api, files
     from reverie.envs.base import RULES
-    from reverie.run.directory import RunDirectory
     from reverie.view import dream as view
     from reverie.view import video
 
@@ -286,7 +285,6 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     agent = api.load(flags.run)
     seen = {name: space for name, space in agent.env.obs_space.items() if space.kind not in RULES}
     images = [name for name, space in seen.items() if space.pictured]
-    folder = RunDirectory(agent.path).videos
     if flags.policy:
         key = _subject([*seen, "reward"], images, flags.key, suffix)
         return _drive(flags, console, agent, key if key in images else "")
@@ -296,13 +294,12 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
     dreamt = [name.removeprefix("obs/") for name in view.curves(dreams) + view.pictures(dreams)]
     key = _subject(dreamt, [name for name in images if name in dreamt], flags.key, suffix)
     is_image = key in images
-    path = Path(flags.out or folder / f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
+    path = _place(flags.out, agent.path, f"dream-{agent.moment:09d}{video.BEST if is_image else '.png'}")
     name = f"obs/{key}" if key in seen else key
     if is_image:
         video.write(path, view.frames(dreams, name, flags.seen), view.FPS)
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(view.plot(dreams, name or None, flags.seen))
+        files.replace(path, view.plot(dreams, name or None, flags.seen))
     errors = view.errors(dreams, flags.seen)
     horizons = [f"after {h}" for h in errors["reward"]["horizons"]]
     number = lambda x, form: "-" if x is None else format(x, form)
@@ -323,13 +320,12 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
 
 def _drive(flags: Dream, console: Console, agent: Any, key: str) -> int:
     """The other half of `dream`: the policy acts in its imagination."""
-    from reverie.run.directory import RunDirectory
     from reverie.view import dream as view
     from reverie.view import video
 
     if not key:
         raise ConfigError("--policy draws a video of an image, and this is none: from Python, `load(run).drive()`")
-    path = Path(flags.out or RunDirectory(agent.path).videos / f"drive-{agent.moment:09d}{video.BEST}")
+    path = _place(flags.out, agent.path, f"drive-{agent.moment:09d}{video.BEST}")
     rows = agent.drive(flags.sequences, flags.seen + flags.dreamt, flags.seen, flags.fresh, flags.seed)
     video.write(path, view.driven(rows, f"obs/{key}", flags.seen), view.FPS)
     gained = (rows["reward"] * rows["valid"])[:, flags.seen :].sum(1)
@@ -341,6 +337,17 @@ def _drive(flags: Dream, console: Console, agent: Any, key: str) -> int:
     console.print(f"picture: {path}", soft_wrap=True)
     _output(flags.json, {"path": str(path), "step": agent.step, "seen": flags.seen, "rewards": gained.tolist()})
     return 0
+
+
+def _place(out: str, run: Path, name: str) -> Path:
+    """Where a picture goes: what was typed, or the run's videos/, which no link may replace."""
+    if out:
+        return Path(out)
+    from reverie.run.directory import RunDirectory
+
+    videos = RunDirectory(run).folder / "videos"
+    videos.make()
+    return videos.path / name
 
 
 def _subject(known: Sequence[str], images: Sequence[str], key: str, suffix: str) -> str:
@@ -360,7 +367,6 @@ def _subject(known: Sequence[str], images: Sequence[str], key: str, suffix: str)
 def think(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(Think, argv, "think")
     from reverie import api, files
-    from reverie.run.directory import RunDirectory
     from reverie.view import tree as view
 
     suffix = Path(flags.out or "think.png").suffix.lower()
@@ -374,7 +380,7 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
             raise ConfigError(f"--out {flags.out}: {folder} is a file, expected a directory or a name that is free")
     agent = api.load(flags.run, planner=flags.planner)
     found = agent.think(flags.step, flags.seed, flags.simulations)
-    path = Path(flags.out or RunDirectory(agent.path).videos / f"think-{flags.step}.png")
+    path = _place(flags.out, agent.path, f"think-{flags.step}.png")
     mover = "" if found.player is None else f", player {found.player} to move"
     title = f"{agent.config.run.env} after {agent.step:,} steps: step {flags.step} of an episode{mover}"
     entries: list[dict[str, Any]] = [
@@ -387,7 +393,6 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
         }
         for a in found.ranked
     ]
-    files.make_dir(path.parent)
     files.replace(path, view.draw(found, title, suffix, flags.depth))
     console.print(
         f"{title}\n{found.tree.visits[0] - 1} simulations; value {found.raw:.3g} by the network, {found.value:.3g} by "
@@ -619,6 +624,7 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.run.checkpoint import AllDamaged, Mismatch
     from reverie.run.directory import RunGone, RunLocked
     from reverie.run.loop import NonFinite
+    from reverie.saved import AnotherRun, Malformed, OtherVersion
     from reverie.view.video import NoVideo
 
     asked = (
@@ -628,6 +634,9 @@ def _explain(error: Exception, debug: bool) -> int:
         UnusableEnv,
         Mismatch,
         AllDamaged,
+        Malformed,
+        OtherVersion,
+        AnotherRun,
         RunLocked,
         NoVideo,
     )

@@ -13,14 +13,13 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from reverie import algos, files
+from reverie import __version__, algos
 from reverie.fields import (
     INT32,
     TINY,
@@ -38,6 +37,8 @@ from reverie.fields import (
     short,
     taken,
 )
+from reverie.files import Folder, Missing
+from reverie.saved import OtherVersion
 
 SCHEMA = 1
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
@@ -224,11 +225,16 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: the algorithm's name, the run's values, the algorithm's own values."""
+    """A whole run: the algorithm's name, the run's values, the algorithm's own values.
+
+    Attributes:
+      id: of the run that it was saved with, 32 hexadecimal digits; empty before it begins, and in old runs.
+    """
 
     algorithm: str
     run: RunConfig
     agent: Any
+    id: str = ""
 
     def values(self) -> dict[str, Any]:
         """All fields in one flat dict; the names of run and algorithm never collide."""
@@ -317,6 +323,8 @@ def to_text(config: Config) -> str:
     """JSON with one value per line."""
     data = {
         "schema": SCHEMA,
+        "reverie": __version__,
+        "id": config.id,
         "algorithm": config.algorithm,
         "run": dataclasses.asdict(config.run),
         "agent": dataclasses.asdict(config.agent),
@@ -324,11 +332,12 @@ def to_text(config: Config) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def from_text(text: str) -> Config:
+def from_text(text: str, name: str = "the config") -> Config:
     """Inverse of `to_text`: missing values take their defaults, unknown ones are errors.
 
     Raises:
       ConfigError: this is no config, or not one that this version can have written; says why.
+      OtherVersion: it has another format; calls it `name`.
     """
     try:
         data = parsed(text)
@@ -337,26 +346,29 @@ def from_text(text: str) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"it holds {short(data)}, expected an object with {', '.join(_PARTS)}")
     if data.get("schema") != SCHEMA:
-        raise ConfigError(
-            f"it has schema {short(data.get('schema'))}, expected {SCHEMA}: another version of reverie wrote it"
-        )
+        raise OtherVersion(name, data.get("schema"), SCHEMA, data.get("reverie"))
     for name, kind in _PARTS.items():
         if not isinstance(data.get(name), kind):
             raise ConfigError(f"{name} is {short(data.get(name))}, expected {'a text' if kind is str else 'an object'}")
-    if more := data.keys() - _PARTS.keys():
+    for name in _ALSO:
+        if not isinstance(data.get(name, ""), str):
+            raise ConfigError(f"{name} is {short(data[name])}, expected a text")
+    if more := data.keys() - _PARTS.keys() - set(_ALSO):
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
     values = data["run"] | data["agent"]
     for key, value in values.items():
         if isinstance(value, str) and any(unicodedata.category(x) in _UNPRINTABLE for x in value):
             raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
     try:
-        return override(default(data["algorithm"]), **values)
+        config = override(default(data["algorithm"]), **values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    return dataclasses.replace(config, id=data.get("id", ""))
 
 
 # What a saved config holds. Texts in it reach a terminal and the file system, where these characters do harm.
 _PARTS = {"schema": int, "algorithm": str, "run": dict, "agent": dict}
+_ALSO = ("reverie", "id")  # which old ones lack
 _UNPRINTABLE = ("Cc", "Cs")
 
 
@@ -365,13 +377,18 @@ def saved(directory: Path) -> Config | None:
 
     Raises:
       ConfigError: it is no config, as `from_text`; names the file.
-      files.DiskError: it cannot be read.
+      OtherVersion: another version with another format wrote it.
+      files.DiskError: it cannot be read, or is no plain file.
     """
     file = directory / "config.json"
-    if not os.path.lexists(file):
-        return None
     try:
-        return from_text(files.read(file, LARGEST).decode())
+        text = Folder(directory).read(file.name, LARGEST + 1)
+    except Missing:
+        return None
+    if len(text) > LARGEST:
+        raise ConfigError(f"{file} is no config of a run: it has more than {LARGEST:,} bytes")
+    try:
+        return from_text(text.decode(), str(file))
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is no config of a run: it is not UTF-8") from None
     except ConfigError as error:

@@ -1,10 +1,13 @@
 """The few durable file operations that everything on disk goes through.
 
-Each function calls `os.*` of this module and nothing else, so that a test can put a recording
-stand-in for `os` here, stop after any operation, and look at what a crash would have left behind.
+Whoever was handed a run directory does not know who filled it. A `Folder` therefore opens nothing through a link below
+its root, waits for nothing, and takes nothing for a file that is none (`NotPlain`).
 
-A failed operation raises `DiskError` (an `OSError` with the same `errno`), naming the path and, for
-writes, the bytes that did not fit.
+Each operation calls `os.*` of this module and nothing else, so that a test can put a recording stand-in for `os` here,
+stop after any operation, and look at what a crash would have left behind.
+
+A failed operation raises `DiskError` (an `OSError` with the same `errno`), naming the path and, for writes, the bytes
+that did not fit.
 """
 
 from __future__ import annotations
@@ -23,11 +26,32 @@ _HINTS = {
     errno.EIO: "the disk reports a fault; what was saved before is intact if it can still be read",
     errno.EROFS: "the file system is read-only; choose another directory",
     errno.EACCES: "no permission; choose another directory or change its owner",
+    errno.ESTALE: "the server of this disk lost it; mount it again",
+}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFREG: "a file",
 }
 
 
 class DiskError(OSError):
     """An operating-system error with the path and the operation that met it."""
+
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
+
+class Missing(DiskError, FileNotFoundError):
+    """There is no such file or directory."""
+
+
+class NotPlain(DiskError):
+    """Something in a run directory is no plain file, or no plain directory; says what it is, and what to do."""
 
 
 @contextmanager
@@ -39,7 +63,8 @@ def _explained(action: str, path: Path) -> Iterator[None]:
             raise
         code = error.errno or 0
         hint = f" ({_HINTS[code]})" if code in _HINTS else ""
-        raise DiskError(code, f"cannot {action} {path}: {os.strerror(code)}{hint}") from error
+        kind = Missing if code in (errno.ENOENT, errno.ENOTDIR) else DiskError
+        raise kind(code, f"cannot {action} {path}: {os.strerror(code)}{hint}") from error
 
 
 def make_dir(path: Path) -> None:
@@ -48,105 +73,224 @@ def make_dir(path: Path) -> None:
     for folder in reversed(missing):
         with _explained("make the directory", folder):
             os.mkdir(folder)
-        sync_dir(folder.parent)
-
-
-def read(path: Path, most: int) -> bytes:
-    """The whole of a regular file, without following a link or waiting for anybody to write.
-
-    Raises DiskError; also for what is no file or has more than `most` bytes.
-    """
-    if path.is_symlink():
-        raise DiskError(errno.ELOOP, f"cannot read {path}: it is a link, expected a file")
-    with _explained("read", path):
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise DiskError(errno.EINVAL, f"cannot read {path}: it is no regular file")
-        if status.st_size > most:
-            raise DiskError(
-                errno.EFBIG, f"cannot read {path}: it has {status.st_size:,} bytes, expected at most {most:,}"
-            )
-        data = b""
-        with _explained("read", path):
-            while part := os.read(handle, most + 1 - len(data)):
-                data += part
-        return data
-    finally:
-        os.close(handle)
-
-
-def create(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
-    """Writes a new file and its content to the disk; the name is durable after `sync_dir` of its
-    parent.
-
-    Returns the number of bytes. An existing file is an error.
-    """
-    return _write(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0, chunks)
-
-
-def append(path: Path, at: int, chunks: Iterable[bytes | memoryview]) -> int:
-    """Writes `chunks` to the disk from byte `at` of an existing file, its end. Returns the new
-    length."""
-    return _write(path, os.O_WRONLY | os.O_NOFOLLOW, at, chunks)
-
-
-def _write(path: Path, flags: int, at: int, chunks: Iterable[bytes | memoryview]) -> int:
-    with _explained("open", path):
-        handle = os.open(path, flags, 0o644)
-    try:
-        for chunk in chunks:
-            view = memoryview(chunk).cast("B")
-            with _explained(f"write {view.nbytes} bytes at {at} of", path):
-                while view.nbytes:
-                    written = os.pwrite(handle, view[:_WRITE], at)
-                    at += written
-                    view = view[written:]
-        with _explained("flush", path):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-    return at
-
-
-def truncate(path: Path, length: int) -> None:
-    """Cuts a file to `length` bytes."""
-    with _explained(f"cut to {length} bytes", path):
-        os.truncate(path, length)
-
-
-def rename(source: Path, target: Path) -> None:
-    """Gives a file or directory its name; durable after `sync_dir` of the parent."""
-    with _explained(f"rename {source.name} to", target):
-        os.rename(source, target)
+        Folder(folder.parent).sync()
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all; one of that name is replaced."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    if temporary.exists():
-        remove(temporary)
-    create(temporary, [data])
-    rename(temporary, path)
+    """Writes a file that a person named, whole or not at all; its directory is made if missing."""
+    make_dir(path.parent)
+    Folder(path.parent).replace(path.name, data)
 
 
-def remove(path: Path) -> None:
-    """Removes a file, or a directory with the files in it (links are removed, never followed)."""
-    with _explained("remove", path):
-        if path.is_dir() and not path.is_symlink():
-            for child in sorted(path.iterdir()):
-                remove(child)
-            os.rmdir(path)
-        else:
-            os.unlink(path)
+class Folder:
+    """A directory of a run, and what may be done in it. All names are of its own entries.
 
+        Folder(run) / "checkpoints" / "step-000000001000"
 
-def sync_dir(path: Path) -> None:
-    """Makes the names in a directory durable."""
-    with _explained("flush the directory", path):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    Args:
+      root: the run's own directory, which may be a link (to a larger disk, say).
+      parts: of the path below it, of which none may be a link.
+
+    Every method raises DiskError, or NotPlain where something is not what it should be.
+    """
+
+    def __init__(self, root: Path, *parts: str) -> None:
+        self.root, self.parts = root, parts
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(self.root, *self.parts, name)
+
+    @property
+    def path(self) -> Path:
+        """For people, and for names."""
+        return self.root.joinpath(*self.parts)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Of all entries, sorted; none if there is no such directory."""
         try:
-            os.fsync(handle)
+            with self._entered() as handle, _explained("read the directory", self.path):
+                return sorted(os.listdir(handle))
+        except Missing:
+            return []
+
+    def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """A handle of a plain file, for the caller to close. A file that is written to in place has only this one name,
+        or the other would change with it."""
+        with self._entered() as folder:
+            try:
+                handle = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644, dir_fd=folder)
+            except OSError as error:
+                self._refuse(name, folder)
+                with _explained("open", self.path / name):
+                    raise error
+        try:
+            with _explained("look at", self.path / name):
+                found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_plain(self.path / name, _KINDS.get(stat.S_IFMT(found.st_mode), "something else"), "a file")
+            if flags & (os.O_WRONLY | os.O_RDWR) and found.st_nlink > 1:
+                path = self.path / name
+                raise NotPlain(
+                    errno.EMLINK,
+                    f"{path} is one of {found.st_nlink} names of the same file (hard links), and what is written to "
+                    f"one changes all: make it a file of its own with `cp {path} {path}.own && mv {path}.own {path}`",
+                )
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """The content of a file, or the first `most` bytes of it."""
+        handle = self.open(name)
+        with os.fdopen(handle, "rb") as file, _explained("read", self.path / name):
+            return file.read() if most is None else file.read(most)
+
+    def size(self, name: str) -> int:
+        """Bytes of a plain file."""
+        handle = self.open(name)
+        try:
+            return os.fstat(handle).st_size
         finally:
             os.close(handle)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def make(self) -> None:
+        """Makes the directory and those above it, where they are missing, durably."""
+        make_dir(self.root)
+        for depth, name in enumerate(self.parts):
+            above = Folder(self.root, *self.parts[:depth])
+            with above._entered() as handle:
+                try:
+                    os.mkdir(name, dir_fd=handle)
+                except FileExistsError:
+                    continue
+                except OSError as error:
+                    with _explained("make the directory", above.path / name):
+                        raise error
+            above.sync()
+        with self._entered():
+            pass  # what was there already is a directory, and no link to one
+
+    def create(self, name: str, chunks: Iterable[bytes | memoryview]) -> int:
+        """Writes a new file and its content to the disk; the name is durable after `sync`.
+
+        Returns the number of bytes. An existing file is an error.
+        """
+        return self._write(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0, chunks)
+
+    def append(self, name: str, at: int, chunks: Iterable[bytes | memoryview]) -> int:
+        """Writes `chunks` to the disk from byte `at` of an existing file, its end. Returns the new length."""
+        return self._write(name, os.O_WRONLY, at, chunks)
+
+    def _write(self, name: str, flags: int, at: int, chunks: Iterable[bytes | memoryview]) -> int:
+        handle, path = self.open(name, flags), self.path / name
+        try:
+            for chunk in chunks:
+                view = memoryview(chunk).cast("B")
+                with _explained(f"write {view.nbytes} bytes at {at} of", path):
+                    while view.nbytes:
+                        written = os.pwrite(handle, view[:_WRITE], at)
+                        at += written
+                        view = view[written:]
+            with _explained("flush", path):
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+        return at
+
+    def truncate(self, name: str, length: int) -> None:
+        """Cuts a file to `length` bytes."""
+        handle = self.open(name, os.O_WRONLY)
+        try:
+            with _explained(f"cut to {length} bytes", self.path / name):
+                os.ftruncate(handle, length)
+        finally:
+            os.close(handle)
+
+    def rename(self, source: str, target: str) -> None:
+        """Gives an entry, whatever it is, another name; durable after `sync`."""
+        with self._entered() as handle, _explained(f"rename {source} to", self.path / target):
+            os.rename(source, target, src_dir_fd=handle, dst_dir_fd=handle)
+
+    def set_aside(self, name: str) -> str:
+        """Gives an entry that cannot be used a name that nothing of ours looks for. Returns it."""
+        taken = set(self.names())
+        names = (f"damaged-{name}" + (f"-{number}" if number else "") for number in range(len(taken) + 1))
+        free = next(each for each in names if each not in taken)
+        self.rename(name, free)
+        return free
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Writes a file, whole or not at all; one of that name is replaced. Durable after `sync`."""
+        temporary = f"{name}.tmp"
+        if temporary in self.names():
+            self.remove(temporary)
+        self.create(temporary, [data])
+        self.rename(temporary, name)
+
+    def remove(self, name: str) -> None:
+        """Removes an entry: of a directory all that is in it, of a link the link."""
+        with self._entered() as handle, _explained("remove", self.path / name):
+            _remove(name, handle)
+
+    def sync(self) -> None:
+        """Makes the names in the directory durable."""
+        with self._entered() as handle, _explained("flush the directory", self.path):
+            os.fsync(handle)
+
+    # --- the way in -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _entered(self) -> Iterator[int]:
+        """A handle of the directory, to which no link led."""
+        with _explained("open the directory", self.root):
+            handle = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
+        try:
+            path = self.root
+            for name in self.parts:
+                path = path / name
+                above = handle
+                try:
+                    handle = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+                except OSError as error:
+                    Folder(path.parent)._refuse(name, above, "a directory")
+                    with _explained("open the directory", path):
+                        raise error
+                os.close(above)
+            yield handle
+        finally:
+            os.close(handle)
+
+    def _refuse(self, name: str, folder: int, expected: str = "a file") -> None:
+        """Raises NotPlain if the entry is there, and not what it should be."""
+        try:
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        except OSError:
+            return
+        if stat.S_ISLNK(mode):
+            raise _not_plain(self.path / name, f"a link to {os.readlink(name, dir_fd=folder)}", expected)
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        if kind != expected:
+            raise _not_plain(self.path / name, kind, expected)
+
+
+def _not_plain(path: Path, kind: str, expected: str) -> NotPlain:
+    advice = "put a copy of what it leads to in its place" if kind.startswith("a link") else "move it away"
+    return NotPlain(errno.ELOOP, f"{path} is {kind}, expected {expected}; nothing was changed: {advice}")
+
+
+def _remove(name: str, folder: int) -> None:
+    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        inside = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            for child in sorted(os.listdir(inside)):
+                _remove(child, inside)
+        finally:
+            os.close(inside)
+        os.rmdir(name, dir_fd=folder)
+    else:
+        os.unlink(name, dir_fd=folder)

@@ -59,7 +59,7 @@ def borrow(shelf: Path) -> Path:
     for abandoned in shelf.glob(f"{_OWN}*"):
         with suppress(OSError):  # it is locked, or another process is faster
             os.close(_locked(abandoned))
-            files.remove(abandoned)
+            files.Folder(shelf).remove(abandoned.name)
     own = Path(tempfile.mkdtemp(prefix=_OWN, dir=shelf))
     _locked(own)  # open, and with it locked, as long as the process lives
     for kept in shelf.glob("*-cache.*"):
@@ -68,7 +68,7 @@ def borrow(shelf: Path) -> Path:
             if _digest(kept) == digest:
                 os.link(kept, own / name)
             else:
-                files.remove(kept)
+                files.Folder(shelf).remove(kept.name)
     return own
 
 
@@ -79,7 +79,7 @@ def hand_on(own: Path, shelf: Path) -> None:
             if added.stat().st_nlink == 1:
                 os.rename(added, shelf / f"{added.name}.{_digest(added)}")
     with suppress(OSError):
-        files.remove(own)
+        files.Folder(shelf).remove(own.name)
     with suppress(OSError):
         found = sorted(((s.st_mtime, s.st_size, p) for p in shelf.glob("*-cache.*") for s in [p.stat()]), reverse=True)
         total = 0

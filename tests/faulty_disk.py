@@ -30,11 +30,12 @@ class FaultyDisk:
     No fsync reaches the real disk: what one is worth is modelled here, and a real one takes long.
     """
 
-    COUNTED = ("mkdir", "open", "pwrite", "fsync", "truncate", "rename", "rmdir", "unlink")
+    COUNTED = ("mkdir", "open", "pwrite", "fsync", "ftruncate", "rename", "rmdir", "unlink")
 
     def __init__(self, at: int | None = None, mode: str = "kill") -> None:
         self.at, self.mode = at, mode
         self.operations: list[str] = []
+        self.written = 0  # bytes
         self._paths: dict[int, str] = {}  # open handles
         self._flushed: dict[str, int] = {}  # file -> length that survives a power cut
         self._names: list[tuple[str | None, str]] = []  # (old, new) not yet flushed; old None: made
@@ -45,9 +46,17 @@ class FaultyDisk:
             return call
 
         def counted(*args: Any, **kwargs: Any) -> Any:
+            if name == "open" and not args[1] & (
+                os.O_WRONLY | os.O_RDWR
+            ):  # to look, or to reach a file: nothing changes
+                result = call(*args, **kwargs)
+                self._paths[result] = os.path.realpath(f"/proc/self/fd/{result}")
+                return result
             self._meet(name, args)
+            folders = [kwargs[k] for k in ("dir_fd", "src_dir_fd", "dst_dir_fd") if k in kwargs]
+            paths = [os.path.join(self._paths[f], args[i]) for i, f in enumerate(folders)]
             result = None if name == "fsync" else call(*args, **kwargs)
-            self._follow(name, args, result)
+            self._follow(name, (*paths, *args[len(paths) :]), result)
             return result
 
         return counted
@@ -75,6 +84,8 @@ class FaultyDisk:
                 self._names.append((None, path))
             if args[1] & os.O_WRONLY:
                 self._flushed[path] = os.path.getsize(path)
+        elif name == "pwrite":
+            self.written += result
         elif name == "mkdir":
             self._names.append((None, os.fspath(args[0])))
         elif name == "rename":

@@ -10,6 +10,7 @@ import pytest
 
 from reverie import algos, config
 from reverie.config import Config, ConfigError, RunConfig
+from reverie.saved import OtherVersion
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def test_text_with_missing_values_takes_defaults_and_unknown_ones_are_errors(bas
     data["run"]["bacth"] = 3
     with pytest.raises(ConfigError, match="'bacth': did you mean 'batch'"):
         config.from_text(json.dumps(data))
-    with pytest.raises(ConfigError, match="schema 99, expected 1"):
+    with pytest.raises(OtherVersion, match=r"format 99, of reverie .*; this version reads 1"):
         config.from_text(json.dumps(data | {"schema": 99}))
 
 

@@ -1,6 +1,6 @@
 """The replay on disk: append-only segment files, a checksum per record, one high-water mark.
 
-A record is a header (magic, schema, segment, kind, checksum and length of the payload; then the
+A record is a header (magic, schema, run, segment, kind, checksum and length of the payload; then the
 checksum of the header itself) and a payload: `int64 ids [n]`, followed for every key in
 alphabetical order by its values `[n, ...]`, raw. There are two kinds: **rows** hold all keys,
 **patches** only `out/*`, the values that training wrote back to rows saved earlier. Records apply
@@ -12,16 +12,17 @@ manifest is committed: a load reads up to the marks and writes nothing, the save
 new segment.
 
 Overwritten rows and superseded patches are dead bytes. A segment in which nothing lives leaves the
-manifest. When the dead exceed the living, the segments that are mostly dead are cleaned: what lives
-in them is saved again. What no kept checkpoint counts on any more, whole files and tails left by a
-crash, is removed after a commit (`collect_garbage`).
+manifest. While the dead exceed the living, every save also **cleans**: what lives in the deadest
+segments is saved again, at most as many bytes as the save writes anyhow. A mostly dead segment gives back
+more than cleaning it costs, so that is enough; and what a save costs depends on what is new, not on
+what replay holds. What no kept checkpoint counts on any more, whole files and tails left by a
+crash, is removed after a commit (`collect_garbage`); a file with damage in it is renamed `damaged-...`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import struct
 import zlib
@@ -33,18 +34,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reverie import files
+from reverie import __version__
+from reverie.files import Folder, Missing
 from reverie.replay.sequences import Replay, Row
+from reverie.saved import BYTES, COUNT, AnotherRun, Malformed, OtherVersion, fault
 
-VERSION = 1
+VERSION = 2
+READS = (1, 2)  # 1: records do not say which run wrote them
 ROWS, PATCH = 0, 1  # kinds of record
 RECORD_BYTES = 4 << 20  # payload of one record, about: what one flipped bit can cost
 SEGMENT_BYTES = 64 << 20  # a longer segment is not appended to
 
-_MAGIC = b"reverie\x01"
-# magic, schema, segment, kind, checksum of the payload, length of the payload
-_HEADER = struct.Struct("<8sIIIIQ")
+_MAGIC, _MAGIC_1 = b"reverie\x02", b"reverie\x01"
+# magic, schema, run, segment, kind, checksum of the payload, length of the payload
+_HEADER = struct.Struct("<8sI16sIIIQ")
+_HEADER_1 = struct.Struct("<8sIIIIQ")
 _CHECK = struct.Struct("<I")  # checksum of the header
+_HEAD = _HEADER.size + _CHECK.size
+_NOBODY = bytes(16)  # the run of whoever has no name
+_FORM = {
+    "schema": {str: [object]},
+    "held": COUNT,
+    "replay": {"count": [COUNT], "next": [COUNT], "skipped": COUNT, "rng": {str: object}},
+    "segments": [{"name": str, "length": BYTES}],
+}
 _NAME = re.compile(r"segment-(\d{8})\.rows")
 
 log = logging.getLogger("reverie")
@@ -61,14 +74,23 @@ class Segments:
 
     Remembers what the files hold, so that a save writes only what is new: one `Segments` belongs to
     one `Replay`, from its first save or load on.
+
+    Args:
+      directory: where they lie; the one above it is the run's own.
+      run: the id of the run, 32 hexadecimal digits, written into every record. Records of another are refused. Empty:
+        any will do.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, run: str = "") -> None:
         self.directory = directory
+        self.run = run
+        self._folder = Folder(directory.parent) / directory.name
         self._lengths: dict[int, int] = {}  # number of a segment -> bytes that count, in order
         self._open = 0  # the segment to append to; 0: the next save begins a new one
+        self._damaged: set[str] = set()  # names of files that are not all sound
         # The segment in which the row and the latest patch of every slot lie; 0: in none.
-        self._row_at = self._patch_at = np.zeros(0, np.int32)
+        self._at = {kind: np.zeros(0, np.int32) for kind in (ROWS, PATCH)}
+        self._live: dict[int, list[int]] = {}  # number of a segment -> how many rows and patches live in it
 
     # --- saving -----------------------------------------------------------------------------------
 
@@ -78,62 +100,68 @@ class Segments:
         Returns the manifest, JSON-able. Raises `files.DiskError`; then nothing has changed that
         counts, and the next save tries again.
         """
-        files.make_dir(self.directory)
-        if not self._row_at.size:
-            self._row_at = self._patch_at = np.zeros(replay.capacity, np.int32)
+        self._folder.make()
+        if not self._at[ROWS].size:
+            self._at = {kind: np.zeros(replay.capacity, np.int32) for kind in (ROWS, PATCH)}
         rows = replay.held & replay.unsaved
         patches = replay.held & replay.dirty & ~rows
-        row_at = np.where(replay.held & ~rows, self._row_at, 0)
-        patch_at = np.where(replay.held & ~rows & ~patches, self._patch_at, 0)
-        mostly_dead = self._clean(replay, rows, patches, row_at, patch_at)
-
-        open_ = self._open if self._open not in mostly_dead else 0
+        victims = self._clean(replay, rows, patches)
+        open_ = self._open if self._open not in victims else 0
         records = self._plan(replay, open_, rows, patches)
         lengths = self._write(replay, records, dict(self._lengths))
 
         # Everything is on the disk: only now does memory follow.
+        self._live = self._left(rows, patches)
+        self._at[ROWS][rows] = 0
+        self._at[PATCH][rows | patches] = 0
         for record in records:
-            (row_at if record.kind == ROWS else patch_at)[record.slots] = record.segment
-        living = set(np.unique(row_at)) | set(np.unique(patch_at))
-        self._lengths = {i: n for i, n in lengths.items() if i in living}
+            self._at[record.kind][record.slots] = record.segment
+            self._live.setdefault(record.segment, [0, 0])[record.kind] += record.slots.size
+        self._lengths = {i: n for i, n in lengths.items() if any(self._live[i])}
+        self._live = {i: self._live[i] for i in self._lengths}
         self._open = records[-1].segment if records else open_
         if self._open not in self._lengths:
             self._open = 0
-        self._row_at, self._patch_at = row_at, patch_at
         replay.unsaved[:] = False
         replay.dirty[:] = False
         return {
             "version": VERSION,
+            "reverie": __version__,
             "schema": _schema(replay),
             "held": len(replay),
             "replay": replay.state(),
             "segments": [{"name": _name(i), "length": n} for i, n in self._lengths.items()],
         }
 
-    def _clean(
-        self,
-        replay: Replay,
-        rows: np.ndarray,
-        patches: np.ndarray,
-        row_at: np.ndarray,
-        patch_at: np.ndarray,
-    ) -> set[int]:
-        """If dead bytes exceed live ones, marks what lives in mostly dead segments as new (in
-        place)."""
-        row_bytes, patch_bytes = _width(replay, ROWS), _width(replay, PATCH)
-        number = max(self._lengths, default=0) + 1
-        live = np.bincount(row_at, minlength=number) * row_bytes
-        live += np.bincount(patch_at, minlength=number) * patch_bytes
-        new = np.count_nonzero(rows) * row_bytes + np.count_nonzero(patches) * patch_bytes
-        if sum(self._lengths.values()) <= 2 * (int(live[1:].sum()) + new):
+    def _clean(self, replay: Replay, rows: np.ndarray, patches: np.ndarray) -> set[int]:
+        """While dead bytes exceed live ones, marks some of what lives in mostly dead segments as new (in place), no
+        more than there is anyhow. Returns these segments."""
+        width = [_width(replay, kind) for kind in (ROWS, PATCH)]
+        room = np.count_nonzero(rows) * width[ROWS] + np.count_nonzero(patches) * width[PATCH]
+        living = {i: r * width[ROWS] + p * width[PATCH] for i, (r, p) in self._left(rows, patches).items()}
+        if sum(self._lengths.values()) <= 2 * (sum(living.values()) + room):
             return set()
-        victims = {i for i, length in self._lengths.items() if 2 * live[i] < length}
-        rows |= np.isin(row_at, list(victims))
-        patches |= np.isin(patch_at, list(victims))
-        patches &= ~rows
-        row_at[rows] = 0
-        patch_at[rows | patches] = 0
+        victims = set()
+        for segment in sorted(living, key=lambda i: living[i] / self._lengths[i]):
+            if room < width[PATCH] or 2 * living[segment] >= self._lengths[segment]:
+                break
+            victims.add(segment)
+            for kind, new, known in ((ROWS, rows, rows), (PATCH, patches, rows | patches)):
+                found = np.flatnonzero((self._at[kind] == segment) & ~known)[: room // width[kind]]
+                room -= found.size * width[kind]
+                new[found] = True
+            patches &= ~rows
         return victims
+
+    def _left(self, rows: np.ndarray, patches: np.ndarray) -> dict[int, list[int]]:
+        """What lives in each segment once these rows and patches are saved again elsewhere."""
+        left = {segment: list(counts) for segment, counts in self._live.items()}
+        for kind, saved in ((ROWS, rows), (PATCH, rows | patches)):
+            segments, counts = np.unique(self._at[kind][saved], return_counts=True)
+            for segment, count in zip(segments.tolist(), counts.tolist(), strict=True):
+                if segment:
+                    left[segment][kind] -= count
+        return left
 
     def _plan(self, replay: Replay, segment: int, rows: np.ndarray, patches: np.ndarray) -> list[_Record]:
         """Which slots go into which record of which segment."""
@@ -148,7 +176,7 @@ class Segments:
                 if not segment or length >= SEGMENT_BYTES:
                     segment, length, fresh = fresh, 0, fresh + 1
                 records.append(_Record(segment, kind, slots[first : first + most]))
-                length += _HEADER.size + _CHECK.size + width * records[-1].slots.size
+                length += _HEAD + width * records[-1].slots.size
         return records
 
     def _write(self, replay: Replay, records: list[_Record], lengths: dict[int, int]) -> dict[int, int]:
@@ -156,28 +184,28 @@ class Segments:
         created = []
         try:
             for segment, group in groupby(records, key=lambda record: record.segment):
-                path = self.directory / _name(segment)
-                chunks = (chunk for record in group for chunk in _encode(replay, record))
+                name = _name(segment)
+                chunks = (chunk for record in group for chunk in _encode(replay, record, self.run))
                 if segment in lengths:
-                    lengths[segment] = files.append(path, lengths[segment], chunks)
+                    lengths[segment] = self._folder.append(name, lengths[segment], chunks)
                 else:
-                    created.append(path)
-                    lengths[segment] = files.create(path, chunks)
+                    created.append(name)
+                    lengths[segment] = self._folder.create(name, chunks)
             if created:
-                files.sync_dir(self.directory)
+                self._folder.sync()
         except OSError:
             # The half-written tail must not eat the space that the next attempt needs.
             with suppress(OSError):
-                for path in created:
-                    files.remove(path)
+                for name in created:
+                    self._folder.remove(name)
                 if self._open:
-                    files.truncate(self.directory / _name(self._open), self._lengths[self._open])
+                    self._folder.truncate(_name(self._open), self._lengths[self._open])
             self._open = 0
             raise
         return lengths
 
     def _numbers_on_disk(self) -> list[int]:
-        names = (_NAME.fullmatch(p.name) for p in self.directory.iterdir())
+        names = (_NAME.fullmatch(name) for name in self._folder.names())
         return [int(name[1]) for name in names if name]
 
     # --- loading ----------------------------------------------------------------------------------
@@ -188,27 +216,30 @@ class Segments:
         A record that is damaged, cut short, missing or of other fields is left out with one warning
         for all; windows over rows lost with it are not drawn.
 
-        Returns the number of rows lost. Raises ValueError, before anything changes, if version,
-        fields or streams differ.
+        Returns the number of rows lost.
+
+        Raises, before anything changes on the disk:
+          OtherVersion, AnotherRun: what was saved is not for this version, or not of this run.
+          ValueError: the fields, streams or counters cannot be those of this replay.
+          files.DiskError: a segment cannot be read for the moment, or is no plain file.
         """
         _compare(replay, manifest)
         marks = {_number(s["name"]): int(s["length"]) for s in manifest["segments"]}
         replay.restore(manifest["replay"])
-        self._row_at = np.zeros(replay.capacity, np.int32)
-        self._patch_at = np.zeros(replay.capacity, np.int32)
+        at = self._at = {kind: np.zeros(replay.capacity, np.int32) for kind in (ROWS, PATCH)}
         self._lengths, self._open = dict(sorted(marks.items())), 0
         damages: list[str] = []
         for segment, length in self._lengths.items():
-            path = self.directory / _name(segment)
-            for item in _decode(path, length, replay):
+            before = len(damages)
+            for item in self._decode(_name(segment), length, replay):
                 if isinstance(item, str):
-                    damages.append(f"{path.name}: {item}")
+                    damages.append(f"{_name(segment)}: {item}")
                     continue
                 kind, ids, values = item
                 try:
                     slots, live = replay.slots(ids)
-                except ValueError as error:  # the file of another run
-                    damages.append(f"{path.name}: {error}")
+                except ValueError as error:  # of another run of before they had names
+                    damages.append(f"{_name(segment)}: {error}")
                     continue
                 if kind == PATCH:  # of a row that was lost, it means nothing
                     live[live] = replay.held[slots]
@@ -216,10 +247,13 @@ class Segments:
                 for key, value in values.items():
                     replay.arrays[key][slots] = value[live]
                 replay.held[slots] = True
+                at[kind][slots] = segment
                 if kind == ROWS:
-                    self._row_at[slots], self._patch_at[slots] = segment, 0
-                else:
-                    self._patch_at[slots] = segment
+                    at[PATCH][slots] = 0
+            if len(damages) > before:
+                self._damaged.add(_name(segment))
+        lived = {kind: np.bincount(at[kind], minlength=max(marks, default=0) + 1) for kind in at}
+        self._live = {i: [int(lived[ROWS][i]), int(lived[PATCH][i])] for i in self._lengths}
         replay.reindex()
         lost = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
         if damages:
@@ -234,8 +268,47 @@ class Segments:
             )
         return lost
 
+    def _decode(self, name: str, length: int, replay: Replay) -> Iterator[tuple[int, np.ndarray, Row] | str]:
+        """(kind, ids, values) of the sound records in the first `length` bytes of a segment, a text for others."""
+        try:
+            data = self._folder.read(name, length)
+        except Missing:
+            yield "is missing"
+            return
+        if len(data) < length:
+            yield f"ends after {len(data)} of {length} bytes"
+        schema = _schema_check(replay)
+        at = 0
+        while at < len(data):
+            first = data.startswith(_MAGIC_1, at)
+            header = data[at : at + (_HEADER_1 if first else _HEADER).size]
+            body = at + len(header) + _CHECK.size
+            whole = len(data) >= body and (first or header.startswith(_MAGIC))
+            if not whole or data[at + len(header) : body] != _CHECK.pack(zlib.crc32(header)):
+                yield f"no record at byte {at}"
+                at = min((x for x in (data.find(m, at + 1) for m in (_MAGIC, _MAGIC_1)) if x >= 0), default=len(data))
+                continue
+            if first:
+                _, fields, segment, kind, crc, size = _HEADER_1.unpack(header)
+                run = _NOBODY
+            else:
+                _, fields, run, segment, kind, crc, size = _HEADER.unpack(header)
+            payload = memoryview(data)[body : body + size]
+            if zlib.crc32(payload) != crc:
+                yield f"the checksum of the record at byte {at} is wrong"
+            elif self.run and run not in (_NOBODY, _id(self.run)):
+                raise AnotherRun(f"the replay in {self.directory / name}", run.hex(), self.run)
+            elif fields != schema or kind not in (ROWS, PATCH) or size % _width(replay, kind):
+                yield f"the record at byte {at} has other fields"
+            elif segment != _number(name):
+                yield f"the record at byte {at} belongs to {_name(segment)}"
+            else:
+                yield (kind, *_split(replay, kind, payload))
+            at = body + size
+
     def collect_garbage(self, manifests: Iterable[Mapping[str, Any]]) -> list[Path]:
-        """Removes all bytes that none of `manifests` (those of all kept checkpoints) counts on.
+        """Removes all bytes that none of `manifests` (those of all kept checkpoints) counts on; a file in which `load`
+        met damage gets another name instead.
 
         Call it after the commit of a checkpoint. Returns the files removed or cut.
         """
@@ -244,16 +317,19 @@ class Segments:
             name = segment["name"]
             marks[name] = max(marks.get(name, 0), segment["length"])
         collected = []
-        for path in sorted(self.directory.iterdir()) if self.directory.is_dir() else []:
-            if not _NAME.fullmatch(path.name):
+        for name in self._folder.names():
+            if not _NAME.fullmatch(name):
                 continue
-            if path.name not in marks:
-                files.remove(path)
-            elif not path.is_symlink() and path.stat().st_size > marks[path.name]:
-                files.truncate(path, marks[path.name])
+            if name not in marks:
+                if name in self._damaged:
+                    self._folder.set_aside(name)
+                else:
+                    self._folder.remove(name)
+            elif name not in self._damaged and self._folder.size(name) > marks[name]:
+                self._folder.truncate(name, marks[name])
             else:
                 continue
-            collected.append(path)
+            collected.append(self.directory / name)
         return collected
 
 
@@ -286,7 +362,12 @@ def _schema_check(replay: Replay) -> int:
     return zlib.crc32(json.dumps(_schema(replay)).encode())
 
 
-def _encode(replay: Replay, record: _Record) -> Iterator[bytes | memoryview]:
+def _id(run: str) -> bytes:
+    """The id of a run as the 16 bytes in a record."""
+    return bytes.fromhex(run) if run else _NOBODY
+
+
+def _encode(replay: Replay, record: _Record, run: str) -> Iterator[bytes | memoryview]:
     chunks = [replay.ids(record.slots).data.cast("B")]
     for key in _keys(replay, record.kind):
         rows = replay.arrays[key].take(record.slots, axis=0)
@@ -295,46 +376,9 @@ def _encode(replay: Replay, record: _Record) -> Iterator[bytes | memoryview]:
     for chunk in chunks:
         crc = zlib.crc32(chunk, crc)
     size = sum(chunk.nbytes for chunk in chunks)
-    header = _HEADER.pack(_MAGIC, _schema_check(replay), record.segment, record.kind, crc, size)
+    header = _HEADER.pack(_MAGIC, _schema_check(replay), _id(run), record.segment, record.kind, crc, size)
     yield header + _CHECK.pack(zlib.crc32(header))
     yield from chunks
-
-
-def _decode(path: Path, length: int, replay: Replay) -> Iterator[tuple[int, np.ndarray, Row] | str]:
-    """(kind, ids, values) of the sound records in the first `length` bytes, a text for others."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        with open(handle, "rb") as file:
-            data = file.read(length)
-    except OSError as error:
-        yield f"cannot be read: {os.strerror(error.errno or 0)}"
-        return
-    if len(data) < length:
-        yield f"ends after {len(data)} of {length} bytes"
-    schema = _schema_check(replay)
-    head = _HEADER.size + _CHECK.size
-    at = 0
-    while at < len(data):
-        header = data[at : at + _HEADER.size]
-        body = at + head
-        whole = len(data) >= body and header.startswith(_MAGIC)
-        if not whole or data[at + _HEADER.size : body] != _CHECK.pack(zlib.crc32(header)):
-            yield f"no record at byte {at}"
-            at = data.find(_MAGIC, at + 1)
-            if at < 0:
-                return
-            continue
-        _, fields, segment, kind, crc, size = _HEADER.unpack(header)
-        payload = memoryview(data)[body : body + size]
-        if zlib.crc32(payload) != crc:
-            yield f"the checksum of the record at byte {at} is wrong"
-        elif fields != schema or kind not in (ROWS, PATCH) or size % _width(replay, kind):
-            yield f"the record at byte {at} has other fields"
-        elif segment != _number(path.name):
-            yield f"the record at byte {at} belongs to {_name(segment)}"
-        else:
-            yield (kind, *_split(replay, kind, payload))
-        at = body + size
 
 
 def _split(replay: Replay, kind: int, payload: memoryview) -> tuple[np.ndarray, Row]:
@@ -350,11 +394,11 @@ def _split(replay: Replay, kind: int, payload: memoryview) -> tuple[np.ndarray, 
 
 
 def _compare(replay: Replay, manifest: Mapping[str, Any]) -> None:
-    if manifest["version"] != VERSION:
-        raise ValueError(
-            f"the replay was saved in format {manifest['version']}, this version reads {VERSION}: "
-            f"continue it with the version of reverie that wrote it"
-        )
+    """Raises ValueError, saying what differs, unless `replay` can take what the manifest says."""
+    if manifest["version"] not in READS:
+        raise OtherVersion("the replay", manifest["version"], " and ".join(map(str, READS)), manifest.get("reverie"))
+    if wrong := fault(manifest, _FORM, "replay"):
+        raise Malformed(wrong)
     saved, own = dict(manifest["schema"]), _schema(replay)
     faults = [
         f"{key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"

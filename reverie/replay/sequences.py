@@ -458,14 +458,19 @@ class Replay:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Sets the counters and the sampler. No row is held until `segments` puts them back
-        (`reindex`)."""
+        (`reindex`). Raises ValueError, TypeError or KeyError, before anything changes, for a state that cannot be."""
+        rng = np.random.Generator(np.random.PCG64())
+        rng.bit_generator.state = state["rng"]  # numpy's own checks
+        highest = state["highest_priority"] if self._priorities else 0.0
+        if not (type(highest) in (int, float) and 0 <= highest < np.inf):
+            raise ValueError(f"the highest priority is {highest!r}, expected a number from 0 up")
         self._count[:] = state["count"]
         self._next[:] = state["next"]
         self.skipped = int(state["skipped"])
-        self._rng.bit_generator.state = state["rng"]
+        self._rng = rng
         self.held[:] = self.unsaved[:] = self.dirty[:] = False
         if self._priorities:
-            self._priorities.highest = state["highest_priority"]
+            self._priorities.highest = highest
         self.reindex()
 
     def reindex(self) -> None:

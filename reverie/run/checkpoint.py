@@ -5,10 +5,16 @@
 
 A checkpoint is written as `tmp-<uuid>/`, flushed to the disk and renamed: under its final name it
 is complete. There is no pointer to the newest one: it is the highest step whose checksums hold.
+
+What cannot be used is never removed. A **damaged** checkpoint (a checksum is wrong, a file is missing or cut short) is
+passed over, and the next save renames it `damaged-...`. One that another version wrote, that is of another run, or that
+cannot be read for the moment is an error, and nothing changes. Every format has `version`, `libraries` and `sha256` in
+its manifest as this one has, or older versions could not say so.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -17,8 +23,8 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +35,13 @@ import safetensors
 import safetensors.numpy
 
 from reverie import files
+from reverie.files import Folder, Missing
+from reverie.saved import BYTES, COUNT, AnotherRun, OtherVersion, fault
 
 VERSION = 1
 _ARRAYS, _MANIFEST = "arrays.safetensors", "manifest.json"
-_MANIFEST_BYTES = 256 << 20  # a longer manifest is none of ours
+_MANIFEST_BYTES = 8 << 20  # a longer manifest is none of ours
+_FORM = {"step": COUNT, "files": {_ARRAYS: {"bytes": BYTES, "sha256": str}}, "meta": {str: object}}
 # The second number counts saves of the same step: the new one is complete before the old one goes.
 _NAME = re.compile(r"step-(\d{12})(?:-(\d+))?")
 
@@ -53,20 +62,35 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """What was saved.
+
+    Attributes:
+      run: the id of the run that wrote it; empty if that is old and had none.
+    """
+
     step: int
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
     path: Path
+    run: str
 
 
 class Checkpoints:
-    """The checkpoints of one run, of which the newest `keep` (at least 2) are kept."""
+    """The checkpoints of one run, of which the newest `keep` (at least 2) are kept.
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
+    Args:
+      directory: where they lie; the one above it is the run's own.
+      run: the id of the run, written into every one. Those of another are refused. Empty: any will do.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, run: str = "") -> None:
         if keep < 2:
             raise ValueError(f"keep at least 2 checkpoints, so that one may break; given keep={keep}")
         self.directory = directory
         self.keep = keep
+        self.run = run
+        self._folder = Folder(directory.parent) / directory.name
+        self._passed_over: list[str] = []  # damaged ones, which the next save sets aside
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Path:
         """Commits a checkpoint, reads it back, and removes those older than the newest `keep`.
@@ -82,12 +106,15 @@ class Checkpoints:
         Returns its directory. Raises `files.DiskError` if the disk fails; the checkpoints before
         stay as they were.
         """
-        files.make_dir(self.directory)
+        folder = self._folder
+        folder.make()
+        self._set_aside()
         self._remove_litter()
         content = safetensors.numpy.save({k: np.asarray(a, order="C") for k, a in arrays.items()})
         manifest = {
             "format": "reverie checkpoint",
             "version": VERSION,
+            "run": self.run,
             "step": step,
             "files": {_ARRAYS: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}},
             "libraries": _libraries(),
@@ -95,41 +122,61 @@ class Checkpoints:
         }
         text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode()
         attempt = max((a for s, a, _ in self._found() if s == step), default=-1) + 1
-        path = self.directory / (f"step-{step:012d}" + (f"-{attempt}" if attempt else ""))
-        temporary = self.directory / f"tmp-{uuid.uuid4().hex}"
+        name = f"step-{step:012d}" + (f"-{attempt}" if attempt else "")
+        temporary = f"tmp-{uuid.uuid4().hex}"
+        inside = folder / temporary
         try:
-            files.make_dir(temporary)
-            files.create(temporary / _ARRAYS, [content])
-            files.create(temporary / _MANIFEST, [text])
-            files.sync_dir(temporary)
-            files.rename(temporary, path)
-            files.sync_dir(self.directory)
+            inside.make()
+            inside.create(_ARRAYS, [content])
+            inside.create(_MANIFEST, [text])
+            inside.sync()
+            folder.rename(temporary, name)
+            folder.sync()
         except OSError:
             with suppress(OSError):  # make room; what stays is removed by the next save
-                files.remove(temporary)
+                folder.remove(temporary)
             raise
         try:
-            _verify(path)
-        except _Damaged as fault:
+            os.close(_verified(folder / name)[1])
+        except _Damaged as damage:
             raise files.DiskError(
-                f"the checkpoint just written does not read back: {path}: {fault}. The disk is not "
-                f"to be trusted; older checkpoints were left in place"
+                errno.EIO,
+                f"the checkpoint just written does not read back: {folder.path / name}: {damage}. The disk is not "
+                f"to be trusted; older checkpoints were left in place",
             ) from None
         self._prune(step, attempt)
-        return path
+        return folder.path / name
 
     def load_latest(self, until: int | None = None) -> Checkpoint | None:
         """The sound checkpoint of the highest step (up to `until`, if given), or None if there is none yet. Damaged
-        ones are passed over with a warning; AllDamaged is raised if no other is left."""
+        ones are passed over with a warning.
+
+        Raises:
+          AllDamaged: no other is left.
+          OtherVersion: one of them was written by a version with another format.
+          AnotherRun: one of them is not of this run.
+          files.DiskError: one of them cannot be read for the moment, or is no plain file.
+        """
         found = [each for each in self._found() if until is None or each[0] <= until]
-        for _, _, path in found:
+        self._passed_over = []
+        manifests = self._readable(found)
+        for step, _, name in found:
             try:
-                manifest = _verify(path)
-                arrays = _read_arrays(path / _ARRAYS)
-            except _Damaged as fault:
-                log.warning("checkpoint %s is damaged and passed over: %s", path, fault)
+                if isinstance(damage := manifests[name], _Damaged):
+                    raise damage
+                manifest, handle = _verified(self._folder / name)
+                try:
+                    arrays = _read_arrays(handle)
+                finally:
+                    os.close(handle)
+                if manifest["step"] != step:
+                    raise _Damaged(f"its manifest says step {manifest['step']!r}")
+            except _Damaged as damage:
+                log.warning("checkpoint %s is damaged and passed over: %s", self._folder.path / name, damage)
+                self._passed_over.append(name)
                 continue
-            return Checkpoint(manifest["step"], arrays, manifest["meta"], path)
+            wrote = str(manifest.get("run") or "")
+            return Checkpoint(step, arrays, manifest["meta"], self._folder.path / name, wrote)
         if found:
             raise AllDamaged(
                 f"every checkpoint in {self.directory} is damaged; nothing was changed. Restore one from a copy, or "
@@ -138,34 +185,52 @@ class Checkpoints:
         return None
 
     def manifests(self) -> list[dict[str, Any]]:
-        """The manifests (`step`, `meta`, ...) of all checkpoints on the disk that can be read,
-        newest first."""
-        manifests = []
-        for _, _, path in self._found():
-            with suppress(_Damaged):
-                manifests.append(_read_manifest(path))
+        """The manifests (`step`, `meta`, ...) of all checkpoints on the disk that are not damaged,
+        newest first. Raises as `load_latest` does."""
+        return [m for m in self._readable(self._found()).values() if not isinstance(m, _Damaged)]
+
+    def _readable(self, found: Iterable[tuple[int, int, str]]) -> dict[str, dict[str, Any] | _Damaged]:
+        """Name -> manifest, or what is wrong with it, of those found; raises as `load_latest` does."""
+        manifests: dict[str, dict[str, Any] | _Damaged] = {}
+        for _, _, name in found:
+            try:
+                manifests[name] = manifest = _read_manifest(self._folder / name)
+            except _Damaged as damage:
+                manifests[name] = damage
+                continue
+            theirs = str(manifest.get("run") or "")
+            if self.run and theirs and theirs != self.run:
+                raise AnotherRun(f"the checkpoint {self._folder.path / name}", theirs, self.run)
         return manifests
 
-    def _found(self) -> list[tuple[int, int, Path]]:
-        """(step, attempt, path), newest first."""
-        if not self.directory.is_dir():
-            return []
-        names = ((_NAME.fullmatch(p.name), p) for p in self.directory.iterdir())
-        found = [(int(name[1]), int(name[2] or 0), path) for name, path in names if name]
-        return sorted(found, reverse=True)
+    def _found(self) -> list[tuple[int, int, str]]:
+        """(step, attempt, name), newest first."""
+        names = (_NAME.fullmatch(name) for name in self._folder.names())
+        return sorted(((int(name[1]), int(name[2] or 0), name[0]) for name in names if name), reverse=True)
+
+    def _set_aside(self) -> None:
+        for name in self._passed_over:
+            with suppress(Missing):
+                log.warning("%s is kept as %s", self._folder.path / name, self._folder.set_aside(name))
+        self._passed_over = []
 
     def _prune(self, step: int, attempt: int) -> None:
+        found = self._found()
+        manifests = self._readable(found)
         kept: set[int] = set()
-        for s, a, path in self._found():
+        for s, a, name in found:
             stale = s > step or (s == step and a != attempt)
-            if stale or s in kept or len(kept) >= self.keep:
-                files.remove(path)
+            if isinstance(manifests[name], _Damaged):
+                self._folder.set_aside(name)
+            elif stale or s in kept or len(kept) >= self.keep:
+                self._folder.remove(name)
             else:
                 kept.add(s)
 
     def _remove_litter(self) -> None:
-        for path in self.directory.glob("tmp-*"):
-            files.remove(path)
+        for name in self._folder.names():
+            if name.startswith("tmp-"):
+                self._folder.remove(name)
 
 
 # --- one checkpoint on the disk -------------------------------------------------------------------
@@ -184,59 +249,69 @@ def _libraries() -> dict[str, str]:
     return versions
 
 
-def _open(path: Path) -> int:
-    """Opens a file of a checkpoint for reading; a link that could lead elsewhere is refused."""
+@contextmanager
+def _present() -> Iterator[None]:
+    """A file that is missing is damage; whatever else keeps one from being read may pass, and is an error."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise _Damaged(f"{path.name}: {os.strerror(error.errno or 0)}") from None
+        yield
+    except Missing as error:
+        raise _Damaged(str(error)) from None
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if path.is_symlink():
-        raise _Damaged("is a link")
+def _read_manifest(folder: Folder) -> dict[str, Any]:
+    with _present():
+        text = folder.read(_MANIFEST, _MANIFEST_BYTES + 1)
+    if len(text) > _MANIFEST_BYTES:
+        raise _Damaged(f"{_MANIFEST} has more than {_MANIFEST_BYTES} bytes")
     try:
-        with open(_open(path / _MANIFEST), "rb") as file:
-            text = file.read(_MANIFEST_BYTES)
         manifest = json.loads(text)
         digest = manifest.pop("sha256")
         right = digest == _digest(manifest)
         version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _Damaged(f"{_MANIFEST} cannot be read ({type(error).__name__}: {error})") from None
     if not right:
         raise _Damaged(f"the checksum of {_MANIFEST} is wrong")
     if version != VERSION:
-        raise _Damaged(f"format {version}, this version of reverie reads {VERSION}")
+        libraries = manifest.get("libraries")
+        wrote = libraries.get("reverie") if isinstance(libraries, dict) else None
+        raise OtherVersion(f"the checkpoint {folder.path}", version, VERSION, wrote)
+    if wrong := fault(manifest, _FORM):
+        raise _Damaged(f"{_MANIFEST}: {wrong}")
     return manifest
 
 
-def _verify(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose sizes and checksums hold."""
-    manifest = _read_manifest(path)
+def _verified(folder: Folder) -> tuple[dict[str, Any], int]:
+    """The manifest of a checkpoint whose sizes and checksums hold, and an open handle of its arrays."""
+    manifest = _read_manifest(folder)
     # No name out of the manifest is ever opened: the one file it may list is the one we know.
     if list(manifest["files"]) != [_ARRAYS]:
-        raise _Damaged(f"lists the files {list(manifest['files'])}, expected {[_ARRAYS]}")
+        raise _Damaged(f"lists the files {list(manifest['files'])[:9]}, expected {[_ARRAYS]}")
     want = manifest["files"][_ARRAYS]
+    with _present():
+        handle = folder.open(_ARRAYS)
     try:
-        with open(_open(path / _ARRAYS), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _Damaged(f"{_ARRAYS} cannot be read ({error})") from None
-    if size != want["bytes"]:
-        raise _Damaged(f"{_ARRAYS} has {size} bytes instead of {want['bytes']}")
-    if digest != want["sha256"]:
-        raise _Damaged(f"the checksum of {_ARRAYS} is wrong")
-    return manifest
+        with open(handle, "rb", closefd=False) as file:
+            size = os.fstat(handle).st_size
+            if size != want["bytes"]:
+                raise _Damaged(f"{_ARRAYS} has {size} bytes instead of {want['bytes']}")
+            if hashlib.file_digest(file, "sha256").hexdigest() != want["sha256"]:
+                raise _Damaged(f"the checksum of {_ARRAYS} is wrong")
+    except BaseException as error:
+        os.close(handle)
+        if isinstance(error, OSError):
+            raise files.DiskError(error.errno, f"cannot read {folder.path / _ARRAYS}: {error.strerror}") from error
+        raise
+    return manifest, handle
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(handle: int) -> dict[str, np.ndarray]:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        # By the handle whose content was just checked, not by a name.
+        with safetensors.safe_open(f"/dev/fd/{handle}", framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise _Damaged(f"{path.name} cannot be read ({error})") from None
+    except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise _Damaged(f"{_ARRAYS} cannot be read ({error})") from None
 
 
 # --- pytrees as named arrays ----------------------------------------------------------------------

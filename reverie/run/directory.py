@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reverie import files
+from reverie.files import Folder
+
+_PROBE = ".probe"
 
 
 class RunLocked(RuntimeError):
@@ -40,6 +42,11 @@ class RunDirectory:
 
     path: Path
     handle: int | None = None
+
+    @property
+    def folder(self) -> Folder:
+        """The way to everything that is read or written here. The paths below are names, for people and for looking."""
+        return Folder(self.path)
 
     @property
     def config(self) -> Path:
@@ -78,13 +85,14 @@ class RunDirectory:
           files.DiskError: the directory cannot be written to.
         """
         new = not self.path.exists()
-        files.make_dir(self.path)
+        self.folder.make()
         try:
             with self._held() as held:
                 made = [x for x in (self.checkpoints, self.replay, self.videos) if not x.exists()]
                 try:
-                    for folder in made:
-                        files.make_dir(folder)
+                    self._probe()
+                    for path in (self.checkpoints, self.replay, self.videos):
+                        (self.folder / path.name).make()
                     yield held
                 except BaseException:
                     if held.there and not self.config.exists():
@@ -116,10 +124,9 @@ class RunDirectory:
 
     @contextmanager
     def _held(self) -> Iterator[RunDirectory]:
-        self._probe()
+        # Workers do not inherit these: they end with this process.
+        handle = self.folder.open(self.lock.name, os.O_RDWR | os.O_CREAT)
         directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)  # held open, so that no other has its number
-        # Workers do not inherit it (Python opens files close-on-exec): it ends with this process.
-        handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,10 +157,14 @@ class RunDirectory:
 
     def _probe(self) -> None:
         """Finds a full, read-only or foreign directory now instead of at the first checkpoint."""
-        probe = self.path / f".probe-{os.getpid()}"
-        probe.unlink(missing_ok=True)  # of a process that died here with the same pid
-        files.create(probe, [b"reverie"])
-        files.remove(probe)
+        for name in self.folder.names():
+            if name.startswith(_PROBE):  # of a process that was killed in here: whoever holds the lock is alone
+                self.folder.remove(name)
+        try:
+            self.folder.create(_PROBE, [b"reverie"])
+        finally:
+            if _PROBE in self.folder.names():
+                self.folder.remove(_PROBE)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from reverie import files
 from reverie.agent import Dream
+from reverie.files import Folder
 from reverie.replay.sequences import Replay, Row
 from reverie.run.log import Log
 from reverie.view import dream as view
@@ -30,7 +29,7 @@ def look(replay: Replay, batch: int, length: int, rng: np.random.Generator) -> R
     return rows
 
 
-def film(dream: Dream, folder: Path, step: int, log: Log) -> None:
+def film(dream: Dream, folder: Folder, step: int, log: Log) -> None:
     """Puts a dream into `folder` and TensorBoard: a video of every image, one plot of all that is observed besides.
 
     Raises:
@@ -38,14 +37,12 @@ def film(dream: Dream, folder: Path, step: int, log: Log) -> None:
     """
     for key in view.pictures(dream):
         name = f"dream-{key.removeprefix('obs/').replace('/', '-')}"
-        files.replace(
-            folder / f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS)
-        )
+        folder.replace(f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS))
         small = view.frames(dream, key, height=64)  # a GIF is ten times an MP4
         gif = video.encode(".gif", small, view.FPS)
         log.picture(step, f"dream/{key.removeprefix('obs/')}", gif, small[0].shape[:2])
     if len(view.curves(dream)) > 1 or not view.pictures(dream):
         png = view.plot(dream)
-        files.replace(folder / f"dream-{step:09d}.png", png)
+        folder.replace(f"dream-{step:09d}.png", png)
         width, height = Image.open(io.BytesIO(png)).size
         log.picture(step, "dream/curves", png, (height, width))

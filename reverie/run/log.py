@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from reverie.files import Folder, Missing
 from reverie.run.events import Events
 
 logger = logging.getLogger("reverie")
@@ -53,7 +54,7 @@ class JsonLines:
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._handle = Folder(path.parent).open(path.name, os.O_WRONLY | os.O_CREAT)
         size = os.fstat(self._handle).st_size
         if size < keep:
             logger.warning("%s lost %d bytes; metrics go on behind the gap", path, keep - size)
@@ -96,10 +97,12 @@ class JsonLines:
 def read(path: Path, size: int | None = None) -> list[dict[str, Any]]:
     """All records of a file of JSON lines, or of its first `size` bytes. A torn last line is left out; so is, with a
     warning, one that is no record (a bad byte of a disk): it is not worth a run."""
-    if not path.exists():
+    try:
+        lines = Folder(path.parent).read(path.name, size).split(b"\n")
+    except Missing:
         return []
     records, faults = [], []
-    for number, line in enumerate(path.read_bytes()[:size].split(b"\n")[:-1], 1):  # behind the last newline: torn
+    for number, line in enumerate(lines[:-1], 1):  # behind the last newline: torn
         try:
             records.append(_record(line))
         except (ValueError, RecursionError) as error:

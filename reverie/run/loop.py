@@ -15,6 +15,7 @@ bit for bit, what it would have done. Steps alone decide when something is due, 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +36,7 @@ from reverie.envs.workers import Workers
 from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
-from reverie.run import dreams, offline, phases
+from reverie.run import dreams, meta, offline, phases
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.clock import Clock
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
@@ -48,6 +49,7 @@ from reverie.run.ratio import Ratio
 from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
 from reverie.run.stop import Stop
+from reverie.saved import understood
 
 logger = logging.getLogger("reverie")
 
@@ -167,10 +169,12 @@ class Training:
       directory: locked by the caller.
       stop: what asks the session to end.
       devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
+      id: of the run, if it has one already; otherwise it takes that of its checkpoint, or a new one.
 
     Raises:
       UnusableEnv: what was asked for cannot be done in this env.
       Mismatch: the checkpoint is of another agent.
+      AllDamaged, OtherVersion, AnotherRun, Malformed, files.DiskError: what was saved cannot be gone on with.
     """
 
     def __init__(
@@ -181,14 +185,17 @@ class Training:
         directory: RunDirectory,
         stop: Stop,
         devices: Sequence[jax.Device] = (),
+        id: str = "",
     ) -> None:
         self.run, self.agent, self.workers = run, agent, workers
         self.directory, self.stop = directory, stop
         self.clock = Clock()
         self.compiled = Compiled(agent, devices)
         self.replay = replay_of(run, agent)
-        self.segments = Segments(directory.replay)
-        self.checkpoints = Checkpoints(directory.checkpoints, run.keep)
+        self.checkpoints = Checkpoints(directory.checkpoints, run.keep, id)
+        checkpoint = meta.latest(self.checkpoints)
+        self.id = self.checkpoints.run = id or (checkpoint and checkpoint.run) or uuid.uuid4().hex
+        self.segments = Segments(directory.replay, self.id)
         self.ratio = ratio(run, agent)
         self.collector: Collector | DeviceCollector
         self._examination: DeviceEnvs | None = None  # of evaluations: compiled once
@@ -222,9 +229,9 @@ class Training:
         if self.script and isinstance(workers, DeviceEnvs):
             raise UnusableEnv(f"{workers.spec.id} lives on the device, where no --collector reaches: leave it out")
         self._logged, self._seconds = self.progress, self.clock.read()
-        checkpoint = self.checkpoints.load_latest()
         if checkpoint:
-            self._restore(checkpoint)
+            with understood(checkpoint.path):
+                self._restore(checkpoint)
         else:
             self.state = self.compiled.place.everywhere(jax.jit(agent.init)(init))
             self.segments.collect_garbage([])
@@ -402,7 +409,7 @@ class Training:
             table = [np.asarray(x) for x in self.figures]
             arrays["recent/figures"] = np.array(table, np.float32).reshape(len(table), len(self.names))
             arrays["recent/episodes"] = pack(self.episodes)
-            meta = {
+            said = {
                 "obs_space": base.to_json(self.agent.obs_space),
                 "act_space": base.to_json(self.agent.act_space),
                 "progress": asdict(self.progress),
@@ -411,7 +418,7 @@ class Training:
                 "metrics_bytes": log.lines.offset,
                 "replay": replay,
             }
-            self.checkpoints.save(self.moment, arrays, meta)
+            self.checkpoints.save(self.moment, arrays, said)
             self.segments.collect_garbage(m["meta"]["replay"] for m in self.checkpoints.manifests())
         self.saved = self.progress
 
@@ -426,14 +433,14 @@ class Training:
                 )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        meta, arrays = checkpoint.meta, checkpoint.arrays
+        said, arrays = checkpoint.meta, checkpoint.arrays
         self.state = self.compiled.place.everywhere(agent_state(self.agent, checkpoint))
-        self.segments.load(self.replay, meta["replay"])
-        self.ratio.restore(meta["ratio"])
-        self.names, self.metrics_bytes = meta["names"], meta["metrics_bytes"]
+        self.segments.load(self.replay, said["replay"])
+        self.ratio.restore(said["ratio"])
+        self.names, self.metrics_bytes = said["names"], said["metrics_bytes"]
         self.figures = list(arrays["recent/figures"])
         self.episodes = unpack(arrays["recent/episodes"])
-        progress = dict(meta["progress"])
+        progress = dict(said["progress"])
         if progress["evaluation"]:
             progress["evaluation"] = Evaluation(**progress["evaluation"])
         self.progress = self.saved = self._logged = Progress(**progress)
@@ -479,7 +486,7 @@ class Training:
         with self._spared("report", "no picture of a dream", advice):
             dream = jax.device_get(self.compiled.dream(self.local, self._look()))
             try:
-                dreams.film(dream, self.directory.videos, self.moment, log)
+                dreams.film(dream, self.directory.folder / "videos", self.moment, log)
             except OSError as error:
                 logger.warning("step %d: no picture of a dream: %s", self.progress.step, error)
 

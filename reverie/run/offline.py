@@ -13,8 +13,10 @@ from reverie import config
 from reverie.config import ConfigError
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, bytes_per_row
+from reverie.run import meta
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.directory import RunDirectory
+from reverie.saved import understood
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Source:
 
     @property
     def fields(self) -> dict[str, Field]:
-        return {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in self.manifest["schema"].items()}
+        with understood(self.directory.replay):
+            return {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in self.manifest["schema"].items()}
 
     def check(self, fields: Mapping[str, Field], streams: int, searched: bool) -> None:
         """Raises ConfigError for other observations, actions or numbers of envs than these.
@@ -68,7 +71,8 @@ class Source:
         fields, run = self.fields, self.config.run
         capacity = min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(fields))
         old = Replay(fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
-        Segments(self.directory.replay).load(old, self.manifest)
+        with understood(self.directory.replay):
+            Segments(self.directory.replay, self.config.id).load(old, self.manifest)
         replay.take(old)
 
 
@@ -77,11 +81,12 @@ def source(path: str) -> Source:
 
     Raises:
       ConfigError: there is none, or it saved nothing yet.
+      AllDamaged, OtherVersion, AnotherRun, Malformed, files.DiskError: it cannot be read.
     """
     directory = RunDirectory(Path(path))
     if (saved := config.saved(directory.path)) is None:
         raise ConfigError(f"--offline {path}: there is no run, it has no config.json")
-    checkpoint = Checkpoints(directory.checkpoints).load_latest()
+    checkpoint = meta.latest(Checkpoints(directory.checkpoints, run=saved.id))
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
     return Source(directory, saved, checkpoint.meta["replay"])

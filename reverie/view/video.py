@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from reverie import files
+
 SUFFIXES = (".mp4", ".gif", ".webp")
 # PyAV has wheels for most machines; where there is none, Pillow's GIFs are always there.
 BEST = ".mp4" if importlib.util.find_spec("av") else ".gif"
@@ -32,8 +34,7 @@ def write(path: Path, frames: Sequence[np.ndarray], fps: float = 30.0) -> None:
     """Writes frames (uint8 `[H, W, 3]`, all of one size) as the suffix of `path` says; see `encode`."""
     check_suffix(path)
     data = encode(path.suffix, frames, fps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    files.replace(path, data)
 
 
 def encode(suffix: str, frames: Sequence[np.ndarray], fps: float = 30.0) -> bytes:

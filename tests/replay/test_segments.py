@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from faulty_disk import FaultyDisk
+from faulty_disk import FaultyDisk, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reverie import files
 from reverie.files import DiskError
 from reverie.replay import segments
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import ID_BITS, PRIORITY, Field, Replay, Row
+from reverie.saved import AnotherRun, OtherVersion
 
 FIELDS = {
     "obs/where": Field((2,), np.dtype(np.int32)),  # stream, t
@@ -167,7 +171,7 @@ def test_the_disk_is_bounded_and_garbage_goes(tmp_path: Path) -> None:
         disk.collect_garbage(manifests)
         live = 90 * segments._width(replay, segments.ROWS)
         length = sum(s["length"] for s in manifests[-1]["segments"])
-        assert length < 2.8 * live  # dead <= live at the last cleaning, headers of tiny records
+        assert length < 3.5 * live  # dead <= live, one segment half cleaned, headers of tiny records
         on_disk = {p.name for p in tmp_path.iterdir()}
         assert on_disk == {s["name"] for m in manifests for s in m["segments"]}
     for manifest in manifests:  # the older checkpoint still stands
@@ -221,14 +225,8 @@ def scramble(path: Path, rng: np.random.Generator) -> None:
     path.write_bytes(rng.bytes(path.stat().st_size))
 
 
-def link(path: Path, rng: np.random.Generator) -> None:
-    elsewhere = path.parent.parent / "elsewhere"
-    shutil.move(path, elsewhere)
-    path.symlink_to(elsewhere)
-
-
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("damage", [flip, shorten, empty, delete, duplicate, scramble, link], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("damage", [flip, shorten, empty, delete, duplicate, scramble], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("fields", [FIELDS, PRIORITISED], ids=["uniform", "priorities"])
 def test_damage_costs_only_what_it_hit(
     fields: dict[str, Field], damage: Damage, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -274,8 +272,9 @@ def test_rows_of_other_fields_are_refused_and_nothing_changes(tmp_path: Path) ->
     for part in ("out/h: saved ['bfloat16', [4]]", "reward: saved nothing", "saved 3, expected 2"):
         assert part in str(caught.value)
     assert other.state() == before
-    with pytest.raises(ValueError, match="version of reverie"):
-        reopen(tmp_path, {**manifest, "version": 99})
+    for wrote, advice in (("9.9", "pip install reverie==9.9"), (None, "install the version of reverie that wrote it")):
+        with pytest.raises(OtherVersion, match=advice):
+            reopen(tmp_path, {**manifest, "version": 99, "reverie": wrote})
 
 
 def test_segments_of_another_kind_are_set_aside(tmp_path: Path) -> None:
@@ -328,3 +327,97 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         on_disk = {p.name: p.stat().st_size for p in tmp_path.iterdir()}
         assert on_disk == {s["name"]: s["length"] for s in manifest["segments"]}
     assert 10 < failures < 50
+
+
+def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
+    manifests = {}
+    for name in "ab":
+        replay, disk = make(), Segments(tmp_path / name / "replay", name * 32)
+        play(replay, np.random.default_rng(0), 20)
+        manifests[name] = disk.save(replay)
+    (segment,) = (s["name"] for s in manifests["a"]["segments"])
+    shutil.copyfile(tmp_path / "b" / "replay" / segment, tmp_path / "a" / "replay" / segment)
+    before = tree(tmp_path)
+    with pytest.raises(AnotherRun, match=f"{segment} was written by run {'b' * 32}, .* run {'a' * 32}"):
+        Segments(tmp_path / "a" / "replay", "a" * 32).load(make(), manifests["a"])
+    assert tree(tmp_path) == before
+    assert Segments(tmp_path / "a" / "replay").load(make(), manifests["a"]) == 0  # whoever does not know takes it
+
+
+def test_records_without_a_run_are_anybodys(tmp_path: Path) -> None:
+    replay, disk = make(), Segments(tmp_path)
+    play(replay, np.random.default_rng(0), 20)
+    manifest = disk.save(replay)
+    again, disk = make(), Segments(tmp_path, "a" * 32)
+    assert disk.load(again, manifest) == 0
+    play(again, np.random.default_rng(0), 3)
+    manifest = disk.save(again)
+    third, _, lost = reopen(tmp_path, manifest)
+    assert lost == 0
+    assert_same(again, third)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_cannot_be_read_for_the_moment_is_no_damage(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay, disk = make(), Segments(tmp_path)
+    play(replay, np.random.default_rng(0), 20)
+    manifest, original = disk.save(replay), os.open
+
+    def failing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if path == manifest["segments"][0]["name"]:
+            raise OSError(code, os.strerror(code))
+        return original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "open", failing)
+        with pytest.raises(DiskError, match=manifest["segments"][0]["name"]) as caught:
+            reopen(tmp_path, manifest)
+    assert caught.value.errno == code
+    assert reopen(tmp_path, manifest)[2] == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_with_damage_is_set_aside_and_never_removed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    replay, disk = make(), Segments(tmp_path)
+    play(replay, rng, 15)
+    manifest = disk.save(replay)
+    name = manifest["segments"][0]["name"]
+    scramble(tmp_path / name, rng)
+    content = (tmp_path / name).read_bytes()
+    replay, disk, lost = reopen(tmp_path, manifest)
+    assert lost
+    for _ in range(4):  # until nothing that was saved before lives
+        play(replay, rng, 40)
+        disk.collect_garbage([disk.save(replay)])
+    assert (tmp_path / f"damaged-{name}").read_bytes() == content
+    assert not (tmp_path / name).exists()
+
+
+def test_a_save_writes_no_more_than_twice_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 20_000)
+    rng, most, cleaned = np.random.default_rng(0), 0.0, 0
+    replay, disk = make(capacity=3000), Segments(tmp_path)
+    play(replay, rng, 1600)
+    manifest = disk.save(replay)
+    widths = [segments._width(replay, kind) for kind in (segments.ROWS, segments.PATCH)]
+    for _ in range(120):
+        play(replay, rng, 3)
+        ids = replay.ids(rng.choice(replay.capacity, 200, replace=False))
+        replay.update(ids, outputs(replay, rng, ids.shape))
+        rows = np.count_nonzero(replay.unsaved)
+        new = rows * widths[0] + np.count_nonzero(replay.dirty & ~replay.unsaved) * widths[1]
+        with FaultyDisk()() as counted:
+            manifest = disk.save(replay)
+        disk.collect_garbage([manifest])
+        most = max(most, counted.written / new)
+        cleaned += counted.written > 1.1 * new
+        length = sum(s["length"] for s in manifest["segments"])
+    assert cleaned > 5, "segments were cleaned, or this shows nothing"
+    assert most < 2.2, "headers of small records aside"
+    assert length < 3 * 3000 * sum(widths), "and that is enough to keep the disk bounded"
+    again, _, lost = reopen(tmp_path, manifest, capacity=3000)
+    assert lost == 0
+    assert_same(replay, again)

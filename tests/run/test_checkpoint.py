@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ import pytest
 import safetensors.numpy
 from faulty_disk import FaultyDisk, tree
 
-from reverie.files import DiskError
+from reverie import files
+from reverie.files import DiskError, NotPlain
 from reverie.run.checkpoint import AllDamaged, Checkpoints, Mismatch, flatten, unflatten
+from reverie.saved import AnotherRun, OtherVersion
 
 ARRAYS = {
     "params/w": np.arange(600, dtype=np.float32).reshape(20, 30),
@@ -92,7 +96,8 @@ def test_a_run_that_went_back_is_not_overtaken_by_its_past(tmp_path: Path, caplo
     assert loaded is not None
     assert loaded.step == 10
     checkpoints.save(15, ARRAYS, {})
-    assert names(tmp_path) == ["step-000000000010", "step-000000000015"]
+    assert names(tmp_path) == ["damaged-step-000000000020", "step-000000000010", "step-000000000015"]
+    assert (tmp_path / "damaged-step-000000000020" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("name", ["arrays.safetensors", "manifest.json"])
@@ -173,7 +178,11 @@ def test_forged_manifests_are_passed_over(tmp_path: Path) -> None:
         [
             {"files": {"../../secret": {"bytes": len(sound), "sha256": "0"}}},
             {"files": {}},
-            {"version": 99},
+            {"files": None},
+            {"meta": []},
+            {"step": 2**62},
+            {"step": "9"},
+            {"step": 8},
         ]
     ):
         forge(tmp_path / f"b{i}" / "step-000000000009", sound, **changes)
@@ -186,14 +195,76 @@ def test_forged_manifests_are_passed_over(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "c").load_latest()
 
 
-@pytest.mark.parametrize("linked", ["arrays.safetensors", "manifest.json", "."])
+@pytest.mark.parametrize("linked", ["arrays.safetensors", "manifest.json", ".", ".."])
 def test_links_are_not_followed(linked: str, tmp_path: Path) -> None:
-    step = Checkpoints(tmp_path / "run").save(1, ARRAYS, {})
-    target = step / linked if linked != "." else step
+    step = Checkpoints(tmp_path / "run" / "checkpoints").save(1, ARRAYS, {})
+    target = {".": step, "..": step.parent}.get(linked, step / linked)
     target.rename(tmp_path / "elsewhere")
     target.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(AllDamaged):
-        Checkpoints(tmp_path / "run").load_latest()
+    with pytest.raises(NotPlain, match=f"{target} is a link to .*/elsewhere"):
+        Checkpoints(tmp_path / "run" / "checkpoints").load_latest()
+
+
+def test_a_run_may_lie_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save(1, ARRAYS, {})
+    assert checkpoints.load_latest() is not None
+
+
+def test_another_version_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, ARRAYS, {})
+    forge(tmp_path / "step-000000000009", b"of tomorrow", version=2, libraries={"reverie": "7.0"})
+    before = tree(tmp_path)
+    with pytest.raises(OtherVersion, match=r"step-000000000009 has format 2, of reverie 7.0; .*pip install reverie=="):
+        checkpoints.load_latest()
+    with pytest.raises(OtherVersion):
+        checkpoints.manifests()
+    assert tree(tmp_path) == before
+    with pytest.raises(OtherVersion):  # whoever did not look before saving
+        Checkpoints(tmp_path).save(2, ARRAYS, {})
+    assert tree(tmp_path).items() >= before.items()
+
+
+def test_what_cannot_be_read_for_the_moment_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, ARRAYS, {})
+    before, original = tree(tmp_path), os.open
+    for code in (errno.EACCES, errno.EIO, errno.ESTALE):
+        for name in ("manifest.json", "arrays.safetensors"):
+
+            def failing(path: Any, *args: Any, name: str = name, code: int = code, **kwargs: Any) -> int:
+                if path == name:
+                    raise OSError(code, os.strerror(code))
+                return original(path, *args, **kwargs)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(files.os, "open", failing)
+                with pytest.raises(DiskError, match=f"step-000000000002/{name}") as caught:
+                    checkpoints.load_latest()
+            assert caught.value.errno == code
+    assert tree(tmp_path) == before
+    latest = checkpoints.load_latest()
+    assert latest is not None
+    assert latest.step == 2
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    ours, theirs = (Checkpoints(tmp_path / name, run=name * 32) for name in "ab")
+    ours.save(1, ARRAYS, {})
+    foreign = theirs.save(2, ARRAYS, {})
+    shutil.copytree(foreign, tmp_path / "a" / foreign.name)
+    before = tree(tmp_path)
+    for _ in range(2):
+        with pytest.raises(AnotherRun, match=f"{foreign.name} was written by run {'b' * 32}, .* run {'a' * 32}"):
+            ours.load_latest()
+    assert tree(tmp_path) == before
+    loaded = Checkpoints(tmp_path / "a").load_latest()  # whoever does not know which run it is takes what there is
+    assert loaded is not None
+    assert loaded.run == "b" * 32
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from runs import Killed, assert_same, assert_same_state, kill_at, metrics, state
 import reverie
 from reverie import algos, api, config
 from reverie.config import Config
-from reverie.files import DiskError
+from reverie.files import DiskError, Folder
 from reverie.run import log, loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
@@ -278,10 +278,14 @@ def test_images_are_dreamt_as_videos(tmp_path: Path) -> None:
 def test_a_full_disk_costs_a_picture_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*args: Any) -> None:
-        raise DiskError(errno.ENOSPC, "no space for 123 bytes")
+    original = Folder.replace
 
-    monkeypatch.setattr(loop.dreams.files, "replace", full)
+    def full(self: Folder, *args: Any) -> None:
+        if self.parts == ("videos",):
+            raise DiskError(errno.ENOSPC, "no space for 123 bytes")
+        original(self, *args)
+
+    monkeypatch.setattr(Folder, "replace", full)
     with caplog.at_level(logging.WARNING, "reverie"):
         assert train(tmp_path, steps=120, video_every=100).steps == 120
     assert caplog.text.count("no picture of a dream: [Errno 28] no space") == 2

@@ -1,0 +1,115 @@
+"""What a run saved, held against what it must be. Checksums tell damage; they do not tell who wrote a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+COUNT = range(10**12)  # steps, updates, rows: what the 12 digits of a checkpoint's name can say
+BYTES = range(1 << 53)
+
+
+class Malformed(ValueError):
+    """Something is sound, and says what cannot be."""
+
+
+class OtherVersion(ValueError):
+    """A version of reverie with another format wrote this.
+
+    Args:
+      what: was read, with its path.
+      found: its format; `known` is the one that this version reads.
+      wrote: the version of reverie that wrote it, if that is known.
+    """
+
+    def __init__(self, what: str, found: Any, known: Any, wrote: Any = None) -> None:
+        named = isinstance(wrote, str) and len(wrote) < 40
+        install = f"`pip install reverie=={wrote}`" if named else "install the version of reverie that wrote it"
+        super().__init__(
+            f"{what} has format {found!r}{f', of reverie {wrote}' if named else ''}; this version reads {known}. "
+            f"Nothing was changed: to go on with it, {install}"
+        )
+
+
+class AnotherRun(ValueError):
+    """A part of one run lies in the directory of another.
+
+    Args:
+      what: it is, with its path.
+      theirs, ours: ids of the two runs.
+    """
+
+    def __init__(self, what: str, theirs: str, ours: str) -> None:
+        super().__init__(
+            f"{what} was written by run {theirs}, and this is run {ours} (the `id` in its config.json). Nothing was "
+            "changed: move it back to where it came from"
+        )
+
+
+def fault(value: Any, form: Any, name: str = "") -> str:
+    """What is wrong with a value out of JSON, with its place; empty if nothing is.
+
+    Args:
+      form: a `range` for a whole number in it; `float` for any number; `str`; `bool`; `None` for null; `object` for
+        anything; `[form]` for a list of these; `{str: form}` for an object of these by any name; `{"a": form}` for an
+        object with at least this member; a tuple for one of several forms.
+    """
+    if isinstance(form, tuple):
+        return "" if any(not fault(value, each) for each in form) else fault(value, form[-1], name)
+    if isinstance(form, list):
+        faults = (fault(x, form[0], f"{name}[{i}]") for i, x in enumerate(value)) if isinstance(value, list) else None
+    elif isinstance(form, dict) and str in form:
+        items = value.items() if isinstance(value, dict) else ()
+        faults = (fault(x, form[str], _below(name, k)) for k, x in items) if isinstance(value, dict) else None
+    elif isinstance(form, dict):
+        faults = (_member(value, k, x, name) for k, x in form.items()) if isinstance(value, dict) else None
+    else:
+        return "" if _is(value, form) else f"{name or 'it'} is {_short(value)}, expected {_told(form)}"
+    if faults is None:
+        return f"{name or 'it'} is {_short(value)}, expected {_told(form)}"
+    return next((each for each in faults if each), "")
+
+
+def _member(value: Mapping[str, Any], key: str, form: Any, name: str) -> str:
+    if key not in value:
+        return f"{_below(name, key)} is missing"
+    return fault(value[key], form, _below(name, key))
+
+
+def _below(name: str, key: str) -> str:
+    return f"{name}/{key}"[:200] if name else key[:200]
+
+
+def _is(value: Any, form: Any) -> bool:
+    if isinstance(form, range):
+        return type(value) is int and value in form
+    if form is float:
+        return type(value) in (int, float)
+    return value is None if form is None else form is object or type(value) is form
+
+
+def _told(form: Any) -> str:
+    if isinstance(form, range):
+        return f"a whole number from {form.start} to {form.stop - 1}"
+    if isinstance(form, list | dict):
+        return "a list" if isinstance(form, list) else "an object"
+    return {None: "null", object: "anything", float: "a number", str: "a text", bool: "true or false"}[form]
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, list | dict) else {list: "a list", dict: "an object"}[type(value)]
+    return text if len(text) < 40 else f"{text[:37]}..."
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Whatever in what was saved under `path` surprises the block is `Malformed`; errors that say more pass."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, ValueError) as error:
+        if type(error).__module__.startswith("reverie"):
+            raise
+        kind, text = type(error).__name__, str(error).partition("\n")[0]
+        raise Malformed(f"{path} says what cannot be ({kind}: {text[:300]}); nothing was changed") from error
