@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from reverie import __version__, algos
+from reverie import algos
 from reverie.fields import (
     INT32,
     TINY,
@@ -38,7 +38,7 @@ from reverie.fields import (
     taken,
 )
 from reverie.files import Folder, Missing
-from reverie.saved import OtherVersion
+from reverie.saved import RELEASE, OtherVersion
 
 SCHEMA = 1
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
@@ -323,7 +323,7 @@ def to_text(config: Config) -> str:
     """JSON with one value per line."""
     data = {
         "schema": SCHEMA,
-        "reverie": __version__,
+        "reverie": RELEASE,
         "id": config.id,
         "algorithm": config.algorithm,
         "run": dataclasses.asdict(config.run),

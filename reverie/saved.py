@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Any
 
 COUNT = range(10**12)  # steps, updates, rows: what the 12 digits of a checkpoint's name can say
 BYTES = range(1 << 53)
+try:
+    RELEASE = importlib.metadata.version("reverie")  # beside what is saved, so that another can say which to install
+except importlib.metadata.PackageNotFoundError:  # run from a checkout
+    RELEASE = ""
 
 
 class Malformed(ValueError):
@@ -25,7 +30,7 @@ class OtherVersion(ValueError):
     """
 
     def __init__(self, what: str, found: Any, known: Any, wrote: Any = None) -> None:
-        named = isinstance(wrote, str) and len(wrote) < 40
+        named = isinstance(wrote, str) and 0 < len(wrote) < 40
         install = f"`pip install reverie=={wrote}`" if named else "install the version of reverie that wrote it"
         super().__init__(
             f"{what} has format {found!r}{f', of reverie {wrote}' if named else ''}; this version reads {known}. "

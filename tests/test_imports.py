@@ -22,13 +22,14 @@ ALLOWED = {
     "envs": {"envs", "fields"},
     "fields": set(),
     "files": set(),  # everything that reaches the disk goes through here
+    "saved": set(),
     "memory": set(),
     "outlet": set(),
     "programs": {"files"},
-    "replay": {"replay", "agent", "envs.base", "files", "memory"},
-    "view": {"view", "agent", "envs"},
-    "config": {"algos", "fields", "files"},  # the registry; algorithms themselves are imported by name
-    "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory"},
+    "replay": {"replay", "agent", "envs.base", "files", "memory", "saved"},
+    "view": {"view", "agent", "envs", "files"},
+    "config": {"algos", "fields", "files", "saved"},  # the registry; algorithms themselves are imported by name
+    "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory", "saved"},
 }
 TOP = {"api", "cli", "__init__"}  # these may import everything
 

@@ -34,10 +34,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reverie import __version__
 from reverie.files import Folder, Missing
 from reverie.replay.sequences import Replay, Row
-from reverie.saved import BYTES, COUNT, AnotherRun, Malformed, OtherVersion, fault
+from reverie.saved import BYTES, COUNT, RELEASE, AnotherRun, Malformed, OtherVersion, fault
 
 VERSION = 2
 READS = (1, 2)  # 1: records do not say which run wrote them
@@ -126,7 +125,7 @@ class Segments:
         replay.dirty[:] = False
         return {
             "version": VERSION,
-            "reverie": __version__,
+            "reverie": RELEASE,
             "schema": _schema(replay),
             "held": len(replay),
             "replay": replay.state(),
