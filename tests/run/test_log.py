@@ -50,7 +50,7 @@ def test_a_file_shorter_than_the_checkpoint_says_goes_on(tmp_path: Path, caplog:
     assert log.read(tmp_path / "m.jsonl") == [{"step": 3}]
 
 
-def test_a_full_disk_tears_no_line_and_loses_none(
+def test_a_full_disk_tears_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = log.JsonLines(tmp_path / "m.jsonl")
