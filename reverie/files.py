@@ -26,6 +26,7 @@ _HINTS = {
     errno.EIO: "the disk reports a fault; what was saved before is intact if it can still be read",
     errno.EROFS: "the file system is read-only; choose another directory",
     errno.EACCES: "no permission; choose another directory or change its owner",
+    errno.EXDEV: "what looks like one directory spans two devices; choose one that lies on one device",
     errno.ESTALE: "the server of this disk lost it; mount it again",
 }
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY

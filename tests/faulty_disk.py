@@ -18,6 +18,9 @@ class Killed(BaseException):
     """The process died here: no handler of ours may run on it."""
 
 
+FAILS = {"full": ("pwrite", errno.ENOSPC), "crossing": ("rename", errno.EXDEV)}  # mode -> what, and how
+
+
 class FaultyDisk:
     """Fails at operation `at` (counting from 0) of those that change the disk; `None`: never.
 
@@ -26,14 +29,17 @@ class FaultyDisk:
       power: as `kill`, and all that was not flushed is gone: content since the last fsync of its
         file; new names and renames since the last fsync of their directory.
       full: raises ENOSPC at every write from there on.
+      crossing: raises EXDEV at every rename from there on, as if a directory lay on two devices.
+      refused: raises `code` instead of this one operation.
+      unheard: does this one operation, and raises `code` all the same: a server whose answer got lost.
 
     No fsync reaches the real disk: what one is worth is modelled here, and a real one takes long.
     """
 
     COUNTED = ("mkdir", "open", "pwrite", "fsync", "ftruncate", "rename", "rmdir", "unlink")
 
-    def __init__(self, at: int | None = None, mode: str = "kill") -> None:
-        self.at, self.mode = at, mode
+    def __init__(self, at: int | None = None, mode: str = "kill", code: int = errno.ESTALE) -> None:
+        self.at, self.mode, self.code = at, mode, code
         self.operations: list[str] = []
         self.written = 0  # bytes
         self._paths: dict[int, str] = {}  # open handles
@@ -46,9 +52,7 @@ class FaultyDisk:
             return call
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            if name == "open" and not args[1] & (
-                os.O_WRONLY | os.O_RDWR
-            ):  # to look, or to reach a file: nothing changes
+            if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR):  # to look: nothing changes
                 result = call(*args, **kwargs)
                 self._paths[result] = os.path.realpath(f"/proc/self/fd/{result}")
                 return result
@@ -57,6 +61,10 @@ class FaultyDisk:
             paths = [os.path.join(self._paths[f], args[i]) for i, f in enumerate(folders)]
             result = None if name == "fsync" else call(*args, **kwargs)
             self._follow(name, (*paths, *args[len(paths) :]), result)
+            if self.mode == "unheard" and len(self.operations) - 1 == self.at:
+                if name == "open":
+                    os.close(result)
+                raise _error(self.code)
             return result
 
         return counted
@@ -64,11 +72,15 @@ class FaultyDisk:
     def _meet(self, name: str, args: tuple[Any, ...]) -> None:
         here = len(self.operations)
         self.operations.append(name)
-        if self.at is None or here < self.at:
+        if self.at is None or here < self.at or self.mode == "unheard":
             return
-        if self.mode == "full":
-            if name == "pwrite":
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.mode in FAILS:
+            if name == FAILS[self.mode][0]:
+                raise _error(FAILS[self.mode][1])
+            return
+        if self.mode == "refused":
+            if here == self.at:
+                raise _error(self.code)
             return
         if name == "pwrite":
             handle, view, at = args
@@ -116,6 +128,10 @@ class FaultyDisk:
     def __call__(self) -> Iterator[FaultyDisk]:
         with mock.patch.object(files, "os", self):
             yield self
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
 
 
 def _moved(path: str, source: str, target: str) -> str:

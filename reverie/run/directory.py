@@ -156,15 +156,22 @@ class RunDirectory:
         return f"{self.path} is in use by {who}. Wait for it, stop it, or give another directory with --run"
 
     def _probe(self) -> None:
-        """Finds a full, read-only or foreign directory now instead of at the first checkpoint."""
-        for name in self.folder.names():
-            if name.startswith(_PROBE):  # of a process that was killed in here: whoever holds the lock is alone
-                self.folder.remove(name)
+        """Does once what a save does, so that a full, read-only or foreign directory, or one that cannot rename what is
+        in it, is found now instead of at the first checkpoint."""
+        self._remove_probes()  # of a process that was killed in here: whoever holds the lock is alone
         try:
-            self.folder.create(_PROBE, [b"reverie"])
+            probe = self.folder / _PROBE
+            probe.make()
+            probe.create("probe", [b"reverie"])
+            self.folder.rename(_PROBE, f"{_PROBE}-renamed")
+            self.folder.sync()
         finally:
-            if _PROBE in self.folder.names():
-                self.folder.remove(_PROBE)
+            self._remove_probes()
+
+    def _remove_probes(self) -> None:
+        for name in self.folder.names():
+            if name.startswith(_PROBE):
+                self.folder.remove(name)
 
 
 def _remove_if_empty(folder: Path) -> None:

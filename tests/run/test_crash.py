@@ -1,7 +1,8 @@
-"""Killed, or cut from power, at every single operation of a save: what is found again is whole."""
+"""Killed, cut from power, or failed at every single operation of a save: what is found again is whole."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,3 +154,37 @@ def test_a_disk_full_at_any_write_is_an_error_and_the_next_save_succeeds(tmp_pat
         run.save()
         assert Run(path).everything() == run.everything()
     assert at > 20
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("mode", ["refused", "unheard"])
+def test_an_operation_that_fails_once_loses_nothing(mode: str, code: int, tmp_path: Path) -> None:
+    """Stale handles, lost answers, a disk that reports a fault: the save counts as a whole or not at all."""
+    prepare(tmp_path / "start", [8, 9, 9, 9])
+    old = Run(tmp_path / "start").everything()
+    outcomes = set()
+    for at in range(1000):
+        path = tmp_path / f"{at}"
+        shutil.copytree(tmp_path / "start", path)
+        run = Run(path)
+        run.train(9)
+        new = run.everything()
+        with FaultyDisk(at, mode, code)() as disk:
+            try:
+                run.save()
+            except DiskError:
+                outcomes.add("told")
+        if len(disk.operations) <= at:
+            break  # no operation after this one
+        state = Run(path).everything()
+        assert state in (old, new), f"{mode} at {at}, {disk.operations[at]}: a mixed state"
+        outcomes.add("new" if state == new else "old")
+        run.train(2)  # the same process goes on, whatever it was told
+        run.save()
+        assert Run(path).everything() == run.everything()
+        run.train(2)
+        run.save()
+        assert not list((path / "checkpoints").glob("tmp-*"))
+        shutil.rmtree(path)
+    assert at > 20
+    assert outcomes == {"told", "old", "new"}

@@ -69,6 +69,15 @@ def test_a_directory_that_cannot_be_written_is_found_at_once(tmp_path: Path) -> 
         pytest.fail("went on with a full disk")
 
 
+def test_a_directory_on_two_devices_is_refused_at_once(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with FaultyDisk(at=0, mode="crossing")(), pytest.raises(DiskError, match="lies on one device"), run.locked():
+        pytest.fail("went on where nothing can be renamed")
+    assert list(tmp_path.iterdir()) == []
+    with run.locked():
+        pass
+
+
 def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("not a directory")
     run = RunDirectory(tmp_path / "runs" / "x")
