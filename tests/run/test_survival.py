@@ -224,7 +224,7 @@ class Colossal(CartPole):
 
 @pytest.mark.filterwarnings("ignore:.*encountered in reduce:RuntimeWarning")  # of sums that are told as null
 def test_colossal_rewards_do_not_end_a_run(tmp_path: Path) -> None:
-    result = test_algorithms.train("gumbel_muzero", f"{__name__}:Colossal", tmp_path, network="mlp", time_limit=12)
+    result = test_algorithms.train("gumbel_muzero", f"{__name__}:Colossal", tmp_path, reanalyse=0.25)
     assert result.updates > 10
     records = [record for record in metrics(tmp_path) if "updates" in record]
     assert records[-1]["nonfinite/total"] == 0
