@@ -102,6 +102,7 @@ class Agent(Protocol):
     trained: int  # rows of a window that count for the replay ratio; 0: all T
     minibatches: int  # equal parts of a batch that an update goes through one after the other
     symptoms: tuple[Symptom, ...]  # of a collapse, in the metrics of `train`; a person is warned of them
+    added: tuple[str, ...]  # modules that checkpoints of earlier versions lack; there they begin as `init` makes them
     out_space: Mapping[str, jax.ShapeDtypeStruct]  # <key> -> shape and dtype of the `out` arrays, without batch axes
 
     def init(self, key: PRNGKeyArray) -> State:

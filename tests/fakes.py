@@ -57,6 +57,7 @@ class Fake:
     minibatches = 1
     parts = get_args(Part)
     symptoms = ()
+    added = ()
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:
         self.config, self.obs_space, self.act_space = config, obs_space, act_space

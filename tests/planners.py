@@ -12,7 +12,11 @@ from reverie import algos
 from reverie.envs.base import Space
 
 VECTOR = {"vector": Space("vector", (3,))}
-BOARD = {"board": Space("planes", (3, 4, 2)), "legal": Space("legal", (5,)), "player": Space("player", ())}
+BOARD = {
+    "board": Space("planes", (3, 4, 2)),
+    "legal": Space("legal", (5,)),
+    "player": Space("player", (), alternating=True),
+}
 IMAGE = {"image": Space("image", (12, 12, 1)), "vector": Space("vector", (3,))}
 FIVE = {"action": Space("discrete", (), (5,))}
 BOX = {"torque": Space("vector", (2,), low=(-1.0,) * 2, high=(1.0,) * 2), "gear": Space("discrete", (), (3,))}

@@ -88,7 +88,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         longer = {k: jnp.concatenate([v, v], 1) for k, v in batch.items() if k != "weight"}
         names |= {f"report/{name}" for name in jax.eval_shape(agent.report, state, longer)}
         names |= {f"health/{symptom.name}" for symptom in agent.symptoms}
-    boards = planners.small_agent("muzero", planners.BOARD, decode_scale=1.0)
+    boards = planners.small_agent("muzero", planners.BOARD | {"player": Space("player", ())}, decode_scale=1.0)
     for agent in (boards, planners.small_agent("muzero", behavior="actor-critic")):
         state = jax.eval_shape(agent.init, jax.random.key(0))
         names |= set(jax.eval_shape(agent.train, state, planners.random_batch(agent))[2])

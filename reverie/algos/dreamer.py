@@ -172,6 +172,7 @@ class Dreamer:
     context = 0
     rows = trained = 0
     minibatches: int = 1
+    added: tuple[str, ...] = ()
     enumerated = True  # a number means the same action at every node of a tree
     parts: tuple[Part, ...] = get_args(Part)
 

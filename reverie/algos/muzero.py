@@ -32,10 +32,10 @@ from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_return
 from reverie.behavior.search import Found, puct
-from reverie.envs.base import RULES, UNSEEN, Space, Spaces
+from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
 from reverie.model.encode import boards, halvings, image_resolution, images, planar
-from reverie.model.heads import PolicyHead, Scalar, ScalarHead
+from reverie.model.heads import FlagHead, PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
 from reverie.nn.dists import Binary, OneHot, randomness
 from reverie.nn.layers import Conv
@@ -55,7 +55,8 @@ class Model(eqx.Module):
     pol: PolicyHead
     val: ScalarHead
     dec: Conv | None  # a state to logits of the boards
-    gamma: float = eqx.field(static=True)  # negative where the other player moves next
+    turn: FlagHead | None  # whether the step gave the turn to the other player; None: it never does, or always
+    gamma: float = eqx.field(static=True)  # negative where two players take strict turns
     classes: int = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
 
@@ -63,10 +64,11 @@ class Model(eqx.Module):
         self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray, moves: int = 0
     ):
         """`moves`: width of what the dynamics take, if not the actions."""
-        keys, decode_key = jax.random.split(key, 4), jax.random.fold_in(key, 4)
+        keys, decode_key, turn_key = jax.random.split(key, 4), *(jax.random.fold_in(key, i) for i in (4, 5))
         self.dtype = dtype
         self.classes = sum(s.width for s in act_space.values())
-        self.gamma = -config.discount if "player" in obs_space else config.discount
+        turns = irregular(obs_space)
+        self.gamma = -config.discount if "player" in obs_space and not turns else config.discount
         self.body = make_body(config, seen_space(obs_space, config.stack), moves or self.classes, keys[0])
         scalar: dict[str, Any] = {"kind": "h_two_hot", "bins": 2 * config.support + 1}
         read, units = self.body.outputs, config.units
@@ -75,6 +77,8 @@ class Model(eqx.Module):
         self.pol = PolicyHead(act_space, read, units, config.layers, unimix=0.0, key=keys[3])
         planes = sum(s.shape[2] for s in boards(obs_space).values())
         self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.decode_scale else None
+        # Until it has learned something it says that the turn goes over.
+        self.turn = FlagHead(read, units, config.layers, key=turn_key, scale=0.0) if turns else None
 
     def represent(self, obs: Mapping[str, Array]) -> Hidden:
         """The state of an observation, as `observed` gives it."""
@@ -95,7 +99,15 @@ class Model(eqx.Module):
         return self.advance(latent, action)
 
     def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-        return latent.reward, jnp.full_like(latent.reward, self.gamma)
+        return latent.reward, self.discount(latent)
+
+    def discount(self, latent: Hidden) -> Float[Array, "*B"]:
+        """Of the step that led to `latent`: negative if the other player moves there. The sign is never in between,
+        however unsure the head is: a value half one's own and half the other's is nobody's."""
+        if self.turn is None:
+            return jnp.full_like(latent.reward, self.gamma)
+        turned = self.turn(self.body.read(latent.state)).logit >= 0
+        return jnp.where(turned, -self.gamma, self.gamma)
 
     def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
         policy, value = self.judge(latent)
@@ -212,6 +224,7 @@ class MuZero:
             **({"priority": jax.ShapeDtypeStruct((), jnp.float32)} if config.prioritized else {}),
         }
         self.optimizer = make_optimizer(config)
+        self.added = ("turn",) if irregular(obs_space) else ()
         self.symptoms: tuple[Symptom, ...] = (
             constant_reward(),
             action_blind(),
@@ -240,10 +253,10 @@ class MuZero:
                 "algorithm's model takes drawn candidates or codes of chance: `muzero`, `gumbel_muzero` and "
                 "`efficientzero` have such a model; --behavior search searches"
             )
-        if rules := sorted(key for key, space in self.obs_space.items() if space.kind in RULES):
+        if "legal" in self.obs_space:
             raise Unsuitable(
-                f"--behavior actor-critic plays on in the model, which does not know the rules of a game; the env "
-                f"shows some ({', '.join(rules)}): --behavior search learns from legal moves only"
+                "--behavior actor-critic plays on in the model, which does not know which moves are legal, and the env "
+                "says which are (legal): --behavior search learns from legal moves only"
             )
 
     # ---------------------------------------------------------------- acting
@@ -528,6 +541,9 @@ class MuZero:
                 jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
             ),
         }
+        if model.turn is not None:
+            turn = model.turn(model.body.read(states.state[:, 1:])).loss(window.turned[:, 1:].astype(jnp.float32))
+            losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
         if model.dec is not None:
             # What a state should be is seen at its row, also where the world ended there.
             there = jnp.concatenate([jnp.ones_like(first), window.followed], 1)
@@ -728,6 +744,11 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
         for k, s in obs_space.items()
         if s.kind not in UNSEEN
     }
+
+
+def irregular(obs_space: Spaces) -> bool:
+    """Whether two players take part of whom one may move several times in a row, for all that is known."""
+    return "player" in obs_space and not obs_space["player"].alternating
 
 
 def as_channels(frames: Array) -> Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import equinox as eqx
 import jax
@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Row
 from reverie.algos import muzero
 from reverie.behavior.returns import Window
-from reverie.behavior.search import TINY, Found
+from reverie.behavior.search import TINY, Found, gumbel
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
 from reverie.fields import Share, Weight, Within
@@ -40,6 +40,8 @@ class Config(muzero.Config):
 
     codes: Annotated[int, Within(1, 2**16)] = 32
     """C: outcomes of chance that the model can tell apart."""
+    search: Literal["puct", "gumbel"] = "puct"
+    """PUCT as in the paper; or Gumbel's improved policy, which makes do with few simulations."""
     chance_scale: Weight = 1.0
     """Weight of the loss of their probabilities."""
     commitment_scale: Weight = 1.0
@@ -58,7 +60,44 @@ class Config(muzero.Config):
 
 
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {"2048": muzero.PRESETS["2048"] | {"balance_scale": 1.0}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "2048": muzero.PRESETS["2048"] | {"balance_scale": 1.0},
+    "backgammon": {
+        "env": "pgx:backgammon",
+        "steps": 4_000_000,
+        "envs": 128,
+        "batch": 256,
+        "replay_ratio": 6.0,
+        "replay_size": 200_000,
+        "warmup": 10_000,
+        "network": "mlp",
+        "hidden": 128,
+        "units": 128,
+        "layers": 1,
+        "scaling": "normal",
+        "search": "gumbel",
+        "simulations": 16,
+        "unroll": 2,
+        "n_step": 100,
+        "lam": 1.0,
+        "discount": 1.0,
+        "bootstrap": "network",
+        "target_every": 100,
+        "support": 3,
+        "value_scale": 1.0,
+        "balance_scale": 1.0,
+        "unrolled_value": "seen",
+        "prioritized": False,
+        "root_noise": 0.25,
+        "opponent": "random",
+        "log_every": 20_000,
+        "eval_every": 200_000,
+        "eval_episodes": 100,
+        "eval_envs": 50,
+        "report_every": 0,
+        "video_every": 0,
+    },
+}
 SUITED = {values["env"]: name for name, values in PRESETS.items()}
 
 
@@ -131,8 +170,9 @@ class Model(muzero.Model):
         return jax.tree.map(pick, resolved, moved)
 
     def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-        """An afterstate is reached for nothing and at once; the next state pays, and counts as a step."""
-        return latent.reward, jnp.where(latent.memory, 1.0, self.gamma)
+        """An afterstate is reached for nothing and at once, and is worth what it is to the player who moved. The next
+        state pays, counts as a step, and may be another player's."""
+        return latent.reward, jnp.where(latent.memory, 1.0, self.discount(latent))
 
     def chance(self, latent: Hidden) -> Bool[Array, "*B"]:
         return latent.memory
@@ -168,7 +208,11 @@ class StochasticMuZero(muzero.MuZero):
         if legal is None:
             legal = jnp.ones((root.reward.shape[0], self.choices), bool)
         legal = jnp.pad(legal, ((0, 0), (0, wide - self.choices)))
-        found = super().search(model, root, key, legal, greedy, temperature)
+        if self.config.search == "puct":
+            found = super().search(model, root, key, legal, greedy, temperature)
+        else:
+            scale = 0.0 if greedy else 1.0
+            found = gumbel(model, root, key, simulations=self.config.simulations, legal=legal, scale=scale)
         return found._replace(policy=found.policy[:, : self.choices])
 
     def unroll(self, model: Any, batch: Row, actions: Array) -> Hidden:
@@ -203,10 +247,7 @@ class StochasticMuZero(muzero.MuZero):
         there = window.followed.astype(jnp.float32)
         pad = lambda x: jnp.concatenate([there * x, jnp.zeros_like(x[:, :1])], 1)
         chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
-        # An afterstate is worth what its state returned, or what came and the value of what was seen then.
-        seen = config.unrolled_value == "seen"
-        worth = window.reward[:, 1:] + model.gamma * window.value[:, 1:] if seen else window.value[:, :-1]
-        value = model.after.val(model.body.read(afters)).loss(worth)
+        value = model.after.val(model.body.read(afters)).loss(self.worth(window))
         commitment = jnp.square(probs - stop_gradient(hard)).sum(-1)
         use = (there[..., None] * probs).sum((0, 1)) / jnp.maximum(there.sum(), 1.0)
         uneven = jnp.log(config.codes) + (use * jnp.log(jnp.maximum(use, TINY))).sum()
@@ -216,6 +257,14 @@ class StochasticMuZero(muzero.MuZero):
             "commitment": (config.commitment_scale, pad(commitment)),
             "balance": (config.balance_scale, pad(jnp.broadcast_to(uneven, there.shape))),
         }, reward
+
+    def worth(self, window: Window) -> Float[Array, "B u"]:
+        """What the afterstates between rows k and k + 1 are to learn, in the view of the player who moved: what the
+        state before returned; or, with the values of what was seen, what came and such a value, whoever is to move."""
+        if self.config.unrolled_value == "return":
+            return window.value[:, :-1]
+        discount = jnp.where(window.turned, -self.config.discount, self.config.discount)
+        return (window.reward + discount * window.value)[:, 1:]
 
     def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:
         after: Hidden = model.advance(hidden._replace(memory=jnp.zeros(hidden.reward.shape, bool)), action)

@@ -74,12 +74,14 @@ class Window(NamedTuple):
       known: whether `value` and `reward` can be known: not beyond a truncation.
       real: whether the row belongs to the episode and is not its end by termination: it has a search and a successor
         (or, at a truncation, would have had one).
+      turned: whether it is another player's turn there than it was at the row before; False at position 0.
     """
 
     value: Float[Array, "B k"]
     reward: Float[Array, "B k"]
     known: Bool[Array, "B k"]
     real: Bool[Array, "B k"]
+    turned: Bool[Array, "B k"]
 
     @property
     def followed(self) -> Bool[Array, "B u"]:
@@ -145,6 +147,7 @@ def n_step_return(
         reward=jnp.where(beyond, 0.0, reward[:, :width]),
         known=absorbed | ~beyond,
         real=~absorbed & ~beyond,
+        turned=jnp.diff(first, axis=1, prepend=first[:, :1]) != 0,
     )
 
 

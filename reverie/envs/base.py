@@ -53,6 +53,8 @@ class Space:
       classes: `discrete` only: the number of classes of every element, flattened.
       low, high: `vector` only: bounds of every element, flattened; may be infinite.
         Vector actions are always in [-1, 1]: the adapter rescales them to the env's own bounds.
+      alternating: `player` only: by the rules of the game the players move in strict turns, one move each. Where it is
+        not said, a search learns whose turn comes.
     """
 
     kind: Kind
@@ -60,6 +62,7 @@ class Space:
     classes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    alternating: bool = False
 
     @property
     def dtype(self) -> np.dtype:
@@ -137,7 +140,7 @@ class DeviceEnv(Protocol):
 
     obs_space: Spaces
     act_space: Spaces
-    players: int  # 2 take turns, and what one wins the other loses: then there are `obs/legal` and `obs/player`
+    players: int  # 2 move in turns, strict or not, and what one wins the other loses: `obs/legal`, `obs/player`
 
     def init(self, key: Any) -> Any:
         """The state in which an episode begins, drawn with `key`."""
@@ -164,6 +167,7 @@ def to_json(spaces: Spaces) -> dict[str, Any]:
             "classes": list(s.classes),
             "low": text(s.low),
             "high": text(s.high),
+            **({"alternating": True} if s.alternating else {}),
         }
         for key, s in spaces.items()
     }
@@ -173,6 +177,13 @@ def from_json(data: dict[str, Any]) -> Spaces:
     """Inverse of `to_json`."""
     floats = lambda xs: tuple(float(x) for x in xs)
     return {
-        key: Space(v["kind"], tuple(v["shape"]), tuple(v["classes"]), floats(v["low"]), floats(v["high"]))
+        key: Space(
+            v["kind"],
+            tuple(v["shape"]),
+            tuple(v["classes"]),
+            floats(v["low"]),
+            floats(v["high"]),
+            v.get("alternating", False),
+        )
         for key, v in data.items()
     }

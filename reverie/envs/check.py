@@ -235,6 +235,7 @@ class _Episodes:
         self._recorder = _record(env)
         self._gate = Gate(env.obs_space)
         self._kinds: set[str] = set()
+        self._mover = -1  # whose turn it was at the last step
 
     def play(self, steps: int) -> Iterator[str | Finding]:
         rng = np.random.default_rng(0)
@@ -275,6 +276,7 @@ class _Episodes:
                 problem,
                 "make the space and what reset() and step() return agree; while training, such a step cuts the episode",
             )
+        yield from self._turns(phase, step, first)
         if step.is_first != first:
             yield from self._tell(phase, f"is_first: {step.is_first}", "set it on reset only")
         if self._recorder is not None and not problems:
@@ -285,6 +287,16 @@ class _Episodes:
                     f"it returns {given} where its space declares {declared}; it is cast",
                     f"return {declared}, or declare {given}",
                 )
+
+    def _turns(self, phase: str, step: Step, first: bool) -> Iterator[Finding]:
+        """Whether strict turns are kept where the space says so. Whose turn it is at the end of a game is nobody's."""
+        space = self._env.obs_space.get("player")
+        if space is None or step.obs.get("player") is None:
+            return
+        before, self._mover = self._mover, int(step.obs["player"])
+        if space.alternating and self._mover == before and not first and not step.is_last:
+            problem = f"obs/player: {before} moves twice in a row, expected strict turns"
+            yield from self._tell(phase, problem, 'leave `alternating` out of Space("player", ())')
 
     def _tell(self, phase: str, problem: str, fix: str) -> Iterator[Finding]:
         kind = problem.partition(":")[0] + problem.partition(",")[2]

@@ -15,6 +15,13 @@ import pgx
 
 from reverie.envs.base import Space, Spaces
 
+# Games of two whose rules give every player one move at a time; where one cannot move, passing is a move. In the others
+# (backgammon, Leduc hold'em) the same player may move again.
+ALTERNATING = frozenset(
+    {"animal_shogi", "chess", "connect_four", "gardner_chess", "go_19x19", "go_9x9", "hex", "kuhn_poker", "othello"}
+    | {"shogi", "tic_tac_toe"}
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -53,7 +60,7 @@ class Game:
             "legal": Space("legal", actions),
         }
         if self.players == 2:
-            self.obs_space["player"] = Space("player", ())
+            self.obs_space["player"] = Space("player", (), alternating=game.id in ALTERNATING)
         self.act_space: Spaces = {"action": Space("discrete", (), classes=actions)}
         self._game = game
 

@@ -71,15 +71,17 @@ class ScalarHead(eqx.Module):
 
 
 class FlagHead(eqx.Module):
-    """A probability."""
+    """A probability; with `scale` 0 it starts at a half."""
 
     mlp: MLP
     out: Linear
 
-    def __init__(self, features: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL):
+    def __init__(
+        self, features: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL, scale: float = 1.0
+    ):
         mlp_key, out_key = jax.random.split(key)
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
-        self.out = Linear(units, 1, key=out_key, style=style.out)
+        self.out = Linear(units, 1, key=out_key, style=style.out, scale=scale)
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Binary:
         return Binary(self.out(self.mlp(feat))[..., 0])

@@ -618,12 +618,28 @@ def agent_state(agent: Agent, checkpoint: Checkpoint) -> State:
         faults += [
             f"{name} {key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"
             for key in sorted(saved.keys() | own.keys())
-            if saved.get(key) != own.get(key)
+            if _laid_out(saved.get(key)) != _laid_out(own.get(key))
         ]
     if faults:
         raise Mismatch(f"{checkpoint.path} is of another env:\n  " + "\n  ".join(faults))
     like = jax.eval_shape(agent.init, jax.random.key(0))
-    return unflatten(like, _below("agent/", checkpoint.arrays))
+    arrays = _below("agent/", checkpoint.arrays)
+    return unflatten(like, arrays | _added(agent, arrays))
+
+
+def _added(agent: Agent, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The modules that a checkpoint of an earlier version lacks altogether, their share of the optimizer included."""
+    lacking = set(agent.added).difference(*(path.split("/") for path in arrays))
+    if not lacking:
+        return {}
+    logger.warning("the checkpoint is of a version without %s: untrained so far", ", ".join(sorted(lacking)))
+    fresh = flatten(jax.jit(agent.init)(jax.random.key(0)))
+    return {path: x for path, x in fresh.items() if lacking.intersection(path.split("/"))}
+
+
+def _laid_out(space: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a space says of its array; who moves when changes no array, and earlier versions do not tell it."""
+    return space and {k: v for k, v in space.items() if k != "alternating"}
 
 
 def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -359,7 +359,7 @@ def test_the_gradient_into_the_root_is_halved_at_every_step():
 def test_value_prefixes_begin_anew_at_their_horizon():
     agent = small_agent("efficientzero", unroll=5, prefix_horizon=2)
     sums = jnp.array([[9.0, 1, 2, 3, 4, 5]])
-    window = Window(sums, sums, sums > 0, sums > 0)
+    window = Window(sums, sums, sums > 0, sums > 0, sums < 0)
     #          step       1  2    3  4    5
     np.testing.assert_array_equal(agent.rewarded(window), [[0, 1, 1 + 2, 3, 3 + 4, 5]])
     model = moved(jit_once(agent.init)(KEY).model)
@@ -471,7 +471,7 @@ def test_the_policy_learns_what_is_best_inside_the_model():
     agent = small_agent("muzero", behavior="actor-critic", imagination=1, entropy=0.0)
     model, batch = moved(begun("muzero").model), random_batch(agent, batch=32)
     ones = jnp.ones((32, agent.config.unroll + 1), bool)
-    window = Window(ones.astype(jnp.float32), ones.astype(jnp.float32), ones, ones)
+    window = Window(ones.astype(jnp.float32), ones.astype(jnp.float32), ones, ones, ~ones)
 
     @jit_once
     def enumerated(model):
@@ -543,7 +543,7 @@ def test_a_model_that_a_policy_cannot_play_in_is_refused(algorithm):
 
 
 def test_the_rules_of_a_game_are_unknown_to_the_model():
-    with pytest.raises(Unsuitable, match=r"\(legal, player\): --behavior search"):
+    with pytest.raises(Unsuitable, match=r"\(legal\): --behavior search"):
         small_agent("muzero", BOARD, FIVE, behavior="actor-critic")
 
 

@@ -154,6 +154,8 @@ def test_n_step_targets_match_the_reference(golden, name):
     assert found.known.all()
     ended = jnp.cumsum(rows["last"], 1)[:, : found.real.shape[1]] > 0
     np.testing.assert_array_equal(found.real, ~ended)
+    turned = np.diff(rows["player"], axis=1)[:, : found.real.shape[1] - 1] != 0
+    np.testing.assert_array_equal(found.turned, np.pad(turned, ((0, 0), (1, 0))))
 
 
 def test_an_episode_that_is_only_cut_bootstraps_from_its_last_row():

@@ -1,7 +1,9 @@
 import pytest
+from four_moves import Alternating, Claims, FourMoves
 from hangs import NEVER, hang_here, hang_there
 
 from reverie.envs.check import check_env
+from reverie.envs.device import HostView
 from reverie.envs.spec import EnvSpec
 from reverie.envs.toy import FAULTS
 
@@ -154,3 +156,13 @@ def test_a_callable_is_examined_here(monkeypatch):
     found = check_env(lambda: Faulty({"2": "nan_obs", "4": "hang"}), steps=20, deadline=NEVER)
     assert "element 1 is nan" in found[0].what
     assert "step 4 of episode 0: it hung" in found[1].what
+
+
+def test_strict_turns_are_kept_where_they_are_promised():
+    found = check_env(lambda: HostView(Claims(), "claims"), steps=60)
+    told = [f for f in found if f.severity == "error"]
+    assert len(told) == 1
+    assert "moves twice in a row, expected strict turns" in told[0].what
+    assert "alternating" in told[0].fix
+    for sound in (FourMoves, Alternating):
+        assert not [f for f in check_env(lambda s=sound: HostView(s(), "sound"), steps=60) if f.severity == "error"]

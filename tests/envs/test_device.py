@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from typing import Any
 
 import gymnasium
@@ -219,6 +220,40 @@ def test_rules_and_planes_are_spaces_like_others() -> None:
     assert "obs/board: element 0 is 2" in faults
     assert "obs/player: element 0 is 2" in faults
     assert "no action is legal" in faults
+
+
+@pytest.mark.parametrize(
+    "name", ["tic_tac_toe", *(pytest.param(x, marks=pytest.mark.slow) for x in ("kuhn_poker", "othello", "hex"))]
+)
+def test_games_with_strict_turns_say_so(name: str) -> None:
+    """Every move of random games gives the turn away; and the flag survives the way to a worker and back."""
+    envs = DeviceEnvs(EnvSpec(f"pgx:{name}"), 8, seed=0)
+    assert base.from_json(json.loads(json.dumps(base.to_json(envs.obs_space))))["player"].alternating
+    turned = turns(envs, 80)
+    assert turned.all()
+    assert len(turned) > 100
+
+
+@pytest.mark.slow
+def test_in_backgammon_the_same_player_moves_again() -> None:
+    envs = DeviceEnvs(EnvSpec("pgx:backgammon"), 8, seed=0)
+    assert not envs.obs_space["player"].alternating
+    assert 0.3 < turns(envs, 80).mean() < 0.6
+
+
+def turns(envs: DeviceEnvs, steps: int) -> Any:
+    """Of all random moves that did not end a game: whether the other player moved next."""
+
+    def move(world: Any, key: Any) -> Any:
+        rows = envs.rows(world)
+        action = jax.random.categorical(key, jnp.where(rows["obs/legal"], 0.0, -jnp.inf)).astype(jnp.int32)
+        return envs.step(world, {"action": action}), rows
+
+    _, rows = jax.jit(lambda world, keys: jax.lax.scan(move, world, keys))(
+        envs.begin(), jax.random.split(jax.random.key(1), steps)
+    )
+    going = ~np.asarray(rows["is_last"])
+    return (np.diff(np.asarray(rows["obs/player"]), axis=0) != 0)[going[:-1] & going[1:]]
 
 
 def test_a_dreamer_refuses_a_game_of_two_and_takes_one_player() -> None:

@@ -225,6 +225,19 @@ def test_the_return_of_a_game_is_that_of_the_player_who_moved_first() -> None:
     assert told == [(1.0, 3), (-1.0, 2)]
 
 
+def test_a_player_may_move_twice_in_a_row() -> None:
+    """What the last move earned is its player's: the second one's in the first game, the first one's in the second."""
+    rows = {
+        "reward": np.array([0, 0, 0, 0, 3, 0, 0, 0, 2], np.float32)[:, None],
+        "is_first": np.array([1, 0, 0, 0, 0, 1, 0, 0, 0], bool)[:, None],
+        "is_last": np.array([0, 0, 0, 0, 1, 0, 0, 0, 1], bool)[:, None],
+        "obs/player": np.array([0, 0, 1, 1, 1, 0, 1, 0, 1], np.int8)[:, None],
+    }
+    tally = Tally(1)
+    count(tally, rows)
+    assert [(e.episode_return, e.length) for e in tally.take()] == [(-3.0, 4), (2.0, 3)]
+
+
 def test_the_outcomes_of_both_seats_are_told(tmp_path: Path) -> None:
     run = train(tmp_path, "pgx:tic_tac_toe", steps=60, eval_episodes=21)
     assert run.evaluation is not None
