@@ -224,7 +224,7 @@ class MuZero:
             **({"priority": jax.ShapeDtypeStruct((), jnp.float32)} if config.prioritized else {}),
         }
         self.optimizer = make_optimizer(config)
-        self.added = ("turn",) if irregular(obs_space) else ()
+        self.added: tuple[str, ...] = ("turn",) if irregular(obs_space) else ()
         self.symptoms: tuple[Symptom, ...] = (
             constant_reward(),
             action_blind(),

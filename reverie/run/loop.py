@@ -637,7 +637,7 @@ def _added(agent: Agent, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return {path: x for path, x in fresh.items() if lacking.intersection(path.split("/"))}
 
 
-def _laid_out(space: dict[str, Any] | None) -> dict[str, Any] | None:
+def _laid_out(space: dict[str, object] | None) -> dict[str, object] | None:
     """What a space says of its array; who moves when changes no array, and earlier versions do not tell it."""
     return space and {k: v for k, v in space.items() if k != "alternating"}
 
