@@ -81,7 +81,8 @@ class Environment:
     envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together."""
     groups: Annotated[int, Within(1, 2**20)] = 1
-    """Stepped alternately in this many groups, so that the device never waits for all of them."""
+    """Stepped alternately in this many groups, so that the device never waits for all of them. It changes
+    the numbers: rows come, and random keys are drawn, in another order."""
     workers: Literal["auto", "inline", "process"] = "auto"
     """In this process, in one supervised process each, or what is measured to be cheaper."""
     scan: Annotated[int, Within(1, 2**20)] = 16

@@ -397,7 +397,7 @@ def _compare(replay: Replay, manifest: Mapping[str, Any]) -> None:
     if manifest["version"] not in READS:
         raise OtherVersion("the replay", manifest["version"], " and ".join(map(str, READS)), manifest.get("reverie"))
     if wrong := fault(manifest, _FORM, "replay"):
-        raise Malformed(wrong)
+        raise Malformed(f"the saved replay says what cannot be: {wrong}; nothing was changed")
     saved, own = dict(manifest["schema"]), _schema(replay)
     faults = [
         f"{key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"
@@ -405,7 +405,7 @@ def _compare(replay: Replay, manifest: Mapping[str, Any]) -> None:
         if saved.get(key) != own.get(key)
     ]
     streams = len(manifest["replay"]["count"])
-    if streams != replay.streams:
+    if streams != replay.streams or len(manifest["replay"]["next"]) != streams:
         faults.append(f"streams (envs): saved {streams}, expected {replay.streams}")
     if faults:
         raise ValueError("the saved replay is of another kind:\n  " + "\n  ".join(faults))

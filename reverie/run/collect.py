@@ -44,8 +44,13 @@ def pack(episodes: Sequence[Episode]) -> np.ndarray:
 
 
 def unpack(text: np.ndarray) -> list[Episode]:
-    """Inverse of `pack`."""
-    return [Episode(*episode) for episode in json.loads(text.tobytes())]
+    """Inverse of `pack`. Raises ValueError or TypeError for what `pack` did not write."""
+    if text.dtype != np.uint8 or text.ndim != 1:
+        raise ValueError(f"episodes are {text.dtype} {text.shape}, expected uint8 [n]")
+    episodes = [Episode(*episode) for episode in json.loads(text.tobytes())]
+    if not all(type(x) in (int, float) for episode in episodes for x in episode[:3]):
+        raise ValueError("an episode is told in numbers")
+    return episodes
 
 
 def mean_figures(env: EnvLike, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -90,8 +95,12 @@ class Tally:
         return state | ({"sign": self._sign.copy()} if (self._sign < 0).any() else {})
 
     def restore(self, state: Row) -> None:
-        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
-        self._sign = state["sign"].copy() if "sign" in state else np.ones_like(self._lengths)
+        sign = state.get("sign", np.ones_like(self._lengths))
+        new = (state["returns"], state["lengths"], sign)
+        for own, given in zip((self._returns, self._lengths, self._sign), new, strict=True):
+            if (own.dtype, own.shape) != (given.dtype, given.shape):
+                raise ValueError(f"a tally has {given.dtype} {given.shape}, expected {own.dtype} {own.shape}")
+        self._returns, self._lengths, self._sign = (x.copy() for x in new)
         self._episodes = unpack(state["episodes"])
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reverie.files import Folder
+from reverie.files import Folder, Missing
 
 _PROBE = ".probe"
 
@@ -159,6 +159,8 @@ class RunDirectory:
         """Does once what a save does, so that a full, read-only or foreign directory, or one that cannot rename what is
         in it, is found now instead of at the first checkpoint."""
         self._remove_probes()  # of a process that was killed in here: whoever holds the lock is alone
+        with suppress(Missing):
+            os.close(self.folder.open(self.metrics.name, os.O_WRONLY))  # a link or a second name is told of now
         try:
             probe = self.folder / _PROBE
             probe.make()

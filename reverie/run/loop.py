@@ -438,7 +438,10 @@ class Training:
         self.segments.load(self.replay, said["replay"])
         self.ratio.restore(said["ratio"])
         self.names, self.metrics_bytes = said["names"], said["metrics_bytes"]
-        self.figures = list(arrays["recent/figures"])
+        figures = arrays["recent/figures"]
+        if figures.dtype != np.float32 or figures.shape != (len(figures), len(self.names)):
+            raise ValueError(f"recent/figures is {figures.dtype} {figures.shape}, of {len(self.names)} names")
+        self.figures = list(figures)
         self.episodes = unpack(arrays["recent/episodes"])
         progress = dict(said["progress"])
         if progress["evaluation"]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faulty_disk import FaultyDisk
+from faulty_disk import FaultyDisk, Killed
 
 from reverie.files import DiskError
 from reverie.run.directory import RunDirectory, RunLocked
@@ -104,3 +104,23 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path: Path) -> None:
     assert {x.name for x in (tmp_path / "begun").iterdir()} >= {"config.json", "checkpoints", "run.lock"}
     fail(tmp_path / "other", "notes.txt")
     assert [x.name for x in (tmp_path / "other").iterdir()] == ["notes.txt"]
+
+
+def test_a_probe_that_was_killed_leaves_nothing_for_long(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with run.locked():
+        run.config.write_text("")
+    for old in (".probe-77", ".probe"):  # of 0.1.0, and of now
+        (tmp_path / old).write_bytes(b"rev")
+    with run.locked():
+        assert not list(tmp_path.glob(".probe*"))
+    killed = 0
+    for at in range(20):
+        try:
+            with FaultyDisk(at)(), run.locked():
+                pass
+        except Killed:
+            killed += bool(list(tmp_path.glob(".probe*")))
+    with run.locked():
+        assert not list(tmp_path.glob(".probe*"))
+    assert killed, "it was killed between making the probe and removing it"
