@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ from reverie.run.loop import Result
 from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
 from reverie.run.stop import Stop
+from reverie.run.trust import CODE, check_code
 from reverie.saved import understood
 from reverie.view.tree import Branches, Thought
 
@@ -64,16 +65,18 @@ class Run:
       path: its directory; `reverie.train(..., run=path)` continues it.
       steps, updates: of the whole run.
       evaluation: the last greedy evaluation, None if there was none.
+      env: what it was trained in.
     """
 
     path: Path
     steps: int
     updates: int
     evaluation: Evaluation | None
+    env: EnvSpec
 
     def load(self) -> LoadedAgent:
         """The trained agent."""
-        return load(self.path)
+        return load(self.path, self.env)
 
 
 def train(
@@ -82,6 +85,7 @@ def train(
     *,
     run: str | os.PathLike[str] | None = None,
     preset: str | None = None,
+    trust: bool = False,
     **values: Any,
 ) -> Run:
     """Trains an agent, or continues a run that is there already.
@@ -92,10 +96,12 @@ def train(
       run: the run's directory; a new one under `runs/` if left out.
       preset: of the algorithm, applied before `values`; if left out, the one that was made for this env, if any
         ("none": plain defaults).
+      trust: run also such code as only the saved config of this run names (its env, its collector).
       **values: any flag of `reverie train` by its name, with underscores: `steps=10_000, envs=8`.
 
     Raises:
       ConfigError: an unknown name, a value out of range, or one that contradicts the run's own.
+      Untrusted: (a ConfigError) the saved config names code, and it is neither given again nor trusted.
       TypeError: a value of the wrong type.
       UnusableEnv: the env as named cannot be used.
       KeyboardInterrupt: on Ctrl-C, after everything is saved.
@@ -109,21 +115,24 @@ def train(
     if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
         given = config.apply_preset(given, chosen)
     given = config.override(dataclasses.replace(given, algorithm=algorithm), **values)
-    given = settle(saved, given)
+    typed = {"env"} & values.keys() | {"collector"} & values.keys()
+    given = settle(saved, given, CODE if trust else typed)
     path = Path(run) if run else new_path(given)
-    result = run_training(given, path, Console(), factory=spec if spec and spec.factory else None)
+    factory = spec.factory if spec else None
+    result = run_training(given, path, Console(), factory)
     if result.stopped == "SIGINT":
         raise KeyboardInterrupt
-    return Run(result.path, result.steps, result.updates, result.evaluation)
+    env = dataclasses.replace(spec_of(given.run), factory=factory)
+    return Run(result.path, result.steps, result.updates, result.evaluation, env)
 
 
-def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | None = None) -> Result:
+def run_training(conf: Config, path: Path, console: Console, factory: Callable[..., Any] | None = None) -> Result:
     """Trains in `path`, continuing what is there.
 
     Args:
       conf: settled with the saved one, if any.
       console: where a person watches.
-      factory: the env, if it can only be built from an object of this process.
+      factory: builds the env, if only an object of this process can.
     """
     run = conf.run
     with (
@@ -131,7 +140,7 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         RunDirectory(path).locked() as directory,
         computing(run) as (devices, run),
         open_envs(
-            factory or spec_of(run),
+            dataclasses.replace(spec_of(run), factory=factory),
             run.envs,
             seed=loop.seeds(run.seed).envs,
             mode="inline" if run.debug else run.workers,
@@ -148,10 +157,14 @@ def run_training(conf: Config, path: Path, console: Console, factory: EnvSpec | 
         return loop.train(session, console)
 
 
-def settle(saved: Config | None, given: Config) -> Config:
+def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -> Config:
     """What to run: `given`, or the saved config with what may change in it.
 
+    Args:
+      vouched: names of the values that a person typed, and that may therefore name code.
+
     Raises:
+      Untrusted: (a ConfigError) the saved config names other code.
       ConfigError: no env is named, or `given` contradicts what is saved; names all that do.
     """
     if not given.run.env:
@@ -167,6 +180,7 @@ def settle(saved: Config | None, given: Config) -> Config:
             + "\n  ".join(lines)
             + "\nLeave them out to continue it, or give a new run another directory with --run"
         )
+    check_code(vouched, spec_of(saved.run), saved.run.collector)
     return config.continued(saved, given)
 
 
@@ -402,17 +416,20 @@ class LoadedAgent:
         planner: str | None = None,
         simulations: int | None = None,
         planner_scale: float | None = None,
+        trust: bool = False,
     ) -> None:
         self.path = Path(path)
         saved = config.saved(self.path)
         if saved is None:
             raise ConfigError(f"no run in {self.path}: it has no config.json")
+        spec = _again(env, spec_of(saved.run))
+        check_code(CODE if trust or env is not None else (), spec)
         checkpoint = meta.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
         saved = searching(saved, planner, simulations, planner_scale)
         self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
-        self.spec = env_spec(env) if env is not None else spec_of(saved.run)
+        self.spec = spec
         self.env: Env = make_env(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         with understood(checkpoint.path):
@@ -699,23 +716,40 @@ def load(
     planner: str | None = None,
     simulations: int | None = None,
     planner_scale: float | None = None,
+    trust: bool = False,
 ) -> LoadedAgent:
     """The agent of the newest checkpoint of a run.
 
     Args:
       path: the run's directory.
-      env: needed only if the run's env was a function that cannot be imported by name.
+      env: that of the run again. Needed only if it is code of one's own: a directory that was copied from somebody
+        runs none by itself.
       planner: of a Dreamer: how it searches before it acts (none, gumbel or puct), whatever it was trained with; the
         run's own if left out.
       simulations: of each search, of Dreamers and of the MuZero family; the run's own if left out.
       planner_scale: of the planner gumbel: how much values outweigh the actor; the run's own if left out.
+      trust: run also an env that only the run names.
 
     Raises:
+      Untrusted: (a ConfigError) the env is code that only the run names; says what would be run.
       ConfigError: there is no run, or no checkpoint in it yet, or it cannot search as asked for.
       Unsuitable: the actions are not one discrete choice, and a planner is asked for.
       Mismatch: the env has other spaces than the agent was trained with.
     """
-    return LoadedAgent(path, env, planner, simulations, planner_scale)
+    return LoadedAgent(path, env, planner, simulations, planner_scale, trust)
+
+
+def _again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
+    """The env of a run, `own`, as a person gives it again; a name or a function takes over what was said about it.
+
+    Raises ConfigError if the name is another.
+    """
+    if env is None or isinstance(env, EnvSpec):
+        return own if env is None else env
+    given = env_spec(env)
+    if isinstance(env, str) and env != own.id:
+        raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")
+    return dataclasses.replace(own, factory=given.factory) if given.id == own.id else given
 
 
 def searching(conf: Config, planner: str | None, simulations: int | None, planner_scale: float | None = None) -> Config:

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
@@ -56,6 +57,9 @@ class Session:
     """The run's directory; a run that is there is continued. Empty: a new one under runs/."""
     preset: str = ""
     """A named set of values (see `reverie list`); explicit flags override it."""
+    trust: bool = False
+    """Run also such code as only the saved config of this run names: its env and its collector. Without it, what is
+    neither Reverie's nor registered with Gymnasium has to be typed again."""
     dry_run: bool = False
     """Print what the run would be and cost, and do nothing."""
     json: bool = False
@@ -84,6 +88,10 @@ class Eval:
     """Of each search: imagined steps per decision. None: those of the run."""
     planner_scale: Annotated[float | None, Within(TINY)] = None
     """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
+    env: str = ""
+    """The env of the run again. Needed only if it is code of your own: a run's directory runs none by itself."""
+    trust: bool = False
+    """Run the env that the run names, whatever it is."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -112,6 +120,10 @@ class Dream:
     """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
     seed: Seed = 0
     """Of the draw of sequences, or of the episodes."""
+    env: str = ""
+    """The env of the run again. Needed only if it is code of your own: a run's directory runs none by itself."""
+    trust: bool = False
+    """Run the env that the run names, whatever it is."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -137,6 +149,10 @@ class Think:
     was trained."""
     simulations: Annotated[int | None, Within(1, 2**16)] = None
     """Of this search. None: those of the run. The steps before are decided with those of the run."""
+    env: str = ""
+    """The env of the run again. Needed only if it is code of your own: a run's directory runs none by itself."""
+    trust: bool = False
+    """Run the env that the run names, whatever it is."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -197,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # the boundary to the person at the terminal
-        return _explain(error, debug)
+        return _explain(error, debug, [verb, *rest])
 
 
 def train(argv: list[str], console: Console, debug: bool) -> int:
@@ -251,7 +267,7 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
     if flags.video:
         video.check_suffix(Path(flags.video))
     search = {"planner": flags.planner, "simulations": flags.simulations, "planner_scale": flags.planner_scale}
-    agent = api.load(flags.run, **search)
+    agent = api.load(flags.run, flags.env or None, trust=flags.trust, **search)
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None)
     console.print(
         f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "
@@ -282,7 +298,7 @@ def dream(argv: list[str], console: Console, debug: bool) -> int:
             f"cannot draw a dream into {Path(flags.out).name!r}: expected a name that ends in "
             f"{', '.join(video.SUFFIXES)} for an image, or .png for anything else"
         )
-    agent = api.load(flags.run)
+    agent = api.load(flags.run, flags.env or None, trust=flags.trust)
     seen = {name: space for name, space in agent.env.obs_space.items() if space.kind not in RULES}
     images = [name for name, space in seen.items() if space.pictured]
     if flags.policy:
@@ -378,7 +394,7 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
     for folder in Path(flags.out).parents:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--out {flags.out}: {folder} is a file, expected a directory or a name that is free")
-    agent = api.load(flags.run, planner=flags.planner)
+    agent = api.load(flags.run, flags.env or None, planner=flags.planner, trust=flags.trust)
     found = agent.think(flags.step, flags.seed, flags.simulations)
     path = _place(flags.out, agent.path, f"think-{flags.step}.png")
     mover = "" if found.player is None else f", player {found.player} to move"
@@ -528,9 +544,11 @@ def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, 
     if debug:
         run = dataclasses.replace(run, debug=True)
     from reverie.api import settle
+    from reverie.run.trust import CODE
 
     session = dataclasses.replace(parsed.session, preset=parsed.session.preset or suited)
-    return settle(saved, Config(algorithm, run, parsed.agent)), session, path
+    typed = {name for name in CODE if _peek(flags, f"--{name}")}
+    return settle(saved, Config(algorithm, run, parsed.agent), CODE if session.trust else typed), session, path
 
 
 # The bases of RunConfig, in the order of `--help`.
@@ -616,7 +634,7 @@ def _logging(console: Console, debug: bool) -> None:
     logger.propagate = False
 
 
-def _explain(error: Exception, debug: bool) -> int:
+def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
     """Tells the user what happened: what can be told in a sentence without a traceback."""
     from reverie.envs.spec import UnusableEnv
     from reverie.envs.workers import EnvFailed
@@ -624,6 +642,7 @@ def _explain(error: Exception, debug: bool) -> int:
     from reverie.run.checkpoint import AllDamaged, Mismatch
     from reverie.run.directory import RunGone, RunLocked
     from reverie.run.loop import NonFinite
+    from reverie.run.trust import Untrusted
     from reverie.saved import AnotherRun, Malformed, OtherVersion
     from reverie.view.video import NoVideo
 
@@ -643,7 +662,11 @@ def _explain(error: Exception, debug: bool) -> int:
     met = (EnvFailed, DiskError, NonFinite, RunGone)
     if debug or not isinstance(error, (*asked, *met)):
         raise error
-    print(f"reverie: {error}", file=sys.stderr)
+    told = str(error)
+    if isinstance(error, Untrusted) and error.missing:
+        again = [x for name, value in error.missing.items() for x in (config.flag(name), value)]
+        told = f"{error.what}. If you trust it, type\n  reverie {shlex.join([*argv, *again])}\nor add --trust instead"
+    print(f"reverie: {told}", file=sys.stderr)
     return 2 if isinstance(error, asked) else 1
 
 

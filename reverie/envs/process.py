@@ -58,7 +58,7 @@ class Child:
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "JAX_PLATFORMS": "cpu"}
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(given)],
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(given)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what an env prints must not mix with what the program prints
                 pass_fds=(*there, *fds),

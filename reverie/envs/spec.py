@@ -7,21 +7,20 @@ import importlib
 import importlib.util
 import inspect
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
-from reverie.envs import options
+from reverie.envs import code, options
 from reverie.envs.base import DeviceEnv, Env
+from reverie.envs.code import UnusableEnv
 from reverie.envs.gym import GymEnv
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
 from reverie.fields import meant, parsed, short
@@ -57,15 +56,14 @@ _FAMILIES = (
 )
 _DEVICE = "device:"  # before the name of a class of one's own that is a `DeviceEnv`
 _TOYS = "reverie.envs.device_toy"
+# What may be built by whoever names it: these have no other arguments than numbers.
+_SAFE = {"reverie.envs.toy:Catch", "reverie.envs.toy:Recall", "reverie.envs.toy:Counting", "reverie.envs.toy:Dummy"}
+_SAFE |= {f"{_DEVICE}{module}{name}" for name in ("CartPole", "Catch") for module in ("", f"{_TOYS}:")}
 # By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
 _GYMNASIUM = (
     _Known("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
     _Known("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),
 )
-
-
-class UnusableEnv(ValueError):
-    """The env as named cannot be used; the message says what to type, install or change instead."""
 
 
 @dataclass(frozen=True)
@@ -233,14 +231,45 @@ def build(spec: EnvSpec) -> Any:
         return spec.factory(**spec.arguments())
     if spec.id.startswith(_DEVICE):
         module, _, name = spec.id.removeprefix(_DEVICE).rpartition(":")
-        return _call(find(module or _TOYS, name), spec)
+        return _call(code.find(module or _TOYS, name), spec)
     for family in _FAMILIES:
         if re.fullmatch(family.pattern, spec.id):
             return _of_family(family, spec)
     module, _, name = spec.id.rpartition(":")
-    if module and name.replace(".", "").isidentifier():
-        return _call(find(module, name), spec)
+    if module and _is_name(name):
+        return _call(code.find(module, name), spec)
     return _registered(spec)
+
+
+def brings(spec: EnvSpec) -> str:
+    """What building an env would run besides Reverie, a family and what is registered with Gymnasium, in words; empty
+    if nothing. Nothing is imported to tell.
+
+    Arguments from a file reach only constructors that take no names of files or of code: options of a family are
+    checked by type, and all others may be numbers and plain words.
+    """
+    if spec.factory is not None or any(re.fullmatch(family.pattern, spec.id) for family in _FAMILIES):
+        return ""
+    on_device = spec.id.startswith(_DEVICE)
+    module, _, name = spec.id.removeprefix(_DEVICE).rpartition(":")
+    if spec.id not in _SAFE and (module or on_device):
+        called = name if on_device or _is_name(name) else ""
+        return code.told(module or _TOYS, called, spec.arguments())
+    odd = [f"{key}={value!r}" for key, value in spec.arguments().items() if not _is_plain((key, value))]
+    return f"hand {', '.join(odd)} to {spec.id}" if odd else ""
+
+
+def _is_name(text: str) -> bool:
+    return text.replace(".", "").isidentifier()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a JSON value consists of numbers and words, of which none can be a path or name a module's part."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return not isinstance(value, str) or re.fullmatch(r"[\w +-]*", value) is not None
 
 
 def adapt(raw: Any, name: str) -> Env:
@@ -342,7 +371,7 @@ def _installed(family: _Known) -> bool:
 def _registered(spec: EnvSpec) -> gymnasium.Env:
     module, _, name = spec.id.rpartition(":")
     if module:
-        _import(module)
+        code.load(module)
     if name not in gymnasium.registry:
         raise UnusableEnv(_unknown(name))
     kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point
@@ -401,65 +430,8 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
         ) from error
 
 
-# --------------------------------------------------------------------------------------- by module
-
-
-def find(module: str, name: str) -> Any:
-    """What is called `name` (dots allowed) in a module or in path/to/file.py; raises UnusableEnv if nothing is."""
-    found: Any = _file(module) if module.endswith(".py") else _import(module)
-    for part in name.split("."):
-        if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "nothing there is called like it"
-            raise UnusableEnv(f"{module} has no {part!r}: {hint}")
-        found = getattr(found, part)
-    return found
-
-
-def _import(module: str) -> ModuleType:
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # the console script, unlike `python -m`, does not look here
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise UnusableEnv(
-                f"no module {module!r} in {here} or on sys.path: expected a Gymnasium id, "
-                "module:EnvClass, or path/to/file.py:EnvClass"
-            ) from None
-        raise
-
-
-def _file(path: str) -> ModuleType:
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise UnusableEnv(f"no file {file}, expected path/to/file.py:name")
-    # A name of its own, so that a user's random.py cannot replace the standard one.
-    name = f"reverie_file_{file.stem}_{abs(hash(str(file))):x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None, file
-    assert spec.loader is not None, file
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]  # half a module must not pass for a whole one the next time
-        raise
-    return module
-
-
 def _call(target: Any, spec: EnvSpec) -> Any:
-    if not callable(target):
-        raise UnusableEnv(
-            f"{spec.id} is a {type(target).__name__}, expected a class or a function that builds "
-            "an env (an env that is already built cannot be built again)"
-        )
+    code.check_builder(target, spec.id)
     kwargs = spec.arguments()
     draws = inspect.isclass(target) and _can_draw(target)
     if draws and "render_mode" in inspect.signature(target).parameters:

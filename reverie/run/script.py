@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from reverie.envs.base import Spaces
-from reverie.envs.spec import UnusableEnv, find
+from reverie.envs.code import UnusableEnv, check_function, find
 from reverie.envs.values import problem
 from reverie.replay.sequences import Row
 
@@ -32,6 +32,7 @@ class Script:
         if not module:
             raise UnusableEnv(f"--collector {name!r}, expected module:function or path/to/file.py:function")
         self.name, self._function = name, find(module, function)
+        check_function(self._function, f"--collector {name}")
         self._space, self._seed = act_space, seed
 
     def __call__(self, rows: Row, step: int) -> Row:

@@ -1,0 +1,53 @@
+"""Who may name code: a person may, a file may not.
+
+A run directory is data, and may come from anybody. Of what its config names, only this is built without asking: ids
+that are registered with Gymnasium, families of envs, Reverie's toys and its collectors. A person vouches for the rest
+by typing it again, or for all of it at once (`--trust`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from reverie.config import ConfigError
+from reverie.envs import code
+from reverie.envs.spec import EnvSpec, brings
+
+CODE = frozenset({"env", "collector"})  # the values of a run that may name code
+COLLECTORS = frozenset({"reverie.envs.box2d:drive"})
+
+
+class Untrusted(ConfigError):
+    """A run directory names code for which nobody vouched.
+
+    Attributes:
+      what: would be run, a sentence.
+      missing: value that may be typed again -> what it is; empty where that would not help.
+    """
+
+    def __init__(self, what: str, missing: dict[str, str]) -> None:
+        given = ", ".join(f"{name}={value!r}" for name, value in missing.items())
+        super().__init__(f"{what}. If you trust it, pass {given}, or trust=True" if missing else what)
+        self.what, self.missing = what, missing
+
+
+def check_code(vouched: Collection[str], env: EnvSpec, collector: str = "") -> None:
+    """Raises Untrusted if the env or the collector of a saved config would bring code of its own.
+
+    Args:
+      vouched: names of the values that a person typed, of `CODE`.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    if "env" not in vouched and (does := brings(env)):
+        found["env"] = env.id, does
+    if collector and "collector" not in vouched and collector not in COLLECTORS:
+        module, _, name = collector.rpartition(":")
+        found["collector"] = collector, f"{code.told(module, name)} at every step"
+    if not found:
+        return
+    told = "; ".join(f"its {name} {value!r} would {does}" for name, (value, does) in found.items())
+    missing = {name: value for name, (value, _) in found.items()}
+    library = [v for v in missing.values() if code.of_library(v.removeprefix("device:").rpartition(":")[0])]
+    if library:
+        told += f", and {' and '.join(library)} is of Python's own library, where no envs are"
+    raise Untrusted(f"a run directory runs no code that only its config names: {told}", {} if library else missing)
