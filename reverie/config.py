@@ -346,11 +346,12 @@ def from_text(text: str, name: str = "the config") -> Config:
         raise ConfigError(f"it is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"it holds {short(data)}, expected an object with {', '.join(_PARTS)}")
-    if data.get("schema") != SCHEMA:
+    if isinstance(data.get("schema"), int) and data["schema"] != SCHEMA:
         raise OtherVersion(name, data.get("schema"), SCHEMA, data.get("reverie"))
     for name, kind in _PARTS.items():
         if not isinstance(data.get(name), kind):
-            raise ConfigError(f"{name} is {short(data.get(name))}, expected {'a text' if kind is str else 'an object'}")
+            expected = {int: "a whole number", str: "a text", dict: "an object"}[kind]
+            raise ConfigError(f"{name} is {short(data.get(name))}, expected {expected}")
     for name in _ALSO:
         if not isinstance(data.get(name, ""), str):
             raise ConfigError(f"{name} is {short(data[name])}, expected a text")

@@ -15,6 +15,7 @@ import reverie
 from reverie import algos, cli, config
 from reverie.config import ConfigError
 from reverie.files import DiskError
+from reverie.saved import OtherVersion
 
 QUICK = {"preset": "quick", "steps": 40, "warmup": 20, "envs": 2, "workers": "inline", "eval_episodes": 1}
 VERBS = {
@@ -55,8 +56,8 @@ FORGED: dict[str, tuple[Callable[[str], bytes], str]] = {
     "NaN": (lambda text: text.replace('"replay_ratio": 32.0', '"replay_ratio": NaN').encode(), "NaN is no JSON"),
     "an infinite number": (inside("run", replay_ratio=float("inf")), "Infinity is no JSON"),
     "1e400": (lambda text: text.replace('"deadline": 60.0', '"deadline": 1e400').encode(), "--deadline must be"),
-    "no schema": (changed(lambda data: data.pop("schema")), "it has schema None, expected 1"),
-    "another schema": (changed(lambda data: data.update(schema=99)), "schema 99, expected 1: another version"),
+    "no schema": (changed(lambda data: data.pop("schema")), "schema is None, expected a whole number"),
+    "another schema": (changed(lambda data: data.update(schema=99)), "has format 99.*this version reads 1"),
     "no algorithm": (changed(lambda data: data.pop("algorithm")), "algorithm is None, expected a text"),
     "algorithm is a list": (changed(lambda data: data.update(algorithm=["fake"])), "algorithm is .*expected a text"),
     "an unknown algorithm": (changed(lambda data: data.update(algorithm="os")), "no algorithm 'os'"),
@@ -117,9 +118,9 @@ def test_what_is_no_config_is_refused_by_every_verb(forged: str, run: Path, caps
     make, message = FORGED[forged]
     (run / "config.json").write_bytes(make((run / "config.json").read_text()))
     for verb in VERBS:
-        assert "x/config.json is no config of a run: " in refused(verb, capsys), verb
+        assert refused(verb, capsys).startswith("reverie: x/config.json "), verb
     for ask in (lambda: reverie.load("x"), lambda: reverie.train("fake", run="x"), lambda: reverie.evaluate("x")):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises((ConfigError, OtherVersion), match=message):
             ask()
 
 
@@ -153,7 +154,7 @@ def test_what_is_no_file_is_not_read(kind: str, run: Path, capsys: pytest.Captur
         os.truncate(run / "config.json", config.LARGEST + 1)  # which the comparison below can read
     for verb in VERBS:
         assert "x/config.json" in refused(verb, capsys), verb
-    with pytest.raises(DiskError, match=r"cannot read x/config\.json"):
+    with pytest.raises((DiskError, ConfigError), match=r"x/config\.json (is|has)"):
         reverie.load("x")
 
 
