@@ -82,6 +82,10 @@ def test_it_goes_on(name: str, run: Path) -> None:
     assert checkpoint is not None
     assert checkpoint.meta["progress"]["step"] == steps
     assert went.updates > expected["updates"]
+    now = config.saved(run)
+    assert now is not None
+    assert len(now.id) == 32, "it had no id, or keeps the one it had"
+    assert checkpoint.run == now.id
     records = log.read(run / "metrics.jsonl")
     assert records[: len(before)] == before
     assert [r["step"] for r in records[len(before) :]][-1] == steps
