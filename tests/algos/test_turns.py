@@ -217,7 +217,7 @@ def test_a_run_that_did_not_learn_whose_turn_comes_goes_on_and_learns_it(caplog)
     state = jit_once(agent.init)(jax.random.key(7))
     saved = {f"agent/{name}": x for name, x in flatten(state).items() if "/turn/" not in name}
     spaces = {name: base.to_json(getattr(agent, name)) for name in ("obs_space", "act_space")}
-    found = agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0")))
+    found = agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0"), ""))
     assert "without turn" in caplog.text
     same = {name: x for name, x in flatten(found).items() if "/turn/" not in name}
     assert {f"agent/{name}" for name in same} == saved.keys()
@@ -227,7 +227,7 @@ def test_a_run_that_did_not_learn_whose_turn_comes_goes_on_and_learns_it(caplog)
     np.testing.assert_allclose(found.model.predict(latent)[1], -0.997)
     lacking = {name: x for name, x in saved.items() if not name.endswith("val/out/bias")}
     with pytest.raises(Mismatch, match=r"val/out/bias: .* not saved"):
-        agent_state(agent, Checkpoint(0, lacking, spaces, Path("step-0")))
+        agent_state(agent, Checkpoint(0, lacking, spaces, Path("step-0"), ""))
 
 
 def test_a_run_of_a_version_that_did_not_say_how_turns_are_taken_is_the_same_game():
@@ -235,10 +235,10 @@ def test_a_run_of_a_version_that_did_not_say_how_turns_are_taken_is_the_same_gam
     saved = {f"agent/{name}": x for name, x in flatten(jit_once(agent.init)(KEY)).items()}
     spaces = {name: base.to_json(getattr(agent, name)) for name in ("obs_space", "act_space")}
     assert spaces["obs_space"]["player"].pop("alternating") is True
-    assert agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0"))).model.gamma == -0.997
+    assert agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0"), "")).model.gamma == -0.997
     spaces["obs_space"]["player"]["kind"] = "vector"
     with pytest.raises(Mismatch, match="player"):
-        agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0")))
+        agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0"), ""))
 
 
 def greedy(agent: Any, state: Any, envs: DeviceEnvs) -> dict[str, str]:
