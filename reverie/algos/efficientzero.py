@@ -40,8 +40,8 @@ class Config(muzero.Config):
     reanalyse: Share = 0.99
     """Share of every batch whose policies and values are searched again, with the target network."""
     bootstrap: Literal["stored", "network", "search"] = "search"
-    """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
-    batch and without a search; or, in the reanalysed share, of a fresh search."""
+    """Values that n-step targets end with: stored, of the search when the agent acted; of the target network, without a
+    search; or of a fresh search in the reanalysed share, and of the target network in the rest."""
     consistency_scale: Weight = 2.0
     """Weight of the loss that pulls the dynamics' output to the representation of the next observation."""
     projection: Width = 256

@@ -419,9 +419,9 @@ class MuZero:
     def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
         key = jax.random.fold_in(state.key, state.updates)
         before = batch
-        batch, out, found = self._reanalysed(state.target, batch, key)
-        if self.config.bootstrap == "network":
+        if self.config.bootstrap != "stored":
             batch = self._revalued(state.target, batch)
+        batch, out, found = self._reanalysed(state.target, batch, before, key)
         grad = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (priority, metrics)), grads = grad(state.model, batch, state.updates, key)
         norm = optax.tree.norm(grads)
@@ -647,55 +647,42 @@ class MuZero:
             "action/influence": jnp.abs(taken - other).mean() / jnp.maximum(spread, 1e-6),
         }
 
-    def _reanalysed(self, target: Model, batch: Row, key: PRNGKeyArray) -> tuple[Row, Row, Metrics]:
+    def _reanalysed(self, target: Model, batch: Row, before: Row, key: PRNGKeyArray) -> tuple[Row, Row, Metrics]:
         """The batch with fresh policies and values in its reanalysed share, what of it is to be written back
-        (`[B, T, ...]`, position by position what the batch now holds), and metrics.
+        (`[B, T, ...]`, position by position; elsewhere what replay holds, `before`), and metrics.
 
-        Policies are searched where they are targets, positions 0 to K; values, with `bootstrap` search, also where they
-        are bootstrapped from, n to K + n.
+        Policies are searched where they are targets, positions 0 to K; with `bootstrap` search all positions are, since
+        a target may bootstrap from any of them: from the last row of an episode that is cut, or by lambda, or by age.
         """
         config = self.config
         share = round(config.reanalyse * batch["reward"].shape[0])
         if not share:
             return batch, {}, {}
+        count = self.rows if config.bootstrap == "search" else config.unroll + 1
         part = {k: v[:share] for k, v in batch.items()}
-        stored = {k: part[f"out/{k}"][:, self.context :] for k in self.searched}
-        spans = [(0, config.unroll + 1)]
-        if config.bootstrap == "search":
-            begin = max(config.n_step, config.unroll + 1)
-            spans.append((begin, self.rows - begin))
-        fresh = stored
-        for span, (begin, count) in enumerate(spans):
-            flat = lambda x: x.reshape(-1, *x.shape[2:])
-            root_key, search_key = jax.random.split(jax.random.fold_in(key, 1 + span))
-            seen = {k: flat(v) for k, v in self.observed(part, begin, count).items()}
-            root = self.rooted(target, seen, root_key)
-            legal = part.get("obs/legal")
-            at = slice(self.context + begin, self.context + begin + count)
-            _, policy, value = self.decide(
-                target,
-                root,
-                search_key,
-                None if legal is None else flat(legal[:, at]),
-                False,
-                jnp.ones(share * count, jnp.float32),
-            )
-            new = self.fresh(root, policy, value)
-            fresh = {
-                k: x.at[:, begin : begin + count].set(new[k].reshape(share, count, *new[k].shape[1:]))
-                for k, x in fresh.items()
-            }
-        into = lambda key, value: batch[f"out/{key}"].at[:share, self.context :].set(value)
-        out = {f"out/{k}": into(k, x)[:, self.context :] for k, x in fresh.items()}
-        moved = jnp.abs(fresh["value"] - stored["value"])[:, : config.unroll + 1].mean()
-        return batch | {f"out/{k}": into(k, x) for k, x in fresh.items()}, out, {"reanalyse/value_moved": moved}
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        root_key, search_key = jax.random.split(jax.random.fold_in(key, 1))
+        seen = {k: flat(v) for k, v in self.observed(part, 0, count).items()}
+        root = self.rooted(target, seen, root_key)
+        at = slice(self.context, self.context + count)
+        legal = flat(part["obs/legal"][:, at]) if "obs/legal" in part else None
+        _, policy, value = self.decide(target, root, search_key, legal, False, jnp.ones(share * count, jnp.float32))
+        new = self.fresh(root, policy, value)
+        used, out = {}, {}
+        for name in self.searched:
+            held = before[f"out/{name}"]
+            fresh = new[name].reshape(share, count, *new[name].shape[1:]).astype(held.dtype)
+            used[f"out/{name}"] = batch[f"out/{name}"].at[:share, at].set(fresh)
+            out[f"out/{name}"] = held.at[:share, at].set(fresh)[:, self.context :]
+        span = slice(self.context, self.context + config.unroll + 1)
+        moved = jnp.abs(used["out/value"][:share, span] - before["out/value"][:share, span]).mean()
+        return batch | used, out, {"reanalyse/value_moved": moved}
 
     def _revalued(self, target: Model, batch: Row) -> Row:
-        """The whole batch, whose values at positions n to K + n, from which targets bootstrap, are the target
-        network's. They are not written back: no search found them."""
-        begin = self.config.n_step
-        seen = target.represent(self.observed(batch, begin, self.config.unroll + 1))
-        value = batch["out/value"].at[:, self.context + begin :].set(target.val(target.body.read(seen.state)).pred())
+        """The whole batch, all of whose values are the target network's. They are not written back: no search found
+        them."""
+        seen = target.represent(self.observed(batch, 0, self.rows))
+        value = batch["out/value"].at[:, self.context :].set(target.val(target.body.read(seen.state)).pred())
         return batch | {"out/value": value}
 
     # ------------------------------------------------------------- reporting

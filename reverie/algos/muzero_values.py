@@ -68,8 +68,8 @@ class Config:
     reanalyse: Share = 0.0
     """Share of every batch whose policies and values are searched again, with the target network."""
     bootstrap: Literal["stored", "network", "search"] = "stored"
-    """Values that n-step targets end with: of the search when the agent acted; of the target network, in the whole
-    batch and without a search; or, in the reanalysed share, of a fresh search."""
+    """Values that n-step targets end with: stored, of the search when the agent acted; of the target network, without a
+    search; or of a fresh search in the reanalysed share, and of the target network in the rest."""
     unrolled_value: Literal["return", "seen"] = "return"
     """What the values of states 1 to K learn: the returns that came, as the root's does; or what the network itself
     says of the observations that came, which is less noisy, and as good as the values of roots are."""

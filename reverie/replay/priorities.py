@@ -136,10 +136,11 @@ class Priorities:
         """(places int64 [count], weights float32 [count], the largest of them 1).
 
         Stratified: the range of the sums is cut into `count` equal parts, and one draw is made from each. Every place
-        is drawn as often as by independent draws, on average, but a batch has fewer of the same.
+        is drawn as often as by independent draws, on average, but a batch has fewer of the same. The parts come in
+        random order, so that some of the draws are a fair sample of the places, like all of them.
         """
         part = self._tree.total / count
-        places = self._tree.find((np.arange(count) + rng.random(count)) * part)
+        places = self._tree.find((rng.permutation(count) + rng.random(count)) * part)
         powers = self._tree.leaves[places]
         return places, ((powers.min() / powers) ** self.beta).astype(np.float32)
 

@@ -290,7 +290,8 @@ class Replay:
 
     def sample(self, batch: int, online: bool = True) -> Row:
         """`batch` windows: new ones in their turn (see `online`), then uniform over all windows
-        held. `online=False` only looks: the new ones keep their turn. With priorities, all are drawn by these.
+        held. `online=False` only looks: the new ones keep their turn. With priorities, all are drawn by these. The
+        windows come in random order: who takes a part of a batch takes no part of replay more often than another.
 
         Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]; with priorities also `weight`
         float32 [B], see `priorities`. The arrays are fresh. Raises ValueError while no window is complete
@@ -306,7 +307,8 @@ class Replay:
             return {**self._windows(self.ids(roots) - self._context, self._span), "weight": weight}
         picks = self._serve(batch) if self.online and online else []
         served = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
-        return self._windows(np.concatenate([served, self._draw(batch - len(picks))]), self._span)
+        first = np.concatenate([served, self._draw(batch - len(picks))])
+        return self._windows(self._rng.permutation(first) if picks else first, self._span)
 
     def _draw(self, count: int) -> np.ndarray:
         """The ids at which `count` windows begin, uniform over all."""

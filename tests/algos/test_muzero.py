@@ -220,24 +220,60 @@ def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
     for key in ("out/policy", "out/value"):
         same = np.asarray(out[key] == batch[key][:, agent.context :])
         same = same.reshape(*same.shape[:2], -1).all(-1)
-        assert same[B // 2 :].all()
+        assert same[B // 2 :].all(), "what no search found is not written back"
         assert not same[: B // 2, :span].any(), "searched where they are targets"
         # Bootstraps beyond the unroll are searched, and written back, only if that is asked for.
         assert same[: B // 2, span:].all() == (bootstrap != "search")
+        assert bootstrap != "search" or not same[: B // 2].any()
     assert float(metrics["reanalyse/value_moved"]) > 0
-    none = small_agent("gumbel_muzero", reanalyse=0.0)
+    none = small_agent("gumbel_muzero", reanalyse=0.0, bootstrap=bootstrap)
     _, out, _ = jit_once(none.train)(state, batch)
     assert set(out) == {"out/priority"}
 
 
-@pytest.mark.parametrize("bootstrap", ["network", "stored"])
-def test_the_target_network_takes_the_place_of_all_stored_bootstraps(bootstrap):
-    agent = small_agent("gumbel_muzero", bootstrap=bootstrap)
-    batch, state, begin = random_batch(agent), jit_once(agent.init)(KEY), agent.context + agent.config.n_step
-    others = batch | {"out/value": batch["out/value"].at[:, begin:].add(10.0)}
-    (_, out, one), (_, _, two) = (jit_once(agent.train)(state, b) for b in (batch, others))
-    assert (one["value/target"] == two["value/target"]) == (bootstrap == "network")
-    assert set(out) == {"out/priority"}, "what no search found is not written back"
+CUT = {"is_last": (slice(None), 3)}  # in rows K + 1 to n - 1, where no policy is a target and no full return ends
+BOOTSTRAPS = {
+    "n steps": ("gumbel_muzero", {}, {}),
+    "cut": ("gumbel_muzero", {"n_step": 6}, CUT),
+    "cut at the root": ("gumbel_muzero", {}, {"is_last": (0, 0)}),
+    "lambda": ("gumbel_muzero", {"lam": 0.5, "n_step": 6}, {}),
+    "age": ("efficientzero", {"n_step": 6, "trust_updates": 1}, {}),
+    "two players": ("gumbel_muzero", {"network": "mlp", "n_step": 6}, CUT),
+}
+
+
+@pytest.mark.parametrize("case", BOOTSTRAPS)
+@pytest.mark.parametrize(
+    ("bootstrap", "reanalyse"),
+    [("stored", 0.0), ("network", 0.0), ("search", 0.5), pytest.param("network", 0.5, marks=pytest.mark.slow)],
+)
+def test_no_target_depends_on_a_stored_value_unless_that_is_asked_for(case, bootstrap, reanalyse):
+    name, values, flags = BOOTSTRAPS[case]
+    spaces = BOARD if case == "two players" else VECTOR
+    agent = small_agent(name, spaces, bootstrap=bootstrap, reanalyse=reanalyse, **values)
+    batch = random_batch(agent)
+    for key, at in flags.items():
+        batch[key] = batch[key].at[at].set(True)
+
+    @jit_once
+    def targets(state, batch):
+        """What the values of states 0 to K are to be, where that can be known, and that of the root's search."""
+        given, losses = [], agent.losses
+        agent.losses = lambda *args: given.append(args[2:]) or losses(*args)
+        agent.train(state, batch)
+        ((window, used),) = given
+        return jnp.where(window.known, window.value, 0.0), used["out/value"][:, agent.context]
+
+    state = jit_once(agent.init)(KEY)
+    state = eqx.tree_at(lambda s: (s.updates, s.target), state, (jnp.int32(4), moved(state.target)))
+    stale = batch | {"out/value": batch["out/value"] + 10.0}
+    (one, root), (other, other_root) = targets(state, batch), targets(state, stale)
+    assert (np.asarray(one) != 0).any(1).all()
+    if bootstrap == "stored":
+        assert (one[:, 0] != other[:, 0]).all(), "each of these returns ends with a value"
+    else:
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(root, other_root, "of the two a priority is made")
 
 
 def test_unrolled_values_may_be_those_of_what_is_seen(monkeypatch):

@@ -85,6 +85,19 @@ def test_a_batch_is_spread_over_the_range() -> None:
         assert sorted(priorities.draw(8, rng)[0]) == list(range(8)), "of eight equals, each once"
 
 
+def test_a_part_of_a_batch_is_a_fair_sample_too() -> None:
+    """Reanalysis takes the first rows of a batch, and every place must be among them as often as it is drawn."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.2, 5, 60).astype(np.float32)
+    priorities = Priorities(60, 1.0, 1.0)
+    priorities.set(np.arange(60), values)
+    draws = np.stack([priorities.draw(16, rng)[0] for _ in range(4000)])
+    for part in (draws[:, :4], draws[:, 12:]):
+        assert abs(deviation(np.bincount(part.ravel(), minlength=60), values / values.sum() * part.size)) < 4
+    orderly = np.sort(draws, 1)[:, :4]  # the test can fail: in the order of the places it is no fair sample
+    assert deviation(np.bincount(orderly.ravel(), minlength=60), values / values.sum() * orderly.size) > 40
+
+
 def test_weights_make_up_for_the_draw() -> None:
     rng = np.random.default_rng(0)
     values = rng.lognormal(0, 1.5, 500).astype(np.float32)

@@ -248,6 +248,44 @@ def test_every_window_is_equally_likely(within: bool) -> None:
     assert chi_square(biased) > 40
 
 
+@pytest.mark.parametrize("online", [False, True])
+@pytest.mark.parametrize("fields", [FIELDS, PRIORITISED])
+def test_a_part_of_a_batch_has_every_window_as_often_as_the_whole(fields: dict[str, Field], online: bool) -> None:
+    """Reanalysis renews the first rows of a batch: of its draws, every root must have the same share among them."""
+    replay, share = make(fields, capacity=400, online=online, context=1, seed=1), 5
+    feed, often, renewed = Feed(replay), np.zeros(400), np.zeros(400)
+    rng = np.random.default_rng(0)
+    for step in range(3000):
+        if step < 150 or not step % 20:
+            feed.add([0, 1])
+        if replay.can_sample():
+            batch = replay.sample(20)
+            roots = batch["id"][:, 1]
+            if PRIORITY in fields and step < 1000:  # new ones would be the largest for ever
+                replay.update(batch["id"][:, 1:], {PRIORITY: rng.uniform(0.2, 5, (20, 1)).astype(np.float32)})
+            places = replay.slots(roots)[0]
+            np.add.at(often, places, 1)
+            np.add.at(renewed, places[:share], 1)
+    seen = often > 20
+    expected = often[seen] * share / 20
+    spread = (renewed[seen] - expected) / np.sqrt(expected * (1 - share / 20))
+    assert seen.sum() > 300
+    assert abs(spread.mean()) < 0.25
+    assert 0.8 < spread.std() < 1.2, "binomial"
+
+
+def test_a_window_served_in_its_turn_comes_at_any_place_of_the_batch() -> None:
+    replay = make(online=True)
+    feed, places = Feed(replay), []
+    for _ in range(100):
+        for _ in range(3):
+            feed.add([0])
+        newest = len(feed.first[0]) - 3
+        found = [place for place, (_, t) in enumerate(drawn(replay.sample(10))) if t == newest]
+        places.append(found[0] if len(found) == 1 else -1)
+    assert set(range(10)) <= set(places)
+
+
 def test_different_seeds_draw_differently() -> None:
     batches = []
     for seed in (0, 0, 1):
