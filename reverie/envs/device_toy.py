@@ -97,3 +97,35 @@ class CatchState(NamedTuple):
     paddle: Any  # int32, its column
     height: Any  # int32, the ball's row, from the top
     column: Any  # int32, of the ball
+
+
+class Constant:
+    """Every step looks the same and pays 1, whatever is done, until the episode is truncated after `length` steps.
+
+    So the value of every state is 1 / (1 - discount), and who learns anything else has a fault in its targets.
+    Observation: `obs`, float32 [1], always 1. Actions: two classes.
+    """
+
+    players = 1
+    obs_space: Spaces = {"obs": Space("vector", (1,))}  # noqa: RUF012
+    act_space: Spaces = {"action": Space("discrete", (), classes=(2,))}  # noqa: RUF012
+
+    def __init__(self, length: int = 10) -> None:
+        if length < 1:
+            raise ValueError(f"length is {length}, expected 1 or more")
+        self._length = length
+
+    def init(self, key: Any) -> Any:
+        return jnp.int32(0)
+
+    def step(self, state: Any, action: Any, key: Any) -> Any:
+        return state + 1
+
+    def row(self, state: Any) -> dict[str, Any]:
+        return {
+            "obs/obs": jnp.ones(1),
+            "reward": (state > 0).astype(jnp.float32),
+            "is_first": state == 0,
+            "is_last": state >= self._length,
+            "is_terminal": jnp.zeros((), bool),
+        }

@@ -311,7 +311,7 @@ def families() -> list[Family]:
         *(Family(x.name, f"reverie[{x.extra}]", _installed(x)) for x in (*_FAMILIES, *_GYMNASIUM)),
         Family("your own: module:EnvClass, path/to/file.py:EnvClass", "", True),
         Family("your own, on the device: device:module:EnvClass", "", True),
-        Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, device:Catch", "", True),
+        Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, Catch, Constant", "", True),
     ]
 
 
