@@ -43,7 +43,8 @@ State = Any  # everything training changes: params, optimizer, slow networks, no
 Carry = Any  # recurrent state of the policy between steps, RNG key included; leading axis [N] on its arrays
 Row = dict[str, Array]
 Metrics = dict[str, Array]
-Mode = Literal["train", "eval", "random"]  # sample | greedy | ignore the network
+# explore | be greedy | draw, without what is added to explore | ignore the network
+Mode = Literal["train", "eval", "sample", "random"]
 Part = Literal["all", "model", "behavior"]  # what an update moves
 
 SEEN = 5  # rows that a dream is shown before it is told only the actions (DreamerV1 to V3 show 5 and dream 45)

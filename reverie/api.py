@@ -40,7 +40,7 @@ from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import Collector
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
-from reverie.run.evaluation import Evaluation, open_envs
+from reverie.run.evaluation import ACTING, Evaluation, open_envs
 from reverie.run.loop import Result
 from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
@@ -64,7 +64,7 @@ class Run:
     Attributes:
       path: its directory; `reverie.train(..., run=path)` continues it.
       steps, updates: of the whole run.
-      evaluation: the last greedy evaluation, None if there was none.
+      evaluation: the last evaluation, None if there was none.
       env: what it was trained in.
     """
 
@@ -445,15 +445,16 @@ class LoadedAgent:
         Args:
           obs: an observation of the Gymnasium env itself, without batch axis.
           carry: what the last call returned; None to begin an episode.
-          mode: `eval` is greedy, `train` samples, `random` ignores the network.
+          mode: `eval` is greedy, `sample` draws from the policy, `train` explores besides, `random` ignores the
+            network.
 
         Returns:
           `(action, carry)`; the action is ready for the Gymnasium env's `step`.
         """
         return self._act(observe(self.env, obs), carry, mode, native=True)
 
-    def film(self, seed: int = 0) -> list[np.ndarray]:
-        """Frames, uint8 `[H, W, 3]`, of greedy episodes: as many as make a video of some seconds.
+    def film(self, seed: int = 0, mode: Mode = "eval") -> list[np.ndarray]:
+        """Frames, uint8 `[H, W, 3]`, of episodes in this mode: as many as make a video of some seconds.
 
         Raises:
           ConfigError: the env cannot draw.
@@ -472,7 +473,7 @@ class LoadedAgent:
                 frames.append(frame)
                 if step.is_last:
                     break
-                action, carry = self._act(step.obs, carry, "eval", native=False)
+                action, carry = self._act(step.obs, carry, mode, native=False)
                 step = self.env.step(action)
             episode += 1
         return frames
@@ -782,14 +783,16 @@ def evaluate(
     episodes: int = 10,
     seed: int | None = None,
     opponent: str | None = None,
+    eval_mode: str | None = None,
 ) -> Evaluation:
-    """Plays greedy episodes; in games of two, against an opponent and half of them from each seat.
+    """Plays episodes; in games of two, against an opponent and half of them from each seat.
 
     Args:
       agent: a loaded one, or the path of a run.
       episodes: how many.
       seed: of the episodes; the one of the run's own evaluations if left out.
       opponent: in games of two: random, perfect or mcts:N; the one of the run's own evaluations if left out.
+      eval_mode: greedy (the most probable action) or sample (drawn from the policy); the run's own if left out.
 
     Raises:
       ConfigError: an opponent is named, and there is only one player.
@@ -802,11 +805,16 @@ def evaluate(
     run = agent.config.run
     if opponent and not any(space.kind == "player" for space in agent.env.obs_space.values()):
         raise ConfigError(f"--opponent {opponent}, but {agent.spec.id} is no game of two players: leave it out")
+    mode = eval_mode or run.eval_mode
+    if mode not in ACTING:
+        raise ConfigError(f"--eval-mode must be one of {', '.join(ACTING)}, got {mode!r}")
     seed = loop.seeds(run.seed).evaluation if seed is None else seed
     with evaluation.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
         key = evaluation.evaluation_key(run.seed, agent.moment)
         compiled = Compiled(agent.agent)
-        played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent or run.opponent)
+        opponent = opponent or run.opponent
+        acting = ACTING[mode]
+        played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent, mode=acting)
     assert played is not None, "only a signal gives up an evaluation"
     return played
 

@@ -68,7 +68,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Eval:
-    """Plays greedy episodes with the newest checkpoint of a run."""
+    """Plays episodes with the newest checkpoint of a run, greedily unless --eval-mode says otherwise."""
 
     run: tyro.conf.Positional[str]
     """The run's directory."""
@@ -88,6 +88,9 @@ class Eval:
     """Of each search: imagined steps per decision. None: those of the run."""
     planner_scale: Annotated[float | None, Within(TINY)] = None
     """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
+    eval_mode: Literal["greedy", "sample"] | None = None
+    """The most probable actions, or such as are drawn from the policy (of the search, where one searches). None: those
+    of the run's own evaluations."""
     env: str = ""
     """The env of the run again. Needed only if it is code of your own: a run's directory runs none by itself."""
     trust: bool = False
@@ -238,7 +241,7 @@ def train(argv: list[str], console: Console, debug: bool) -> int:
         console.print(f"{result.stopped}: saved at step {result.steps:,}.", highlight=False)
         console.print(f"To continue: the same command, with --run {path}", soft_wrap=True)
     else:
-        score = f", greedy return {evaluation['mean_return']:.1f}" if evaluation else ""
+        score = f", return {evaluation['mean_return']:.1f}" if evaluation else ""
         console.print(
             f"Done: {result.steps:,} steps, {result.updates:,} updates{score}.\n"
             f"The run lies in {path}. To see more of it:\n"
@@ -262,24 +265,27 @@ def train(argv: list[str], console: Console, debug: bool) -> int:
 def evaluate(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(Eval, argv, "eval")
     from reverie import api
+    from reverie.run.evaluation import ACTING
     from reverie.view import video
 
     if flags.video:
         video.check_suffix(Path(flags.video))
     search = {"planner": flags.planner, "simulations": flags.simulations, "planner_scale": flags.planner_scale}
     agent = api.load(flags.run, flags.env or None, trust=flags.trust, **search)
-    played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None)
+    mode = flags.eval_mode or agent.config.run.eval_mode
+    played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
+    told = {"greedy": "greedy", "sample": "sampled"}[mode]
     console.print(
-        f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} greedy episodes: "
+        f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {told} episodes: "
         f"mean return [bold]{played.mean_return:.2f}[/bold], standard deviation "
         f"{played.std_return:.2f}, lengths {min(played.lengths)} to {max(played.lengths)}",
         soft_wrap=True,
     )
     for seat, counts in played.seats.items():
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        console.print(f"moving {seat} against {played.opponent}: {told}")
+        score = ", ".join(f"{count} {name}" for name, count in counts.items())
+        console.print(f"moving {seat} against {played.opponent}: {score}")
     if flags.video:
-        video.write(Path(flags.video), agent.film(flags.seed or 0))
+        video.write(Path(flags.video), agent.film(flags.seed or 0, ACTING[mode]))
         console.print(f"video: {flags.video}", soft_wrap=True)
     _output(flags.json, played.to_json())
     return 0

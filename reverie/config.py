@@ -45,6 +45,7 @@ LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
 MAY_CHANGE = frozenset(
     {
         "stop_return",
+        "eval_mode",
         "log_every",
         "report_every",
         "video_every",
@@ -101,7 +102,7 @@ class Training:
     steps: Annotated[int, Within(1, 10**12 - 1)] = 100_000
     """Env steps of the whole run, over all envs."""
     stop_return: Annotated[float | None, Within()] = None
-    """End the run early, once a greedy evaluation reaches this mean return. None: never."""
+    """End the run early, once an evaluation reaches this mean return. None: never."""
     seed: Seed = 0
     """Of everything random: parameters, actions, replay and envs."""
     replay_ratio: Weight = 32.0
@@ -160,9 +161,12 @@ class Schedule:
     log_every: Steps = 1000
     """Metrics are averaged over this many steps."""
     eval_every: Steps = 10_000
-    """Greedy evaluation."""
+    """Evaluation, see --eval-mode."""
     eval_episodes: Annotated[int, Within(0, 10**6)] = 10
     """Episodes of an evaluation. The run also ends with one. 0 for none at all."""
+    eval_mode: Literal["greedy", "sample"] = "greedy"
+    """Of evaluations: the most probable action, or one drawn from the policy (of the search, where one searches), as
+    the reference of DreamerV3 does; without the noise that training adds to explore."""
     eval_envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together in an evaluation."""
     opponent: str = "random"

@@ -111,6 +111,23 @@ def test_evaluate_repeats_itself() -> None:
         reverie.evaluate("x", 0)
 
 
+@pytest.mark.parametrize("env", ["reverie.envs.toy:Catch", "device:Catch", "pgx:tic_tac_toe"])
+def test_evaluations_are_greedy_or_drawn_from_the_policy(env: str) -> None:
+    """The fake's greedy action is always the first one that may be taken, and otherwise any."""
+    if env.startswith("pgx"):
+        pytest.importorskip("pgx")
+    quick = QUICK | {"video_every": 0, "report_every": 0}
+    run = reverie.train("fake", env=env, run="x", eval_mode="sample", **quick)
+    drawn = reverie.evaluate("x", 40)
+    assert drawn == reverie.evaluate(run.load(), 40, eval_mode="sample")
+    greedy = reverie.evaluate("x", 40, eval_mode="greedy")
+    assert (drawn.returns, drawn.lengths) != (greedy.returns, greedy.lengths)
+    with pytest.raises(ConfigError, match="--eval-mode must be one of greedy, sample, got 'best'"):
+        reverie.evaluate("x", 8, eval_mode="best")
+    more = quick | {"steps": 60}
+    assert reverie.train("fake", env=env, run="x", eval_mode="greedy", **more).evaluation is not None, "it may change"
+
+
 def test_film_draws_and_says_when_it_cannot() -> None:
     agent = reverie.train("fake", env="reverie.envs.toy:Catch", run="x", **QUICK).load()
     frames = agent.film()

@@ -304,9 +304,12 @@ class Dreamer:
     def decide(self, model: Model, latent: Latent, obs: Row, mode: Mode, key: PRNGKeyArray) -> dict[str, Array]:
         """What the actor does, or what a search finds that it is to do."""
         if self.config.planner != "none":
-            found = self.search(model, latent, key, obs.get("obs/legal"), greedy=mode == "eval")
+            found = self.search(model, latent, key, obs.get("obs/legal"), greedy=mode != "train")
+            action = found.action
+            if mode == "sample":
+                action = jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(found.policy)).astype(jnp.int32)
             ((name, space),) = self.act_space.items()
-            return {name: found.action.reshape(-1, *space.shape)}
+            return {name: action.reshape(-1, *space.shape)}
         dists = model.pol(features(latent))
         return {k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)
 

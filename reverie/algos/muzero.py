@@ -299,10 +299,12 @@ class MuZero:
             chosen = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
             fresh = self.fresh(root, policy, jnp.zeros(chosen.shape, jnp.float32))
         else:
-            greedy = mode == "eval"
+            greedy = mode != "train"  # a search without noise
             temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
             chosen, policy, value = self.decide(state.model, root, search_key, legal, greedy, temperature)
             fresh = self.fresh(root, policy, value)
+            if mode == "sample":
+                chosen = jax.random.categorical(jax.random.fold_in(search_key, 1), jnp.log(policy)).astype(jnp.int32)
             if mode == "train" and self.config.random_moves:
                 coin_key, even_key = jax.random.split(root_key)
                 even = jax.random.categorical(even_key, jnp.log(uniform(legal, (chosen.shape[0], self.choices))))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from reverie.agent import Agent, State
+from reverie.agent import Agent, Mode, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import opponent
 from reverie.run.stop import Stop
@@ -36,17 +36,18 @@ class Arena:
     Args:
       envs: of a game of two players; N is how many are played at once.
       name: of the opponent, see `envs.opponents.opponent`.
+      mode: in which the agent acts.
       options: of `jax.jit`.
 
     Raises:
       UnusableEnv: the game or the opponent will not do.
     """
 
-    def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, **options: Any) -> None:
+    def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, mode: Mode = "eval", **options: Any) -> None:
         self.envs, self.agent, self.name = envs, agent, name
         self._opponent = opponent(name, envs.env)
         self.policy = Traced(
-            f"arena/{envs.num}", lambda state, carry, rows: agent.policy(state, carry, rows, "eval"), **options
+            f"arena/{envs.num}", lambda state, carry, rows: agent.policy(state, carry, rows, mode), **options
         )
         self._step, self._rows = jax.jit(self._stepped), jax.jit(envs.rows)
 

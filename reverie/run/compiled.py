@@ -39,7 +39,7 @@ class Compiled:
         self.report = Traced("report", agent.report, **self.place.alone)
         self.dream = Traced("dream", agent.dream, **self.place.alone)
         self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
-        self._arenas: dict[tuple[DeviceEnvs, str], Arena] = {}
+        self._arenas: dict[tuple[DeviceEnvs, str, Mode], Arena] = {}
 
     def train(self, state: State, batch: dict[str, Any], part: Part = "all") -> tuple[State, Any, jax.Array]:
         """`(state, out, metrics)` of one update. The state is donated. Metrics come as one float32 vector, so that
@@ -58,11 +58,11 @@ class Compiled:
             self._rollouts[envs, steps] = Rollout(envs, self.agent, steps, **self.place.alone)
         return self._rollouts[envs, steps]
 
-    def arena(self, envs: DeviceEnvs, opponent: str) -> Arena:
+    def arena(self, envs: DeviceEnvs, opponent: str, mode: Mode) -> Arena:
         """The policy against an opponent, in the games `envs`; as `rollout`."""
-        if (envs, opponent) not in self._arenas:
-            self._arenas[envs, opponent] = Arena(envs, self.agent, opponent, **self.place.alone)
-        return self._arenas[envs, opponent]
+        if (envs, opponent, mode) not in self._arenas:
+            self._arenas[envs, opponent, mode] = Arena(envs, self.agent, opponent, mode, **self.place.alone)
+        return self._arenas[envs, opponent, mode]
 
     @property
     def traces(self) -> dict[str, int]:

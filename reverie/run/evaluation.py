@@ -1,4 +1,4 @@
-"""Greedy episodes: of the host's envs, of the device's, and games against an opponent."""
+"""Episodes that are only measured: of the host's envs, of the device's, and games against an opponent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from reverie.agent import Mode as Acting
 from reverie.agent import State
 from reverie.config import RunConfig
 from reverie.envs.device import DeviceEnvs
@@ -17,16 +18,18 @@ from reverie.replay.sequences import Row
 from reverie.run.arena import scores
 from reverie.run.collect import Episode, mean_figures
 from reverie.run.compiled import Compiled
-from reverie.run.rollout import greedy
+from reverie.run.rollout import play
 from reverie.run.stop import Stop
 
 Envs = Workers | DeviceEnvs
+# --eval-mode, and how the agent acts.
+ACTING: dict[str, Acting] = {"greedy": "eval", "sample": "sample"}
 SCAN = 64  # steps of device envs in one call of an evaluation
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Greedy episodes: undiscounted returns, lengths in steps, and means of what the env said about them.
+    """Episodes of an evaluation: undiscounted returns, lengths in steps, and means of what the env said about them.
 
     Of games for two, returns are outcomes (win 1, draw 0, loss -1) against `opponent`, and `seats` counts the `wins`,
     `draws` and `losses` of an agent that moved `first` and `second`.
@@ -91,8 +94,9 @@ def evaluate(
     key: jax.Array,
     stop: Stop | None = None,
     opponent: str = "random",
+    mode: Acting = "eval",
 ) -> Evaluation | None:
-    """Plays greedy episodes; in games of two, against `opponent` and half of them from each seat.
+    """Plays episodes; in games of two, against `opponent` and half of them from each seat.
 
     Every env plays its share to the end, so that short episodes do not crowd out long ones. An
     episode that a failing env cut is played again.
@@ -102,12 +106,13 @@ def evaluate(
       episodes: how many, 1 or more.
       key: for the policy.
       stop: gives up when it has a signal.
+      mode: in which the agent acts.
 
     Returns:
       the evaluation, or None if it was given up.
     """
     if isinstance(workers, DeviceEnvs) and workers.env.players == 2:
-        games = compiled.arena(workers, opponent).play(state, episodes, key, stop)
+        games = compiled.arena(workers, opponent, mode).play(state, episodes, key, stop)
         if games is None:
             return None
         outcomes = [float(game.outcome) for game in games]
@@ -116,9 +121,9 @@ def evaluate(
     share = np.array([len(range(env, episodes, num)) for env in range(num)])
     if isinstance(workers, DeviceEnvs):
         carry = compiled.agent.init_carry(num, key)
-        played = greedy(compiled.rollout(workers, SCAN), state, carry, share, stop)
+        played = play(compiled.rollout(workers, SCAN), mode, state, carry, share, stop)
     else:
-        played = _greedy(compiled, state, workers, share, key, stop)
+        played = _play(compiled, mode, state, workers, share, key, stop)
     if played is None:
         return None
     order = [played[e % num][e // num] for e in range(episodes)]
@@ -126,10 +131,16 @@ def evaluate(
     return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
 
 
-def _greedy(
-    compiled: Compiled, state: State, workers: Workers, share: np.ndarray, key: jax.Array, stop: Stop | None
+def _play(
+    compiled: Compiled,
+    mode: Acting,
+    state: State,
+    workers: Workers,
+    share: np.ndarray,
+    key: jax.Array,
+    stop: Stop | None,
 ) -> list[list[Episode]] | None:
-    """What `rollout.greedy` is, with envs of the host."""
+    """What `rollout.play` is, with envs of the host."""
     num = workers.num
     played: list[list[Episode]] = [[] for _ in range(num)]
     returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
@@ -149,7 +160,7 @@ def _greedy(
         lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
         for env in active[new["is_last"]].tolist():
             played[env].append(Episode(env, float(returns[env]), int(lengths[env]), dict(workers.figures[env])))
-        carry, actions, _ = compiled.policy["eval"](state, carry, rows)
+        carry, actions, _ = compiled.policy[mode](state, carry, rows)
         action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
         active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
     return played

@@ -32,7 +32,7 @@ SHOWN = {
     "phase": "phase",
     "episode/return": "episode return",
     "episode/length": "episode length",
-    "eval/mean_return": "greedy return",
+    "eval/mean_return": "eval return",
     "loss/total": "loss",
     "replay/rows": "replay rows",
     "time/updates_per_second": "updates/s",

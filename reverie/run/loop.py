@@ -42,7 +42,7 @@ from reverie.run.clock import Clock
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
-from reverie.run.evaluation import Envs, Evaluation, evaluate, evaluation_key, open_evaluation
+from reverie.run.evaluation import ACTING, Envs, Evaluation, evaluate, evaluation_key, open_evaluation
 from reverie.run.log import Log, finite, read
 from reverie.run.phases import Phase
 from reverie.run.ratio import Ratio
@@ -68,7 +68,7 @@ class Result:
 
     Attributes:
       steps, updates: of the whole run, earlier sessions included.
-      evaluation: the newest greedy evaluation, None if there was none.
+      evaluation: the newest evaluation, None if there was none.
       stopped: the signal that ended the session before its last step, or None.
       traces: how often each function was traced in this session.
       seconds: wall time of this session by what it was spent on.
@@ -208,7 +208,8 @@ class Training:
                 assert isinstance(envs, DeviceEnvs), envs
                 self._examination = envs
                 if envs.env.players == 2:
-                    self.compiled.arena(envs, run.opponent)  # an opponent that cannot play is told of now
+                    # An opponent that cannot play is told of now.
+                    self.compiled.arena(envs, run.opponent, ACTING[run.eval_mode])
         else:
             self.collector = Collector(workers, self._remember, run.groups)
         init, act = jax.random.split(jax.random.key(run.seed), 3)[:2]
@@ -474,7 +475,8 @@ class Training:
             )
             with envs:
                 key = evaluation_key(run.seed, self.moment)
-                return evaluate(self.compiled, self.local, envs, run.eval_episodes, key, self.stop, run.opponent)
+                mode = ACTING[run.eval_mode]
+                return evaluate(self.compiled, self.local, envs, run.eval_episodes, key, self.stop, run.opponent, mode)
         return None
 
     def _report(self) -> dict[str, float]:

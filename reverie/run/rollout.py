@@ -136,10 +136,10 @@ class DeviceCollector:
                 )
 
 
-def greedy(
-    rollout: Rollout, state: State, carry: Carry, share: np.ndarray, stop: Stop | None = None
+def play(
+    rollout: Rollout, mode: Mode, state: State, carry: Carry, share: np.ndarray, stop: Stop | None = None
 ) -> list[list[Episode]] | None:
-    """Greedy episodes from the beginning of all envs on; None if `stop` has a signal meanwhile.
+    """Episodes from the beginning of all envs on; None if `stop` has a signal meanwhile.
 
     Args:
       share: int [N], how many episodes each env is to finish. It plays on until all have.
@@ -152,7 +152,7 @@ def greedy(
     while any(len(own) < wanted for own, wanted in zip(played, share, strict=True)):
         if stop and stop.signal:
             return None
-        world, carry, made = rollout.traced["eval"](state, world, carry)
+        world, carry, made = rollout.traced[mode](state, world, carry)
         count(tally, jax.device_get({key: made[key] for key in TOLD if key in made}))
         for episode in tally.take():
             played[episode.env].append(episode)

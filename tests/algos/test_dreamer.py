@@ -244,6 +244,22 @@ def test_v1_explores_by_noise():
     assert abs(float((noisy["token"] != 0).mean()) - 0.3 * 49 / 50) < 0.03
 
 
+@pytest.mark.parametrize("planner", ["none", "puct"])
+def test_a_sampled_evaluation_draws_from_the_policy_and_explores_no_further(planner):
+    agent = agent_of("v1", act={"token": Space("discrete", (), (5,))}, exploration=1.0, planner=planner)
+    state = jax.tree.map(jnp.zeros_like, filled_state(agent))
+    bias = jnp.array([2.0, 0, 0, 0, 0])  # of the policy alone, so that all else is worth nothing
+    state = eqx.tree_at(lambda s: (s.model.pol.outs["token"].bias, s.key), state, (bias, KEY))
+    rows = {k: v[:, 0] for k, v in random_batch(agent, 1000, 1).items() if not k.startswith("action/")}
+    often = {}
+    for mode in ("eval", "sample", "train"):
+        _, action, _ = jit_once(agent.policy, static_argnums=3)(state, agent.init_carry(1000, KEY), rows, mode)
+        often[mode] = float((action["action/token"] == 0).mean())
+    assert often["eval"] == 1
+    assert 0.55 < often["sample"] < 0.75, "e^2 / (e^2 + 4), and of the visits nearly so"
+    assert often["train"] < 0.3
+
+
 def test_images_must_be_of_the_size_that_the_networks_draw():
     with pytest.raises(Unsuitable, match="--image-size 64"):
         agent_of("v1", {"image": Space("image", (96, 96, 3))})

@@ -117,7 +117,9 @@ def test_a_colossal_reward_is_learned_from_and_leaves_everything_finite(name, re
     assert (out["out/priority"] > 1e37).all()
 
 
-@pytest.mark.parametrize("mode", ["train", "random", pytest.param("eval", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mode", ["train", "random", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("eval", "sample"))]
+)
 def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     agent = AGENTS[name]
     rows = first_rows(agent, 6)
@@ -133,6 +135,22 @@ def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     }
     np.testing.assert_allclose(out["out/policy"].sum(-1), 1, rtol=1e-5)
     assert (carry.moves == 1).all()
+
+
+@OFTEN
+def test_a_sampled_evaluation_draws_from_the_policy_of_a_search_without_noise(name):
+    agent = small_agent(name, random_moves=1.0)
+    state = eqx.tree_at(lambda s: s.model, begun(name), moved(begun(name).model))
+    rows = jax.tree.map(lambda x: x.repeat(2000, 0), first_rows(agent, 1))
+    act = jit_once(agent.policy, static_argnums=3)
+    carry = agent.init_carry(2000, KEY)
+    (_, greedy, best), (_, drawn, out) = (act(state, carry, rows, mode) for mode in ("eval", "sample"))
+    if agent.enumerated:
+        np.testing.assert_allclose(out["out/policy"], best["out/policy"], rtol=1e-5)
+        often = jnp.bincount(drawn["action/action"], length=5) / 2000
+        np.testing.assert_allclose(often, out["out/policy"].mean(0), atol=0.05)
+        assert len(np.unique(greedy["action/action"])) == 1
+    assert bits(drawn) != bits(greedy)
 
 
 @OFTEN
@@ -168,7 +186,7 @@ def test_a_thought_is_the_search_behind_the_greedy_action(name):
     assert deep <= {"stochastic_muzero": {"c"}, "sampled_muzero": {"#"}}.get(name, set("01234"))
 
 
-@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+@pytest.mark.parametrize("mode", ["train", "eval", "random", "sample"])
 @pytest.mark.parametrize(
     "algorithm", ["gumbel_muzero", *(pytest.param(x, marks=pytest.mark.slow) for x in ("muzero", "stochastic_muzero"))]
 )
