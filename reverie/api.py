@@ -23,6 +23,7 @@ from rich.console import Console
 from reverie import algos, config, memory
 from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
 from reverie.algos.dreamer import Dreamer
+from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.algos.muzero import MuZero
 from reverie.algos.planning import Planning
 from reverie.behavior.search import Found
@@ -165,11 +166,17 @@ def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -
 
     Raises:
       Untrusted: (a ConfigError) the saved config names other code.
-      ConfigError: no env is named, or `given` contradicts what is saved; names all that do.
+      ConfigError: no env is named, a new run asks for what its algorithm cannot do, or `given` contradicts what is
+        saved; names all that do.
     """
     if not given.run.env:
         raise ConfigError("which env? Type for example --env CartPole-v1")
     if saved is None:
+        if given.run.within_episodes and isinstance(given.agent, MuZeroConfig):
+            raise ConfigError(
+                f"--within-episodes, but {given.algorithm} learns from a row together with those after it: the last "
+                "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
+            )
         return given
     clashes = config.contradictions(saved, given)
     if clashes:

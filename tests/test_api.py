@@ -128,6 +128,13 @@ def test_evaluations_are_greedy_or_drawn_from_the_policy(env: str) -> None:
     assert reverie.train("fake", env=env, run="x", eval_mode="greedy", **more).evaluation is not None, "it may change"
 
 
+def test_episodes_are_not_taken_apart_where_their_ends_would_be_lost() -> None:
+    with pytest.raises(ConfigError, match=r"--within-episodes, but gumbel_muzero .* the last ones of an episode would"):
+        reverie.train("gumbel_muzero", env="CartPole-v1", run="x", within_episodes=True)
+    old = config.override(config.default("gumbel_muzero"), env="CartPole-v1", within_episodes=True)
+    assert api.settle(old, old) == old, "what was begun so goes on"
+
+
 def test_film_draws_and_says_when_it_cannot() -> None:
     agent = reverie.train("fake", env="reverie.envs.toy:Catch", run="x", **QUICK).load()
     frames = agent.film()

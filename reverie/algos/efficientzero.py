@@ -42,6 +42,8 @@ class Config(muzero.Config):
     bootstrap: Literal["stored", "network", "search"] = "search"
     """Values that n-step targets end with: stored, of the search when the agent acted; of the target network, without a
     search; or of a fresh search in the reanalysed share, and of the target network in the rest."""
+    target_every: Count = 200
+    """Updates after which the target network is a copy of the trained one again."""
     consistency_scale: Weight = 2.0
     """Weight of the loss that pulls the dynamics' output to the representation of the next observation."""
     projection: Width = 256
@@ -69,11 +71,13 @@ ATARI: dict[str, Any] = {
     "optimizer": "sgd",
     "learning_rate": 0.2,
     "lr_warmup": 1000,
+    "lr_drop_every": 100_000,
     "projection": 1024,
     "predictor": 512,
     "prefix_units": 512,
     "priority_alpha": 0.6,
     "priority_beta": 0.4,
+    "priority_anneal": 100_000,
     "half_heat": 50_000,
     "quarter_heat": 75_000,
     "env_kwargs": '{"size": 96, "sticky": 0.0, "lives": "discount"}',

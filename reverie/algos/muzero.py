@@ -759,6 +759,9 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     rate = (
         optax.linear_schedule(0.0, config.learning_rate, config.lr_warmup) if config.lr_warmup else config.learning_rate
     )
+    if config.lr_drop_every:
+        warm = rate if callable(rate) else optax.constant_schedule(rate)
+        rate = lambda count: warm(count) * 0.1 ** (count // config.lr_drop_every)
     if config.optimizer == "adam":
         return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay))
     return optax.chain(

@@ -61,19 +61,21 @@ class Config:
     """Step size after warm-up."""
     lr_warmup: Number = 100
     """Updates over which the learning rate rises."""
+    lr_drop_every: Number = 0
+    """Updates after which the step size falls to a tenth, again and again. 0: never."""
     weight_decay: Weight = 1e-4
     """Of AdamW; of SGD, a squared penalty in the gradient."""
     clip: Positive = 5.0
     """Largest norm of the gradient."""
     reanalyse: Share = 0.0
     """Share of every batch whose policies and values are searched again, with the target network."""
-    bootstrap: Literal["stored", "network", "search"] = "stored"
+    bootstrap: Literal["stored", "network", "search"] = "network"
     """Values that n-step targets end with: stored, of the search when the agent acted; of the target network, without a
     search; or of a fresh search in the reanalysed share, and of the target network in the rest."""
     unrolled_value: Literal["return", "seen"] = "return"
     """What the values of states 1 to K learn: the returns that came, as the root's does; or what the network itself
     says of the observations that came, which is less noisy, and as good as the values of roots are."""
-    target_every: Count = 200
+    target_every: Count = 100
     """Updates after which the target network is a copy of the trained one again."""
     prioritized: bool = True
     """Draw sequences by the error of their value: |search value - target|."""
@@ -139,6 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decode_scale": 0.2,
         "unrolled_value": "seen",
         "learning_rate": 3e-3,
+        "bootstrap": "stored",
         "prioritized": False,
         "root_noise": 0.25,
         "half_heat": 1000,

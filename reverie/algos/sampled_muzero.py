@@ -58,6 +58,7 @@ PENDULUM: dict[str, Any] = {
     "discount": 0.97,
     "support": 20,
     "value_scale": 1.0,
+    "bootstrap": "stored",
     "prioritized": False,
     "workers": "inline",
     "log_every": 1000,

@@ -132,17 +132,19 @@ class Priorities:
         drawn = self._tree.leaves[places] > 0
         self.set(places[drawn], priorities[drawn])
 
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, count: int, rng: np.random.Generator, beta: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(places int64 [count], weights float32 [count], the largest of them 1).
 
         Stratified: the range of the sums is cut into `count` equal parts, and one draw is made from each. Every place
         is drawn as often as by independent draws, on average, but a batch has fewer of the same. The parts come in
-        random order, so that some of the draws are a fair sample of the places, like all of them.
+        random order, so that some of the draws are a fair sample of the places, like all of them. `beta`: other than
+        that of all draws.
         """
         part = self._tree.total / count
         places = self._tree.find((rng.permutation(count) + rng.random(count)) * part)
         powers = self._tree.leaves[places]
-        return places, ((powers.min() / powers) ** self.beta).astype(np.float32)
+        beta = self.beta if beta is None else beta
+        return places, ((powers.min() / powers) ** beta).astype(np.float32)
 
     def _power(self, priorities: np.ndarray) -> np.ndarray:
         check(priorities)

@@ -288,10 +288,11 @@ class Replay:
 
     # --- sampling ---------------------------------------------------------------------------------
 
-    def sample(self, batch: int, online: bool = True) -> Row:
+    def sample(self, batch: int, online: bool = True, beta: float | None = None) -> Row:
         """`batch` windows: new ones in their turn (see `online`), then uniform over all windows
         held. `online=False` only looks: the new ones keep their turn. With priorities, all are drawn by these. The
         windows come in random order: who takes a part of a batch takes no part of replay more often than another.
+        `beta`: power of these importance weights, if not the replay's own.
 
         Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]; with priorities also `weight`
         float32 [B], see `priorities`. The arrays are fresh. Raises ValueError while no window is complete
@@ -303,7 +304,7 @@ class Replay:
                 f"{self.streams} streams. Ask can_sample() first, or raise the warm-up"
             )
         if self._priorities:
-            roots, weight = self._priorities.draw(batch, self._rng)
+            roots, weight = self._priorities.draw(batch, self._rng, beta)
             return {**self._windows(self.ids(roots) - self._context, self._span), "weight": weight}
         picks = self._serve(batch) if self.online and online else []
         served = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)

@@ -133,6 +133,12 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
     )
 
 
+def beta(run: RunConfig, updates: int) -> float:
+    """Power of the importance weights after so many updates."""
+    share = min(1.0, updates / run.priority_anneal) if run.priority_anneal else 0.0
+    return run.priority_beta + share * (1 - run.priority_beta)
+
+
 def ratio(run: RunConfig, agent: Agent) -> Ratio:
     """Updates per step. The first is due after warm-up, when some env has filled one window."""
     start = max(run.warmup, run.envs * window(run, agent))
@@ -320,7 +326,7 @@ class Training:
             return
         for _ in range(due):
             with self.clock.spent("replay"):
-                batch = self.replay.sample(self.run.batch)
+                batch = self.replay.sample(self.run.batch, beta=beta(self.run, self.progress.updates))
                 ids = batch.pop("id")
             with self.clock.spent("train"):
                 self.state, out, figures = self.compiled.train(self.state, batch, part)

@@ -426,6 +426,22 @@ def test_value_prefixes_begin_anew_at_their_horizon():
         assert reward == pytest.approx(total - before, abs=1e-5)
 
 
+def test_the_step_size_rises_and_falls_to_a_tenth_again_and_again():
+    from types import SimpleNamespace
+
+    from reverie.algos.muzero import make_optimizer
+
+    values = {"learning_rate": 0.2, "lr_warmup": 4, "lr_drop_every": 10, "clip": 1e9, "weight_decay": 0.0}
+    for drop, tenths in ((10, lambda count: count // 10), (0, lambda count: 0)):
+        config = SimpleNamespace(optimizer="adam", **values | {"lr_drop_every": drop})
+        optimizer = make_optimizer(config)
+        state, step = optimizer.init(jnp.zeros(())), jax.jit(optimizer.update)
+        for count in range(25):  # of a gradient that stays the same, Adam makes a step of the step size
+            change, state = step(jnp.ones(()), state, jnp.zeros(()))
+            expected = 0.2 * min(1, count / 4) * 0.1 ** tenths(count)
+            np.testing.assert_allclose(-change, expected, rtol=1e-3, atol=1e-9)
+
+
 def test_old_data_is_trusted_for_fewer_steps():
     agent = small_agent("efficientzero", n_step=3, trust_updates=10)
     rows = {"out/born": jnp.array([[100], [89], [75], [0]])}

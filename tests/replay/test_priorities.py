@@ -112,9 +112,10 @@ def test_weights_make_up_for_the_draw() -> None:
         assert near or mean - figure.mean() > 1
     half = Priorities(500, 0.7, 0.5)
     half.set(np.arange(500), values)
-    places, weights = half.draw(32, rng)
-    exact = (500 * (values**0.7 / (values**0.7).sum())[places]) ** -0.5
-    np.testing.assert_allclose(weights, exact / exact.max(), rtol=1e-5)
+    for beta in (None, 0.5, 0.8):  # annealed, the power is another at every draw
+        places, weights = half.draw(32, rng, beta)
+        exact = (500 * (values**0.7 / (values**0.7).sum())[places]) ** -(beta or 0.5)
+        np.testing.assert_allclose(weights, exact / exact.max(), rtol=1e-5)
 
 
 def test_a_priority_of_zero_is_drawn_now_and_then_and_what_is_dropped_never() -> None:

@@ -23,6 +23,7 @@ import reverie
 from reverie import algos, api, config
 from reverie.config import Config
 from reverie.files import DiskError, Folder
+from reverie.replay.sequences import Replay
 from reverie.run import log, loop
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
@@ -115,6 +116,17 @@ def test_a_killed_run_with_priorities_draws_as_if_nothing_had_happened(
     assert len(np.unique(priorities)) > 10, "training wrote back"
     train(uniform, priorities=True, priority_alpha=0.0)
     assert metrics(uniform) != metrics(whole), "priorities change what is learned from"
+
+
+def test_the_power_of_the_importance_weights_rises_with_the_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    powers, sample = [], Replay.sample
+    monkeypatch.setattr(Replay, "sample", lambda self, batch, beta: powers.append(beta) or sample(self, batch))
+    train(tmp_path / "a", priorities=True, priority_beta=0.4, priority_anneal=20, steps=150)
+    assert len(powers) == 2 * (150 - 30) // 8
+    np.testing.assert_allclose(powers[:25], [0.4 + 0.6 * min(1, update / 20) for update in range(25)])
+    assert loop.beta(config.default("fake").run, 10**6) == 1
 
 
 def test_stopped_at_every_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
