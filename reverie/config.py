@@ -151,7 +151,7 @@ class Memory:
     uniformly."""
     priority_beta: Share = 1.0
     """Power of the importance weights that make up for it. 0: none."""
-    priority_anneal: Steps = 0
+    priority_anneal: Number = 0
     """Updates over which that power rises from --priority-beta to 1, evenly. 0: it stays."""
 
 
