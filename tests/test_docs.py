@@ -189,6 +189,18 @@ def test_the_table_of_the_dreamers_is_read_off_their_presets() -> None:
     assert "\n".join(rows) in page, "docs/dreamers.md should hold this table:\n" + "\n".join(rows)
 
 
+def test_the_table_of_the_muzero_family_is_what_its_members_have() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "muzero.md").read_text()
+    lines = [line.strip("| ").split(" | ") for line in page.split("## ")[1].splitlines() if line.startswith("|")]
+    (_, *names), _, *rows = lines
+    assert names == list(planners.FAMILY)
+    assert len(rows) > 10
+    values = {name: config.default(name).values() for name in names}
+    for flag, *told in rows:
+        key = flag.strip("`").removeprefix("--").replace("-", "_")
+        assert told == [str(values[name][key]) for name in names], flag
+
+
 # ------------------------------------------------------------------------------- faults and their tests
 
 TESTS = Path(__file__).parent
