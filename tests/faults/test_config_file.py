@@ -17,7 +17,6 @@ from reverie.config import ConfigError
 from reverie.files import DiskError
 from reverie.saved import OtherVersion
 
-QUICK = {"preset": "quick", "steps": 40, "warmup": 20, "envs": 2, "workers": "inline", "eval_episodes": 1}
 VERBS = {
     "eval": ["eval", "x", "--episodes", "1"],
     "dream": ["dream", "x"],
@@ -77,15 +76,6 @@ FORGED: dict[str, tuple[Callable[[str], bytes], str]] = {
     "characters that steer a terminal": (inside("run", env="\x1b[2J"), "expected a text without control characters"),
     "half a character": (inside("run", offline="\ud800"), "expected a text without control characters"),
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trained") / "x"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(algos.ALGORITHMS, "fake", "fakes")
-        reverie.train("fake", env="reverie.envs.toy:Counting", run=path, **QUICK)
-    return path
 
 
 @pytest.fixture

@@ -50,16 +50,6 @@ class Loads(gymnasium.Env):
         exec(Path(level).read_text())
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound run."""
-    path = tmp_path_factory.mktemp("trained") / "x"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(algos.ALGORITHMS, "fake", "fakes")
-        reverie.train("fake", env="reverie.envs.toy:Counting", run=path, **QUICK)
-    return path
-
-
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of it in the current directory, with code beside it and inside it."""
