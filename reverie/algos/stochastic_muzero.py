@@ -62,9 +62,9 @@ class Config(muzero.Config):
 DEFAULTS: dict[str, Any] = muzero.DEFAULTS
 PRESETS: dict[str, dict[str, Any]] = {
     "2048": muzero.PRESETS["2048"] | {"balance_scale": 1.0},
-    # Only the end is paid, some 150 moves away, so returns reach far. What they say of a position differs by far more
-    # than its moves do: values of the states and afterstates that moves lead to are those of what was seen then. With few
-    # simulations Gumbel's policy follows them; PUCT stretches their smallest differences to [0, 1] and stays where it was.
+    # Only the end is paid, some 150 moves away, so returns reach far. They differ by far more than the moves of one
+    # position do: what moves lead to learns the value of what was seen then. With few simulations Gumbel's policy
+    # follows such values; PUCT stretches the smallest differences to [0, 1] and stays where it began.
     "backgammon": {
         "env": "pgx:backgammon",
         "steps": 600_000,
