@@ -29,7 +29,6 @@ import planners
 import tyro
 from runs import digest, start
 
-from reverie.run import log
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.directory import RunDirectory
 
@@ -138,8 +137,8 @@ Watch = Callable[[], bool]
 
 
 def metrics_grow(path: Path) -> Watch:
-    lines = len(log.read(path / "metrics.jsonl"))
-    return lambda: len(log.read(path / "metrics.jsonl")) > lines
+    before = size_of(path / "metrics.jsonl")
+    return lambda: size_of(path / "metrics.jsonl") > before
 
 
 def half_written(path: Path) -> Watch:
@@ -147,8 +146,11 @@ def half_written(path: Path) -> Watch:
 
 
 def replay_grows(path: Path) -> Watch:
-    before = replay_bytes(path)
-    return lambda: replay_bytes(path) > before
+    def written() -> int:
+        return sum(size_of(path / "replay" / name) for name in listed(path / "replay"))
+
+    before = written()
+    return lambda: written() > before
 
 
 def too_many(path: Path) -> Watch:
@@ -187,14 +189,11 @@ def listed(folder: Path) -> list[str]:
         return []
 
 
-def replay_bytes(path: Path) -> int:
-    total = 0
-    for name in listed(path / "replay"):
-        try:
-            total += (path / "replay" / name).stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def newest_step(path: Path) -> int:

@@ -4,7 +4,8 @@
 
 Two runs train side by side, and whenever one has ended, its command is given again. Every `seconds` one of them meets
 a fault. The first meets only those that must not change a bit, and in the end it is compared with a run that met none;
-the second meets all. A run must have saved a newer checkpoint before it meets the next fault.
+the second meets all. A run must have saved a newer checkpoint before it meets the next fault; until then, it is the
+other one's turn.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import planners
 import tyro
 from kills import half_written, listed
-from runs import digest, start
+from runs import digest, start, state
 from shaky import order
 
 from reverie.run.checkpoint import Checkpoints
@@ -76,6 +77,7 @@ class Kept:
         self.values = {**VALUES, "steps": 10**9, "env_kwargs": kwargs, **values}
         self.ends: Counter[int] = Counter()
         self.told: list[str] = []
+        self.met(-1)
         self.start()
 
     def start(self) -> None:
@@ -106,15 +108,19 @@ class Kept:
         steps = [int(name.split("-")[1]) for name in listed(self.path / "checkpoints") if name.startswith("step-")]
         return max(steps, default=-1)
 
-    def goes_on(self, beyond: int) -> None:
-        """Waits for a checkpoint of a later step."""
-        until = time.monotonic() + PATIENCE
-        while self.newest() <= beyond:
-            if self.process.poll() is not None:
-                self.ended()
-            if time.monotonic() > until:
-                raise Lost(f"{self.path.name} has not saved since step {beyond}")
-            time.sleep(0.2)
+    def met(self, step: int) -> None:
+        """A fault, at this step: it has to save a later one now."""
+        self._beyond, self._until = step, time.monotonic() + PATIENCE
+
+    def recovered(self) -> bool:
+        """Whether it has. Raises Lost if it ended by itself, or takes too long."""
+        if self.newest() > self._beyond:
+            return True
+        if self.process.poll() is not None:
+            self.ended()
+        if time.monotonic() > self._until:
+            raise Lost(f"{self.path.name} has not saved since step {self._beyond}")
+        return False
 
 
 def children(pid: int) -> list[int]:
@@ -282,29 +288,30 @@ OTHERS: dict[str, tuple[int, Fault]] = {
     "NaN observation": (18, env_ordered("nan_obs")),
     "an observation of another shape": (18, env_ordered("wrong_shape")),
 }
+FAULTS = HARMLESS | OTHERS
 
 
 def soak(folder: Path, minutes: float, seconds: float, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Returns what it came to. Raises Lost if anything that was promised did not happen."""
-    rng = np.random.default_rng(seed)
+    rng, faults = np.random.default_rng(seed), Counter[str]()
     # Programs are kept by who ends, not by who is killed: one ends first, so that no start has to compile.
     Kept(folder / "warm", steps=1100, env_kwargs="{}").ended(0)
     first, second = Kept(folder / "first"), Kept(folder / "second")
-    met: Counter[str] = Counter()
     try:
-        for run in (first, second):
-            run.goes_on(-1)
+        wait_for(first, second)
         began = time.monotonic()
         while time.monotonic() < began + 60 * minutes:
             due = time.monotonic() + seconds
-            name = str(rng.choice([*HARMLESS, *OTHERS]))
-            run = (first, second)[int(rng.integers(2))] if name in HARMLESS else second
+            ready = wait_for(first, second, all_of_them=False)
+            run = ready[int(rng.integers(len(ready)))]
+            name = str(rng.choice(list(FAULTS if run is second else HARMLESS)))
+            tell(f"{time.monotonic() - began:6.0f} s  {run.path.name} at step {run.newest()}: {name}")
             before = run.newest()
-            tell(f"{time.monotonic() - began:6.0f} s  {run.path.name} at step {before}: {name}")
-            (HARMLESS | OTHERS)[name][1](run, rng)
-            run.goes_on(before)
-            met[name] += 1
+            FAULTS[name][1](run, rng)
+            run.met(before)
+            faults[name] += 1
             time.sleep(max(0.0, due - time.monotonic()))
+        wait_for(first, second)
         for run in (first, second):
             run.end(signal.SIGTERM, 0)
     finally:
@@ -314,12 +321,21 @@ def soak(folder: Path, minutes: float, seconds: float, seed: int, tell: Callable
                 run.ended(-signal.SIGKILL)
     whole = Kept(folder / "whole", steps=first.newest() + 1, keep=10**6, env_kwargs="{}")
     whole.ended(0, within=3600)
+    state(second.path)  # sound, whatever it went through
     return {
-        "faults": dict(sorted(met.items())),
+        "faults": dict(sorted(faults.items())),
+        "rows": sorted({FAULTS[name][0] for name in faults}),
         "starts": sum(first.ends.values()) + sum(second.ends.values()),
         "steps": [first.newest(), second.newest()],
         "compared": compare(first.path, whole.path),
     }
+
+
+def wait_for(*runs: Kept, all_of_them: bool = True) -> list[Kept]:
+    """Those that have recovered from their last fault, as soon as one has, or all."""
+    while len(ready := [run for run in runs if run.recovered()]) < (len(runs) if all_of_them else 1):
+        time.sleep(0.2)
+    return ready
 
 
 def compare(path: Path, whole: Path) -> list[int]:
