@@ -12,8 +12,11 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
-# XLA's older code generator for the CPU compiles in two thirds of the time. Children of tests inherit it.
-os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
+# Most programs here run once or twice, so the compiler need not try hard: XLA's older code generator for the CPU, and
+# no optimisation behind it, compile an update in a fifth of the time. Children of tests inherit it.
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 " + os.environ.get(
+    "XLA_FLAGS", ""
+)
 
 import hypothesis
 import jax

@@ -1,7 +1,5 @@
 """Small Dreamers and batches for them."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +27,6 @@ SMALL2023 = {k: v for k, v in VARIANTS["v3-2023"].items() if k in Config.__datac
 }
 KEY = jax.random.key(0)
 B, T = 2, 7
-# Most programs here run once or twice: the compiler need not try hard.
-jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def small_agent(obs=OBS, act=ACT, precision="float32", **values):

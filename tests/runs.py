@@ -87,7 +87,7 @@ def start(path: Path, algorithm: str, **values: Any) -> subprocess.Popen[str]:
 
 
 def wait_for_metrics(path: Path, lines: int) -> None:
-    until = time.monotonic() + 250  # only a safety net: on a busy machine a run takes long to begin
+    until = time.monotonic() + 840  # only a safety net: on a busy machine a run takes long to begin
     while len(log.read(path / "metrics.jsonl")) < lines:
         assert time.monotonic() < until, "the run writes no metrics"
         time.sleep(0.005)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, jit_once, random_batch
+from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, random_batch
 
 from reverie.algos import dreamer_v1, dreamer_v2
 from reverie.algos.dream_ppo import PPO, Config, Values, drawn, make_agent
@@ -28,7 +28,7 @@ def agent():
 
 @pytest.fixture(scope="module")
 def state(agent):
-    return jit_once(agent.init)(KEY)
+    return jax.jit(agent.init)(KEY)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def batch(agent):
 
 @pytest.fixture(scope="module")
 def train(agent):
-    return jit_once(agent.train)
+    return jax.jit(agent.train)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_what_goes_back_to_replay_is_where_it_was(agent, practised, train, batch
     # The deterministic state of the first row follows from the stored latent and the action alone.
     state, out, _ = practised
     again, out, _ = train(state, batch)
-    _, latents, _ = jit_once(agent._observe)(again.model, batch, KEY)
+    _, latents, _ = jax.jit(agent._observe)(again.model, batch, KEY)
     assert out["out/deter"].shape == (B, T, 256)
     assert out["out/stoch"].shape == (B, T, 32)
     found, expected = (np.asarray(x[:, 0], np.float32) for x in (out["out/deter"], latents.deter))
@@ -142,9 +142,9 @@ def test_devices_share_every_minibatch(agent):
         ({"first_continue": "predicted"}, "--first-continue predicted"),
         ({"planner": "gumbel", "improve": 0.5}, "--improve 0.5: the actor-critic"),
         ({"improve": 0.5}, "add --planner gumbel"),
-        ({"epochs": 0}, "--epochs must be positive"),
+        ({"epochs": 0}, "--epochs must be 1 or more"),
         ({"value_clip": -0.1}, "--value-clip must be 0 or more"),
-        ({"lam": 1.5}, "--lam must lie in"),
+        ({"lam": 1.5}, "--lam must be 0 to 1"),
     ],
 )
 def test_values_that_it_cannot_have_are_refused(values, message):
@@ -196,7 +196,7 @@ def test_any_dreamer_will_do(world):
 def test_any_dreamer_learns_in_every_parameter(world):
     kind, config = OTHERS[world]
     agent = kind(config, OBS, EVERY_ACTION, jnp.dtype("float32"))
-    state, batch, train = filled_state(agent), random_batch(agent, 2, 3), jit_once(agent.train)
+    state, batch, train = filled_state(agent), random_batch(agent, 2, 3), jax.jit(agent.train)
     after, _, metrics = train(state, batch)
     assert all(np.isfinite(v) for v in metrics.values())
     before, after = bits(state.model), bits(after.model)
@@ -206,7 +206,7 @@ def test_any_dreamer_learns_in_every_parameter(world):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "behavior"])
 def test_a_part_moves_alone(part, agent, state, batch):
-    after, out, metrics = jit_once(lambda *args: agent.train(*args, part=part))(state, batch)
+    after, out, metrics = jax.jit(lambda *args: agent.train(*args, part=part))(state, batch)
     before, after = bits(state.model), bits(after.model)
     moved = {k.split(".")[1] for k in before if before[k] != after[k]}
     assert moved == ({"pol", "val"} if part == "behavior" else {"enc", "dyn", "dec", "rew", "con"})
@@ -217,7 +217,7 @@ def test_a_part_moves_alone(part, agent, state, batch):
 @pytest.mark.slow
 def test_a_share_of_the_starts_is_some_of_the_rows(state, batch):
     seen, some = (
-        jit_once(agent.encode)(state.model, agent.split(batch), KEY)[1]
+        jax.jit(agent.encode)(state.model, agent.split(batch), KEY)[1]
         for agent in (small_agent(model_minibatches=1), small_agent(model_minibatches=1, start_gb=9 * 1540 / 1e9))
     )
     rows = [row.tobytes() for row in np.asarray(seen.latents.deter)]

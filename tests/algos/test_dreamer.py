@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, jit_once, random_batch
+from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, random_batch
 
 from reverie.algos import Unsuitable, dreamer_v1, dreamer_v2
 from reverie.algos.dreamer import Seen
@@ -32,7 +32,7 @@ def agent_of(version, obs=OBS, act=ACT, **values):
 
 
 def gradient(agent, state, batch):
-    grad = jit_once(jax.grad(agent.loss, has_aux=True))
+    grad = jax.jit(jax.grad(agent.loss, has_aux=True))
     return grad(state.model, state.slow, state.returns, batch, KEY)
 
 
@@ -56,7 +56,7 @@ def learned(request):
     """A small agent, its first state, that after 100 updates on one batch, and the metrics."""
     rates = dict.fromkeys(("learning_rate", "actor_learning_rate", "critic_learning_rate"), 0.003)
     agent = agent_of(request.param, **rates)
-    first, batch, traces, history = jit_once(agent.init)(KEY), random_batch(agent, 1, 8), [], []
+    first, batch, traces, history = jax.jit(agent.init)(KEY), random_batch(agent, 1, 8), [], []
 
     def counted(state, batch):
         traces.append(1)
@@ -112,7 +112,7 @@ def test_the_slow_critic_is_a_copy_now_and_then(learned):
 def test_a_part_of_an_update_moves_that_part_alone(version, part):
     agent = agent_of(version)
     state, batch = filled_state(agent), random_batch(agent, 1, 4)
-    after, _, metrics = jit_once(lambda s, b: agent.train(s, b, part))(state, batch)
+    after, _, metrics = jax.jit(lambda s, b: agent.train(s, b, part))(state, batch)
     moved = {
         name: bits(getattr(after.model, name)) != bits(getattr(state.model, name))
         for name in ("enc", "dyn", "dec", "rew", "con", "pol", "val")
@@ -183,7 +183,7 @@ def dreamt_loss(agent, state, name="policy"):
         losses, *_ = agent.behave(model, state.slow, ReturnScale(), seen, KEY)
         return losses[name].sum(), losses[name]
 
-    return jit_once(jax.grad(loss, has_aux=True))
+    return jax.jit(jax.grad(loss, has_aux=True))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_actions_lie_in_their_spaces(version, mode):
     agent = agent_of(version, act=EVERY_ACTION)
     state, rows = filled_state(agent), random_batch(agent, 3, 1)
     obs = {k: v[:, 0] for k, v in rows.items() if not k.startswith("action/")}
-    _, action, out = jit_once(lambda s, c, o: agent.policy(s, c, o, mode))(state, agent.init_carry(3, KEY), obs)
+    _, action, out = jax.jit(lambda s, c, o: agent.policy(s, c, o, mode))(state, agent.init_carry(3, KEY), obs)
     assert out == {}
     for name, space in EVERY_ACTION.items():
         value = np.asarray(action[f"action/{name}"])
@@ -239,7 +239,7 @@ def test_actions_lie_in_their_spaces(version, mode):
 def test_v1_explores_by_noise():
     agent = agent_of("v1", act={"box": BOX["box"], "token": Space("discrete", (), (50,))}, exploration=0.3)
     action = {"box": jnp.zeros((4000, 2, 1)), "token": jnp.zeros(4000, jnp.int32)}
-    noisy = jit_once(agent.explored)(action, KEY)
+    noisy = jax.jit(agent.explored)(action, KEY)
     assert abs(float(noisy["box"].std()) - 0.3) < 0.01
     assert abs(float((noisy["token"] != 0).mean()) - 0.3 * 49 / 50) < 0.03
 
@@ -253,7 +253,7 @@ def test_a_sampled_evaluation_draws_from_the_policy_and_explores_no_further(plan
     rows = {k: v[:, 0] for k, v in random_batch(agent, 1000, 1).items() if not k.startswith("action/")}
     often = {}
     for mode in ("eval", "sample", "train"):
-        _, action, _ = jit_once(agent.policy, static_argnums=3)(state, agent.init_carry(1000, KEY), rows, mode)
+        _, action, _ = jax.jit(agent.policy, static_argnums=3)(state, agent.init_carry(1000, KEY), rows, mode)
         often[mode] = float((action["action/token"] == 0).mean())
     assert often["eval"] == 1
     assert 0.55 < often["sample"] < 0.75, "e^2 / (e^2 + 4), and of the visits nearly so"
@@ -266,7 +266,7 @@ def test_images_must_be_of_the_size_that_the_networks_draw():
 
 
 def test_values_that_cannot_be_are_refused_by_name():
-    with pytest.raises(ValueError, match="--vector-layers must be positive, got 0"):
+    with pytest.raises(ValueError, match="--vector-layers must be 1 or more, got 0"):
         dreamer_v1.Config(vector_layers=0)
     with pytest.raises(ValueError, match=r"--actor-mix must lie in \[0, 1\], got 2"):
         dreamer_v2.Config(actor_mix=2)

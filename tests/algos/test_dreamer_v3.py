@@ -17,7 +17,6 @@ from dreamer import (
     T,
     bits,
     filled_state,
-    jit_once,
     random_batch,
     random_values,
     small_agent,
@@ -35,7 +34,7 @@ def agent():
 
 @pytest.fixture(scope="module")
 def init(agent):
-    return jit_once(agent.init)
+    return jax.jit(agent.init)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def test_the_gradient_reaches_images_and_every_kind_of_action():
     act = {k: EVERY_ACTION[k] for k in ("multi", "box")}
     agent = small_agent(obs, act)
     state, batch = filled_state(agent), random_batch(agent, 1, 2)
-    gradient = jit_once(jax.grad(agent.loss, has_aux=True))
+    gradient = jax.jit(jax.grad(agent.loss, has_aux=True))
     grads, (_, _, metrics) = gradient(state.model, state.slow, state.returns, batch, KEY)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
@@ -242,7 +241,7 @@ def test_sequences_begin_as_told(initial, state):
         f"out/{k}": ((B, T, *s.shape), s.dtype) for k, s in returned.items()
     }
 
-    run = jit_once(agent.loss)
+    run = jax.jit(agent.loss)
 
     def loss(batch):
         return run(state.model, state.slow, state.returns, batch, KEY)[0]
@@ -274,7 +273,7 @@ def test_refreshed_latents_are_the_ones_of_the_trained_rows(agent, train, state,
 
 
 def test_a_cut_bootstraps_and_an_end_does_not(agent, batch):
-    state, loss = filled_state(agent), jit_once(agent.loss)
+    state, loss = filled_state(agent), jax.jit(agent.loss)
     last = batch["is_last"].at[:, 3].set(True)
 
     def run(batch):
@@ -318,7 +317,7 @@ def assert_inside(space, action, count):
 def test_actions_lie_in_their_spaces_in_every_mode(mode):
     agent, count = small_agent(OBS, EVERY_ACTION), 60
     rows = first_rows(agent, count)
-    policy = jit_once(functools.partial(agent.policy, mode=mode))
+    policy = jax.jit(functools.partial(agent.policy, mode=mode))
     state, carry = filled_state(agent), agent.init_carry(count, KEY)
     carry, action, out = policy(state, carry, rows)
     assert action.keys() == {f"action/{k}" for k in EVERY_ACTION}
@@ -356,7 +355,7 @@ def test_a_single_action_of_any_kind_will_do(name):
 
 
 def test_the_first_row_of_an_episode_forgets_everything_before(agent, state):
-    policy = jit_once(functools.partial(agent.policy, mode="train"))
+    policy = jax.jit(functools.partial(agent.policy, mode="train"))
     rows = first_rows(agent, 2)
     begun, _, _ = policy(state, agent.init_carry(2, KEY), rows)
     fresh = agent.init_carry(2, begun.key)
@@ -373,7 +372,7 @@ def test_the_first_row_of_an_episode_forgets_everything_before(agent, state):
 
 @pytest.fixture(scope="module")
 def report(agent):
-    return jit_once(agent.report)
+    return jax.jit(agent.report)
 
 
 def test_a_report_leaves_out_what_follows_the_start_of_another_episode(agent, batch, report):
@@ -405,7 +404,7 @@ def test_a_dream_sees_some_rows_and_then_only_actions():
     state, batch = filled_state(agent), random_batch(agent, length=9)
     certain = lambda s: s.model.dyn.post_out.weight  # so that what is seen decides which latents are drawn
     state = eqx.tree_at(certain, state, 50 * certain(state))
-    dream = jit_once(agent.dream)
+    dream = jax.jit(agent.dream)
     out = dream(state, batch)
     kept = {k: batch[k][:, 1:] for k in ("obs/image", "obs/vector", "obs/token", "reward")}
     kept["obs/image"] = kept["obs/image"].astype(jnp.float32) / 255
@@ -431,7 +430,7 @@ def test_a_dream_sees_some_rows_and_then_only_actions():
 
 def test_what_was_learned_by_heart_is_dreamt(agent, state, batch, overfitted):
     # Random values from row to row: only a model that learned what follows what can tell the last two of them.
-    dream = jit_once(agent.dream)
+    dream = jax.jit(agent.dream)
     before, after = (dream(s, batch) for s in (state, overfitted[0]))
     shares = [float(e.sum() / v.sum()) for e, v in (d.squares("obs/vector") for d in (before, after))]
     assert shares[1] < 0.3 * shares[0], shares
@@ -451,7 +450,7 @@ def test_sixty_four_steps_are_dreamt_below_one_percent_of_their_variance(task, m
 
 def test_a_dream_speaks_in_the_units_of_the_env(agent, batch):
     state = filled_state(agent)
-    out = jit_once(agent.dream)(state, batch)
+    out = jax.jit(agent.dream)(state, batch)
     _, latents, _ = agent._observe(state.model, batch, jax.random.fold_in(state.key, state.updates))
     vector = np.asarray(agent._decode(state.model, latents)["vector"].mean[:, :5])
     raw = np.sign(vector) * np.expm1(np.abs(vector))
@@ -463,7 +462,7 @@ def test_a_dream_is_over_where_an_episode_begins(agent, batch):
     begun = batch | {"is_first": batch["is_first"].at[0, 6].set(True).at[1, 4].set(True)}
     dream = jax.eval_shape(agent.dream, state, begun)
     assert dream.valid.shape == (B, T)
-    valid = np.asarray(jit_once(agent.dream)(state, begun).valid)
+    valid = np.asarray(jax.jit(agent.dream)(state, begun).valid)
     assert valid.tolist() == [5 * [True] + 2 * [False], 7 * [True]], "what is seen may begin an episode"
     for seen in (0, T):
         with pytest.raises(ValueError, match=f"1 to {T - 1} of them, got seen={seen}"):

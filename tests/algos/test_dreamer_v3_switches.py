@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL2023, bits, filled_state, jit_once, random_batch, small_agent
+from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL2023, bits, filled_state, random_batch, small_agent
 
 from reverie.algos.dreamer import Seen
 from reverie.algos.dreamer_v3 import make_optimizer
@@ -22,7 +22,7 @@ def agent_2023(obs=OBS, act=ACT, **values):
 
 def gradient(agent, state, batch):
     """Gradient and metrics of the loss."""
-    grads, (_, _, metrics) = jit_once(jax.grad(agent.loss, has_aux=True))(
+    grads, (_, _, metrics) = jax.jit(jax.grad(agent.loss, has_aux=True))(
         state.model, state.slow, state.returns, batch, KEY
     )
     return grads, metrics
@@ -51,7 +51,7 @@ def test_the_gradient_of_2023_reaches_every_parameter_of_images_vectors_and_acti
 def learned_2023():
     """States and metrics of 100 updates of the smallest v3-2023 on one batch, and how often the update was traced."""
     agent = agent_2023(learning_rate=3e-3, behavior_learning_rate=3e-3, behavior_eps=1e-8)
-    state, batch, history = jit_once(agent.init)(KEY), random_batch(agent, 1, 8), []
+    state, batch, history = jax.jit(agent.init)(KEY), random_batch(agent, 1, 8), []
     traces = 0
 
     def counted(state, batch):
@@ -101,7 +101,7 @@ def test_world_model_actor_and_critic_are_clipped_and_moved_apart():
     fill = lambda value: jax.tree.map(lambda x: jnp.full(x.shape, value), params)
     optimizer = make_optimizer(agent.config)
 
-    @jit_once
+    @jax.jit
     def step(params, grads):
         return optimizer.update(grads, optimizer.init(params), params)[0]
 
@@ -131,7 +131,7 @@ def test_the_dynamics_gradient_moves_the_policy_and_nothing_else():
             losses, *_ = agent.imagined(model, state.slow, state.returns, Seen({}, latents, jnp.ones((1, 3))), KEY)
             return losses["policy"].sum()
 
-        grads = jit_once(jax.grad(loss))(state.model)
+        grads = jax.jit(jax.grad(loss))(state.model)
         moved, _ = reached(grads)
         assert moved
         assert all(name.startswith(".pol") for name in moved)
@@ -155,7 +155,7 @@ def plain():
 
 
 def metrics_of(agent, state, batch):
-    return jit_once(agent.loss)(state.model, state.slow, state.returns, batch, KEY)[1][2]
+    return jax.jit(agent.loss)(state.model, state.slow, state.returns, batch, KEY)[1][2]
 
 
 def test_averaging_divides_the_kl_before_free_nats_are_granted(plain):
@@ -171,7 +171,7 @@ def test_a_true_first_flag_and_a_fixed_discount(plain):
     state, batch, _ = plain
     ended = batch | {k: jnp.ones_like(batch[k]) for k in ("is_terminal", "is_last")}
     agent = small_agent(OBS, ACT, discount="fixed", first_continue="true")
-    run = jit_once(agent.loss)
+    run = jax.jit(agent.loss)
     alive, dead = (run(state_of(agent, state), state.slow, state.returns, rows, KEY)[1][2] for rows in (batch, ended))
     # Where the world ended there is nothing to imagine; where it goes on, the first step counts in full.
     assert dead["imagined/length"] == dead["loss/policy"] == dead["loss/value"] == 0

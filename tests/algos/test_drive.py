@@ -1,10 +1,11 @@
 """The policy in its own imagination."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import KEY, OBS, filled_state, jit_once, random_batch
+from dreamer import KEY, OBS, filled_state, random_batch
 
 from reverie.algos import dreamer_v1
 from reverie.envs.base import Space
@@ -36,7 +37,7 @@ def test_a_drive_is_the_dream_of_what_the_greedy_policy_does():
     agent, state = agent_and_state(0.0)  # a chance of one half is not the likelier one
     batch, model = random_batch(agent, 2, SEEN), state.model
 
-    @jit_once
+    @jax.jit
     def by_hand(batch):
         """The actions from the last row seen on, `[B, DRIVEN, 2]`."""
         _, latents, _ = agent._observe(model, batch, KEY)
@@ -50,8 +51,8 @@ def test_a_drive_is_the_dream_of_what_the_greedy_policy_does():
     assert np.abs(np.diff(actions, axis=1)).max() > 1e-4, "what it does depends on what it imagines"
     longer = {k: jnp.concatenate([batch[k], x[:, SEEN:]], 1) for k, x in random_batch(agent, 2, SEEN + DRIVEN).items()}
     longer["action/box"] = longer["action/box"].at[:, SEEN - 1 : -1].set(actions)
-    dreamt = jit_once(agent.dream, static_argnums=2)(state, longer, SEEN).dream
-    driven = jit_once(agent.drive, static_argnums=2)(state, batch, DRIVEN)
+    dreamt = jax.jit(agent.dream, static_argnums=2)(state, longer, SEEN).dream
+    driven = jax.jit(agent.drive, static_argnums=2)(state, batch, DRIVEN)
     assert driven.keys() == dreamt.keys() | {"valid"}
     for key in dreamt:
         np.testing.assert_allclose(driven[key], dreamt[key], rtol=1e-4, atol=1e-5)
@@ -61,5 +62,5 @@ def test_a_drive_is_the_dream_of_what_the_greedy_policy_does():
 
 def test_a_drive_is_over_after_the_row_that_the_model_takes_for_the_last():
     agent, state = agent_and_state(-1.0)
-    driven = jit_once(agent.drive, static_argnums=2)(state, random_batch(agent, 2, SEEN), DRIVEN)
+    driven = jax.jit(agent.drive, static_argnums=2)(state, random_batch(agent, 2, SEEN), DRIVEN)
     np.testing.assert_array_equal(driven["valid"], [[True] * (SEEN + 1) + [False] * (DRIVEN - 1)] * 2)

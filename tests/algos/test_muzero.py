@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dreamer import bits, jit_once
+from dreamer import bits
 from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
 
 from reverie import algos, api, health
@@ -19,13 +19,13 @@ from reverie.model.unroll import Towers
 
 KEY = jax.random.key(0)
 AGENTS = {name: small_agent(name) for name in FAMILY}
-TRAIN = {name: jit_once(agent.train) for name, agent in AGENTS.items()}
+TRAIN = {name: jax.jit(agent.train) for name, agent in AGENTS.items()}
 STATES = {}
 
 
 def begun(name):
     if name not in STATES:
-        STATES[name] = jit_once(AGENTS[name].init)(KEY)
+        STATES[name] = jax.jit(AGENTS[name].init)(KEY)
     return STATES[name]
 
 
@@ -52,7 +52,7 @@ OFTEN = pytest.mark.parametrize(
 @HARD
 def test_the_gradient_reaches_every_parameter(name):
     agent, batch = AGENTS[name], random_batch(AGENTS[name])
-    grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
+    grads, _ = jax.jit(jax.grad(agent.loss, has_aux=True))(moved(begun(name).model), batch, jnp.int32(0), KEY)
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         where = jax.tree_util.keystr(path)
         if ".after.body" in where and any(part in where for part in (".enc", ".out.")):
@@ -85,7 +85,7 @@ def test_the_same_key_gives_the_same_result_and_another_key_another(name):
     one, other = (TRAIN[name](state, batch) for _ in range(2))
     assert bits(one) == bits(other)
     agent = AGENTS[name]
-    policy = jit_once(agent.policy, static_argnums=3)
+    policy = jax.jit(agent.policy, static_argnums=3)
     rows = first_rows(agent, 8)
     acts = [policy(state, agent.init_carry(8, jax.random.key(k)), rows, "train")[1] for k in (1, 1, 2)]
     assert bits(acts[0]) == bits(acts[1])
@@ -123,7 +123,7 @@ def test_a_colossal_reward_is_learned_from_and_leaves_everything_finite(name, re
 def test_actions_lie_in_their_spaces_in_every_mode(name, mode):
     agent = AGENTS[name]
     rows = first_rows(agent, 6)
-    carry, action, out = jit_once(agent.policy, static_argnums=3)(begun(name), agent.init_carry(6, KEY), rows, mode)
+    carry, action, out = jax.jit(agent.policy, static_argnums=3)(begun(name), agent.init_carry(6, KEY), rows, mode)
     for key, space in agent.act_space.items():
         value = np.asarray(action[f"action/{key}"])
         assert value.shape == (6, *space.shape)
@@ -142,7 +142,7 @@ def test_a_sampled_evaluation_draws_from_the_policy_of_a_search_without_noise(na
     agent = small_agent(name, random_moves=1.0)
     state = eqx.tree_at(lambda s: s.model, begun(name), moved(begun(name).model))
     rows = jax.tree.map(lambda x: x.repeat(2000, 0), first_rows(agent, 1))
-    act = jit_once(agent.policy, static_argnums=3)
+    act = jax.jit(agent.policy, static_argnums=3)
     carry = agent.init_carry(2000, KEY)
     (_, greedy, best), (_, drawn, out) = (act(state, carry, rows, mode) for mode in ("eval", "sample"))
     if agent.enumerated:
@@ -196,8 +196,8 @@ def test_only_legal_actions_are_taken_and_learned(algorithm, mode):
     legal = np.random.default_rng(0).random((16, 5)) < 0.4
     legal[:, 3] |= ~legal.any(1)
     rows["obs/legal"] = jnp.asarray(legal)
-    _, action, out = jit_once(agent.policy, static_argnums=3)(
-        jit_once(agent.init)(KEY), agent.init_carry(16, KEY), rows, mode
+    _, action, out = jax.jit(agent.policy, static_argnums=3)(
+        jax.jit(agent.init)(KEY), agent.init_carry(16, KEY), rows, mode
     )
     assert legal[np.arange(16), np.asarray(action["action/action"])].all()
     assert (np.asarray(out["out/policy"])[~legal] == 0).all()
@@ -205,10 +205,9 @@ def test_only_legal_actions_are_taken_and_learned(algorithm, mode):
 
 @OFTEN
 def test_the_priority_is_the_error_of_the_searched_value(name):
-    agent, batch = AGENTS[name], random_batch(AGENTS[name])
-    if agent.config.reanalyse:
-        pytest.skip("its values are searched again first")
-    _, out, _ = TRAIN[name](begun(name), batch)
+    agent = small_agent(name, bootstrap="stored", reanalyse=0.0)  # or its values are others before
+    batch = random_batch(agent)
+    _, out, _ = jax.jit(agent.train)(jax.jit(agent.init)(KEY), batch)
     g, value = agent.config.discount, np.asarray(batch["out/value"])
     reward, n, lam = np.asarray(batch["reward"]), agent.config.n_step, agent.config.lam
     later = value[:, n]
@@ -220,7 +219,7 @@ def test_the_priority_is_the_error_of_the_searched_value(name):
 
 def test_importance_weights_scale_the_loss_of_their_sequence():
     agent, batch = AGENTS["gumbel_muzero"], random_batch(AGENTS["gumbel_muzero"])
-    loss = jit_once(lambda b: agent.loss(begun("gumbel_muzero").model, b, jnp.int32(0), KEY)[0])
+    loss = jax.jit(lambda b: agent.loss(begun("gumbel_muzero").model, b, jnp.int32(0), KEY)[0])
     whole = loss(batch)
     parts = [loss(batch | {"weight": jnp.eye(B)[i]}) for i in range(B)]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
@@ -232,8 +231,8 @@ def test_importance_weights_scale_the_loss_of_their_sequence():
 def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
     agent = small_agent("gumbel_muzero", reanalyse=0.5, bootstrap=bootstrap)
     batch = random_batch(agent)
-    state = jit_once(agent.init)(KEY)
-    _, out, metrics = jit_once(agent.train)(state, batch)
+    state = jax.jit(agent.init)(KEY)
+    _, out, metrics = jax.jit(agent.train)(state, batch)
     span = agent.config.unroll + 1
     for key in ("out/policy", "out/value"):
         same = np.asarray(out[key] == batch[key][:, agent.context :])
@@ -245,7 +244,7 @@ def test_reanalysis_changes_targets_and_only_those_of_its_share(bootstrap):
         assert bootstrap != "search" or not same[: B // 2].any()
     assert float(metrics["reanalyse/value_moved"]) > 0
     none = small_agent("gumbel_muzero", reanalyse=0.0, bootstrap=bootstrap)
-    _, out, _ = jit_once(none.train)(state, batch)
+    _, out, _ = jax.jit(none.train)(state, batch)
     assert set(out) == {"out/priority"}
 
 
@@ -273,7 +272,7 @@ def test_no_target_depends_on_a_stored_value_unless_that_is_asked_for(case, boot
     for key, at in flags.items():
         batch[key] = batch[key].at[at].set(True)
 
-    @jit_once
+    @jax.jit
     def targets(state, batch):
         """What the values of states 0 to K are to be, where that can be known, and that of the root's search."""
         given, losses = [], agent.losses
@@ -282,7 +281,7 @@ def test_no_target_depends_on_a_stored_value_unless_that_is_asked_for(case, boot
         ((window, used),) = given
         return jnp.where(window.known, window.value, 0.0), used["out/value"][:, agent.context]
 
-    state = jit_once(agent.init)(KEY)
+    state = jax.jit(agent.init)(KEY)
     state = eqx.tree_at(lambda s: (s.updates, s.target), state, (jnp.int32(4), moved(state.target)))
     stale = batch | {"out/value": batch["out/value"] + 10.0}
     (one, root), (other, other_root) = targets(state, batch), targets(state, stale)
@@ -297,7 +296,7 @@ def test_no_target_depends_on_a_stored_value_unless_that_is_asked_for(case, boot
 def test_unrolled_values_may_be_those_of_what_is_seen(monkeypatch):
     """Only the root's value learns returns; a terminal row ends the world for the other states."""
     agent = small_agent("muzero", unrolled_value="seen")
-    model, batch, last = moved(jit_once(agent.init)(KEY).model), random_batch(agent), agent.config.unroll
+    model, batch, last = moved(jax.jit(agent.init)(KEY).model), random_batch(agent), agent.config.unroll
     batch |= {k: jnp.zeros_like(batch[k]).at[0, last].set(True) for k in ("is_last", "is_terminal")}
     windows, losses = [], agent.losses
     monkeypatch.setattr(agent, "losses", lambda *args: windows.append(args[2]) or losses(*args))
@@ -316,7 +315,7 @@ def test_actions_change_the_dynamics_and_a_blind_model_is_told():
     seen = health.action_blind().shows
 
     def influence(model):
-        _, (_, metrics) = jit_once(agent.loss)(model, batch, jnp.int32(0), KEY)
+        _, (_, metrics) = jax.jit(agent.loss)(model, batch, jnp.int32(0), KEY)
         return {"action/influence": float(metrics["action/influence"])}
 
     model = begun("gumbel_muzero").model
@@ -351,17 +350,17 @@ def test_frames_are_stacked_alike_when_acting_and_when_training(network):
 @pytest.mark.parametrize("obs", [BOARD, IMAGE], ids=["board", "image"])
 def test_towers_learn_from_boards_and_pictures(obs):
     agent = small_agent("gumbel_muzero", obs, network="tower", n_step=2)
-    batch, state = random_batch(agent), jit_once(agent.init)(KEY)
+    batch, state = random_batch(agent), jax.jit(agent.init)(KEY)
     assert state.model.gamma == (-0.997 if "player" in obs else 0.997)
-    grads, _ = jit_once(jax.grad(agent.loss, has_aux=True))(moved(state.model), batch, jnp.int32(0), KEY)
+    grads, _ = jax.jit(jax.grad(agent.loss, has_aux=True))(moved(state.model), batch, jnp.int32(0), KEY)
     assert all((g != 0).any() for g in jax.tree.leaves(grads))
 
 
 def test_boards_are_read_off_every_state_until_the_episode_ends():
     agent = small_agent("muzero", BOARD, decode_scale=1.0, channels=16, learning_rate=1e-2)
-    batch, state = random_batch(agent), jit_once(agent.init)(KEY)
+    batch, state = random_batch(agent), jax.jit(agent.init)(KEY)
     assert small_agent("muzero", BOARD).make_model(KEY).dec is None
-    train, loss, told = jit_once(agent.train), jit_once(agent.loss), []
+    train, loss, told = jax.jit(agent.train), jax.jit(agent.loss), []
     for _ in range(100):
         state, _, metrics = train(state, batch)
         told.append(float(metrics["loss/decode/board"]))
@@ -405,7 +404,7 @@ def test_the_gradient_into_the_root_is_halved_at_every_step():
                 hidden = model.advance(hidden._replace(state=part), actions[:, k])
             return hidden.state[..., 0].sum()
 
-        return jit_once(jax.grad(chain))(model.represent({"vector": batch["obs/vector"][:, 0]}).state)
+        return jax.jit(jax.grad(chain))(model.represent({"vector": batch["obs/vector"][:, 0]}).state)
 
     np.testing.assert_allclose(end(0.5), 0.25 * end(1.0), rtol=1e-4, atol=1e-7)
 
@@ -416,7 +415,7 @@ def test_value_prefixes_begin_anew_at_their_horizon():
     window = Window(sums, sums, sums > 0, sums > 0, sums < 0)
     #          step       1  2    3  4    5
     np.testing.assert_array_equal(agent.rewarded(window), [[0, 1, 1 + 2, 3, 3 + 4, 5]])
-    model = moved(jit_once(agent.init)(KEY).model)
+    model = moved(jax.jit(agent.init)(KEY).model)
     hidden, totals = model.represent({"vector": jnp.ones((1, 3))}), []
     for _ in range(5):
         hidden = model.advance(hidden, jnp.zeros(1, jnp.int32))
@@ -451,7 +450,7 @@ def test_old_data_is_trusted_for_fewer_steps():
 @pytest.mark.slow
 def test_candidates_that_come_from_a_broader_policy_weigh_less():
     agent = small_agent("sampled_muzero", candidates=64, broad=0.5)
-    model = moved(jit_once(agent.init)(KEY).model)
+    model = moved(jax.jit(agent.init)(KEY).model)
     hidden = model.represent({"vector": jnp.ones((2, 3))})
     codes, prior = model.proposed(hidden, KEY).memory
     policy, _ = model.judge_all(hidden)
@@ -485,7 +484,7 @@ def test_chance_takes_turns_with_the_player():
 @pytest.mark.parametrize("unrolled_value", ["return", "seen"])
 def test_an_afterstate_learns_what_came_of_it_and_nothing_of_another_episode(unrolled_value):
     agent = small_agent("stochastic_muzero", unrolled_value=unrolled_value)
-    loss, model, batch = jit_once(agent.loss), moved(jit_once(agent.init)(KEY).model), random_batch(agent)
+    loss, model, batch = jax.jit(agent.loss), moved(jax.jit(agent.init)(KEY).model), random_batch(agent)
     names = ["loss/after_value", "loss/chance", "loss/commitment"]
 
     def change(key, row, batch=batch):
@@ -514,7 +513,7 @@ def test_codes_of_chance_stay_in_use_with_their_balance():
 
     def used(balance):
         agent = small_agent("stochastic_muzero", balance_scale=balance)
-        batch, train, state = random_batch(agent), jit_once(agent.train), jit_once(agent.init)(KEY)
+        batch, train, state = random_batch(agent), jax.jit(agent.train), jax.jit(agent.init)(KEY)
         for _ in range(60):
             state, _, metrics = train(state, batch)
         return float(metrics["loss/balance"])
@@ -527,12 +526,12 @@ def test_a_dream_tells_rewards_and_values(name):
     agent = AGENTS[name]
     rows = random_batch(agent)
     longer = {k: jnp.concatenate([v, v], 1) for k, v in rows.items() if k != "weight"}
-    dream = jit_once(lambda s, b: agent.dream(s, b, 3))(begun(name), longer)
+    dream = jax.jit(lambda s, b: agent.dream(s, b, 3))(begun(name), longer)
     assert dream.dream.keys() == dream.truth.keys() == {"reward", "value"}
     for key in dream.dream:
         assert dream.dream[key].shape == dream.truth[key].shape
         assert jnp.isfinite(dream.dream[key]).all()
-    metrics = jit_once(agent.report)(begun(name), longer)
+    metrics = jax.jit(agent.report)(begun(name), longer)
     assert {"open_loop/reward/1", "open_loop/value/1"} <= metrics.keys()
 
 
@@ -543,7 +542,7 @@ def test_the_policy_learns_what_is_best_inside_the_model():
     ones = jnp.ones((32, agent.config.unroll + 1), bool)
     window = Window(ones.astype(jnp.float32), ones.astype(jnp.float32), ones, ones, ~ones)
 
-    @jit_once
+    @jax.jit
     def enumerated(model):
         states = agent.unroll(model, batch, agent.taken(batch)[:, : agent.config.unroll])
         places = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]).repeat(5, 0), states)
@@ -559,7 +558,7 @@ def test_the_policy_learns_what_is_best_inside_the_model():
 
     optimizer, gradient = optax.adam(0.03), jax.value_and_grad(losses, has_aux=True)
 
-    @jit_once
+    @jax.jit
     def learned(model):
         """The policy after 300 updates of its own, and what the first of them leaves out and moves."""
         some = window._replace(real=ones.at[0, 1:].set(False))
@@ -595,7 +594,7 @@ def test_the_policy_acts_alone_and_nothing_searches(monkeypatch):
     state = eqx.tree_at(lambda s: s.model, state, moved(state.model))
     rows, carry = first_rows(agent, 64), agent.init_carry(64, KEY)
     prior, value = state.model.evaluate(state.model.represent({"vector": rows["obs/vector"]}))
-    act = jit_once(agent.policy, static_argnums=3)
+    act = jax.jit(agent.policy, static_argnums=3)
     _, action, out = act(state, carry, rows, "eval")
     np.testing.assert_array_equal(action["action/action"], prior.argmax(-1))
     np.testing.assert_allclose(out["out/policy"], jnp.exp(prior), rtol=1e-4)

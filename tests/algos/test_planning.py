@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import EVERY_ACTION, KEY, B, T, filled_state, jit_once, random_batch, small_agent
+from dreamer import EVERY_ACTION, KEY, B, T, filled_state, random_batch, small_agent
 
 from reverie.algos import Unsuitable, load
 from reverie.algos.dreamer import Seen
@@ -51,7 +51,7 @@ def play(planner, simulations, greedy):
     """What 64 searches from the crossroads find, each with its own noise if it is not greedy."""
     config = Planning(planner=planner, simulations=simulations)
     begin = Latent(jnp.eye(5)[jnp.zeros(64, int)], jnp.zeros((64, 1, 1)))
-    return jax.device_get(jit_once(lambda key: search(config, Crossroads(), begin, key, None, greedy))(KEY))
+    return jax.device_get(jax.jit(lambda key: search(config, Crossroads(), begin, key, None, greedy))(KEY))
 
 
 def test_gumbel_finds_what_the_actor_does_not_like():
@@ -103,7 +103,7 @@ def test_a_greedy_action_is_that_of_the_thought_behind_it():
         traces.append(None)
         return agent.policy(*args, "eval"), agent.think(*args)
 
-    compiled, carry = jit_once(both), agent.init_carry(1, KEY)
+    compiled, carry = jax.jit(both), agent.init_carry(1, KEY)
     for _ in range(3):
         (carry, action, out), (actions, found) = compiled(state, carry, rows)
         np.testing.assert_array_equal(action["action/action"], actions["action"][found.action])
@@ -122,7 +122,7 @@ def seen_by(agent, alive):
 
 def logp(agent, model, seen):
     """Of the actor at every row, `[B * T, A]`."""
-    read = jit_once(lambda model: model.pol(features(agent.starts(seen)))["action"].logp[:, 0])
+    read = jax.jit(lambda model: model.pol(features(agent.starts(seen)))["action"].logp[:, 0])
     return np.asarray(read(model))
 
 
@@ -140,7 +140,7 @@ def test_the_actor_is_moved_to_what_the_search_prefers_and_nothing_else_is(monke
         distance, metrics = agent.improved(model, seen, KEY)
         return distance.mean(), (metrics, plans[-1].policy)
 
-    (before, (metrics, target)), grads = jit_once(jax.value_and_grad(loss, has_aux=True))(model)
+    (before, (metrics, target)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(model)
     assert metrics["improve/kl"] > 0.1
     for name in ("enc", "dyn", "dec", "rew", "con", "val"):
         assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(getattr(grads, name))), name
@@ -156,7 +156,7 @@ def test_the_loss_is_the_cross_entropy_where_the_world_goes_on(monkeypatch):
     target = jnp.tile(jnp.array([0.5, 0.5, 0.0]), (B * T, 1))
     monkeypatch.setattr(agent, "search", lambda *args, **kwargs: Found(*[None] * 6)._replace(policy=target))
     seen = seen_by(agent, alive)
-    distance, metrics = jit_once(agent.improved)(model, seen, KEY)
+    distance, metrics = jax.jit(agent.improved)(model, seen, KEY)
     expected = -logp(agent, model, seen)[:, :2].mean(-1)
     np.testing.assert_allclose(distance.ravel(), expected * np.ravel(alive), rtol=1e-5)
     kl = (expected - np.log(2))[np.ravel(alive) == 1].mean()

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import jit_once
 from four_moves import MOVES, ORDERS, SIDES, TURNS
 from jax.tree_util import keystr, tree_flatten_with_path
 from planners import VECTOR, random_batch, small_agent
@@ -153,7 +152,7 @@ def batch_of_turns(agent: Any, seed: int = 0, batch: int = 64) -> dict[str, Any]
 @pytest.mark.parametrize("algorithm", ["gumbel_muzero", pytest.param("stochastic_muzero", marks=pytest.mark.slow)])
 def test_whose_turn_comes_is_learned_and_gives_the_discount_its_sign(algorithm):
     agent = small_agent(algorithm, IRREGULAR, unroll=1, units=32, hidden=16, learning_rate=1e-2, prioritized=False)
-    state, train, gamma = jit_once(agent.init)(KEY), jit_once(agent.train), agent.config.discount
+    state, train, gamma = jax.jit(agent.init)(KEY), jax.jit(agent.train), agent.config.discount
     batch = batch_of_turns(agent)
 
     def discounts(model: Any) -> Any:
@@ -170,7 +169,7 @@ def test_whose_turn_comes_is_learned_and_gives_the_discount_its_sign(algorithm):
 
 def test_turns_beyond_the_end_of_a_game_teach_nothing():
     agent = small_agent("gumbel_muzero", IRREGULAR, prioritized=False)
-    loss, model, batch = jit_once(agent.loss), jit_once(agent.init)(KEY).model, batch_of_turns(agent, batch=4)
+    loss, model, batch = jax.jit(agent.loss), jax.jit(agent.init)(KEY).model, batch_of_turns(agent, batch=4)
 
     def told(rows: Any) -> float:
         return float(loss(model, rows, jnp.int32(0), KEY)[1][1]["loss/turn"])
@@ -214,7 +213,7 @@ def test_an_afterstate_is_worth_what_it_is_to_the_player_who_moved():
 def test_a_run_that_did_not_learn_whose_turn_comes_goes_on_and_learns_it(caplog):
     """It was saved by a version that took turns for strict, and plays on as it did."""
     agent = small_agent("gumbel_muzero", IRREGULAR)
-    state = jit_once(agent.init)(jax.random.key(7))
+    state = jax.jit(agent.init)(jax.random.key(7))
     saved = {f"agent/{name}": x for name, x in flatten(state).items() if "/turn/" not in name}
     spaces = {name: base.to_json(getattr(agent, name)) for name in ("obs_space", "act_space")}
     found = agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0"), ""))
@@ -232,7 +231,7 @@ def test_a_run_that_did_not_learn_whose_turn_comes_goes_on_and_learns_it(caplog)
 
 def test_a_run_of_a_version_that_did_not_say_how_turns_are_taken_is_the_same_game():
     agent = small_agent("gumbel_muzero", STRICT)
-    saved = {f"agent/{name}": x for name, x in flatten(jit_once(agent.init)(KEY)).items()}
+    saved = {f"agent/{name}": x for name, x in flatten(jax.jit(agent.init)(KEY)).items()}
     spaces = {name: base.to_json(getattr(agent, name)) for name in ("obs_space", "act_space")}
     assert spaces["obs_space"]["player"].pop("alternating") is True
     assert agent_state(agent, Checkpoint(0, saved, spaces, Path("step-0"), "")).model.gamma == -0.997
@@ -243,7 +242,7 @@ def test_a_run_of_a_version_that_did_not_say_how_turns_are_taken_is_the_same_gam
 
 def greedy(agent: Any, state: Any, envs: DeviceEnvs) -> dict[str, str]:
     """What is played in each order of turns."""
-    policy = jit_once(lambda *x: agent.policy(*x, "eval"))
+    policy = jax.jit(lambda *x: agent.policy(*x, "eval"))
     world, carry, moves = envs.begin(), agent.init_carry(envs.num, KEY), []
     order = np.asarray(world.state.order)
     for _ in range(MOVES):

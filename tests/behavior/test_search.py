@@ -58,7 +58,6 @@ def random_table(seed, states=40, actions=5, discounts=(0.0, 0.9, -0.9, 0.9)):
 
 
 _JITTED: dict = {}
-QUICK = {"xla_backend_optimization_level": 0}  # compiling takes most of the time here
 TRACED = ("legal", "scale", "temperature", "noise")
 
 
@@ -75,7 +74,7 @@ def run(rule, table, root, key=None, **settings):
 
     name = (rule, *sorted(settings.items()))
     if name not in _JITTED:
-        _JITTED[name] = jax.jit(call, compiler_options=QUICK)
+        _JITTED[name] = jax.jit(call)
     return _JITTED[name](table, root, jax.random.key(0) if key is None else key, **traced)
 
 
@@ -198,7 +197,7 @@ def mctx_search(rule, table, root, legal, noise, simulations, max_depth):
 @pytest.mark.parametrize("rule", ["gumbel", "puct"])
 def test_every_node_is_that_of_mctx(rule, max_depth):
     """On 96 random trees of 33 nodes: two players, ends, masks at the root, noise."""
-    theirs = jax.jit(lambda *args: mctx_search(rule, *args, 32, max_depth), compiler_options=QUICK)
+    theirs = jax.jit(lambda *args: mctx_search(rule, *args, 32, max_depth))
     for seed in range(4):
         rng = np.random.default_rng(seed)
         table, root = random_table(seed), jnp.asarray(rng.integers(0, 40, 24))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import KEY, filled_state, jit_once, small_agent
+from dreamer import KEY, filled_state, small_agent
 
 from reverie.envs.base import Space
 from reverie.nn.init import drawn
@@ -38,7 +38,7 @@ def test_orthogonal_matrices_times_the_gain(shape):
 
 def test_hidden_layers_and_outputs_begin_as_told():
     given = {"hidden_init": "orthogonal", "mean_init": "zero", "std_init": "orthogonal", "critic_init": "small"}
-    model = jit_once(small_agent(act=BOX, **given).init)(KEY).model
+    model = jax.jit(small_agent(act=BOX, **given).init)(KEY).model
     policy, critic, hidden = model.pol.outs["box"], model.val.out, model.pol.mlp.linears[1]
     assert (policy.mean.weight == 0).all()
     np.testing.assert_allclose(policy.std.weight.T @ policy.std.weight, np.eye(2), atol=1e-5)

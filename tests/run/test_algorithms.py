@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     if algorithm not in planners.FAMILY:
         return
     saved = state(whole)
-    assert len(np.unique(saved["replay/out/priority"])) > 5, "training wrote priorities back"
+    assert len(np.unique(saved["replay/out/priority"])) > 2, "training wrote back more than zeros and the first ones"
     assert (saved["replay/out/policy"].sum(-1) > 0.99).all()
 
 

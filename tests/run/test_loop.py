@@ -252,9 +252,8 @@ def test_a_run_ends_when_an_evaluation_is_good_enough(whole: Path, tmp_path: Pat
 def test_each_function_is_traced_once(tmp_path: Path) -> None:
     given = config.override(config.default("fake"), **QUICK | {"video_every": 100})
     result = run_quietly(given, tmp_path)
-    assert result.traces == dict.fromkeys(
-        ["policy/train", "policy/eval", "policy/random", "train", "report", "dream"], 1
-    )
+    once = ["policy/train", "policy/eval", "policy/random", "train", "report", "dream"]
+    assert result.traces == {**dict.fromkeys(once, 1), "policy/sample": 0}
     assert {"rest", "envs", "policy", "train", "replay"} <= result.seconds.keys()
 
 
@@ -435,7 +434,7 @@ def test_exit_codes_of_signals(tmp_path: Path, number: int, code: int) -> None:
     process = start(tmp_path, **{**LONG, "steps": 10**7})
     wait_for_metrics(tmp_path, 3)
     process.send_signal(number)
-    errors = process.communicate(timeout=250)[1]
+    errors = process.communicate(timeout=840)[1]
     assert process.returncode == code, errors
     checkpoint = Checkpoints(tmp_path / "checkpoints").load_latest()
     assert checkpoint is not None

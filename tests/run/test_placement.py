@@ -42,11 +42,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algos.ALGORITHMS, "fake", "fakes")
 
 
-def child(*argv: str, cheap: bool = False) -> subprocess.CompletedProcess[str]:
+def child(*argv: str) -> subprocess.CompletedProcess[str]:
     """A Python that sees four CPUs."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    if cheap:  # of two programs that run three times
-        flags += " --xla_backend_optimization_level=0"
     path = f"{Path(reverie.__file__).parents[1]}:{HERE.parent}"
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
     done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, env=env)
@@ -63,7 +61,7 @@ def train_on_four(path: Path, **values: Any) -> str:
 
 @pytest.mark.parametrize("obs", [pytest.param("vector", marks=pytest.mark.slow), "image"])
 def test_four_devices_compute_what_one_does(tmp_path: Path, obs: str) -> None:
-    child(str(HERE / "several_devices.py"), str(tmp_path), obs, cheap=True)
+    child(str(HERE / "several_devices.py"), str(tmp_path), obs)
     one, four = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "four"))
     assert one.keys() == four.keys()
     assert {f"0/loss/decode/{obs}", "2/out/deter", "state/model/pol/mlp/linears/0/weight"} <= one.keys()

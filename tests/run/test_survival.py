@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_for_a_while_changes_nothing(
         assert caplog.text.count("TensorBoard shows nothing more until that works again") == 1
         if not where:
             assert caplog.text.count("Metrics wait in memory") == 1
-            assert "no checkpoint, training goes on: [Errno 28] cannot write" in caplog.text
+            assert "no checkpoint, training goes on: cannot write" in caplog.text
         (events,) = (short / "tensorboard").glob("events*")
         assert events.stat().st_size > 0
 
@@ -120,7 +120,7 @@ def test_a_file_that_may_not_grow_any_more_costs_no_step(tmp_path: Path) -> None
     process = runs.start(short, "fake", **values)
     wait_for_metrics(short, 1)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=840)[1]
     assert process.returncode == 0, errors
     assert_same_state(straight, short)
     told = metrics(short)
@@ -268,19 +268,22 @@ def test_a_second_sigterm_while_it_saves_does_no_harm(
     assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize("operation", ["make_dir", "create", "rename", "sync_dir"])
+@pytest.mark.parametrize("operation", ["make", "create", "rename", "sync"])
 def test_ctrl_c_twice_in_the_middle_of_a_save_costs_only_that(
     operation: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = getattr(files, operation)
+    original = getattr(files.Folder, operation)
 
-    def signalled(path: Path, *args: Any) -> Any:
-        if "tmp-" in str(path) or operation == "sync_dir":
+    def signalled(self: files.Folder, *args: Any) -> Any:
+        if "tmp-" in str((self.path, *args)) or operation == "sync":
             os.kill(os.getpid(), signal.SIGINT)
-        return original(path, *args)
+        return original(self, *args)
 
     with monkeypatch.context() as patch:
-        at(patch, {50: lambda: (os.kill(os.getpid(), signal.SIGINT), patch.setattr(files, operation, signalled))})
+        at(
+            patch,
+            {50: lambda: (os.kill(os.getpid(), signal.SIGINT), patch.setattr(files.Folder, operation, signalled))},
+        )
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
     train(tmp_path)
@@ -294,7 +297,7 @@ def test_ctrl_c_takes_the_workers_along(tmp_path: Path) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
     process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=840)[1]
     assert process.returncode == 130, errors
     assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
 
@@ -337,7 +340,7 @@ def test_a_run_that_is_deleted_says_so_in_a_sentence(tmp_path: Path) -> None:
     wait_for_metrics(path, 3)
     path.rename(tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=840)[1]
     assert process.returncode == 1, errors
     assert f"reverie: {path} was deleted or moved while this run wrote to it" in errors
     assert "Traceback" not in errors
