@@ -254,22 +254,22 @@ def greedy(agent: Any, state: Any, envs: DeviceEnvs) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["gumbel_muzero", "muzero", "stochastic_muzero", "efficientzero"])
+@pytest.mark.parametrize("algorithm", ["gumbel_muzero", "muzero", "stochastic_muzero"])
 def test_every_order_of_turns_is_learned(algorithm, tmp_path):
     own = {"codes": 2} if algorithm == "stochastic_muzero" else {}
     conf = config.override(
         config.default(algorithm),
         env="device:four_moves:FourMoves",
-        steps=16_000,
+        steps=24_000,
         envs=64,
-        batch=128,
-        replay_ratio=4.0,
-        units=64,
+        replay_ratio=16.0,
         n_step=4,
         discount=1.0,
         support=3,
         value_scale=1.0,
-        simulations=12,
+        learning_rate=2e-3,
+        simulations=24,
+        least_range=1.0,
         prioritized=False,
         random_moves=0.3,
         log_every=4000,
@@ -280,6 +280,6 @@ def test_every_order_of_turns_is_learned(algorithm, tmp_path):
         **own,
     )
     api.run_training(conf, tmp_path, Console(quiet=True))
-    loaded = api.load(tmp_path)
+    loaded = api.load(tmp_path, trust=True)
     envs = DeviceEnvs(EnvSpec("device:four_moves:FourMoves"), 64, seed=0)
     assert greedy(loaded.agent, loaded.state, envs) == dict.fromkeys(ORDERS, "2222")
