@@ -536,9 +536,15 @@ def test_a_dream_tells_rewards_and_values(name):
 
 
 def test_the_policy_learns_what_is_best_inside_the_model():
-    """One step ahead all can be enumerated: Q(a) = r(a) + gamma v(s(a)) of the model itself, which stands still."""
-    agent = small_agent("muzero", behavior="actor-critic", imagination=1, entropy=0.0)
-    model, batch = moved(begun("muzero").model), random_batch(agent, batch=32)
+    """One step ahead all can be enumerated: Q(a) = r(a) + gamma v(s(a)) of the model itself, which stands still; or
+    r(a) - gamma v(s(a)) where it says that the other player moves next."""
+    obs = VECTOR | {"player": Space("player", ())}
+    agent = small_agent("muzero", obs, behavior="actor-critic", imagination=1, entropy=0.0)
+    model, batch = moved(jax.jit(agent.init)(KEY).model), random_batch(agent, batch=32)
+    model = eqx.tree_at(lambda m: m.turn.out.weight, model, jax.random.normal(KEY, (8, 1)))
+    states = agent.unroll(model, batch, agent.taken(batch)[:, : agent.config.unroll])
+    undecided = jnp.median(model.turn(model.body.read(states.state)).logit)[None]
+    model = eqx.tree_at(lambda m: m.turn.out.bias, model, model.turn.out.bias - undecided)
     ones = jnp.ones((32, agent.config.unroll + 1), bool)
     window = Window(ones.astype(jnp.float32), ones.astype(jnp.float32), ones, ones, ~ones)
 
@@ -548,9 +554,10 @@ def test_the_policy_learns_what_is_best_inside_the_model():
         places = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]).repeat(5, 0), states)
         after = model.advance(places, jnp.tile(jnp.arange(5), 32 * (agent.config.unroll + 1)))
         reward, discount = model.predict(after)
-        return states, (reward + discount * model.evaluate(after)[1]).reshape(-1, 5)
+        return states, (reward + discount * model.evaluate(after)[1]).reshape(-1, 5), discount
 
-    states, q = enumerated(model)
+    states, q, discount = enumerated(model)
+    assert np.unique(np.sign(discount)).tolist() == [-1, 1]
 
     def losses(model, window, key):
         losses, _ = agent.imagined(model, states, window, key)
