@@ -222,6 +222,7 @@ class Colossal(CartPole):
         return obs, float(self._rng.choice([1e38, -1e38, 3e38])), *flags
 
 
+@pytest.mark.slow  # the updates of every family meet such rewards in tests of their own
 @pytest.mark.filterwarnings("ignore:.*encountered in reduce:RuntimeWarning")  # of sums that are told as null
 def test_colossal_rewards_do_not_end_a_run(tmp_path: Path) -> None:
     result = test_algorithms.train("gumbel_muzero", f"{__name__}:Colossal", tmp_path, reanalyse=0.25)
