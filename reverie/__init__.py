@@ -11,9 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.api import LoadedAgent, Run, evaluate, list_presets, load, train
+    from reverie.api import Run, evaluate, list_presets, load, train
     from reverie.envs.check import check_env
     from reverie.envs.spec import EnvSpec, make_env
+    from reverie.trained import LoadedAgent
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "LoadedAgent": "reverie.trained",
     "EnvSpec": "reverie.envs.spec",
     "make_env": "reverie.envs.spec",
     "check_env": "reverie.envs.check",

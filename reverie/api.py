@@ -1,4 +1,4 @@
-"""What a person calls, from Python or through the command line: train, load, evaluate, dream, think, plan.
+"""What a person calls, from Python or through the command line: train, load, evaluate, plan.
 
 Everything here is assembly: a config becomes envs, an agent and a directory, and those go to `run`.
 """
@@ -7,53 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from reverie import algos, config, memory
-from reverie.agent import DREAMT, SEEN, Agent, Carry, Divided, Dream, Mode
-from reverie.algos.dreamer import Dreamer
+from reverie.agent import Agent, Divided
 from reverie.algos.muzero import Config as MuZeroConfig
-from reverie.algos.muzero import MuZero
-from reverie.algos.planning import Planning
-from reverie.behavior.search import Found
-from reverie.behavior.tree import ILLEGAL
+from reverie.assembly import computing, described, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.envs.base import Arrays, Env, Spaces
-from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
-from reverie.envs.workers import episode_seed
-from reverie.envs.wrappers import native_action, observe
-from reverie.replay.segments import Segments
-from reverie.replay.sequences import Replay, Row, bytes_per_row
-from reverie.run import dreams, evaluation, loop, meta, offline, phases
-from reverie.run.checkpoint import Checkpoints
-from reverie.run.collect import Collector
+from reverie.replay.sequences import bytes_per_row
+from reverie.run import evaluation, loop, offline, phases
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
 from reverie.run.evaluation import ACTING, Evaluation, open_envs
 from reverie.run.loop import Result
-from reverie.run.rollout import DeviceCollector
 from reverie.run.script import Script
 from reverie.run.stop import Stop
 from reverie.run.trust import CODE, check_code
-from reverie.saved import understood
-from reverie.view.tree import Branches, Thought
-
-logger = logging.getLogger("reverie")
-
-FILM = 300  # frames after which a video ends with the episode
-
+from reverie.trained import LoadedAgent
 
 # --------------------------------------------------------------------------------------- training
 
@@ -207,19 +186,6 @@ def new_path(conf: Config) -> Path:
     return path
 
 
-def spec_of(run: RunConfig) -> EnvSpec:
-    """The env of a run, by name."""
-    return EnvSpec(
-        run.env,
-        action_repeat=run.action_repeat,
-        time_limit=run.time_limit,
-        image_size=run.image_size,
-        gray=run.gray,
-        targets=run.targets,
-        kwargs=run.env_kwargs,
-    )
-
-
 # --------------------------------------------------------------------------------------- planning
 
 
@@ -339,56 +305,12 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=rows * width,
         replay_rows=rows,
-        device=_described(devices, run.batch),
+        device=described(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
         updates=phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps),
         env_steps=phases.env_steps(run),
     )
-
-
-def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
-    """The agent of a config whose precision is settled."""
-    algorithm = algos.load(conf.algorithm)
-    agent: Agent = algorithm.make_agent(conf.agent, obs_space, act_space, precision=conf.run.precision)
-    return agent
-
-
-@contextmanager
-def computing(run: RunConfig) -> Iterator[tuple[list[jax.Device], RunConfig]]:
-    """Makes the chosen device JAX's default.
-
-    Yields:
-      the devices that share the batches, the default one first; and `run` with their number and with the precision
-      that suits them.
-
-    Raises:
-      ConfigError: there is no such device, or not that many.
-    """
-    devices = jax.devices("cpu") if run.device == "cpu" else jax.devices()
-    platform = devices[0].platform
-    if run.device == "gpu" and platform != "gpu":
-        raise ConfigError("--device gpu, but JAX sees none: install `reverie[cuda]`, or type --device cpu")
-    if run.devices > len(devices):
-        more = "; for more on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count" if platform == "cpu" else ""
-        raise ConfigError(
-            f"--devices {run.devices}, but JAX sees {len(devices)} ({platform}): type --devices 0 for all of them{more}"
-        )
-    run = dataclasses.replace(run, devices=run.devices or len(devices))
-    devices = devices[: run.devices]
-    if run.precision == "auto":
-        precision: Literal["bfloat16", "float32"]
-        precision = "bfloat16" if platform == "gpu" else "float32"
-        run = dataclasses.replace(run, precision=precision)
-    with jax.default_device(devices[0]), jax.disable_jit() if run.debug else nullcontext():
-        yield devices, run
-
-
-def _described(devices: Sequence[jax.Device], batch: int) -> str:
-    """The devices in words, and how they share a batch."""
-    first, count = devices[0], len(devices)
-    kind = f"gpu ({first.device_kind})" if first.platform == "gpu" else first.platform
-    return f"{count} x {kind}, {batch // count} of {batch} sequences each" if count > 1 else kind
 
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
@@ -404,318 +326,6 @@ def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------- afterwards
-
-
-class LoadedAgent:
-    """A trained agent. Acts in the env's own words: raw observations in, raw actions out.
-
-    Attributes:
-      config: of its run, with the search that was asked for.
-      step: env steps it was trained for.
-      moment: the same, plus the updates if these came after them: of names and random keys.
-      env: one of its kind, as the agent sees it.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        env: EnvLike | None = None,
-        planner: str | None = None,
-        simulations: int | None = None,
-        planner_scale: float | None = None,
-        trust: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        saved = config.saved(self.path)
-        if saved is None:
-            raise ConfigError(f"no run in {self.path}: it has no config.json")
-        spec = _again(env, spec_of(saved.run))
-        check_code(CODE if trust or env is not None else (), spec)
-        checkpoint = meta.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
-        if checkpoint is None:
-            raise ConfigError(f"the run in {self.path} has no checkpoint yet")
-        saved = searching(saved, planner, simulations, planner_scale)
-        self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
-        self.spec = spec
-        self.env: Env = make_env(self.spec)
-        self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
-        with understood(checkpoint.path):
-            self.state = loop.agent_state(self.agent, checkpoint)
-        self._policy = Compiled(self.agent).policy  # of one env
-        self._dream = jax.jit(self.agent.dream, static_argnums=2)
-        self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
-        self._replay = checkpoint.meta["replay"]
-
-    def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
-        """One decision.
-
-        Args:
-          obs: an observation of the Gymnasium env itself, without batch axis.
-          carry: what the last call returned; None to begin an episode.
-          mode: `eval` is greedy, `sample` draws from the policy, `train` explores besides, `random` ignores the
-            network.
-
-        Returns:
-          `(action, carry)`; the action is ready for the Gymnasium env's `step`.
-        """
-        return self._act(observe(self.env, obs), carry, mode, native=True)
-
-    def film(self, seed: int = 0, mode: Mode = "eval") -> list[np.ndarray]:
-        """Frames, uint8 `[H, W, 3]`, of episodes in this mode: as many as make a video of some seconds.
-
-        Raises:
-          ConfigError: the env cannot draw.
-        """
-        frames: list[np.ndarray] = []
-        episode = 0
-        while len(frames) < FILM:
-            step, carry = self.env.reset(episode_seed(seed, 0, episode)), None
-            while True:
-                frame = self.env.render()
-                if frame is None:
-                    raise ConfigError(
-                        f"{self.spec.id} draws no pictures: it needs a render() that returns uint8 "
-                        f'[H, W, 3], and "rgb_array" in metadata["render_modes"]'
-                    )
-                frames.append(frame)
-                if step.is_last:
-                    break
-                action, carry = self._act(step.obs, carry, mode, native=False)
-                step = self.env.step(action)
-            episode += 1
-        return frames
-
-    def rows(self, sequences: int = 4, length: int = DREAMT, fresh: bool = False, seed: int = 0) -> Row:
-        """Sequences to dream from: the agent's rows of context (`agent.context`), then `length` rows.
-
-        Args:
-          sequences: how many, B.
-          length: T, without the context.
-          fresh: play greedy episodes, one stream of them per sequence, from their first row on. Otherwise the
-            sequences come from the run's own replay, as it was at the checkpoint; if it is gone, they are played too.
-          seed: of the draw, or of the episodes.
-
-        Returns:
-          key of a row -> `[B, C + T, ...]` (`docs/shapes.md`), what `dream` and `Agent.report` take. Where the
-          replay holds no stretch that long, a shorter one is filled up with rows that begin an episode.
-        """
-        for name, value in (("sequences", sequences), ("length", length)):
-            if value < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {value}")
-        total = self.agent.context + length
-        if not fresh:
-            run = self.config.run
-            replay = loop.replay_of(run, self.agent)
-            directory = RunDirectory(self.path).replay
-            with understood(directory):
-                Segments(directory, self.config.id).load(replay, self._replay)
-            if replay.longest > self.agent.context + 1:
-                return dreams.look(replay, sequences, total, np.random.default_rng(seed))
-            logger.warning("the replay of %s is gone: fresh episodes are played instead", self.path)
-        return self._play(sequences, total, seed)
-
-    def dream(
-        self,
-        sequences: int = 4,
-        length: int = DREAMT,
-        seen: int = SEEN,
-        fresh: bool = False,
-        seed: int = 0,
-        rows: Row | None = None,
-    ) -> Dream:
-        """What the model makes of real sequences when it sees the first rows of each and then only the actions.
-
-            dream = agent.dream()
-            error = dream.dream["obs/image"] - dream.truth["obs/image"]   # float32 [B, T, H, W, C]
-            error[~dream.valid] = numpy.nan                               # there an episode had begun
-
-        Args:
-          sequences, length, fresh, seed: of `rows`, B and T; not looked at if `rows` is given.
-          seen: rows the model is shown, 1 to T - 1.
-          rows: the sequences to dream from, `[B, C + T, ...]`, as `rows()` returns them.
-
-        Returns:
-          numpy arrays `[B, T, ...]` under `obs/<key>` and `reward`, in `truth` and in `dream`, and `valid` `[B, T]`;
-          `Dream` says more.
-
-        Raises:
-          ConfigError: there are fewer than two rows, or not 1 to T - 1 of them are seen.
-        """
-        rows = self.rows(sequences, length, fresh, seed) if rows is None else rows
-        length = rows["reward"].shape[1] - self.agent.context
-        if not 0 < seen < length:
-            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is dreamt")
-        dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
-        return dream
-
-    def drive(
-        self,
-        sequences: int = 4,
-        length: int = DREAMT,
-        seen: int = SEEN,
-        fresh: bool = False,
-        seed: int = 0,
-    ) -> Row:
-        """What the policy does in the model's imagination alone, after a few real rows.
-
-        Args:
-          sequences, fresh, seed: of `rows`.
-          length: T of what comes back, of which the first `seen` rows are real; then the policy acts greedily.
-
-        Returns:
-          numpy arrays `[B, T, ...]`: decoded `obs/<key>`, `reward`, and `valid`; `Dreamer.drive` says more.
-
-        Raises:
-          ConfigError: not 1 to T - 1 rows are seen, or the algorithm decodes nothing.
-        """
-        if not isinstance(self.agent, Dreamer):
-            raise ConfigError(f"{self.config.algorithm} cannot show what it imagines: a Dreamer decodes its latents")
-        if not 0 < seen < length:
-            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is imagined")
-        drive = jax.jit(self.agent.drive, static_argnums=2)
-        driven: Row = jax.device_get(drive(self.state, self.rows(sequences, seen, fresh, seed), length - seen))
-        return driven
-
-    def think(
-        self,
-        step: int = 0,
-        seed: int = 0,
-        simulations: int | None = None,
-        obs: Any = None,
-        carry: Carry = None,
-    ) -> Thought:
-        """The search behind one greedy decision: what the network proposed, what was looked at, what came of it.
-
-        Args:
-          step: of a greedy episode, 0 its beginning; in games of two the agent moves for both.
-          seed: of the episode.
-          simulations: of this search; those of the run if left out. What led here was played with those of the run.
-          obs, carry: instead of playing to a step: what `act` takes.
-
-        Raises:
-          ConfigError: the algorithm does not search, or the episode ends before this step.
-        """
-        agent = self.agent
-        if not isinstance(agent, MuZero | Dreamer) or getattr(agent.config, "planner", "") == "none":
-            raise ConfigError(
-                f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
-                f"`reverie dream {self.path}` shows what it imagines, and where actions are one discrete choice "
-                "--planner gumbel has a Dreamer search"
-            )
-        for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
-            if value is not None and value < least:
-                raise ConfigError(f"--{name} must be {least} or more, got {value}")
-        if simulations is not None:
-            more = searching(self.config, None, simulations)
-            agent = cast("MuZero | Dreamer", make_agent(more, self.env.obs_space, self.env.act_space))
-        if simulations not in self._think:
-            self._think[simulations] = jax.jit(agent.think)
-        seen, carry = self._reach(step, seed) if obs is None else (observe(self.env, obs), carry)
-        rows, carry = self._row(seen, carry)
-        actions, found = jax.device_get(self._think[simulations](self.state, carry, rows))
-        player = rows.get("obs/player")
-        return _thought(agent.enumerated, actions, found, None if player is None else int(player[0]))
-
-    def _reach(self, step: int, seed: int) -> tuple[Arrays, Carry]:
-        """What is seen at a step of a greedy episode, and the carry with which it is decided."""
-        now, carry = self.env.reset(episode_seed(seed, 0, 0)), None
-        for played in range(step + 1):
-            if now.is_last:
-                raise ConfigError(
-                    f"the greedy episode of --seed {seed} has {played} decisions, and there is no --step {step} in it: "
-                    f"type --step 0 to {played - 1}, or another --seed"
-                )
-            if played == step:
-                break
-            action, carry = self._act(now.obs, carry, "eval", native=False)
-            now = self.env.step(action)
-        return now.obs, carry
-
-    def _play(self, sequences: int, length: int, seed: int) -> Row:
-        """Greedy episodes, one stream of them per sequence."""
-        run = self.config.run
-        replay = Replay(
-            loop.fields(self.agent), streams=sequences, length=length, capacity=sequences * length, seed=0, online=False
-        )
-        mode = "inline" if run.debug else run.workers
-        compiled, carry = Compiled(self.agent), self.agent.init_carry(sequences, jax.random.key(seed))
-
-        def decide(carry: Carry, seen: Row) -> tuple[Carry, Row, Row]:
-            carry, action, out = compiled.policy["eval"](self.state, carry, seen)
-            return carry, *jax.device_get((action, out))
-
-        limits = {"deadline": run.deadline, "memory": run.worker_memory}
-        with open_envs(self.spec, sequences, seed=seed, mode=mode, **limits) as envs:
-            if isinstance(envs, DeviceEnvs):
-                rollout = DeviceCollector(compiled.rollout(envs, length), replay.extend)
-                rollout.carry = [carry]
-                rollout.step(self.state, "eval")
-            else:
-                collector = Collector(envs, replay.add)
-                collector.carry = [carry]
-                while replay.longest < length:
-                    collector.step(decide)
-        return dreams.look(replay, sequences, length, np.random.default_rng(seed))
-
-    def _act(self, obs: Arrays, carry: Carry, mode: Mode, native: bool) -> Any:
-        rows, carry = self._row(obs, carry)
-        carry, action, _ = self._policy[mode](self.state, carry, rows)
-        single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
-        return (native_action(self.env, single) if native else single), carry
-
-    def _row(self, obs: Arrays, carry: Carry) -> tuple[Arrays, Carry]:
-        """What the policy takes for one env, `[1, ...]`; a carry of None begins an episode."""
-        rows = {f"obs/{k}": np.asarray(x)[None] for k, x in obs.items()}
-        rows["is_first"] = np.array([carry is None])
-        rows["reward"] = np.zeros(1, np.float32)
-        rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
-        if carry is None:
-            carry = self.agent.init_carry(1, jax.random.key(self.config.run.seed))
-        return rows, carry
-
-
-def _thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, player: int | None) -> Thought:
-    """What a search of one root found, in numpy arrays, as a person looks at it."""
-    tree = jax.tree.map(lambda x: x[0], found.tree)
-    policy, visits, q = (np.asarray(x[0]) for x in (found.policy, found.visits, found.q))
-    names = [_named({k: x[a, ...] for k, x in actions.items()}) for a in range(len(policy))]
-    inside = names if enumerated else [f"#{a}" for a in range(len(names))]
-
-    # Slots that a limit of depth left empty have no parent either.
-    nodes = np.flatnonzero((tree.parent >= 0) | (np.arange(len(tree.parent)) == 0))
-    parents, taken = tree.parent[nodes], tree.action[nodes]
-    called = [
-        "" if parent < 0 else f"c{a}" if tree.chance[parent] else inside[a] if parent else names[a]
-        for parent, a in zip(parents, taken, strict=True)
-    ]
-    logits = tree.logits[0, : len(policy)]
-    return Thought(
-        actions=names,
-        legal=logits > ILLEGAL,
-        prior=np.where(logits > ILLEGAL, np.exp(logits), 0.0),
-        policy=policy,
-        visits=visits[: len(policy)],
-        q=q[: len(policy)],
-        chosen=int(found.action[0]),
-        player=player,
-        raw=float(tree.raw[0]),
-        value=float(found.value[0]),
-        tree=Branches(
-            parent=np.searchsorted(nodes, parents).astype(np.int32) - (parents < 0),
-            action=taken,
-            name=called,
-            visits=tree.visits[nodes],
-            q=np.where(parents < 0, tree.value[0], tree.q[parents, taken]),
-            chance=tree.chance[nodes],
-        ),
-    )
-
-
-def _named(action: Mapping[str, np.ndarray]) -> str:
-    """An action as text: class numbers, and vectors in [-1, 1]."""
-    number = lambda x: f"{x:+.2f}" if np.issubdtype(np.asarray(x).dtype, np.floating) else str(x)
-    parts = {k: " ".join(number(x) for x in np.ravel(value)) for k, value in action.items()}
-    return next(iter(parts.values())) if len(parts) == 1 else ", ".join(f"{k} {text}" for k, text in parts.items())
 
 
 def load(
@@ -745,44 +355,6 @@ def load(
       Mismatch: the env has other spaces than the agent was trained with.
     """
     return LoadedAgent(path, env, planner, simulations, planner_scale, trust)
-
-
-def _again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
-    """The env of a run, `own`, as a person gives it again; a name or a function takes over what was said about it.
-
-    Raises ConfigError if the name is another.
-    """
-    if env is None or isinstance(env, EnvSpec):
-        return own if env is None else env
-    given = env_spec(env)
-    if isinstance(env, str) and env != own.id:
-        raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")
-    return dataclasses.replace(own, factory=given.factory) if given.id == own.id else given
-
-
-def searching(conf: Config, planner: str | None, simulations: int | None, planner_scale: float | None = None) -> Config:
-    """`conf` with another search when acting; what is None stays.
-
-    Raises:
-      ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
-    """
-    own: dict[str, Any] = {}
-    if planner is not None:
-        if not isinstance(conf.agent, Planning):
-            own_way = "it searches in its own way, and --simulations N says how much"
-            has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
-            raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
-        own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
-    if simulations is not None:
-        own["simulations"] = simulations
-        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
-            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
-    if planner_scale is not None:
-        own["planner_scale"] = planner_scale
-    try:
-        return config.override(conf, **own)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from error
 
 
 def evaluate(

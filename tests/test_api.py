@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import algos, api, config
+from reverie import algos, api, config, trained
 from reverie.config import ConfigError
 
 QUICK: dict[str, Any] = {
@@ -225,11 +225,11 @@ def test_a_dreamer_can_search_whatever_it_was_trained_with() -> None:
 
 def test_a_planner_of_a_run_can_be_left_out() -> None:
     saved = config.override(config.default("dreamer_v3"), planner="puct", simulations=7, improve=0.5)
-    assert api.searching(saved, None, None) == saved
-    assert api.searching(saved, "none", None).agent.planner == "none"
-    assert api.searching(saved, None, 9).agent.simulations == 9
-    assert api.searching(saved, "gumbel", None, 0.02).agent.planner_scale == 0.02
-    assert api.searching(config.default("muzero"), None, 9).agent.simulations == 9
+    assert trained.searching(saved, None, None) == saved
+    assert trained.searching(saved, "none", None).agent.planner == "none"
+    assert trained.searching(saved, None, 9).agent.simulations == 9
+    assert trained.searching(saved, "gumbel", None, 0.02).agent.planner_scale == 0.02
+    assert trained.searching(config.default("muzero"), None, 9).agent.simulations == 9
     for algorithm, planner, simulations, message in (
         ("muzero", "puct", None, "muzero has no planner: it searches in its own way, and --simulations N"),
         ("dreamer_v3", None, 3, "nothing searches: add --planner gumbel"),
@@ -237,7 +237,7 @@ def test_a_planner_of_a_run_can_be_left_out() -> None:
         ("dreamer_v3", "astar", None, "planner is 'astar'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            api.searching(config.default(algorithm), planner, simulations)
+            trained.searching(config.default(algorithm), planner, simulations)
 
 
 def test_names_come_on_demand_and_without_jax() -> None:
