@@ -7,12 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
 
-from reverie import config
+from reverie import actor, config
+from reverie.actor import Actor, Carried
 from reverie.agent import DREAMT, SEEN, Carry, Dream, Mode
 from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
@@ -25,7 +26,8 @@ from reverie.envs.base import Arrays, Env
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
 from reverie.envs.workers import episode_seed
-from reverie.envs.wrappers import native_action, observe
+from reverie.export import export
+from reverie.fields import short
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row
 from reverie.run import dreams, loop, meta
@@ -46,6 +48,8 @@ FILM = 300  # frames after which a video ends with the episode
 
 class LoadedAgent:
     """A trained agent. Acts in the env's own words: raw observations in, raw actions out.
+
+    `act` takes anything, hence its annotations `... | Any`, and refuses what is wrong with a sentence.
 
     Attributes:
       config: of its run, with the search that was asked for.
@@ -79,12 +83,15 @@ class LoadedAgent:
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         with understood(checkpoint.path):
             self.state = loop.agent_state(self.agent, checkpoint)
-        self._policy = Compiled(self.agent).policy  # of one env
+        name = f"{saved.id or self.path} after {self.step:,} steps"
+        self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, name)
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
         self._replay = checkpoint.meta["replay"]
 
-    def act(self, obs: Any, carry: Carry = None, mode: Mode = "eval") -> tuple[Any, Carry]:
+    def act(
+        self, obs: Any, carry: Carried | Any = None, mode: Mode | Any = "eval", seed: int | Any = None
+    ) -> tuple[Any, Carried]:
         """One decision.
 
         Args:
@@ -92,11 +99,65 @@ class LoadedAgent:
           carry: what the last call returned; None to begin an episode.
           mode: `eval` is greedy, `sample` draws from the policy, `train` explores besides, `random` ignores the
             network.
+          seed: of what the episode that begins here draws. Left out, `eval` draws the same in every episode, and the
+            other modes anew in each, so that the same program does the same.
 
         Returns:
           `(action, carry)`; the action is ready for the Gymnasium env's `step`.
+
+        Raises:
+          envs.values.Malformed: the observation is none that training would take (not finite, out of bounds, another
+            shape, dtype or key, a batch), or the carry is of another agent or of several envs.
+          ConfigError: there is no such mode, or no such seed.
         """
-        return self._act(observe(self.env, obs), carry, mode, native=True)
+        return self._actor.act(obs, carry, mode, seed)
+
+    def act_batch(
+        self,
+        obs: Any,
+        carry: Carried | Any = None,
+        first: Any = None,
+        mode: Mode | Any = "eval",
+        seed: int | Any = None,
+    ) -> tuple[Any, Carried]:
+        """One decision for each of N envs, such as those of a `gymnasium.vector` env.
+
+            actions, carry = agent.act_batch(obs, carry, first=terminated | truncated)
+
+        Args:
+          obs: as a vector env gives it, every array with an axis [N] in front; or a list of N observations.
+          carry: what the last call returned; None to begin an episode in every env.
+          first: bool `[N]`, envs in which an episode begins with `obs`; none of them if left out.
+          mode, seed: as of `act`; the envs draw independently.
+
+        Returns:
+          `(actions, carry)`; the actions are stacked, `[N, ...]`, ready for the `step` of a vector env.
+
+        Raises:
+          envs.values.Malformed, ConfigError: as `act`; names the env.
+        """
+        return self._actor.act_batch(obs, carry, first, mode, seed)
+
+    def export(self, path: str | os.PathLike[str], mode: Mode = "eval", envs: int = 1) -> Path:
+        """Writes this agent as StableHLO, which acts with JAX and NumPy alone: `reverie.export` says what lies there.
+
+        Args:
+          path: a directory; made if missing, and what an earlier export left in it is replaced.
+          mode: in which it acts, as of `act`.
+          envs: N, observations that one call takes.
+
+        Returns:
+          the directory. `python <path>/example.py` acts once.
+
+        Raises:
+          ConfigError: there is no such mode or number, or the package flatbuffers is missing.
+        """
+        if envs < 1:
+            raise ConfigError(f"envs must be 1 or more, got {envs}")
+        if mode not in get_args(Mode):
+            raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {short(mode)}")
+        export(Path(path), self.agent, self.state, self.env, self.config, mode, envs)
+        return Path(path)
 
     def film(self, seed: int = 0, mode: Mode = "eval") -> list[np.ndarray]:
         """Frames, uint8 `[H, W, 3]`, of episodes in this mode: as many as make a video of some seconds.
@@ -106,6 +167,7 @@ class LoadedAgent:
         """
         frames: list[np.ndarray] = []
         episode = 0
+        carry: Carried | None
         while len(frames) < FILM:
             step, carry = self.env.reset(episode_seed(seed, 0, episode)), None
             while True:
@@ -118,7 +180,7 @@ class LoadedAgent:
                 frames.append(frame)
                 if step.is_last:
                     break
-                action, carry = self._act(step.obs, carry, mode, native=False)
+                (action,), carry = self._actor.decide([step.obs], *self._actor.remembered(carry, 1, mode), mode)
                 step = self.env.step(action)
             episode += 1
         return frames
@@ -220,7 +282,7 @@ class LoadedAgent:
         seed: int = 0,
         simulations: int | None = None,
         obs: Any = None,
-        carry: Carry = None,
+        carry: Carried | None = None,
     ) -> Thought:
         """The search behind one greedy decision: what the network proposed, what was looked at, what came of it.
 
@@ -248,15 +310,17 @@ class LoadedAgent:
             agent = cast("MuZero | Dreamer", make_agent(more, self.env.obs_space, self.env.act_space))
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
-        seen, carry = self._reach(step, seed) if obs is None else (observe(self.env, obs), carry)
-        rows, carry = self._row(seen, carry)
-        actions, found = jax.device_get(self._think[simulations](self.state, carry, rows))
+        seen, carry = self._reach(step, seed) if obs is None else (self._actor.observed(obs), carry)
+        held, first = self._actor.remembered(carry, 1, "eval")
+        rows = actor.rows([seen], first)
+        actions, found = jax.device_get(self._think[simulations](self.state, held.inner, rows))
         player = rows.get("obs/player")
         return _thought(agent.enumerated, actions, found, None if player is None else int(player[0]))
 
-    def _reach(self, step: int, seed: int) -> tuple[Arrays, Carry]:
+    def _reach(self, step: int, seed: int) -> tuple[Arrays, Carried | None]:
         """What is seen at a step of a greedy episode, and the carry with which it is decided."""
-        now, carry = self.env.reset(episode_seed(seed, 0, 0)), None
+        now = self.env.reset(episode_seed(seed, 0, 0))
+        carry: Carried | None = None
         for played in range(step + 1):
             if now.is_last:
                 raise ConfigError(
@@ -265,7 +329,7 @@ class LoadedAgent:
                 )
             if played == step:
                 break
-            action, carry = self._act(now.obs, carry, "eval", native=False)
+            (action,), carry = self._actor.decide([now.obs], *self._actor.remembered(carry, 1, "eval"), "eval")
             now = self.env.step(action)
         return now.obs, carry
 
@@ -294,22 +358,6 @@ class LoadedAgent:
                 while replay.longest < length:
                     collector.step(decide)
         return dreams.look(replay, sequences, length, np.random.default_rng(seed))
-
-    def _act(self, obs: Arrays, carry: Carry, mode: Mode, native: bool) -> Any:
-        rows, carry = self._row(obs, carry)
-        carry, action, _ = self._policy[mode](self.state, carry, rows)
-        single = {k.removeprefix("action/"): np.asarray(a)[0, ...] for k, a in action.items()}
-        return (native_action(self.env, single) if native else single), carry
-
-    def _row(self, obs: Arrays, carry: Carry) -> tuple[Arrays, Carry]:
-        """What the policy takes for one env, `[1, ...]`; a carry of None begins an episode."""
-        rows = {f"obs/{k}": np.asarray(x)[None] for k, x in obs.items()}
-        rows["is_first"] = np.array([carry is None])
-        rows["reward"] = np.zeros(1, np.float32)
-        rows["is_last"] = rows["is_terminal"] = np.zeros(1, bool)
-        if carry is None:
-            carry = self.agent.init_carry(1, jax.random.key(self.config.run.seed))
-        return rows, carry
 
 
 def _thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, player: int | None) -> Thought:

@@ -61,12 +61,12 @@ def test_a_replay_larger_than_memory_is_refused_before_anything_is_written(monke
 
 def test_a_carry_begins_an_episode_only_once() -> None:
     agent = reverie.train("fake", env="CartPole-v1", run="x", **QUICK).load()
-    obs = np.ones(4, np.float32)
+    obs = np.full(4, 0.1, np.float32)
     _, first = agent.act(obs)
     _, second = agent.act(obs, first)
     _, again = agent.act(obs, None)
-    np.testing.assert_array_equal(first["memory"], again["memory"])
-    assert not np.array_equal(first["memory"], second["memory"])
+    np.testing.assert_array_equal(first.inner["memory"], again.inner["memory"])
+    assert not np.array_equal(first.inner["memory"], second.inner["memory"])
 
 
 def test_continue_and_contradict() -> None:

@@ -144,6 +144,11 @@ def actor(space: gymnasium.Space) -> Callable[[Arrays], Any]:
     return lambda action: build(action, space, ())
 
 
+def leaves(space: gymnasium.Space, named: Spaces) -> dict[str, gymnasium.Space]:
+    """The leaves of a Gymnasium space by their names in `named`, which was made of it."""
+    return {_name(path) or next(iter(named)): leaf for path, leaf in _leaves(space)}
+
+
 # ---------------------------------------------------------------------------------------- spaces
 
 
@@ -242,7 +247,8 @@ def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
 
 def _cast(value: Any, kinds: str, dtype: type) -> np.ndarray:
     array = np.asarray(value)
-    return array.astype(dtype) if array.dtype.kind in kinds else array
+    with np.errstate(over="ignore"):  # what a float32 cannot hold is infinite, and the gate names it
+        return array.astype(dtype) if array.dtype.kind in kinds else array
 
 
 def _walk(

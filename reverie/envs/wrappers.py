@@ -143,6 +143,11 @@ def observe(env: Env, raw: Any) -> Arrays:
     return env.observe(raw) if isinstance(env, GymEnv) else raw
 
 
+def innermost(env: Env) -> Env:
+    """`env` without what is wrapped around it."""
+    return innermost(env.env) if isinstance(env, Wrapper) else env
+
+
 def native_action(env: Env, action: Arrays) -> Any:
     """`action` in the words of the innermost Gymnasium env: own bounds, own nesting."""
     if isinstance(env, Wrapper):

@@ -34,7 +34,7 @@ class Compiled:
         self.agent = agent
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
-        self.policy = {mode: self._policy(mode) for mode in get_args(Mode)}
+        self.policy: dict[Mode, Traced] = {mode: self._policy(mode) for mode in get_args(Mode)}
         self._trains: dict[Part, Traced] = {}
         self.report = Traced("report", agent.report, **self.place.alone)
         self.dream = Traced("dream", agent.dream, **self.place.alone)

@@ -1,0 +1,199 @@
+"""An agent that acts in its env's own words. What comes in is held to what training holds an env to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from reverie.agent import Agent, Carry, Mode, State, select
+from reverie.config import ConfigError
+from reverie.envs.base import Arrays, Env, Spaces, Step
+from reverie.envs.values import Gate, Malformed
+from reverie.envs.wrappers import native_action, observe
+from reverie.fields import INT64, short
+from reverie.replay.sequences import Row
+from reverie.run.compiled import Compiled
+from reverie.run.traced import Traced
+
+DRAWS: frozenset[Mode] = frozenset({"train", "sample", "random"})  # modes in which episodes are to differ
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["owner", "envs"])
+@dataclass(frozen=True)
+class Carried:
+    """What an agent remembers of its open episodes, between two decisions.
+
+    Attributes:
+      inner: the carry of the policy, arrays `[N, ...]` and a random key.
+      owner: the agent that remembers, in words.
+      envs: N.
+    """
+
+    inner: Carry
+    owner: str
+    envs: int
+
+
+class Actor:
+    """Decisions of one agent with the parameters of `state`.
+
+    Args:
+      env: one of the kind that it was trained in; it translates, and is not stepped.
+      seed: of random keys, where the caller gives none.
+      owner: the agent in words, for a refusal.
+    """
+
+    def __init__(self, agent: Agent, state: State, env: Env, seed: int, owner: str) -> None:
+        self.agent, self.state, self.env = agent, state, env
+        self._seed, self._owner = seed, owner
+        self._gate = Gate(env.obs_space)
+        self._policy = defaultdict[int, dict[Mode, Traced]](lambda: Compiled(agent).policy)  # by the number of envs
+        self._begun = 0  # calls that began episodes in a mode that draws
+
+    def act(self, obs: Any, carry: Any, mode: Any, seed: Any) -> tuple[Any, Carried]:
+        """`LoadedAgent.act`."""
+        seen = self.observed(obs)
+        (action,), held = self.decide([seen], *self.remembered(carry, 1, mode, seed), mode)
+        return native_action(self.env, action), held
+
+    def act_batch(self, obs: Any, carry: Any, first: Any, mode: Any, seed: Any) -> tuple[Any, Carried]:
+        """`LoadedAgent.act_batch`."""
+        seen = []
+        for at, each in enumerate(_apart(obs)):
+            try:
+                seen.append(self.observed(each))
+            except Malformed as error:
+                raise Malformed(f"env {at}: {error}") from error
+        held, begins = self.remembered(carry, len(seen), mode, seed)
+        if first is not None:
+            first = np.asarray(first)
+            if first.dtype != bool or first.shape != begins.shape:
+                raise Malformed(
+                    f"first is {first.dtype} {list(first.shape)}, expected bool [{len(seen)}]: where an episode begins"
+                )
+            begins = begins | first
+        actions, held = self.decide(seen, held, begins, mode)
+        return jax.tree.map(lambda *each: np.stack(each), *[native_action(self.env, x) for x in actions]), held
+
+    def decide(
+        self, seen: Sequence[Arrays], carry: Carried, first: np.ndarray, mode: Mode
+    ) -> tuple[list[Arrays], Carried]:
+        """Actions in [-1, 1] and class numbers, of what N envs show.
+
+        Args:
+          first: bool `[N]`, an episode begins.
+        """
+        inner, action, _ = self._policy[len(seen)][mode](self.state, carry.inner, rows(seen, first))
+        action = {key: np.asarray(x) for key, x in select(action, "action/").items()}
+        single = [{key: x[at, ...] for key, x in action.items()} for at in range(len(seen))]
+        return single, Carried(inner, self._owner, len(seen))
+
+    def observed(self, obs: Any) -> Arrays:
+        """What the agent sees where the env itself shows `obs`.
+
+        Raises:
+          Malformed: training would not have taken it either; says what it is and what was expected.
+        """
+        space = self.env.obs_space
+        try:
+            seen = observe(self.env, obs)
+            if not isinstance(seen, Mapping):
+                raise Malformed(f"obs: {short(obs)}, expected a dict with the keys {list(space)}")
+            seen = {key: np.asarray(x) for key, x in seen.items()}
+            self._gate.check(Step(seen, 0.0, True, False, False))
+        except Malformed as error:
+            raise Malformed(f"{error}{_advice(obs, space, str(error))}") from None
+        except Exception as error:  # of an object that is anybody's, on its way into arrays
+            told = ", ".join(f"obs/{key} {x.describe()}" for key, x in space.items())
+            reason = f"{type(error).__name__}: {short(str(error))}"
+            raise Malformed(
+                f"obs: {short(obs)} is no observation ({reason}), expected {told}{_advice(obs, space, '')}"
+            ) from error
+        return seen
+
+    def remembered(self, carry: Any, envs: int, mode: Any, seed: Any = None) -> tuple[Carried, np.ndarray]:
+        """The carry of `envs` envs, and where an episode begins, bool `[N]`: everywhere or nowhere.
+
+        Raises:
+          ConfigError: there is no such mode; or a seed that is none, or that comes too late.
+          Malformed: the carry is not of this agent, of another number of envs, or was changed.
+        """
+        if not isinstance(mode, str) or mode not in get_args(Mode):
+            raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {short(mode)}")
+        if seed is not None and not (type(seed) is int and 0 <= seed <= INT64):
+            raise ConfigError(f"seed must be a whole number, 0 or more, got {short(seed)}")
+        if carry is None:
+            key = jax.random.key(self._seed if seed is None else seed)
+            if seed is None and mode in DRAWS:
+                key = jax.random.fold_in(key, self._begun) if self._begun else key
+                self._begun += 1
+            return Carried(self.agent.init_carry(envs, key), self._owner, envs), np.ones(envs, bool)
+        if seed is not None:
+            raise ConfigError("seed is of a whole episode: give it where one begins, with carry=None")
+        if fault := self._fault(carry, envs):
+            raise Malformed(f"carry: {fault}; expected what the last call returned, or None to begin an episode")
+        return carry, np.zeros(envs, bool)
+
+    def _fault(self, carry: Any, envs: int) -> str:
+        """What is wrong with a carry that somebody gives; empty if nothing is."""
+        if not isinstance(carry, Carried):
+            return f"a {type(carry).__name__}"
+        if carry.owner != self._owner:
+            return f"of another agent ({carry.owner}), and this is {self._owner}"
+        if carry.envs != envs:
+            return f"of {carry.envs} envs, and this is an observation of {envs}"
+        like = jax.eval_shape(lambda: self.agent.init_carry(envs, jax.random.key(0)))
+        if _arrays(like) != _arrays(carry.inner):
+            return "it was changed"
+        floats = [x for x in jax.tree.leaves(carry.inner) if jax.numpy.issubdtype(x.dtype, np.inexact)]
+        if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in floats):
+            return "it holds values that are not finite"
+        return ""
+
+
+def rows(seen: Sequence[Arrays], first: np.ndarray) -> Row:
+    """What a policy takes, arrays `[N, ...]`: N observations, and where an episode begins."""
+    table = {f"obs/{key}": np.stack([each[key] for each in seen]) for key in seen[0]}
+    flags = {"is_first": first, "is_last": np.zeros_like(first), "is_terminal": np.zeros_like(first)}
+    return {**table, **flags, "reward": np.zeros(len(seen), np.float32)}
+
+
+def _arrays(tree: Any) -> list[Any]:
+    """Place, shape and dtype of every leaf."""
+    return [(path, np.shape(x), getattr(x, "dtype", None)) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def _apart(obs: Any) -> list[Any]:
+    """N observations, out of a list of them or of one whose every leaf has an axis [N] in front.
+
+    Raises Malformed if there is no such N.
+    """
+    if isinstance(obs, list):
+        if not obs:
+            raise Malformed("obs: an empty list, expected the observations of one env or more")
+        return obs
+    leaves, structure = jax.tree.flatten(obs, is_leaf=lambda x: not isinstance(x, dict | tuple))
+    lengths = {np.shape(x)[:1] if isinstance(x, np.ndarray | jax.Array) else () for x in leaves}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        raise Malformed(
+            f"obs: {short(obs)}, expected a list of observations, or one as a vector env gives it, in which every "
+            "array has an axis [N] in front; of one env, `act` takes it"
+        )
+    ((num,),) = lengths
+    return [jax.tree.unflatten(structure, [x[at] for x in leaves]) for at in range(num)]
+
+
+def _advice(obs: Any, space: Spaces, error: str) -> str:
+    """What a person may have meant, as the end of a sentence."""
+    if isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[1], Mapping):
+        return ". It looks like (obs, info), as reset() returns it: give obs alone, `obs, info = env.reset()`"
+    values = obs if isinstance(obs, Mapping) else dict.fromkeys(space, obs)
+    if all(len(getattr(values.get(key), "shape", ())) == len(x.shape) + 1 for key, x in space.items()):
+        return ". It looks like a batch: act takes one observation, act_batch those of N envs"
+    return ""

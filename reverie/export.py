@@ -1,0 +1,192 @@
+"""An agent as files that act without Reverie: StableHLO and arrays, to be loaded with JAX and NumPy alone.
+
+    begin.stablehlo  begin(seed) -> carry                             seed: uint32
+    act.stablehlo    act(parameters, carry, obs) -> (action, carry)   dicts of arrays
+    parameters.npz   what the policy reads of the agent's state
+    spaces.json      names, shapes, dtypes and bounds of `obs` and `action`
+    example.py       these ten lines, for a start
+
+Observations and actions are in the env's own words, every array with an axis [N] in front. Only what Reverie's wrappers
+would do first (`--image-size`, `--gray`) is left to the caller. `carry["is_first"]`, bool `[N]`, is true where an
+episode begins; `act` makes it false. Nothing in these files is code of Python, but for the example.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from reverie import files
+from reverie.agent import Agent, Mode, State, select
+from reverie.config import Config, ConfigError
+from reverie.envs.base import Env, to_json
+from reverie.envs.gym import GymEnv, leaves
+from reverie.envs.wrappers import innermost
+from reverie.saved import RELEASE
+
+PLATFORMS = ("cpu", "cuda")  # that the functions run on
+
+EXAMPLE = '''\
+"""Acts with JAX and NumPy alone: pip install jax flatbuffers"""
+import json
+from pathlib import Path
+import numpy as np
+from jax import export
+
+here = Path(__file__).parent
+begin, act = (export.deserialize(bytearray((here / f"{x}.stablehlo").read_bytes())).call for x in ("begin", "act"))
+parameters = dict(np.load(here / "parameters.npz", allow_pickle=False))
+spaces = json.loads((here / "spaces.json").read_text())
+
+carry = begin(np.uint32(0))  # a seed: an episode begins in every env
+obs = {k: np.zeros((spaces["envs"], *x["shape"]), x["dtype"]) for k, x in spaces["obs"].items()}  # yours
+action, carry = act(parameters, carry, obs)
+print({k: np.asarray(x).tolist() for k, x in action.items()})
+'''
+
+
+def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode: Mode, envs: int) -> None:
+    """Writes an agent into a directory; what an earlier export left there is replaced.
+
+    Args:
+      mode: in which it acts.
+      envs: N, observations of one call.
+
+    Raises:
+      ConfigError: JAX lacks the package that it writes functions with.
+      files.DiskError: the disk does not take it.
+    """
+    obs_space = {key: space for key, space in agent.obs_space.items() if space.kind != "target"}
+    hidden = {key: space for key, space in agent.obs_space.items() if space.kind == "target"}
+    seen, done = _native(env, "observation_space"), _native(env, "action_space")
+
+    def begin(seed: Any) -> dict[str, Any]:
+        return named(agent.init_carry(envs, jax.random.key(seed))) | {"is_first": jnp.ones(envs, bool)}
+
+    like = jax.eval_shape(lambda: agent.init_carry(envs, jax.random.key(0)))
+    parameters = named(state)
+
+    def act(
+        parameters: Mapping[str, Any], carry: Mapping[str, Any], obs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        no = jnp.zeros(envs, bool)
+        row = {"is_first": carry["is_first"], "is_last": no, "is_terminal": no, "reward": jnp.zeros(envs, jnp.float32)}
+        row |= {f"obs/{key}": _counted(x, seen.get(key)) for key, x in obs.items()}
+        row |= {f"obs/{key}": jnp.zeros((envs, *space.shape), space.dtype) for key, space in hidden.items()}
+        whole = unnamed(state, parameters)
+        after, action, _ = agent.policy(whole, unnamed(like, carry), row, mode)
+        action = {key: _rescaled(x, done.get(key)) for key, x in select(action, "action/").items()}
+        return action, named(after) | {"is_first": no}
+
+    shaped = lambda arrays: {key: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for key, x in arrays.items()}
+    shown = {key: jax.ShapeDtypeStruct((envs, *space.shape), space.dtype) for key, space in obs_space.items()}
+    carried = jax.eval_shape(begin, jnp.uint32(0))
+
+    # Most of a state is of no concern to the policy: the optimizer, slow networks, what only training reads.
+    whole = jax.export.export(jax.jit(lambda *x: act(*x)), platforms=PLATFORMS)(shaped(parameters), carried, shown)
+    order = sorted(parameters)  # of the leaves of a dict
+    parameters = {order[at]: parameters[order[at]] for at in whole.module_kept_var_idx if at < len(order)}
+    others = {key: jnp.zeros(np.shape(x), x.dtype) for key, x in named(state).items() if key not in parameters}
+
+    def acting(own: Mapping[str, Any], carry: Mapping[str, Any], obs: Mapping[str, Any]) -> Any:
+        return act({**own, **others}, carry, obs)
+
+    functions = {
+        "begin": jax.export.export(jax.jit(begin), platforms=PLATFORMS)(jax.ShapeDtypeStruct((), jnp.uint32)),
+        "act": jax.export.export(jax.jit(acting), platforms=PLATFORMS)(shaped(parameters), carried, shown),
+    }
+    run = conf.run
+    told = {
+        "reverie": RELEASE,
+        "algorithm": conf.algorithm,
+        "env": run.env,
+        "mode": mode,
+        "envs": envs,
+        "wrapped": {name: getattr(run, name) for name in ("action_repeat", "time_limit", "image_size", "gray")},
+        "obs": {
+            key: {**to_json({key: space})[key], "dtype": str(space.dtype), **_offset(seen.get(key))}
+            for key, space in obs_space.items()
+        },
+        "action": {
+            key: {**to_json({key: space})[key], "dtype": str(space.dtype), **_bounds(done.get(key))}
+            for key, space in agent.act_space.items()
+        },
+    }
+    try:
+        written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
+    except ImportError as error:
+        raise ConfigError("an export needs the package flatbuffers: type `pip install flatbuffers`") from error
+    table = io.BytesIO()
+    np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
+    written |= {"parameters.npz": table.getvalue(), "spaces.json": json.dumps(told, indent=1).encode()}
+    for name, data in {**written, "example.py": EXAMPLE.encode()}.items():
+        files.replace(path / name, data)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by the place where they stand; random keys as the numbers they are made of."""
+    values = (jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree))
+    return dict(zip(_places(tree), values, strict=True))
+
+
+def unnamed(like: Any, arrays: Mapping[str, Any]) -> Any:
+    """Inverse of `named`, with the structure of `like`."""
+    values = (arrays[place] for place in _places(like))
+    pairs = zip(jax.tree.leaves(like), values, strict=True)
+    whole = [jax.random.wrap_key_data(x) if _is_key(leaf) else x for leaf, x in pairs]
+    return jax.tree.unflatten(jax.tree.structure(like), whole)
+
+
+def _places(tree: Any) -> list[str]:
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") or "all" for path, _ in found]
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _native(env: Env, name: str) -> dict[str, gymnasium.Space]:
+    """The leaves of a space of the Gymnasium env inside, as the agent names them; none if there is no such env."""
+    inside = innermost(env)
+    if not isinstance(inside, GymEnv):
+        return {}
+    return leaves(getattr(inside.env, name), inside.obs_space if name == "observation_space" else inside.act_space)
+
+
+def _counted(value: Any, space: gymnasium.Space | None) -> Any:
+    """Classes counted from 0, which the env counts from elsewhere."""
+    start = np.asarray(getattr(space, "start", 0))
+    return value - start[None].astype(np.int32) if start.any() else value
+
+
+def _rescaled(value: Any, space: gymnasium.Space | None) -> Any:
+    """An action in [-1, 1] or a class number, in the env's own words (`envs.gym.actor`), float32 or int32."""
+    if isinstance(space, spaces.Box):
+        low, high = (np.asarray(x, np.float32)[None] for x in (space.low, space.high))
+        value = jnp.clip(low + (value + 1) * ((high - low) / 2), low, high)
+        return jnp.rint(value) if space.dtype.kind in "iu" else value
+    return value + np.asarray(getattr(space, "start", 0), np.int32)[None]
+
+
+def _offset(space: gymnasium.Space | None) -> dict[str, Any]:
+    start = np.asarray(getattr(space, "start", 0))
+    return {"start": start.tolist()} if start.any() else {}
+
+
+def _bounds(space: gymnasium.Space | None) -> dict[str, Any]:
+    """What the env says of an action: here bounds are its own, no longer -1 and 1."""
+    if not isinstance(space, spaces.Box):
+        return _offset(space)
+    ends = {"low": space.low, "high": space.high}
+    return {key: np.asarray(x, np.float64).reshape(math.prod(space.shape)).tolist() for key, x in ends.items()}
