@@ -28,7 +28,7 @@ from gymnasium import spaces
 
 from reverie import files
 from reverie.agent import Agent, Mode, State, select
-from reverie.config import Config, ConfigError
+from reverie.config import Config
 from reverie.envs.base import Env, to_json
 from reverie.envs.gym import GymEnv, leaves
 from reverie.envs.wrappers import innermost
@@ -63,7 +63,6 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
       envs: N, observations of one call.
 
     Raises:
-      ConfigError: JAX lacks the package that it writes functions with.
       files.DiskError: the disk does not take it.
     """
     obs_space = {key: space for key, space in agent.obs_space.items() if space.kind != "target"}
@@ -122,10 +121,7 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
             for key, space in agent.act_space.items()
         },
     }
-    try:
-        written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
-    except ImportError as error:
-        raise ConfigError("an export needs the package flatbuffers: type `pip install flatbuffers`") from error
+    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
     table = io.BytesIO()
     np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
     written |= {"parameters.npz": table.getvalue(), "spaces.json": json.dumps(told, indent=1).encode()}

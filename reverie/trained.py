@@ -150,7 +150,7 @@ class LoadedAgent:
           the directory. `python <path>/example.py` acts once.
 
         Raises:
-          ConfigError: there is no such mode or number, or the package flatbuffers is missing.
+          ConfigError: there is no such mode or number.
         """
         if envs < 1:
             raise ConfigError(f"envs must be 1 or more, got {envs}")
