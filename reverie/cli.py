@@ -25,7 +25,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from reverie import __version__, algos, config
+from reverie import __version__, algos, config, help
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
 from reverie.memory import use_huge_pages
@@ -44,8 +44,14 @@ reverie: agents that learn a model of their world and act by imagining it
   reverie check-env ENV
   reverie --version
 
-Every verb takes --json (one JSON object as the last line of stdout) and --help. The same train
-command with the same --run continues that run. REVERIE_DEBUG=1 is --debug.
+Every verb takes --json (one JSON object as the last line of stdout), --help (the flags used most) and --help-all
+(all flags). The same train command with the same --run continues that run. REVERIE_DEBUG=1 is --debug.
+"""
+
+
+TRAIN = """\
+Trains an agent in an env, and continues the run in --run if there is one: killed at any moment, the same command goes \
+on, and ends as if nothing had happened. Any flag that is left out has the value of --preset, or of the algorithm's own.
 """
 
 
@@ -162,7 +168,7 @@ class Think:
 
 @dataclass(frozen=True)
 class List:
-    """What there is: algorithms with their sizes and presets, and families of envs."""
+    """What there is: algorithms with their sizes and the names of their presets, and families of envs."""
 
     preset: tyro.conf.Positional[str] = ""
     """Only this preset, with all of its values."""
@@ -202,8 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb == "--version":
         print(__version__)
         return 0
-    if verb in ("--help", "-h"):
-        return _help()
+    if verb in help.MARKS:
+        return _help(verb == "--help-all")
     debug = "--debug" in rest or os.environ.get("REVERIE_DEBUG", "") not in ("", "0")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains about a missing screen
@@ -456,16 +462,11 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
     for name, entry in algorithms.items():
-        console.print(f"[bold]{name}[/bold]")
+        console.print(f"[bold]{name}[/bold]: {escape(help.summary(name))}", soft_wrap=True)
         if entry["sizes"]:
             console.print(f"  sizes: {' '.join(entry['sizes'])}", soft_wrap=True)
-        console.print(f"  presets: {' '.join(entry['presets']) or 'none'}\n", soft_wrap=True)
-        for preset, values in entry["presets"].items():
-            # `variant/benchmark` is its variant and a little more: that little is what one wants to read.
-            inherited = entry["presets"].get(preset.rpartition("/")[0], {})
-            own = {k: [v] for k, v in values.items() if k not in inherited or inherited[k] != v}
-            basis = f"on top of {preset.rpartition('/')[0]}" if inherited else "value"
-            console.print(_table(preset, [basis], own), "")
+        console.print(f"  presets: {' '.join(entry['presets']) or 'none'}", soft_wrap=True)
+    console.print("\n`reverie list PRESET` prints the values of a preset.\n")
     table = Table("envs", "pip install", "installed", box=None, pad_edge=False)
     for name, env in envs.items():
         table.add_row(name, escape(env["extra"]) or "nothing", "yes" if env["installed"] else "no")
@@ -531,11 +532,14 @@ def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, 
       SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
     """
     if not argv or argv[0].startswith("-"):
-        names = ", ".join(algos.ALGORITHMS)
-        if argv and argv[0] in ("-h", "--help"):
-            argv = [next(iter(algos.ALGORITHMS)), *argv]
-        else:
+        if not argv or argv[0] not in help.MARKS:
+            names = ", ".join(algos.ALGORITHMS)
             raise ConfigError(f"which algorithm? Type `reverie train ALGORITHM`, one of {names}")
+        everything = argv[0] == "--help-all"
+        about = f"{TRAIN}\n\nAlgorithms; each has flags of its own, `reverie train NAME --help`:\n\n{help.algorithms()}"
+        run_flags = make_dataclass("Run", _members(RunConfig()), frozen=True)
+        print(help.page(run_flags, "reverie train ALGORITHM --env ENV [flags]", about, everything))
+        raise SystemExit(0)
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
     path = Path(_peek(flags, "--run")) if _peek(flags, "--run") else None
@@ -563,16 +567,22 @@ _GROUPS: dict[str, type] = {base.__name__.lower(): base for base in RunConfig.__
 
 def _flags_of(base: Config) -> Any:
     """A dataclass of all flags of `train`, grouped, with the values of `base` as defaults."""
-    members: list[tuple[str, Any, Any]] = [("session", Session, field(default=Session()))]
-    for name, group in _GROUPS.items():
-        values = {f.name: getattr(base.run, f.name) for f in dataclasses.fields(group)}
-        members.append((name, group, field(default=group(**values))))
+    members = _members(base.run)
     members.append((
         "agent",
         Annotated[type(base.agent), tyro.conf.arg(name=base.algorithm)],
         field(default=base.agent),
     ))  # fmt: skip
     return make_dataclass("Train", members, frozen=True)
+
+
+def _members(run: RunConfig) -> list[tuple[str, Any, Any]]:
+    """The groups of flags that every algorithm has, as fields of a dataclass."""
+    members: list[tuple[str, Any, Any]] = [("session", Session, field(default=Session()))]
+    for name, group in _GROUPS.items():
+        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(group)}
+        members.append((name, group, field(default=group(**values))))
+    return members
 
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -599,11 +609,18 @@ def _parse(flags: Any, argv: list[str], verb: str) -> Any:
       ConfigError: one is not.
       SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
     """
+    if marked := [x for x in argv if x in help.MARKS]:
+        algorithm = verb.removeprefix("train ")
+        about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else flags.__doc__
+        positional = [x.name.upper() for x in dataclasses.fields(flags) if "Positional" in str(x.type)]
+        usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
+        print(help.page(flags, usage, about, "--help-all" in marked))
+        raise SystemExit(0)
     parsed = tyro.cli(
         flags,
         args=argv,
         prog=f"reverie {verb}",
-        description=f"Trains an agent: reverie {verb} --env CartPole-v1" if verb.startswith("train") else None,
+        add_help=False,
         config=(tyro.conf.OmitArgPrefixes,),
         registry=_REGISTRY,
     )
@@ -622,11 +639,12 @@ def _peek(argv: list[str], name: str) -> str:
     return value
 
 
-def _help() -> int:
+def _help(everything: bool) -> int:
+    """The overview; with all verbs and all their flags, if so asked."""
     print(OVERVIEW)
-    for verb in VERBS:
+    for argv in [*([verb] for verb in VERBS), *(["train", name] for name in algos.ALGORITHMS)] if everything else []:
         try:
-            VERBS[verb](["--help"], Console(), False)
+            VERBS[argv[0]]([*argv[1:], "--help-all"], Console(), False)
         except SystemExit:
             print()
     return 0
