@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from reverie import algos, config, memory
+from reverie import algos, config, memory, suited
 from reverie.agent import Agent, Divided
 from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.assembly import computing, described, make_agent, spec_of
@@ -75,7 +75,7 @@ def train(
       env: a Gymnasium id, "module:EnvClass", an `EnvSpec`, or a function that builds an env.
       run: the run's directory; a new one under `runs/` if left out.
       preset: of the algorithm, applied before `values`; if left out, the one that was made for this env, if any
-        ("none": plain defaults).
+        ("none": no preset, values chosen by what the env shows; "paper": the algorithm's own).
       trust: run also such code as only the saved config of this run names (its env, its collector).
       **values: any flag of `reverie train` by its name, with underscores: `steps=10_000, envs=8`.
 
@@ -95,10 +95,13 @@ def train(
     if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
         given = config.apply_preset(given, chosen)
     given = config.override(dataclasses.replace(given, algorithm=algorithm), **values)
+    factory = spec.factory if spec else None
+    if found := suited.choices(given, chosen, is_new=saved is None, factory=factory):
+        given = config.override(given, **{x.name: x.value for x in found if x.name not in values})
+        suited.tell(Console(), given, found)
     typed = {"env"} & values.keys() | {"collector"} & values.keys()
     given = settle(saved, given, CODE if trust else typed)
     path = Path(run) if run else new_path(given)
-    factory = spec.factory if spec else None
     result = run_training(given, path, Console(), factory)
     if result.stopped == "SIGINT":
         raise KeyboardInterrupt

@@ -226,15 +226,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(argv: list[str], console: Console, debug: bool) -> int:
+    argv, facts = _named(argv, console)
     conf, session, path = parse_train(argv, debug)
     if session.preset and not _peek(argv, "--preset"):
-        told = f"preset {session.preset}: made for this env; --preset {config.PLAIN} for plain defaults"
+        told = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
         console.print(told, highlight=False, soft_wrap=True)
     if conf.run.device == "cpu":
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from reverie import api
+    from reverie import api, suited
 
+    if found := suited.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
+        conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
+        suited.tell(console, conf, found)
     path = path or api.new_path(conf)
     if session.dry_run:
         plan = api.dry_run(conf)
@@ -524,8 +528,35 @@ VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
 }
 
 
-def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, Path | None]:
+def _named(argv: list[str], console: Console) -> tuple[list[str], Any]:
+    """The command with an algorithm: that of the run to continue, or the one for what the env is; and the env's facts,
+    if that took a look at it."""
+    named = bool(argv) and not argv[0].startswith("-")
+    if named or not _peek(argv, "--env") or {"-h", "--help", "--help-all"} & set(argv):
+        return argv, None
+    run = _peek(argv, "--run")
+    if run and (saved := config.saved(Path(run))):
+        return [saved.algorithm, *argv], None
+    from reverie import suited
+    from reverie.assembly import spec_of
+    from reverie.envs import facts
+
+    conf, _, _ = parse_train(["dreamer_v3", *argv])
+    seen = facts.look(spec_of(conf.run))
+    if seen is None:
+        return ["dreamer_v3", *argv], None
+    choice = suited.algorithm(conf.run.env, seen)
+    console.print(f"{choice.value}: {choice.reason}", highlight=False, soft_wrap=True)
+    return [choice.value, *argv], seen
+
+
+def parse_train(
+    argv: list[str], debug: bool = False, chosen: Mapping[str, Any] | None = None
+) -> tuple[Config, Session, Path | None]:
     """The config that a `train` command means, saved values and preset included.
+
+    Args:
+      chosen: values that count less than what is typed.
 
     Raises:
       ValueError: a name, value or combination that cannot be.
@@ -548,6 +579,7 @@ def parse_train(argv: list[str], debug: bool = False) -> tuple[Config, Session, 
     suited = "" if saved else config.suited(algorithm, _peek(flags, "--env"))
     if name := _peek(flags, "--preset") or suited:
         base = config.apply_preset(base, name)
+    base = config.override(base, **(chosen or {}))
     parsed = _parse(_flags_of(base), flags, f"train {algorithm}")
     groups = [getattr(parsed, name) for name in _GROUPS]
     run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})

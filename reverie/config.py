@@ -255,7 +255,8 @@ def default(algorithm: str, preset: str | None = None) -> Config:
     return apply_preset(config, preset) if preset else config
 
 
-PLAIN = "none"  # as a preset: the algorithm's defaults, even where it has a preset for the env
+PLAIN = "none"  # as a preset: none, even where there is one for the env; values are chosen for it (`suited.py`)
+PAPER = "paper"  # as a preset: the algorithm's own values, and nothing chosen
 
 
 def suited(algorithm: str, env: str) -> str:
@@ -267,7 +268,7 @@ def suited(algorithm: str, env: str) -> str:
 def apply_preset(config: Config, name: str) -> Config:
     """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark` or a plain name."""
     presets = algos.load(config.algorithm).PRESETS
-    if name == PLAIN:
+    if name in (PLAIN, PAPER):
         return config
     if name not in presets:
         known = f"Expected one of {', '.join(presets)}" if presets else "It has no presets"

@@ -164,3 +164,19 @@ def constant_reward() -> Symptom:
         "the reward head predicts a constant: the policy has nothing to improve",
         "rewards may be too rare in a batch (raise --batch or --length), or depend on what the agent cannot see",
     )
+
+
+def cut(support: int) -> Symptom:
+    """Targets of reward or value lie beyond the bins that stand for them."""
+
+    def shows(values: Values) -> bool | None:
+        shares = [values.get("value/cut"), values.get("reward/cut")]
+        found = [x for x in shares if x is not None]
+        return max(found) > 0.01 if found else None
+
+    return Symptom(
+        "cut",
+        shows,
+        f"rewards or values lie beyond --support {support} and are learned as its end: no search can tell them apart",
+        "begin another run with --scalars symexp_two_hot, which has no such end, or with a larger --support",
+    )

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Part, Row, prefixed, select
 from reverie.algos import Unsuitable, planning
+from reverie.behavior.explore import Held, explore, unheld
 from reverie.behavior.imagine import rollout
 from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.behavior.search import Found
@@ -94,11 +95,12 @@ class State(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """What the policy remembers between steps: the belief, and the action just taken."""
+    """What the policy remembers between steps: the belief, the action just taken, and random ones that go on."""
 
     latent: Latent
     action: Float[Array, "N a"]
     key: PRNGKeyArray
+    held: Held | None = None  # None: random actions are not repeated
 
 
 class Seen(NamedTuple):
@@ -251,6 +253,11 @@ class Dreamer:
 
     # ---------------------------------------------------------------- acting
 
+    @property
+    def explores(self) -> bool:
+        """Whether actions in training are random beyond what the policy draws."""
+        return self.config.hold > 1 or self.config.random_moves > 0
+
     def init(self, key: PRNGKeyArray) -> State:
         model_key, key = jax.random.split(key)
         model = self.networks(model_key)
@@ -274,6 +281,7 @@ class Dreamer:
             latent=Latent(jnp.zeros((batch, deter), self.dtype), jnp.zeros((batch, *stoch), self.dtype)),
             action=jnp.zeros((batch, width(self.act_space)), jnp.float32),
             key=key,
+            held=unheld(self.random_action(batch, key)) if self.explores else None,
         )
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
@@ -285,8 +293,13 @@ class Dreamer:
             action = self.decide(state.model, latent, obs, mode, act_key)
             if mode == "train":
                 action = self.explored(action, jax.random.fold_in(act_key, 1))
-        action = self._bounded(action)
-        carry = Carry(latent, flat(self.act_space, action), key)
+        action, held = self._bounded(action), carry.held
+        if held is not None and mode in ("random", "train"):
+            draw_key, hold_key = jax.random.split(jax.random.fold_in(act_key, 2))
+            drawn = self.random_action(len(carry.action), draw_key)
+            share = 1.0 if mode == "random" else self.config.random_moves
+            held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share)
+        carry = Carry(latent, flat(self.act_space, action), key, held)
         return carry, prefixed("action/", action), self.stored(latent)
 
     def believe(self, model: Model, carry: Carry, obs: Row, key: PRNGKeyArray) -> Latent:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.agent import Metrics
 from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts
 from reverie.algos.planning import Planning
+from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Layers, Positive, Share, Weight, Width, Within
@@ -34,7 +35,7 @@ from reverie.nn.optim import adam
 
 
 @dataclass(frozen=True)
-class Config(Planning, Weights):
+class Config(Planning, Exploration, Weights):
     """The values of the paper."""
 
     deter: Width = 200

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.agent import Metrics
 from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts
 from reverie.algos.planning import Planning
+from reverie.behavior.explore import Exploration
 from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -37,7 +38,7 @@ STOCH = 32  # categorical variables
 
 
 @dataclass(frozen=True)
-class Config(Planning, Weights):
+class Config(Planning, Exploration, Weights):
     """The values of the paper's default; `atari` and `dmc-vision` are presets."""
 
     deter: Width = 1024

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from reverie.algos.planning import Planning
+from reverie.behavior.explore import Exploration
 from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within
 from reverie.nn.init import Weights
 
@@ -50,7 +51,7 @@ SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", 
 
 
 @dataclass(frozen=True)
-class Config(Planning, Weights):
+class Config(Planning, Exploration, Weights):
     """The values of the final paper, but for the size. Every one is a flag."""
 
     # Networks

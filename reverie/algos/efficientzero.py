@@ -145,7 +145,7 @@ class Model(muzero.Model):
         units, read = config.prefix_units, self.body.outputs
         self.horizon = config.prefix_horizon
         self.prefix = LSTM(read, units, key=keys[0])
-        self.rew = ScalarHead(units, config.units, config.layers, 2 * config.support + 1, kind="h_two_hot", key=keys[1])
+        self.rew = ScalarHead(units, config.units, config.layers, **config.scalar(), key=keys[1])
         wide, narrow = config.projection, config.predictor
         self.project = (MLP(read, wide, 1, key=keys[2]), Linear(wide, wide, key=keys[3]))
         self.predictor = (MLP(wide, narrow, 1, key=keys[4]), Linear(narrow, wide, key=keys[5]))

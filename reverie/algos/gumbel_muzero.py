@@ -171,6 +171,7 @@ class GumbelMuZero(muzero.MuZero):
             visit_scale=config.visit_scale,
             value_scale=config.q_scale,
             rescale=config.q_rescale,
+            least_range=config.least_range,
         )
 
 

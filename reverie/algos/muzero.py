@@ -28,15 +28,17 @@ from reverie.algos.muzero_values import DEFAULTS as DEFAULTS
 from reverie.algos.muzero_values import PRESETS as PRESETS
 from reverie.algos.muzero_values import Config as Config
 from reverie.algos.planning import check_choice
+from reverie.behavior.explore import Held, explore, unheld
 from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_return
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import UNSEEN, Space, Spaces
-from reverie.health import Symptom, action_blind, constant_reward, policy_certain, policy_random
+from reverie.health import Symptom, action_blind, constant_reward, cut, policy_certain, policy_random
 from reverie.model.encode import boards, halvings, image_resolution, images, planar
 from reverie.model.heads import FlagHead, PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
+from reverie.nn import transforms
 from reverie.nn.dists import Binary, OneHot, randomness
 from reverie.nn.layers import Conv
 from reverie.nn.optim import finite, guarded
@@ -70,7 +72,7 @@ class Model(eqx.Module):
         turns = irregular(obs_space)
         self.gamma = -config.discount if "player" in obs_space and not turns else config.discount
         self.body = make_body(config, seen_space(obs_space, config.stack), moves or self.classes, keys[0])
-        scalar: dict[str, Any] = {"kind": "h_two_hot", "bins": 2 * config.support + 1}
+        scalar: dict[str, Any] = config.scalar()
         read, units = self.body.outputs, config.units
         self.rew = ScalarHead(read, units, config.layers, **scalar, key=keys[1])
         self.val = ScalarHead(read, units, config.layers, **scalar, key=keys[2])
@@ -158,11 +160,13 @@ class State(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """What the policy remembers between steps: the frames before this one, and how many moves were made."""
+    """What the policy remembers between steps: the frames before this one, how many moves were made, and random actions
+    that go on."""
 
     frames: dict[str, Array]  # [N, stack - 1, ...], the oldest first; 0 where the episode had not begun
     moves: Int[Array, " N"]
     key: PRNGKeyArray
+    held: Held | None = None  # None: random actions are not repeated
 
 
 def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> MuZero:
@@ -228,6 +232,7 @@ class MuZero:
         self.symptoms: tuple[Symptom, ...] = (
             constant_reward(),
             action_blind(),
+            *([cut(config.support)] if config.scalars == "h_two_hot" else []),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
 
@@ -286,7 +291,9 @@ class MuZero:
             for k, s in self.obs_space.items()
             if self.context and k in planar(self.obs_space)
         }
-        return Carry(frames, jnp.zeros(batch, jnp.int32), key)
+        action = {k: jnp.zeros((batch, *s.shape), s.dtype) for k, s in self.act_space.items()}
+        held = unheld(action) if self.config.hold > 1 else None
+        return Carry(frames, jnp.zeros(batch, jnp.int32), key, held)
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
         key, root_key, search_key = jax.random.split(carry.key, 3)
@@ -305,15 +312,21 @@ class MuZero:
             fresh = self.fresh(root, policy, value)
             if mode == "sample":
                 chosen = jax.random.categorical(jax.random.fold_in(search_key, 1), jnp.log(policy)).astype(jnp.int32)
-            if mode == "train" and self.config.random_moves:
+            if mode == "train" and self.config.random_moves and carry.held is None:
                 coin_key, even_key = jax.random.split(root_key)
-                even = jax.random.categorical(even_key, jnp.log(uniform(legal, (chosen.shape[0], self.choices))))
                 coin = jax.random.bernoulli(coin_key, self.config.random_moves, chosen.shape)
-                chosen = jnp.where(coin, even.astype(jnp.int32), chosen)
+                chosen = jnp.where(coin, self._even(legal, chosen.shape[0], even_key), chosen)
         if self.config.prioritized:
             fresh |= {"priority": jnp.zeros_like(fresh["value"])}  # replay knows the largest so far
-        action = self.acted(root, chosen)
-        carry = Carry(carry.frames, carry.moves + 1, key)
+        action, held = self.acted(root, chosen), carry.held
+        if held is not None and mode in ("random", "train"):
+            draw_key, hold_key = jax.random.split(jax.random.fold_in(root_key, 1))
+            even = self._even(legal, chosen.shape[0], draw_key)
+            drawn = self.acted(self.unguided(root, draw_key), even)
+            share = 1.0 if mode == "random" else self.config.random_moves
+            allowed = None if legal is None else _takes(legal, held.action[self.action])
+            held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share, allowed)
+        carry = Carry(carry.frames, carry.moves + 1, key, held)
         return carry, prefixed("action/", action), prefixed("out/", fresh)
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
@@ -333,6 +346,10 @@ class MuZero:
     def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
         """A root whose actions do not depend on the networks."""
         return root
+
+    def _even(self, legal: Bool[Array, "N a"] | None, envs: int, key: PRNGKeyArray) -> Int[Array, " N"]:
+        """Numbers of actions, drawn evenly from what is legal."""
+        return jax.random.categorical(key, jnp.log(uniform(legal, (envs, self.choices)))).astype(jnp.int32)
 
     def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         """The env's actions for what a search chose."""
@@ -395,7 +412,7 @@ class MuZero:
             before = jnp.where(first.reshape(-1, *[1] * (before.ndim - 1)), jnp.zeros_like(before), before)
             both = jnp.concatenate([before, seen[key][:, None]], 1)
             seen[key], frames[key] = as_channels(both), both[:, 1:]
-        return seen, Carry(frames, moves, carry.key)
+        return seen, Carry(frames, moves, carry.key, carry.held)
 
     def _raw(self, rows: Mapping[str, Array]) -> dict[str, Array]:
         return {k: v for k, v in select(rows, "obs/").items() if k in self.seen_space}
@@ -496,6 +513,12 @@ class MuZero:
             "value/target": window.value[:, 0].mean(),
             "value/error": priority.mean(),
         }
+        if config.scalars == "h_two_hot":
+            beyond = lambda x: jnp.abs(transforms.h(x)) > config.support
+            metrics |= {
+                "value/cut": beyond(window.value[:, 0]).mean(dtype=jnp.float32),
+                "reward/cut": (known * beyond(target)).sum() / known.sum(),
+            }
         return loss, (priority, metrics)
 
     def _as_seen(self, model: Model, window: Window, batch: Row) -> Window:
@@ -744,6 +767,11 @@ def as_channels(frames: Array) -> Array:
     """`[*B, F, H, W, C] -> [*B, H, W, F * C]`."""
     moved = jnp.moveaxis(frames, -4, -2)
     return moved.reshape(*moved.shape[:-2], -1)
+
+
+def _takes(legal: Bool[Array, "N a"], action: Int[Array, " N"]) -> Bool[Array, " N"]:
+    """Whether an action is legal."""
+    return jnp.take_along_axis(legal, action.reshape(-1, 1), 1)[:, 0]
 
 
 def uniform(legal: Bool[Array, "B a"] | None, shape: tuple[int, ...]) -> Float[Array, "B a"]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from reverie.behavior.explore import Exploration
 from reverie.fields import Count, Number, Positive, Share, Weight, Width, Within, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Exploration):
     """The values of the algorithm."""
 
     network: Literal["auto", "mlp", "tower"] = "auto"
@@ -34,7 +35,7 @@ class Config:
     simulations: Annotated[int, Within(1, 2**16)] = 50
     """Of each search: network calls per decision."""
     least_range: Weight = 0.0
-    """PUCT moves the values of sibling actions to [0, 1]. Where they differ by less than this, it divides by this
+    """A search moves the values of sibling actions to [0, 1]. Where they differ by less than this, it divides by this
     instead: the noise of values that are not learned yet is no reason to prefer an action."""
     unroll: Annotated[int, Within(1, 1000)] = 5
     """K: steps along which the model is trained."""
@@ -44,8 +45,12 @@ class Config:
     """Below 1: value targets mix returns of 1 to n steps."""
     discount: Share = 0.997
     """Per step. For two players the sign is added."""
+    scalars: Literal["h_two_hot", "symexp_two_hot"] = "h_two_hot"
+    """Rewards and values as categoricals: over integers of h(x), MuZero's square root, up to --support; or over 255
+    exponential bins, DreamerV3's, which reach 5e8 either way and so need no support."""
     support: Annotated[int, Within(1, 2**16)] = 300
-    """Rewards and values are categoricals over the integers from minus to plus this, of h(x): 601 bins."""
+    """h_two_hot: the integers go from minus to plus this, of h(x): 601 bins. Targets beyond are cut (see the metrics
+    `value/cut` and `reward/cut`)."""
     policy_scale: Weight = 1.0
     """Weight of the loss."""
     value_scale: Weight = 0.25
@@ -83,9 +88,6 @@ class Config:
     """Share of Dirichlet noise in the prior of the root."""
     root_alpha: Positive = 0.3
     """Of that Dirichlet distribution."""
-    random_moves: Share = 0.0
-    """Share of the actions in training that are drawn evenly from what is legal. In a game that two good players always
-    play alike, this is how other positions are seen."""
     half_heat: Number = 20_000
     """Actions are drawn from the visits with temperature 1, and from this number of updates on with 0.5."""
     quarter_heat: Number = 40_000
@@ -104,6 +106,11 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def scalar(self) -> dict[str, Any]:
+        """Arguments of a `ScalarHead` for rewards or values."""
+        bins = 2 * self.support + 1 if self.scalars == "h_two_hot" else 255
+        return {"kind": self.scalars, "bins": bins}
 
 
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.

@@ -129,7 +129,7 @@ class Model(muzero.Model):
         self.after = Chance(
             body=muzero.make_body(config, seen, self.actions, keys[0]),
             prob=(MLP(read, units, config.layers, key=keys[1]), Linear(units, self.codes, key=keys[2], scale=0.0)),
-            val=ScalarHead(read, units, config.layers, 2 * config.support + 1, kind="h_two_hot", key=keys[3]),
+            val=ScalarHead(read, units, config.layers, **config.scalar(), key=keys[3]),
             enc=(MLP(2 * read, units, config.layers, key=keys[4]), Linear(units, self.codes, key=keys[5])),
         )
 

@@ -52,6 +52,7 @@ def gumbel(
     value_scale: float = 0.1,
     rescale: bool = True,
     mixed: bool = True,
+    least_range: float = 0.0,
     max_depth: int | None = None,
 ) -> Found:
     """Gumbel MuZero (Danihelka et al. 2022, "Policy improvement by planning with Gumbel"). The policy improves with any
@@ -67,8 +68,8 @@ def gumbel(
         takes action 0.
       considered: actions at most that the root looks at.
       scale: of the Gumbel noise; 0 for evaluation: no noise, the best action.
-      visit_scale, value_scale, rescale, mixed: see `completed`. The paper has 50, 1.0 and no rescaling with values
-        in [-1, 1]; with rescaling 0.1 is the usual choice.
+      visit_scale, value_scale, rescale, mixed, least_range: see `completed`. The paper has 50, 1.0 and no rescaling
+        with values in [-1, 1]; with rescaling 0.1 is the usual choice.
       max_depth: see `tree.grow`.
 
     Raises:
@@ -85,7 +86,7 @@ def gumbel(
     schedule = table[jnp.minimum(considered, legal.sum(-1))]  # [B, simulations]
 
     def improved(nodes: Nodes) -> Array:
-        return nodes.logits + completed(nodes, visit_scale, value_scale, rescale, mixed)
+        return nodes.logits + completed(nodes, visit_scale, value_scale, rescale, mixed, least_range)
 
     def at_root(nodes: Nodes, i: Array) -> Array:
         return halving(noise + improved(nodes), nodes.visits, schedule[:, i])
@@ -185,12 +186,14 @@ def puct(
     return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
 
 
-def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool) -> Float[Array, "A M"]:
+def completed(
+    nodes: Nodes, visit_scale: float, value_scale: float, rescale: bool, mixed: bool, least_range: float = 0.0
+) -> Float[Array, "A M"]:
     """sigma of the completed Q-values (Danihelka et al. 2022, eq. 8 and appendix D).
 
     An untried action has the value of the node: the model's own and what its tried actions gave, weighted by the prior
-    (v_mix); with `mixed` False the model's own. `rescale` moves them to [0, 1]. Sigma multiplies by
-    `value_scale * (visit_scale + most visits of an action)`.
+    (v_mix); with `mixed` False the model's own. `rescale` moves them to [0, 1], or to less where they differ by less
+    than `least_range`. Sigma multiplies by `value_scale * (visit_scale + most visits of an action)`.
     """
     tried = nodes.visits > 0
     value = nodes.raw
@@ -202,7 +205,8 @@ def completed(nodes: Nodes, visit_scale: float, value_scale: float, rescale: boo
         value = (value + (nodes.total - 1) * mean) / nodes.total
     q = jnp.where(tried, nodes.q, value[None])
     if rescale:
-        q = _unit(q, q.min(0), q.max(0))
+        low = q.min(0)
+        q = _unit(q, low, jnp.maximum(q.max(0), low + least_range))
     return (value_scale * (visit_scale + nodes.visits.max(0)))[None] * q
 
 

@@ -198,6 +198,13 @@ def _with_body(env: Env, raw: Any) -> Env:
     raise ValueError("it has no body to predict (only envs of MuJoCo and dm_control do): leave --targets out")
 
 
+def on_device(spec: EnvSpec) -> bool:
+    """Whether the name is that of an env on the device."""
+    families = (family for family in _FAMILIES if family.device)
+    named = spec.id.startswith(_DEVICE) or any(re.fullmatch(family.pattern, spec.id) for family in families)
+    return spec.factory is None and named
+
+
 def device_env(env: EnvLike) -> DeviceEnv | None:
     """The env as pure functions, its time limit included; None if it is one of the host.
 
@@ -207,8 +214,7 @@ def device_env(env: EnvLike) -> DeviceEnv | None:
       UnusableEnv: as `make_env`; or a flag is given that only works on the host.
     """
     spec = env_spec(env)
-    families = [family for family in _FAMILIES if family.device and re.fullmatch(family.pattern, spec.id)]
-    if spec.factory is not None or not (families or spec.id.startswith(_DEVICE)):
+    if not on_device(spec):
         return None
     given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size, "--gray": spec.gray}
     given |= {"--targets": spec.targets != "none"}

@@ -1,0 +1,165 @@
+"""What an env shows before anything is learned: its spaces, and what comes of random play.
+
+Half of the steps are played with an action drawn anew at every step, half with actions that are repeated for a while
+(see `behavior/explore.py`): whether those find more is the one thing about exploration that can be known beforehand.
+The same env always gives the same facts, unless it is so slow that the clock ends the look.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reverie.envs.base import Env, Spaces, from_json, to_json
+from reverie.envs.guard import guarded
+from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.spec import EnvSpec, make_env, on_device
+from reverie.envs.values import legally, sample
+
+STEPS = 4000  # of each kind of play
+SECONDS = 4.0  # after which a slow env is left alone
+PATIENCE = 60.0  # seconds for everything, building the env included
+HOLD = 32  # longest repetition
+
+
+@dataclass(frozen=True)
+class Play:
+    """What random play came to.
+
+    Attributes:
+      steps: taken.
+      returns, lengths: of the episodes that ended.
+      terminated: how many of them ended by themselves, not by a time limit.
+    """
+
+    steps: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    terminated: int
+
+    @property
+    def length(self) -> float:
+        """Steps of an episode, on average; all that were taken where none ended."""
+        return float(np.mean(self.lengths)) if self.lengths else float(self.steps)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be known of an env.
+
+    Attributes:
+      plain, held: play with fresh actions at every step, and with repeated ones.
+      largest: the largest absolute reward.
+      seconds: of a step, on average.
+    """
+
+    obs_space: Spaces
+    act_space: Spaces
+    plain: Play
+    held: Play
+    largest: float
+    seconds: float
+
+    @property
+    def scale(self) -> float:
+        """The largest absolute return of an episode, or of the steps played where none ended."""
+        returns = (*self.plain.returns, *self.held.returns)
+        return max((abs(x) for x in returns), default=self.largest * max(self.plain.length, self.held.length))
+
+    @property
+    def monotonous(self) -> bool:
+        """All episodes are worth the same, whatever was done: their reward, if there is one, was not found."""
+        returns = (*self.plain.returns, *self.held.returns)
+        return not returns or max(returns) - min(returns) <= 1e-6 * max(1.0, abs(max(returns)))
+
+    @property
+    def repeating_finds(self) -> bool:
+        """The best episode with repeated actions beats every other by a tenth of all that was seen."""
+        plain, held = self.plain.returns, self.held.returns
+        if not held or not plain:
+            return bool(held)
+        spread = max(*plain, *held) - min(*plain, *held)
+        return max(held) - max(plain) > 0.1 * spread
+
+
+def look(spec: EnvSpec) -> Facts | None:
+    """The facts of an env; None if it cannot be played, which training will then explain.
+
+    An env that only this process knows, and one on the device, is played here; any other in a process of its own, where
+    it may hang or crash.
+    """
+    if spec.factory is not None or on_device(spec):
+        try:
+            with guarded(PATIENCE):
+                return _facts(_play(spec))
+        except (Exception, SystemExit):  # the border of the user's code
+            return None
+    child = Child("reverie.envs.facts:serve", {"spec": spec.to_json()})
+    try:
+        until = time.monotonic() + PATIENCE
+        return _facts(json.loads(child.read(int.from_bytes(child.read(4, until), "little"), until)))
+    except (Hung, Gone):
+        return None
+    finally:
+        child.end()
+
+
+def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
+    """The process that plays."""
+    text = json.dumps(_play(EnvSpec.from_json(values["spec"]))).encode()
+    data = len(text).to_bytes(4, "little") + text
+    while data:
+        data = data[os.write(write, data) :]
+
+
+def _facts(told: dict[str, Any]) -> Facts:
+    play = lambda x: Play(x["steps"], tuple(x["returns"]), tuple(x["lengths"]), x["terminated"])
+    spaces = (from_json(told[name]) for name in ("obs_space", "act_space"))
+    return Facts(*spaces, play(told["plain"]), play(told["held"]), told["largest"], told["seconds"])
+
+
+def _play(spec: EnvSpec) -> dict[str, Any]:
+    """Facts as plain JSON values."""
+    env = make_env(spec)
+    told = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space)}
+    began, largest = time.monotonic(), 0.0
+    for name, hold in (("plain", 1), ("held", HOLD)):
+        told[name], most = _episodes(env, hold, time.monotonic() + SECONDS)
+        largest = max(largest, most)
+    steps = told["plain"]["steps"] + told["held"]["steps"]
+    env.close()
+    return told | {"largest": largest, "seconds": (time.monotonic() - began) / max(steps, 1)}
+
+
+def _episodes(env: Env, hold: int, until: float) -> tuple[dict[str, Any], float]:
+    """A `Play` as plain JSON values, and the largest absolute reward."""
+    rng = np.random.default_rng(0)
+    powers = 1 + int(math.log2(hold))
+    returns: list[float] = []
+    lengths: list[int] = []
+    steps = terminated = left = length = 0
+    total = largest = 0.0
+    last, action, legal, bound = True, {}, None, 1
+    while steps < STEPS and time.monotonic() < until:
+        if last:
+            step, total, length, left = env.reset(len(returns)), 0.0, 0, 0
+            bound = 2 ** int(rng.integers(powers))
+        else:
+            if left <= 0:
+                action, left = sample(env.act_space, rng), int(rng.integers(1, bound + 1))
+            action = legally(action, legal, rng)
+            step = env.step(action)
+            steps, length, left, total = steps + 1, length + 1, left - 1, total + float(step.reward)
+            largest = max(largest, abs(float(step.reward)))
+        last, legal = step.is_last, step.obs.get("legal")
+        if last and length:
+            returns.append(total)
+            lengths.append(length)
+            terminated += step.is_terminal
+    return {"steps": steps, "returns": returns, "lengths": lengths, "terminated": terminated}, largest

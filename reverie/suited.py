@@ -1,0 +1,223 @@
+"""Values that suit an env, where nobody has made a preset for it.
+
+The papers' values are made for large models, millions of steps and a GPU. What a user brings is mostly smaller. Then a
+smaller model, larger steps of the optimizer and more updates per env step learn in minutes what the paper's values have
+not begun to learn. So a new run without a preset looks at its env first (`envs/facts.py`) and chooses. Each choice says
+why, and what is typed counts more. `--preset paper` chooses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from reverie import config
+from reverie.assembly import spec_of
+from reverie.config import Config
+from reverie.envs.facts import HOLD, Facts, look
+
+SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
+SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
+SPARSE = 0.1  # share of random actions where reward is hard to find
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+def suit(conf: Config, facts: Facts) -> list[Choice]:
+    """What to choose for an env.
+
+    Args:
+      conf: what would be without it.
+
+    Returns:
+      values of the run and of its algorithm, each at most once.
+    """
+    own = vars(conf.agent)
+    rules = (_dreamer, _dreamer_v3, _early, _muzero, _game, _search, _exploration)
+    found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
+    known = own | vars(conf.run)
+    return [choice for choice in found.values() if known.get(choice.name, choice.value) != choice.value]
+
+
+def choices(
+    conf: Config,
+    preset: str,
+    *,
+    is_new: bool,
+    facts: Facts | None = None,
+    factory: Callable[..., Any] | None = None,
+) -> list[Choice]:
+    """What to choose for the env of a run: nothing if it is continued, has a preset, or cannot be played.
+
+    Args:
+      facts: of the env, if they are known.
+      factory: builds the env, if only an object of this process can.
+    """
+    if not is_new or not conf.run.env or preset not in ("", config.PLAIN):
+        return []
+    facts = facts or look(dataclasses.replace(spec_of(conf.run), factory=factory))
+    return suit(conf, facts) if facts else []
+
+
+def tell(console: Console, conf: Config, choices: Sequence[Choice]) -> None:
+    """Prints those that count, the ones of one reason in a line."""
+    values, reasons = conf.values(), dict[str, list[str]]()
+    for choice in choices:
+        if values[choice.name] == choice.value:
+            reasons.setdefault(choice.reason, []).append(f"{config.flag(choice.name)} {choice.value}")
+    if not reasons:
+        return
+    head = f"No preset for {conf.run.env}. Chosen by what it shows (--preset {config.PAPER}: nothing chosen):"
+    for line in (head, *(f"  {' '.join(names)}: {reason}" for reason, names in reasons.items())):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def algorithm(env: str, facts: Facts) -> Choice:
+    """The algorithm for an env, where none is named."""
+    (space,) = facts.act_space.values() if len(facts.act_space) == 1 else (None,)
+    one_choice = space is not None and space.kind == "discrete" and space.shape == ()
+    if one_choice and _is_game(facts):
+        name = "stochastic_muzero" if config.suited("stochastic_muzero", env) else "gumbel_muzero"
+        chance = "with chance " if name.startswith("stochastic") else ""
+        return Choice("algorithm", name, f"a game {chance}is won by looking ahead, and its moves can be searched")
+    return Choice("algorithm", "dreamer_v3", "it learns from few env steps, whatever is observed and done")
+
+
+# ------------------------------------------------------------------------------------------ rules
+
+
+def _is_game(facts: Facts) -> bool:
+    return any(space.kind in ("legal", "player", "planes") for space in facts.obs_space.values())
+
+
+def _picture(facts: Facts) -> str:
+    """The size of the largest picture, if one is large; else empty."""
+    sizes = [space.shape[:2] for space in facts.obs_space.values() if space.kind == "image"]
+    height, width = max(sizes, default=(0, 0))
+    return f"{height}x{width}" if max(height, width) > SMALL else ""
+
+
+def _shown(facts: Facts) -> str:
+    if picture := _picture(facts):
+        return f"it shows pictures of {picture}"
+    return f"it shows {sum(s.width for s in facts.obs_space.values() if s.kind not in ('legal', 'player'))} numbers"
+
+
+def _ratio(facts: Facts) -> tuple[float, str]:
+    """Replayed steps per env step of a Dreamer."""
+    if facts.seconds > SLOW:
+        return 256.0, f"a step takes {1e3 * facts.seconds:.0f} ms: more is learned from each"
+    if _picture(facts):
+        return 32.0, "pictures are dear to learn from"
+    return 64.0, f"a step takes {1e3 * facts.seconds:.2g} ms, a small model's update not much more"
+
+
+def _dreamer(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """Every Dreamer."""
+    if "kl_scale" not in own and "free_nats" not in own:
+        return
+    ratio, reason = _ratio(facts)
+    yield Choice("replay_ratio", ratio, reason)
+    yield Choice("batch", 16, "a laptop's share")
+    yield Choice("length", 32, "more updates in the same time than with sequences of 64")
+
+
+def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    if "slow_rate" not in own:
+        return
+    few = "a run on a laptop has thousands of updates, not a million"
+    yield Choice("size", "200k", f"{_shown(facts)}, and a small model learns it in less time")
+    yield Choice("learning_rate", 5e-4, few)
+    yield Choice("lr_warmup", 200, few)
+    yield Choice("slow_rate", 0.1, f"{few}: the slow critic follows five times faster")
+    if (length := max(facts.plain.length, facts.held.length)) <= 1000:
+        yield Choice("horizon", 100, f"episodes have about {length:.0f} steps")
+    if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3
+        yield Choice("batch", 64, "four minibatches of a laptop's share")
+        yield Choice("minibatch", 256, "half of the rows of one")
+
+
+def _early(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """DreamerV1 and V2."""
+    if "actor_learning_rate" not in own:
+        return
+    small = f"{_shown(facts)}, and a small model learns it in less time"
+    few = "a run on a laptop has thousands of updates, not a million"
+    widths = {"deter": 128, "hidden": 64, "units": 64, "depth": 8 if _picture(facts) else 4}
+    widths |= {"classes": 4, "layers": 2} if "classes" in own else {"stoch": 16, "vector_layers": 2}
+    for name, value in widths.items():
+        yield Choice(name, value, small)
+    for name, rate in (("learning_rate", 6e-4), ("actor_learning_rate", 3e-4), ("critic_learning_rate", 3e-4)):
+        yield Choice(name, rate, few)
+    yield Choice("free_nats", 1.0, "small latents have few nats")
+    if "slow_every" in own and "discount_scale" in own and not _ends(facts):
+        yield Choice("discount_scale", 0.0, "no episode ended by itself: nothing to predict")
+    if "continue_scale" in own and _ends(facts):
+        yield Choice("continue_scale", 1.0, "episodes end by themselves")
+
+
+def _ends(facts: Facts) -> bool:
+    return facts.plain.terminated + facts.held.terminated > 0
+
+
+def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    if "n_step" not in own:
+        return
+    few = "a small model learns faster"
+    yield Choice("scalars", "symexp_two_hot", "how large returns become is not known yet")
+    yield Choice("value_scale", 1.0, "values say most where rewards are not boards won")
+    yield Choice("units", 64, f"{_shown(facts)}: {few}")
+    yield Choice("envs", 8, "more updates for each of their steps")
+    yield Choice("replay_ratio", 16.0, "a laptop has time for it")
+    if not _is_game(facts) and (length := max(facts.plain.length, facts.held.length)) <= 1000:
+        yield Choice("discount", 0.99, f"episodes have about {length:.0f} steps")
+        yield Choice("n_step", 20, "rewards come every step or late, and new values need no relay of ten updates")
+
+
+def _game(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """Games, by the MuZero family."""
+    if "n_step" not in own or not _is_game(facts):
+        return
+    longest = max((*facts.plain.lengths, *facts.held.lengths), default=100)
+    yield Choice("envs", 64, "games on the device cost little")
+    yield Choice("replay_ratio", 4.0, "new games say more than old ones")
+    if any(space.kind == "player" for space in facts.obs_space.values()):
+        yield Choice("discount", 1.0, "a game is won or lost, however late")
+        yield Choice("n_step", min(longest, 100), f"a game has up to {longest} moves, and its end says who won")
+        yield Choice("random_moves", 0.05, "two good players always play alike")
+
+
+def _search(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """How far values must differ before a search acts on it."""
+    if "least_range" not in own or _is_game(facts):
+        return
+    typical = facts.largest if facts.largest <= 1 else 1.0
+    if typical > 0:
+        yield Choice("least_range", typical, "values that differ by less than a reward are noise at first")
+
+
+def _exploration(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    if "hold" not in own or _is_game(facts):
+        return
+    if facts.monotonous:
+        why = "random play never earned more in one episode than in another"
+    elif facts.repeating_finds:
+        why = "random play earns more when it repeats its actions"
+    else:
+        return
+    yield Choice("hold", HOLD, why)
+    yield Choice("random_moves", SPARSE, f"{why}: what is hard to find must be found again")
+    yield Choice("warmup", 4000, f"{why}: the model is to see it before it is trusted")
+    if "slow_rate" in own:
+        yield Choice("entropy", 3e-3, f"{why}: the policy stays open")
