@@ -178,5 +178,5 @@ def cut(support: int) -> Symptom:
         "cut",
         shows,
         f"rewards or values lie beyond --support {support} and are learned as its end: no search can tell them apart",
-        "begin another run with --scalars symexp_two_hot, which has no such end, or with a larger --support",
+        f"begin another run with --support {4 * support} (16 times the values), or divide what the env pays",
     )

@@ -9,19 +9,23 @@ why, and what is typed counts more. `--preset paper` chooses nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from reverie import config
 from reverie.assembly import spec_of
 from reverie.config import Config
 from reverie.envs.facts import HOLD, Facts, look
+from reverie.nn.transforms import h, h_inverse
 
 SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
+LONG = 1000  # steps of an episode
 SPARSE = 0.1  # share of random actions where reward is hard to find
 
 
@@ -44,7 +48,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
       values of the run and of its algorithm, each at most once.
     """
     own = vars(conf.agent)
-    rules = (_dreamer, _dreamer_v3, _early, _muzero, _game, _search, _exploration)
+    rules = (_clock, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _exploration)
     found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
     known = own | vars(conf.run)
     return [choice for choice in found.values() if known.get(choice.name, choice.value) != choice.value]
@@ -123,6 +127,13 @@ def _ratio(facts: Facts) -> tuple[float, str]:
     return 64.0, f"a step takes {1e3 * facts.seconds:.2g} ms, a small model's update not much more"
 
 
+def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """An evaluation of a policy that stands still would never come to its end."""
+    plain = facts.plain
+    if len(plain.lengths) <= 1 and plain.terminated == len(plain.lengths) and plain.steps >= LONG:
+        yield Choice("time_limit", LONG, f"{len(plain.lengths)} episodes ended in {plain.steps:,} random steps")
+
+
 def _dreamer(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """Every Dreamer."""
     if "kl_scale" not in own and "free_nats" not in own:
@@ -141,7 +152,7 @@ def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     yield Choice("learning_rate", 5e-4, few)
     yield Choice("lr_warmup", 200, few)
     yield Choice("slow_rate", 0.1, f"{few}: the slow critic follows five times faster")
-    if (length := max(facts.plain.length, facts.held.length)) <= 1000:
+    if (length := max(facts.plain.length, facts.held.length)) <= LONG:
         yield Choice("horizon", 100, f"episodes have about {length:.0f} steps")
     if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3
         yield Choice("batch", 64, "four minibatches of a laptop's share")
@@ -175,14 +186,22 @@ def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if "n_step" not in own:
         return
     few = "a small model learns faster"
-    yield Choice("scalars", "symexp_two_hot", "how large returns become is not known yet")
+    support, value = _support(facts)
+    yield Choice("support", support, f"returns up to {value:,.3g} have bins, by the rewards of random play")
     yield Choice("value_scale", 1.0, "values say most where rewards are not boards won")
     yield Choice("units", 64, f"{_shown(facts)}: {few}")
     yield Choice("envs", 8, "more updates for each of their steps")
     yield Choice("replay_ratio", 16.0, "a laptop has time for it")
-    if not _is_game(facts) and (length := max(facts.plain.length, facts.held.length)) <= 1000:
+    if not _is_game(facts) and (length := max(facts.plain.length, facts.held.length)) <= LONG:
         yield Choice("discount", 0.99, f"episodes have about {length:.0f} steps")
         yield Choice("n_step", 20, "rewards come every step or late, and new values need no relay of ten updates")
+
+
+def _support(facts: Facts) -> tuple[int, float]:
+    """Bins of MuZero's scalars for twice the square root of what can be expected, and the value at their end."""
+    value = max(min(100 * facts.largest, 10 * facts.scale), facts.largest, 1.0)
+    support = math.ceil(1.5 * float(h(np.float32(value))))
+    return support, float(h_inverse(np.float32(support)))
 
 
 def _game(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:

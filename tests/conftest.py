@@ -38,6 +38,19 @@ for protocol in (reverie.agent.Agent, reverie.agent.WorldModel):
     typing.runtime_checkable(protocol)
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Tests say what they want: nothing is chosen by what an env shows, but where that is what is tested."""
+    if "looks" not in request.fixturenames:
+        monkeypatch.setattr("reverie.suited.look", lambda spec: None)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An env without a preset is looked at, as it is for a user; in this process, and not for long."""
+    monkeypatch.setattr("reverie.envs.facts.STEPS", 1000)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Compiled programs outlive a test run (`pytest --cache-clear` drops them): on two cores an
     # update of the smallest Dreamer compiles in 9 s and loads in 0.6 s. Only for this process: a

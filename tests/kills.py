@@ -50,7 +50,7 @@ EVERY: dict[str, Any] = {
 DREAMER = {**EVERY, "size": "200k", "imagination": 3, "vector_layers": 1, "length": 8, "replay_ratio": 4.0}
 V3 = {**DREAMER, "steps": 1600, "learning_rate": 1e-3}
 PPO = {**DREAMER, "steps": 1600, "model_minibatches": 2, "minibatch": 8, "ppo_updates": 2, "epochs": 2}
-PLANNER = {**EVERY, **planners.SMALL, "preset": "none", "batch": 16, "steps": 3200, "checkpoint_every": 200}
+PLANNER = {**EVERY, **planners.SMALL, "preset": "paper", "batch": 16, "steps": 3200, "checkpoint_every": 200}
 PLANNER |= {"replay_ratio": 2.0, "reanalyse": 0.25}
 EFFICIENT = PLANNER | planners.OWN["efficientzero"]
 # Name -> algorithm and flags: both families, envs of the host and of the device, in this process and in others.

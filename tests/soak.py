@@ -38,7 +38,7 @@ ENV = f"{Path(__file__).with_name('shaky.py')}:Shaky"
 ALGORITHM = "gumbel_muzero"
 VALUES: dict[str, Any] = {
     **planners.SMALL,
-    "preset": "none",
+    "preset": "paper",
     "env": ENV,
     "envs": 2,
     "workers": "process",

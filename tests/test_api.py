@@ -191,7 +191,7 @@ def test_dreams_come_from_the_runs_replay_or_from_fresh_episodes(caplog: pytest.
 @pytest.mark.slow
 def test_think_of_an_observation_or_of_a_step() -> None:
     small = {"steps": 4, "warmup": 100, "envs": 1, "workers": "inline", "eval_every": 0, "eval_episodes": 1}
-    small |= {"hidden": 8, "units": 8, "support": 5, "simulations": 3, "preset": "none"}
+    small |= {"hidden": 8, "units": 8, "support": 5, "simulations": 3, "preset": "paper"}
     agent = reverie.train("muzero", env="CartPole-v1", run="x", **small).load()
     obs, _ = gymnasium.make("CartPole-v1").reset(seed=0)
     thought = agent.think(obs=obs)
@@ -210,7 +210,7 @@ def test_think_of_an_observation_or_of_a_step() -> None:
 @pytest.mark.slow
 def test_a_dreamer_can_search_whatever_it_was_trained_with() -> None:
     small = {"steps": 4, "warmup": 100, "envs": 1, "workers": "inline", "eval_every": 0, "eval_episodes": 0}
-    small |= {"size": "200k", "preset": "none", "time_limit": 6}
+    small |= {"size": "200k", "preset": "paper", "time_limit": 6}
     path = reverie.train("dreamer_v3", env="CartPole-v1", run="x", **small).path
     obs, _ = gymnasium.make("CartPole-v1").reset(seed=0)
     alone = reverie.load(path)

@@ -135,7 +135,7 @@ def test_a_model_that_decodes_nothing_dreams_of_rewards_and_values(capsys: pytes
 
 
 SMALL = ["--hidden", "8", "--units", "8", "--support", "5", "--simulations", "4", "--envs", "2", "--workers", "inline"]
-SMALL += ["--steps", "8", "--warmup", "100", "--eval-every", "0", "--eval-episodes", "1", "--preset", "none"]
+SMALL += ["--steps", "8", "--warmup", "100", "--eval-every", "0", "--eval-episodes", "1", "--preset", "paper"]
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ BOTH = {"discrete": Space("discrete", (), (6,)), "box": Space("vector", (2,), lo
 
 def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
     """A column of the table in docs/dreamers.md, read off the agent that the preset makes."""
-    conf = config.default(algorithm, preset or config.PLAIN)
+    conf = config.default(algorithm, preset or config.PAPER)
     agent = algos.load(algorithm).make_agent(
         conf.agent, {"image": Space("image", (64, 64, 3))}, BOTH, precision="float32"
     )

@@ -232,7 +232,7 @@ class MuZero:
         self.symptoms: tuple[Symptom, ...] = (
             constant_reward(),
             action_blind(),
-            *([cut(config.support)] if config.scalars == "h_two_hot" else []),
+            cut(config.support),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
 
@@ -513,12 +513,11 @@ class MuZero:
             "value/target": window.value[:, 0].mean(),
             "value/error": priority.mean(),
         }
-        if config.scalars == "h_two_hot":
-            beyond = lambda x: jnp.abs(transforms.h(x)) > config.support
-            metrics |= {
-                "value/cut": beyond(window.value[:, 0]).mean(dtype=jnp.float32),
-                "reward/cut": (known * beyond(target)).sum() / known.sum(),
-            }
+        beyond = lambda x: jnp.abs(transforms.h(x)) > config.support
+        metrics |= {
+            "value/cut": beyond(window.value[:, 0]).mean(dtype=jnp.float32),
+            "reward/cut": (known * beyond(target)).sum() / known.sum(),
+        }
         return loss, (priority, metrics)
 
     def _as_seen(self, model: Model, window: Window, batch: Row) -> Window:

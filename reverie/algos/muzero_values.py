@@ -45,12 +45,9 @@ class Config(Exploration):
     """Below 1: value targets mix returns of 1 to n steps."""
     discount: Share = 0.997
     """Per step. For two players the sign is added."""
-    scalars: Literal["h_two_hot", "symexp_two_hot"] = "h_two_hot"
-    """Rewards and values as categoricals: over integers of h(x), MuZero's square root, up to --support; or over 255
-    exponential bins, DreamerV3's, which reach 5e8 either way and so need no support."""
     support: Annotated[int, Within(1, 2**16)] = 300
-    """h_two_hot: the integers go from minus to plus this, of h(x): 601 bins. Targets beyond are cut (see the metrics
-    `value/cut` and `reward/cut`)."""
+    """Rewards and values are categoricals over the integers from minus to plus this, of h(x): 601 bins. Above 300 the
+    bins lie further apart instead of being more. Targets beyond are cut (metrics `value/cut`, `reward/cut`)."""
     policy_scale: Weight = 1.0
     """Weight of the loss."""
     value_scale: Weight = 0.25
@@ -109,8 +106,7 @@ class Config(Exploration):
 
     def scalar(self) -> dict[str, Any]:
         """Arguments of a `ScalarHead` for rewards or values."""
-        bins = 2 * self.support + 1 if self.scalars == "h_two_hot" else 255
-        return {"kind": self.scalars, "bins": bins}
+        return {"kind": "h_two_hot", "bins": 2 * min(self.support, 300) + 1, "limit": self.support}
 
 
 # Search makes every decision from the first step on; a root is trained on a few times, not hundreds.

@@ -13,7 +13,7 @@ from reverie.envs.base import Space, Spaces
 from reverie.nn.dists import Action, Binary, BoundedNormal, OneHot, Squared, TanhNormal, TruncatedNormal, TwoHot
 from reverie.nn.init import Output
 from reverie.nn.layers import FINAL, MLP, Linear, Style
-from reverie.nn.transforms import SYMLOG, H, integer_bins, symexp_bins, symlog_bins
+from reverie.nn.transforms import SYMLOG, H, even_bins, symexp_bins
 
 Scalars = Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared", "squared", "h_two_hot"]
 Continuous = Literal["bounded", "truncated", "tanh"]
@@ -32,13 +32,14 @@ class ScalarHead(eqx.Module):
 
     `kind`: a two-hot categorical over exponential bins (final version); the same over equal bins of the symlog (2023);
     or the symlog itself, learned by squared error; or the number as it is (V1 and V2). `h_two_hot`: MuZero's, over the
-    integers of `h`.
+    bins of `h` that lie evenly between minus and plus `limit`.
     """
 
     mlp: MLP
     out: Linear
     bins: int = eqx.field(static=True)
     kind: Scalars = eqx.field(static=True)
+    limit: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -49,11 +50,13 @@ class ScalarHead(eqx.Module):
         *,
         key: PRNGKeyArray,
         kind: Scalars = "symexp_two_hot",
+        limit: float = 20.0,
         scale: float = 0.0,
         init: Output = "paper",
         style: Style = FINAL,
     ):
         mlp_key, out_key = jax.random.split(key)
+        self.limit = limit
         self.bins, self.kind = 1 if kind in ("symlog_squared", "squared") else bins, kind
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
         style, scale = style.output(init, scale)
@@ -64,10 +67,10 @@ class ScalarHead(eqx.Module):
         if self.bins == 1:
             return Squared(out[..., 0], 0, SYMLOG if self.kind == "symlog_squared" else None)
         if self.kind == "h_two_hot":
-            return TwoHot(out, integer_bins(self.bins // 2), H)
+            return TwoHot(out, even_bins(self.bins, self.limit), H)
         if self.kind == "symlog_two_hot":
-            return TwoHot(out, symlog_bins(self.bins), SYMLOG)
-        return TwoHot(out, symexp_bins(self.bins))
+            return TwoHot(out, even_bins(self.bins, self.limit), SYMLOG)
+        return TwoHot(out, symexp_bins(self.bins, self.limit))
 
 
 class FlagHead(eqx.Module):

@@ -51,18 +51,14 @@ def h_inverse(y: Float[Array, "..."], eps: float = 1e-3) -> Float[Array, "..."]:
 H = Squash(h, h_inverse)
 
 
-def integer_bins(limit: int) -> Float[np.ndarray, " v"]:
-    """The integers from `-limit` to `limit`: 601 bins for MuZero's 300."""
-    return np.arange(-limit, limit + 1, dtype=np.float32)
-
-
 _WHITE = float(np.log1p(255.0))
 # Of pixels in [0, 1]: symlog of 0 to 255, scaled back into [0, 1], so that nothing else about an image changes.
 SYMLOG_PIXELS = Squash(lambda x: symlog(255.0 * x) / _WHITE, lambda y: symexp(_WHITE * y) / 255.0)
 
 
-def symlog_bins(count: int, limit: float = 20.0) -> Float[np.ndarray, " v"]:
-    """`count` equally spaced bins, symmetric around zero: for targets in symlog space (DreamerV3 of 2023)."""
+def even_bins(count: int, limit: float = 20.0) -> Float[np.ndarray, " v"]:
+    """`count` equally spaced bins, symmetric around zero: for targets in symlog space (DreamerV3 of 2023), or in that
+    of `h`, where MuZero has the integers from -300 to 300."""
     return np.linspace(-limit, limit, count, dtype=np.float32)
 
 

@@ -17,7 +17,7 @@ from reverie.nn.dists import (
     straight_through,
     unimix,
 )
-from reverie.nn.transforms import SYMLOG, symexp_bins, symlog, symlog_bins, two_hot
+from reverie.nn.transforms import SYMLOG, even_bins, symexp_bins, symlog, two_hot
 
 # ------------------------------------------------------------------------- two-hot
 
@@ -252,7 +252,7 @@ def test_losses_are_float32_whatever_the_parameters_are():
 
 
 def test_a_two_hot_code_of_the_symlog_predicts_in_raw_space():
-    bins, target = symlog_bins(255), jnp.array([0.0, 5.0, -300.0])
+    bins, target = even_bins(255), jnp.array([0.0, 5.0, -300.0])
     code = two_hot(symlog(target), bins)
     dist = TwoHot(jnp.log(code + 1e-30), bins, SYMLOG)
     np.testing.assert_allclose(dist.pred(), target, rtol=1e-4, atol=1e-5)

@@ -263,7 +263,7 @@ def test_offline_everything_can_learn_at_once(whole: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_muzero_learns_from_a_finished_run_alone(tmp_path: Path) -> None:
     small = {"env": "CartPole-v1", "envs": 2, "batch": 4, "eval_episodes": 0, "report_every": 0, "simulations": 4}
-    first = reverie.train("gumbel_muzero", run=tmp_path / "first", preset="none", steps=200, warmup=20, **small)
+    first = reverie.train("gumbel_muzero", run=tmp_path / "first", preset="paper", steps=200, warmup=20, **small)
     second = reverie.train(
         "muzero", run=tmp_path / "second", offline=str(first.path), model_updates=30, log_every=10, **small
     )

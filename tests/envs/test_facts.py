@@ -1,0 +1,75 @@
+"""What an env shows a random player."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from reverie.envs import facts
+from reverie.envs.spec import EnvSpec
+
+
+class Valley(gymnasium.Env):
+    """Ten steps in one direction find the only reward; an episode has 40."""
+
+    observation_space = spaces.Box(-10, 10, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, paid: float = 1.0):
+        self.paid = paid
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.time = 0, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.at, self.time = self.at + 2 * int(action) - 1, self.time + 1
+        there = abs(self.at) == 10
+        return np.full(1, self.at, np.float32), self.paid * there, there, self.time == 40, {}
+
+
+class Broken(Valley):
+    def step(self, action):
+        raise RuntimeError("no")
+
+
+def test_repeated_actions_find_what_fresh_ones_do_not() -> None:
+    found = facts.look(EnvSpec("valley", factory=Valley))
+    assert found is not None
+    assert found.held.terminated > 3 * max(found.plain.terminated, 1)
+    assert found.plain.steps == found.held.steps == facts.STEPS
+    assert (found.largest, found.scale) == (1.0, 1.0)
+
+
+def test_without_reward_all_episodes_are_alike() -> None:
+    found = facts.look(EnvSpec("valley", factory=Valley, kwargs={"paid": 0.0}))
+    assert found is not None
+    assert found.monotonous
+    assert not found.repeating_finds
+
+
+def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_facts() -> None:
+    found = facts.look(EnvSpec("CartPole-v1"))
+    assert found is not None
+    assert not found.monotonous
+    assert not found.repeating_finds
+    assert 10 < found.plain.length < 40
+    assert facts.look(EnvSpec("valley", factory=Broken)) is None
+    assert facts.look(EnvSpec("reverie.envs.toy:Faulty", kwargs={"fault": "nonsense"})) is None
+
+
+def test_the_same_env_gives_the_same_facts(looks: None) -> None:
+    first, second = (facts.look(EnvSpec("valley", factory=Valley)) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert (first.plain, first.held) == (second.plain, second.held)
+
+
+@pytest.mark.parametrize("returns", [((), (1.0,)), ((0.0, 0.0), (0.0, 5.0))])
+def test_the_best_episode_decides(returns: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    plain, held = (facts.Play(100, x, (10,) * len(x), 0) for x in returns)
+    assert facts.Facts({}, {}, plain, held, 1.0, 1e-3).repeating_finds
+    assert not facts.Facts({}, {}, held, plain, 1.0, 1e-3).repeating_finds

@@ -1,0 +1,111 @@
+"""What is chosen for an env that has no preset: by what it shows, with a reason, and never against what is typed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import reverie
+from reverie import algos, cli, config, suited
+from reverie.envs.base import Space
+from reverie.envs.facts import Facts, Play
+
+SPARSE = Play(4000, (-500.0,) * 8, (500,) * 8, 0)
+FOUND = Play(4000, (-500.0, -200.0), (500, 200), 1)
+DENSE = Play(4000, (1.0, 30.0, 90.0), (10, 30, 90), 3)
+ENDLESS = Play(4000, (), (), 0)
+VECTOR = {"obs": Space("vector", (4,), low=(-1.0,) * 4, high=(1.0,) * 4)}
+PICTURE = {"image": Space("image", (84, 84, 3))}
+CHOICE = {"action": Space("discrete", (), classes=(3,))}
+
+
+def facts(plain: Play = DENSE, held: Play = DENSE, obs: Any = VECTOR, seconds: float = 1e-4) -> Facts:
+    return Facts(obs, CHOICE, plain, held, 1.0, seconds)
+
+
+def chosen(algorithm: str, seen: Facts) -> dict[str, Any]:
+    conf = config.override(config.default(algorithm), env="x")
+    return {choice.name: choice.value for choice in suited.suit(conf, seen)}
+
+
+@pytest.mark.parametrize("algorithm", algos.ALGORITHMS)
+@pytest.mark.parametrize("seen", [facts(), facts(SPARSE, FOUND), facts(ENDLESS, ENDLESS, PICTURE, 0.1)])
+def test_every_choice_is_a_value_of_the_algorithm_and_has_a_reason(algorithm: str, seen: Facts) -> None:
+    conf = config.override(config.default(algorithm), env="x")
+    choices = suited.suit(conf, seen)
+    assert config.override(conf, **{x.name: x.value for x in choices}) != conf
+    assert all(choice.reason for choice in choices)
+
+
+def test_what_is_hard_to_find_is_looked_for_with_repeated_actions() -> None:
+    for algorithm in ("dreamer_v3", "gumbel_muzero"):
+        assert {"hold", "random_moves"} <= chosen(algorithm, facts(SPARSE, FOUND)).keys()
+        assert {"hold", "random_moves"} <= chosen(algorithm, facts(SPARSE, SPARSE)).keys()
+        assert not {"hold", "random_moves"} & chosen(algorithm, facts()).keys()
+
+
+def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:
+    assert chosen("dreamer_v3", facts(ENDLESS, ENDLESS))["time_limit"] == 1000
+    assert "time_limit" not in chosen("dreamer_v3", facts(SPARSE, SPARSE))
+
+
+def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None:
+    fast, slow, seen = (chosen("dreamer_v3", x) for x in (facts(), facts(seconds=0.02), facts(obs=PICTURE)))
+    assert slow["replay_ratio"] > fast["replay_ratio"] > seen.get("replay_ratio", 32.0)
+
+
+def test_a_game_is_searched_and_everything_else_is_dreamt() -> None:
+    board = {"obs": Space("planes", (3, 3, 2)), "legal": Space("legal", (9,)), "player": Space("player", ())}
+    assert suited.algorithm("pgx:tic_tac_toe", facts(obs=board)).value == "gumbel_muzero"
+    assert suited.algorithm("pgx:2048", facts(obs=board)).value == "stochastic_muzero"
+    assert suited.algorithm("CartPole-v1", facts()).value == "dreamer_v3"
+
+
+def test_what_is_typed_counts_more_and_only_what_counts_is_told() -> None:
+    conf = config.override(config.default("dreamer_v3"), env="x")
+    choices = suited.suit(conf, facts())
+    conf = config.override(conf, **{x.name: x.value for x in choices} | {"size": "12m"})
+    told = io.StringIO()
+    suited.tell(Console(file=told, width=200), conf, choices)
+    assert "--learning-rate" in told.getvalue()
+    assert "200k" not in told.getvalue()
+
+
+QUICK = {"steps": 8, "warmup": 100, "envs": 2, "eval_episodes": 0, "eval_every": 0, "workers": "inline"}
+FLAGS = [x for name, value in QUICK.items() for x in (config.flag(name), str(value))]
+
+
+def test_a_new_run_has_what_was_chosen_and_keeps_it(
+    looks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = "reverie.envs.toy:Catch"
+    flags = ["train", "gumbel_muzero", "--env", env, "--preset", "none", "--units", "16", *FLAGS]
+    assert cli.main([*flags, "--run", str(tmp_path / "a")]) == 0
+    assert "--least-range 1.0" in capsys.readouterr().out
+    saved = config.saved(tmp_path / "a")
+    assert saved is not None
+    assert (saved.agent.units, saved.agent.n_step) == (16, 20)
+    assert cli.main([*flags, "--run", str(tmp_path / "a"), "--steps", "16"]) == 0  # it is not looked at again
+    assert "Chosen" not in capsys.readouterr().out
+    reverie.train("gumbel_muzero", env, run=tmp_path / "b", preset="none", units=16, **QUICK)
+    other = config.saved(tmp_path / "b")
+    assert other is not None
+    assert dataclasses.replace(other, id="") == dataclasses.replace(saved, id="")
+    reverie.train("gumbel_muzero", env, run=tmp_path / "c", preset="paper", **QUICK)
+    plain = config.saved(tmp_path / "c")
+    assert plain is not None
+    assert plain.agent == config.default("gumbel_muzero").agent
+
+
+def test_without_a_name_the_algorithm_is_chosen(looks: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert cli.main(["train", "--env", "Acrobot-v1", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("dreamer_v3: ")
+    assert "--hold 32" in told
