@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from reverie import algos, config, memory, suited
+from reverie import algos, config, defaults, memory
 from reverie.agent import Agent, Divided
 from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.assembly import computing, described, make_agent, spec_of
@@ -96,9 +96,9 @@ def train(
         given = config.apply_preset(given, chosen)
     given = config.override(dataclasses.replace(given, algorithm=algorithm), **values)
     factory = spec.factory if spec else None
-    if found := suited.choices(given, chosen, is_new=saved is None, factory=factory):
+    if found := defaults.choices(given, chosen, is_new=saved is None, factory=factory):
         given = config.override(given, **{x.name: x.value for x in found if x.name not in values})
-        suited.tell(Console(), given, found)
+        defaults.tell(Console(), given, found)
     typed = {"env"} & values.keys() | {"collector"} & values.keys()
     given = settle(saved, given, CODE if trust else typed)
     path = Path(run) if run else new_path(given)

@@ -234,11 +234,11 @@ def train(argv: list[str], console: Console, debug: bool) -> int:
     if conf.run.device == "cpu":
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from reverie import api, suited
+    from reverie import api, defaults
 
-    if found := suited.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
+    if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
         conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
-        suited.tell(console, conf, found)
+        defaults.tell(console, conf, found)
     path = path or api.new_path(conf)
     if session.dry_run:
         plan = api.dry_run(conf)
@@ -537,7 +537,7 @@ def _named(argv: list[str], console: Console) -> tuple[list[str], Any]:
     run = _peek(argv, "--run")
     if run and (saved := config.saved(Path(run))):
         return [saved.algorithm, *argv], None
-    from reverie import suited
+    from reverie import defaults
     from reverie.assembly import spec_of
     from reverie.envs import facts
 
@@ -545,7 +545,7 @@ def _named(argv: list[str], console: Console) -> tuple[list[str], Any]:
     seen = facts.look(spec_of(conf.run))
     if seen is None:
         return ["dreamer_v3", *argv], None
-    choice = suited.algorithm(conf.run.env, seen)
+    choice = defaults.algorithm(conf.run.env, seen)
     console.print(f"{choice.value}: {choice.reason}", highlight=False, soft_wrap=True)
     return [choice.value, *argv], seen
 

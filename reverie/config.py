@@ -255,7 +255,7 @@ def default(algorithm: str, preset: str | None = None) -> Config:
     return apply_preset(config, preset) if preset else config
 
 
-PLAIN = "none"  # as a preset: none, even where there is one for the env; values are chosen for it (`suited.py`)
+PLAIN = "none"  # as a preset: none, even where there is one for the env; values are chosen for it (`defaults.py`)
 PAPER = "paper"  # as a preset: the algorithm's own values, and nothing chosen
 
 

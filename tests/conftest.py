@@ -42,7 +42,7 @@ for protocol in (reverie.agent.Agent, reverie.agent.WorldModel):
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Tests say what they want: nothing is chosen by what an env shows, but where that is what is tested."""
     if "looks" not in request.fixturenames:
-        monkeypatch.setattr("reverie.suited.look", lambda spec: None)
+        monkeypatch.setattr("reverie.defaults.look", lambda spec: None)
 
 
 @pytest.fixture

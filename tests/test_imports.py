@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "nn": {"nn"},
     "model": {"model", "nn", "envs.base"},
-    "behavior": {"behavior", "nn", "agent", "envs.base"},
+    "behavior": {"behavior", "nn", "agent", "envs.base", "fields"},
     "algos": {"algos", "model", "behavior", "nn", "agent", "envs.base", "fields", "health"},
     "agent": {"envs.base", "health"},
     "health": set(),
@@ -31,7 +31,7 @@ ALLOWED = {
     "config": {"algos", "fields", "files", "saved"},  # the registry; algorithms themselves are imported by name
     "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory", "saved"},
 }
-TOP = {"actor", "api", "assembly", "cli", "export", "help", "trained", "__init__"}  # these may import everything
+TOP = {"actor", "api", "assembly", "cli", "defaults", "export", "help", "trained", "__init__"}  # these may import everything
 
 
 def imports(path: Path) -> set[str]:

@@ -121,8 +121,8 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
 
 def _facts(told: dict[str, Any]) -> Facts:
     play = lambda x: Play(x["steps"], tuple(x["returns"]), tuple(x["lengths"]), x["terminated"])
-    spaces = (from_json(told[name]) for name in ("obs_space", "act_space"))
-    return Facts(*spaces, play(told["plain"]), play(told["held"]), told["largest"], told["seconds"])
+    obs_space, act_space = (from_json(told[name]) for name in ("obs_space", "act_space"))
+    return Facts(obs_space, act_space, play(told["plain"]), play(told["held"]), told["largest"], told["seconds"])
 
 
 def _play(spec: EnvSpec) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 from rich.console import Console
 
 from reverie import config
@@ -200,8 +200,8 @@ def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 def _support(facts: Facts) -> tuple[int, float]:
     """Bins of MuZero's scalars for twice the square root of what can be expected, and the value at their end."""
     value = max(min(100 * facts.largest, 10 * facts.scale), facts.largest, 1.0)
-    support = math.ceil(1.5 * float(h(np.float32(value))))
-    return support, float(h_inverse(np.float32(support)))
+    support = math.ceil(1.5 * float(h(jnp.float32(value))))
+    return support, float(h_inverse(jnp.float32(support)))
 
 
 def _game(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
@@ -237,6 +237,8 @@ def _exploration(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
         return
     yield Choice("hold", HOLD, why)
     yield Choice("random_moves", SPARSE, f"{why}: what is hard to find must be found again")
-    yield Choice("warmup", 4000, f"{why}: the model is to see it before it is trusted")
+    length = max(facts.plain.length, facts.held.length)
+    warmup = int(min(max(20 * length, 4000), 20_000))
+    yield Choice("warmup", warmup, f"{why}: twenty episodes or so, that the model may see it")
     if "slow_rate" in own:
         yield Choice("entropy", 3e-3, f"{why}: the policy stays open")

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import reverie
-from reverie import algos, cli, config, suited
+from reverie import algos, cli, config, defaults
 from reverie.envs.base import Space
 from reverie.envs.facts import Facts, Play
 
@@ -31,14 +31,14 @@ def facts(plain: Play = DENSE, held: Play = DENSE, obs: Any = VECTOR, seconds: f
 
 def chosen(algorithm: str, seen: Facts) -> dict[str, Any]:
     conf = config.override(config.default(algorithm), env="x")
-    return {choice.name: choice.value for choice in suited.suit(conf, seen)}
+    return {choice.name: choice.value for choice in defaults.suit(conf, seen)}
 
 
 @pytest.mark.parametrize("algorithm", algos.ALGORITHMS)
 @pytest.mark.parametrize("seen", [facts(), facts(SPARSE, FOUND), facts(ENDLESS, ENDLESS, PICTURE, 0.1)])
 def test_every_choice_is_a_value_of_the_algorithm_and_has_a_reason(algorithm: str, seen: Facts) -> None:
     conf = config.override(config.default(algorithm), env="x")
-    choices = suited.suit(conf, seen)
+    choices = defaults.suit(conf, seen)
     assert config.override(conf, **{x.name: x.value for x in choices}) != conf
     assert all(choice.reason for choice in choices)
 
@@ -62,17 +62,17 @@ def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None
 
 def test_a_game_is_searched_and_everything_else_is_dreamt() -> None:
     board = {"obs": Space("planes", (3, 3, 2)), "legal": Space("legal", (9,)), "player": Space("player", ())}
-    assert suited.algorithm("pgx:tic_tac_toe", facts(obs=board)).value == "gumbel_muzero"
-    assert suited.algorithm("pgx:2048", facts(obs=board)).value == "stochastic_muzero"
-    assert suited.algorithm("CartPole-v1", facts()).value == "dreamer_v3"
+    assert defaults.algorithm("pgx:tic_tac_toe", facts(obs=board)).value == "gumbel_muzero"
+    assert defaults.algorithm("pgx:2048", facts(obs=board)).value == "stochastic_muzero"
+    assert defaults.algorithm("CartPole-v1", facts()).value == "dreamer_v3"
 
 
 def test_what_is_typed_counts_more_and_only_what_counts_is_told() -> None:
     conf = config.override(config.default("dreamer_v3"), env="x")
-    choices = suited.suit(conf, facts())
+    choices = defaults.suit(conf, facts())
     conf = config.override(conf, **{x.name: x.value for x in choices} | {"size": "12m"})
     told = io.StringIO()
-    suited.tell(Console(file=told, width=200), conf, choices)
+    defaults.tell(Console(file=told, width=200), conf, choices)
     assert "--learning-rate" in told.getvalue()
     assert "200k" not in told.getvalue()
 
