@@ -31,7 +31,17 @@ ALLOWED = {
     "config": {"algos", "fields", "files", "saved"},  # the registry; algorithms themselves are imported by name
     "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory", "saved"},
 }
-TOP = {"actor", "api", "assembly", "cli", "defaults", "export", "help", "trained", "__init__"}  # these may import everything
+TOP = {
+    "actor",
+    "api",
+    "assembly",
+    "cli",
+    "defaults",
+    "export",
+    "help",
+    "trained",
+    "__init__",
+}  # these may import everything
 
 
 def imports(path: Path) -> set[str]:
