@@ -104,6 +104,7 @@ class Agent(Protocol):
     minibatches: int  # equal parts of a batch that an update goes through one after the other
     symptoms: tuple[Symptom, ...]  # of a collapse, in the metrics of `train`; a person is warned of them
     added: tuple[str, ...]  # modules that checkpoints of earlier versions lack; there they begin as `init` makes them
+    resized: Mapping[str, tuple[int, int]]  # images that the networks see at another size: <key> -> height, width
     out_space: Mapping[str, jax.ShapeDtypeStruct]  # <key> -> shape and dtype of the `out` arrays, without batch axes
 
     def init(self, key: PRNGKeyArray) -> State:

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 
 from reverie import algos, config, defaults, memory
 from reverie.agent import Agent, Divided
@@ -201,6 +202,7 @@ class Plan:
       replay_bytes: memory that replay takes by the end of the run.
       updates: that the run does in all.
       env_steps: that it takes in all, evaluations aside.
+      images: what is done to images on their way to the networks, a sentence each.
     """
 
     parameters: dict[str, Any]
@@ -211,6 +213,7 @@ class Plan:
     size: str | None
     updates: int
     env_steps: int
+    images: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -221,6 +224,7 @@ class Plan:
         size = f"size {self.size}, " if self.size else ""
         wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
+        images = "".join(f"  images       {escape(line)}\n" for line in self.images)
         every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
         learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
         if phases.apart(run):
@@ -237,6 +241,7 @@ class Plan:
             f"  model        {size}{total:,} parameters\n"
             f"  device       {self.device}, {self.precision}\n"
             f"  envs         {run.envs} ({workers})\n"
+            f"{images}"
             f"  {learned}\n"
             f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
             f"  checkpoint   {every}",
@@ -313,7 +318,23 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         size=getattr(conf.agent, "size", None),
         updates=phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps),
         env_steps=phases.env_steps(run),
+        images=tuple(_pictured(agent)),
     )
+
+
+def _pictured(agent: Agent) -> Iterator[str]:
+    """What is done to images on their way to the networks, a sentence each."""
+    for key, space in agent.obs_space.items():
+        if space.channels_first:
+            yield f"{key}: the env shows channels first, turned around to height, width, channels"
+    for key, (height, wide) in agent.resized.items():
+        own = agent.obs_space[key].shape[:2]
+        size = f"{height}" if height == wide else f"{height} {wide}"
+        cheaper = f"; --image-size {size} does that in the env, once, and replay takes less"
+        yield (
+            f"{key}: {own[0]} x {own[1]}, resized to {height} x {wide} by the networks"
+            + (cheaper if own[0] > height and own[1] > wide else "")
+        )
 
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:

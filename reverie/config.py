@@ -34,6 +34,7 @@ from reverie.fields import (
     check,
     flag,  # noqa: F401 (a value as it is typed: `config.flag`)
     parsed,
+    plain_size,
     short,
     taken,
 )
@@ -72,8 +73,9 @@ class Environment:
     """How often every action is taken; the rewards are summed."""
     time_limit: Number = 0
     """Env steps (before action repeat) after which an episode is truncated. 0: its own limit."""
-    image_size: Annotated[int, Within(0, 8192)] = 0
-    """Images are resized to this height and width. 0 leaves them as they are."""
+    image_size: Annotated[int | tuple[int, int], Within(0, 8192)] = 0
+    """Images are resized in the env: to squares with sides of this length, or to this height and width. 0 leaves them
+    as they are, and networks that do not take their size resize them on their way in."""
     gray: bool = False
     """Turn colour images into gray ones."""
     targets: Literal["none", "proprio"] = "none"
@@ -204,6 +206,8 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
 
     def __post_init__(self) -> None:
         check(self)
+        if isinstance(self.image_size, tuple):
+            object.__setattr__(self, "image_size", plain_size(self.image_size))
         if self.envs % self.groups:
             raise ConfigError(f"--groups {self.groups} must divide --envs {self.envs}, so that all are equal")
         if self.collector and self.schedule == "together":

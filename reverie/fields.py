@@ -79,8 +79,9 @@ def check(values: Any) -> None:
     kind: Any = type(values)
     for name, within in ranges(kind).items():
         value = getattr(values, name)
-        if value is not None and value not in within:
-            raise ConfigError(f"{flag(name)} must be {within.told(value)}, got {value}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and number not in within:
+                raise ConfigError(f"{flag(name)} must be {within.told(number)}, got {number}")
 
 
 def whole(text: str) -> int:
@@ -110,6 +111,17 @@ def parsed(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def plain_size(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    """The size of an image in one of two forms: a square as a number, anything else as height and width.
+
+    Raises ConfigError for a side below 1, unless both are 0.
+    """
+    height, wide = (size, size) if isinstance(size, int) else size
+    if min(height, wide) < (height != wide):
+        raise ConfigError(f"--image-size must be a height and a width of 1 or more, got {height} {wide}")
+    return height if height == wide else (height, wide)
+
+
 def short(value: object) -> str:
     """`repr(value)`, cut where it is long, for a sentence."""
     text = repr(value)
@@ -117,11 +129,13 @@ def short(value: object) -> str:
 
 
 def taken(key: str, value: Any, kind: Any) -> Any:
-    """`value` as a field of the type `kind` keeps it: an int may be given as 1e6, a float as 8.
+    """`value` as a field of the type `kind` keeps it: an int may be given as 1e6, a float as 8, a pair as a list.
 
     Raises TypeError, naming what was given and what is expected.
     """
     kinds = (kind, *get_args(kind))
+    if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
+        value = tuple(value)
     if int in kinds and isinstance(value, float) and value.is_integer():
         return int(value)
     if not fits(value, kind):
@@ -130,7 +144,8 @@ def taken(key: str, value: Any, kind: Any) -> Any:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether `value` is of the type `kind`: bool, int, float, str, a `Literal`, or a union of these and None.
+    """Whether `value` is of the type `kind`: bool, int, float, str, a `Literal`, a tuple of these, or a union of all
+    that and None.
 
     An int may be a float; a bool is no number.
     """
@@ -138,6 +153,9 @@ def fits(value: Any, kind: Any) -> bool:
         return value in get_args(kind) and type(value) in {type(x) for x in get_args(kind)}
     if get_origin(kind) is UnionType:
         return any(fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(fits, value, parts))
     if kind is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     return type(value) is kind
@@ -149,6 +167,8 @@ def told(kind: Any) -> str:
         return "one of " + ", ".join(repr(x) for x in get_args(kind))
     if get_origin(kind) is UnionType:
         return " or ".join(told(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a pair of " + told(get_args(kind)[0]).removeprefix("a ") + "s"
     if kind is type(None):
         return "null"
     if kind is bool:

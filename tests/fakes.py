@@ -57,6 +57,7 @@ class Fake:
     minibatches = 1
     parts = get_args(Part)
     symptoms = ()
+    resized: dict = {}  # noqa: RUF012
     added = ()
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:

@@ -321,7 +321,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         ([*TRAIN, "--env", "CartPol-v1"], "CartPole-v1"),
         ([*TRAIN, "--env", "no_such_module:Env"], "no_such_module"),
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--actor-gradient", "dynamics"], "--actor-gradient auto"),
-        (["train", "dreamer_v3", "--preset", "catch", "--image-size", "30"], "--image-size 64"),
+        ([*TRAIN, "--image-size", "64", "0"], "--image-size must be a height and a width"),
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--kernel", "4"], "3 or 5 with --convolutions pool"),
         (["train", "dream_ppo", "--env", "CartPole-v1", "--batch", "6"], "try --batch 8"),
         ([*TRAIN, "--collector", "a:b"], "--schedule model-then-policy"),

@@ -125,3 +125,19 @@ def test_every_preset_is_valid() -> None:
     for name in algos.ALGORITHMS:
         for preset in algos.load(name).PRESETS:
             assert config.default(name, preset).algorithm == name
+
+
+def test_an_image_size_is_one_number_or_two():
+    sizes = {
+        given: config.override(config.default("fake"), image_size=given).run.image_size for given in (0, 64, (64, 64))
+    }
+    assert sizes == {0: 0, 64: 64, (64, 64): 64}
+    wide = config.override(config.default("fake"), image_size=[210, 160])
+    assert wide.run.image_size == (210, 160)
+    assert config.from_text(config.to_text(wide)).run == wide.run
+    for wrong in ((64, 0), (-1, 64), (64, 9000)):
+        with pytest.raises(ConfigError, match="--image-size must be"):
+            config.override(config.default("fake"), image_size=wrong)
+    for wrong in ([1, 2, 3], ["64", 64], "64"):
+        with pytest.raises(TypeError, match=r"image_size is .*, expected a whole number or a pair of whole numbers"):
+            config.override(config.default("fake"), image_size=wrong)

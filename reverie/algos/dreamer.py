@@ -27,8 +27,9 @@ from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.behavior.search import Found
 from reverie.envs.base import Spaces
 from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
+from reverie.model.canvas import Size, resized
 from reverie.model.decode import Decoder
-from reverie.model.encode import Convolutions, Encoder, flat, image_resolution, images, width
+from reverie.model.encode import Encoder, flat, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import Action, OneHot, randomness
@@ -144,13 +145,8 @@ class Dreamt(NamedTuple):
         return names | {"length": self.weight.sum(0)}
 
 
-def check(obs_space: Spaces, convolutions: Convolutions = "pool", stages: int = 4) -> None:
-    """Raises Unsuitable for a game of two players, and for images of a size that the networks cannot take."""
-    try:
-        if pictures := images(obs_space):
-            image_resolution(pictures, stages, convolutions)
-    except ValueError as error:
-        raise Unsuitable(str(error)) from error
+def check(obs_space: Spaces) -> None:
+    """Raises Unsuitable for a game of two players."""
     if any(space.kind == "player" for space in obs_space.values()):
         raise Unsuitable(
             "this is a game of two players, and a Dreamer plays alone: it would count what its opponent wins as its "
@@ -163,6 +159,7 @@ class Dreamer:
 
     Args:
       config: the paper's values, with `Planning` among them.
+      canvas: height and width at which the networks see images.
       widths: of a latent: deter, stoch, and numbers of a stoch variable.
       differentiable: the actions whose samples carry the gradient of the return.
       scales: the weight of every loss.
@@ -185,6 +182,7 @@ class Dreamer:
         act_space: Spaces,
         dtype: jnp.dtype,
         *,
+        canvas: Size,
         widths: tuple[int, int, int],
         optimizer: optax.GradientTransformation,
         differentiable: frozenset[str],
@@ -193,6 +191,7 @@ class Dreamer:
         self.config, self.optimizer = config, optimizer
         self.obs_space, self.act_space = obs_space, act_space
         self.dtype, self.widths, self.differentiable = dtype, widths, differentiable
+        self.resized: Mapping[str, Size] = resized(obs_space, canvas)
         self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {}
         self.symptoms: tuple[Symptom, ...] = (
             kl_at_floor(config.free_nats),

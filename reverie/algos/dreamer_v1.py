@@ -24,6 +24,7 @@ from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Layers, Positive, Share, Weight, Width, Within
+from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
 from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
@@ -197,6 +198,7 @@ class DreamerV1(Dreamer):
             obs_space,
             act_space,
             dtype,
+            canvas=(INSIDE, INSIDE),
             widths=(config.deter, config.stoch, 1),
             optimizer=in_parts(adam(config.learning_rate, clip=config.clip), *behavior),
             differentiable=frozenset(act_space),
@@ -245,7 +247,7 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: images that are not 64 x 64, or a game of two players.
+      Unsuitable: a game of two players.
     """
-    check(obs_space, "inside")
+    check(obs_space)
     return DreamerV1(config, obs_space, act_space, jnp.dtype(precision))

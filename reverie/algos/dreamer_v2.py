@@ -25,6 +25,7 @@ from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Count, Layers, Positive, Share, Weight, Width, Within
+from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
 from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
@@ -225,6 +226,7 @@ class DreamerV2(Dreamer):
             obs_space,
             act_space,
             dtype,
+            canvas=(INSIDE, INSIDE),
             widths=(config.deter, STOCH, config.classes),
             optimizer=in_parts(*(adam(rate, eps=1e-5, clip=config.clip, decay=config.decay) for rate in rates)),
             differentiable={
@@ -284,7 +286,7 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: images that are not 64 x 64, or a game of two players.
+      Unsuitable: a game of two players.
     """
-    check(obs_space, "inside")
+    check(obs_space)
     return DreamerV2(config, obs_space, act_space, jnp.dtype(precision))

@@ -26,8 +26,9 @@ from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import imagined_losses, replayed_value_loss, through_dynamics
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
+from reverie.model.canvas import Size, canvas, halvings, images
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder, halvings, width
+from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.model.stoch import Categorical
@@ -109,6 +110,12 @@ def image_depths(config: Config, obs_space: Spaces) -> tuple[int, ...]:
     return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 
+def image_canvas(config: Config, obs_space: Spaces) -> Size:
+    """Height and width at which the image networks see."""
+    pictures = images(obs_space)
+    return canvas(pictures, len(image_depths(config, obs_space)), config.convolutions) if pictures else (0, 0)
+
+
 class DreamerV3(Dreamer):
     """The `Agent`."""
 
@@ -119,6 +126,7 @@ class DreamerV3(Dreamer):
             obs_space,
             act_space,
             dtype,
+            canvas=image_canvas(config, obs_space),
             widths=(size.deter, STOCH, size.classes),
             optimizer=make_optimizer(config),
             differentiable=through_dynamics(act_space, config.actor_gradient),
@@ -252,10 +260,9 @@ def make_agent(
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: images of a size that cannot be halved, actions that have no gradient where one is asked for, or a
-        game of two players.
+      Unsuitable: actions that have no gradient where one is asked for, or a game of two players.
     """
-    check(obs_space, config.convolutions, len(image_depths(config, obs_space)))
+    check(obs_space)
     try:
         return kind(config, obs_space, act_space, jnp.dtype(precision))
     except ValueError as error:

@@ -179,7 +179,7 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: actions that are not one discrete choice, or pictures that cannot be halved.
+      Unsuitable: actions that are not one discrete choice.
     """
     muzero.check(config, obs_space, act_space)
     return GumbelMuZero(config, obs_space, act_space, precision)

@@ -35,9 +35,10 @@ from reverie.behavior.returns import ReturnScale, Window, lambda_return, n_step_
 from reverie.behavior.search import Found, puct
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, cut, policy_certain, policy_random
-from reverie.model.encode import boards, halvings, image_resolution, images, planar
+from reverie.model.canvas import Size, canvas, halvings, images, resized
+from reverie.model.encode import boards, planar
 from reverie.model.heads import FlagHead, PolicyHead, Scalar, ScalarHead
-from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient
+from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient, tower_canvas
 from reverie.nn import transforms
 from reverie.nn.dists import Binary, OneHot, randomness
 from reverie.nn.layers import Conv
@@ -124,15 +125,13 @@ class Model(eqx.Module):
 
 
 def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:
-    if config.network == "tower" or (config.network == "auto" and any(s.kind == "planes" for s in seen.values())):
-        down = halvings(seen, least=6) if images(seen) else 0
+    if towering(config, seen):
         return Towers(
             seen,
             actions,
             blocks=config.blocks,
             channels=config.channels,
             read_channels=config.read_channels,
-            halvings=down,
             scaling=config.scaling,
             key=key,
         )
@@ -146,6 +145,11 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
         scaling=config.scaling,
         key=key,
     )
+
+
+def towering(config: Config, seen: Spaces) -> bool:
+    """Whether states are planes."""
+    return config.network == "tower" or (config.network == "auto" and bool(boards(seen)))
 
 
 class State(eqx.Module):
@@ -173,7 +177,7 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: actions that are not one discrete choice, or pictures that cannot be halved.
+      Unsuitable: actions that are not one discrete choice.
     """
     check(config, obs_space, act_space)
     return MuZero(config, obs_space, act_space, precision)
@@ -187,18 +191,17 @@ def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
 
 
 def check_states(config: Config, obs_space: Spaces) -> None:
-    """Raises Unsuitable unless pictures can be halved, and boards be read off a tower if they are to be."""
+    """Raises Unsuitable unless there is something for a tower to stand on, and boards can be read off it if they are to
+    be."""
     if config.decode_scale and (config.network == "mlp" or not boards(obs_space) or images(obs_space)):
         seen = {key: space.describe() for key, space in obs_space.items()}
         raise Unsuitable(
             f"--decode-scale {config.decode_scale:g} reads boards off the planes of a tower, and here the network is "
             f"{config.network} and the env shows {seen}: leave it out"
         )
-    try:
-        if pictures := images(obs_space):
-            image_resolution(pictures, halvings(pictures))
-    except ValueError as error:
-        raise Unsuitable(str(error)) from error
+    if config.network == "tower" and not planar(obs_space):
+        seen = {key: space.describe() for key, space in obs_space.items()}
+        raise Unsuitable(f"--network tower needs an image or a board, and the env shows {seen}: type --network mlp")
 
 
 class MuZero:
@@ -221,6 +224,7 @@ class MuZero:
         self.trained = 1  # the replay ratio counts roots
         (self.action,) = sorted(act_space) if len(act_space) == 1 else ("",)
         self.seen_space = seen_space(obs_space, config.stack)
+        self.resized: Mapping[str, Size] = resized(obs_space, self.canvas()) if images(obs_space) else {}
         self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {
             "policy": jax.ShapeDtypeStruct((self.choices,), jnp.float32),
             "value": jax.ShapeDtypeStruct((), jnp.float32),
@@ -235,6 +239,11 @@ class MuZero:
             cut(config.support),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
+
+    def canvas(self) -> Size:
+        """Height and width at which the networks see images."""
+        seen = self.seen_space
+        return tower_canvas(seen) if towering(self.config, seen) else canvas(images(seen), halvings(seen))
 
     minibatches: int = 1
     searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored

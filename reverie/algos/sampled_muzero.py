@@ -230,7 +230,7 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: a game with rules about moves, or pictures that cannot be halved.
+      Unsuitable: a game with rules about moves.
     """
     if "legal" in obs_space:
         raise Unsuitable("moves drawn from a policy may be illegal: this game is for `gumbel_muzero`")

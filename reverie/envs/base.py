@@ -53,6 +53,7 @@ class Space:
       classes: `discrete` only: the number of classes of every element, flattened.
       low, high: `vector` only: bounds of every element, flattened; may be infinite.
         Vector actions are always in [-1, 1]: the adapter rescales them to the env's own bounds.
+      channels_first: `image` only: the env itself shows it as `[C, H, W]`, and it is turned around on its way in.
       alternating: `player` only: by the rules of the game the players move in strict turns, one move each. Where it is
         not said, a search learns whose turn comes.
     """
@@ -63,6 +64,7 @@ class Space:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     alternating: bool = False
+    channels_first: bool = False
 
     @property
     def dtype(self) -> np.dtype:
@@ -168,6 +170,7 @@ def to_json(spaces: Spaces) -> dict[str, Any]:
             "low": text(s.low),
             "high": text(s.high),
             **({"alternating": True} if s.alternating else {}),
+            **({"channels_first": True} if s.channels_first else {}),
         }
         for key, s in spaces.items()
     }
@@ -184,6 +187,7 @@ def from_json(data: dict[str, Any]) -> Spaces:
             floats(v["low"]),
             floats(v["high"]),
             v.get("alternating", False),
+            v.get("channels_first", False),
         )
         for key, v in data.items()
     }

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from reverie.envs import host
 from reverie.envs.base import Arrays, Env, Step
 from reverie.envs.guard import Fault, guarded
-from reverie.envs.gym import GymEnv
+from reverie.envs.gym import GymEnv, channels_first, turned_around
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
 from reverie.envs.values import Gate, Malformed, legally, sample
@@ -202,12 +202,9 @@ def _interface(raw: gymnasium.Env) -> Iterator[Finding]:
 def _looks_like_an_image(box: spaces.Box) -> Iterator[Finding]:
     channels = (1, 3, 4)
     if box.dtype == np.uint8 and len(box.shape) == 3:
-        if box.shape[0] in channels and box.shape[2] > 16:
-            yield Finding(
-                "warning",
-                f"an image {list(box.shape)} looks like channels first",
-                "transpose it to [height, width, channels]",
-            )
+        if channels_first(box.shape):
+            seen = list(turned_around(box.shape))
+            yield Finding("note", f"an image {list(box.shape)} has its channels first: it is turned around to {seen}")
     elif box.dtype == np.uint8 and len(box.shape) == 2 and min(box.shape) >= 16:
         yield Finding(
             "warning",

@@ -1,7 +1,7 @@
 """Gymnasium envs, translated: any `gymnasium.Env` in, an `Env` of ours out.
 
 Gymnasium space                     becomes
-    Box uint8, three axes [H, W, C] `image`
+    Box uint8, three axes [H, W, C] `image`; [C, H, W] is turned around
     any other Box                   `vector`: float32; as an action rescaled to [-1, 1]
     Discrete, MultiDiscrete         `discrete`: classes counted from 0 whatever `start` is
     MultiBinary                     `discrete` of 2 classes
@@ -90,7 +90,7 @@ class GymEnv:
         if isinstance(frame, list):
             frame = frame[-1] if frame else None
         if isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.dtype == np.uint8:
-            return frame
+            return np.moveaxis(frame, 0, -1) if channels_first(frame.shape) else frame
         return None
 
     def close(self) -> None:
@@ -180,7 +180,8 @@ def _name(path: Path) -> str:
 def _observed(space: gymnasium.Space, name: str) -> Space:
     if isinstance(space, spaces.Box):
         if _is_image(space):
-            return Space("image", _shape(space))
+            turned = channels_first(space.shape)
+            return Space("image", turned_around(space.shape) if turned else _shape(space), channels_first=turned)
         with np.errstate(over="ignore"):  # a float64 bound may be infinite as a float32
             low, high = (x.astype(np.float32).reshape(-1) for x in (space.low, space.high))
         return Space("vector", _shape(space), (), tuple(low.tolist()), tuple(high.tolist()))
@@ -223,13 +224,35 @@ def _is_image(space: spaces.Box) -> bool:
     return space.dtype == np.uint8 and len(space.shape) == 3
 
 
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether an image is shaped `[C, H, W]`: a few channels before two sides that cannot be meant as channels."""
+    channels, *sides = shape
+    few = (channels <= 4 and min(sides) >= 7) or (channels <= 16 and min(sides) >= 32)
+    return few and sides[-1] not in (1, 3, 4)
+
+
+def turned_around(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`[C, H, W]` as `[H, W, C]`."""
+    return (*shape[1:], shape[0])
+
+
+def _turner(shape: tuple[int, ...]) -> Callable[[Any], np.ndarray]:
+    def turn(value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.shape != shape:
+            raise Malformed(f"an image is {list(array.shape)}, expected {list(shape)}, channels first, as declared")
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
+
+    return turn
+
+
 # ---------------------------------------------------------------------------------------- values
 
 
 def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
     if isinstance(space, spaces.Box):
         if _is_image(space):
-            return np.asarray
+            return _turner(space.shape) if channels_first(space.shape) else np.asarray
         kinds = "iu" if space.dtype.kind in "iu" else space.dtype.kind
         return lambda value: _cast(value, kinds, np.float32)
     if isinstance(space, spaces.MultiBinary):

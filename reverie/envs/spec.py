@@ -23,7 +23,7 @@ from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.code import UnusableEnv
 from reverie.envs.gym import GymEnv
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
-from reverie.fields import meant, parsed, short
+from reverie.fields import meant, parsed, plain_size, short
 
 
 class _Known(NamedTuple):
@@ -77,7 +77,7 @@ class EnvSpec:
         named `device:module:EnvClass`.
       action_repeat: how often every action is taken; rewards are summed.
       time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
-      image_size: images become `[image_size, image_size, C]`; 0 leaves them.
+      image_size: images become `[image_size, image_size, C]`, or with a pair `[height, width, C]`; 0 leaves them.
       gray: images become `[H, W, 1]`.
       targets: `proprio` adds the body to the observation, for world models to predict (see `mujoco.Body`).
       kwargs: keyword arguments of the env, or options of its family; a dict or its JSON text (kept
@@ -88,7 +88,7 @@ class EnvSpec:
     id: str
     action_repeat: int = 1
     time_limit: int = 0
-    image_size: int = 0
+    image_size: int | tuple[int, int] = 0
     gray: bool = False
     targets: str = "none"
     kwargs: Mapping[str, Any] | str = field(default_factory=dict)
@@ -105,8 +105,13 @@ class EnvSpec:
             object.__setattr__(self, "kwargs", kwargs)
         if not isinstance(self.kwargs, Mapping):
             raise UnusableEnv(f'env kwargs {self.kwargs!r}, expected a dict such as {{"size": 5}}')
+        if isinstance(self.image_size, tuple):
+            try:
+                object.__setattr__(self, "image_size", plain_size(self.image_size))
+            except ValueError as error:
+                raise UnusableEnv(str(error)) from error
         for name, least in (("action_repeat", 1), ("time_limit", 0), ("image_size", 0)):
-            if getattr(self, name) < least:
+            if isinstance(getattr(self, name), int) and getattr(self, name) < least:
                 raise UnusableEnv(f"{name} is {getattr(self, name)}, expected {least} or more")
 
     def to_json(self) -> str:
@@ -128,7 +133,9 @@ class EnvSpec:
     @classmethod
     def from_json(cls, text: str) -> EnvSpec:
         """Inverse of `to_json`."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        size = values["image_size"]
+        return cls(**values | {"image_size": tuple(size) if isinstance(size, list) else size})
 
 
 EnvLike = EnvSpec | str | Callable[..., Any]
@@ -353,9 +360,10 @@ def _once(given: Any, spec: EnvSpec) -> None:
             f"with --env-kwargs '{{\"repeat\": {spec.action_repeat}}}'"
         )
     if hasattr(given, "size") and spec.image_size not in (0, given.size):
+        another = f", and type --env-kwargs '{{\"size\": {spec.image_size}}}' for another"
         raise ValueError(
-            f"it makes images of {given.size} by itself: leave --image-size out, and type "
-            f"--env-kwargs '{{\"size\": {spec.image_size}}}' for another"
+            f"it makes images of {given.size} by itself: leave --image-size out"
+            + (another if isinstance(spec.image_size, int) else "")
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reverie.envs.base import Arrays, Env, Space, Spaces, Step
+from reverie.envs.base import Arrays, Env, Spaces, Step
 from reverie.envs.gym import GymEnv
 
 
@@ -99,18 +99,19 @@ class _ImageWrapper(Wrapper):
 
 
 class ResizeImages(_ImageWrapper):
-    """Every image becomes `[size, size, C]` (bilinear, antialiased)."""
+    """Every image becomes `[size, size, C]`, or with a pair `[height, width, C]` (bilinear, antialiased)."""
 
-    def __init__(self, env: Env, size: int) -> None:
-        super().__init__(env, "image_size")
-        self._size = _at_least_one("image_size", size)
+    def __init__(self, env: Env, size: int | tuple[int, int]) -> None:
+        super().__init__(env, "--image-size")
+        height, wide = (size, size) if isinstance(size, int) else size
+        self._size = _at_least_one("image_size", height), _at_least_one("image_size", wide)
 
     @property
     def obs_space(self) -> Spaces:
-        small = {
-            key: Space("image", (self._size, self._size, self.env.obs_space[key].shape[2])) for key in self._images
+        return {
+            key: replace(space, shape=(*self._size, space.shape[2])) if key in self._images else space
+            for key, space in self.env.obs_space.items()
         }
-        return {key: small.get(key, space) for key, space in self.env.obs_space.items()}
 
     def observation(self, obs: Arrays) -> Arrays:
         return {key: _resize(x, self._size) if self._is_image(key, x) else x for key, x in obs.items()}
@@ -120,7 +121,7 @@ class GrayImages(_ImageWrapper):
     """Every colour image becomes `[H, W, 1]`: ITU-R 601 luma; a gray image stays as it is."""
 
     def __init__(self, env: Env) -> None:
-        super().__init__(env, "gray")
+        super().__init__(env, "--gray")
         for key in self._images:
             if env.obs_space[key].shape[2] not in (1, 3, 4):
                 raise ValueError(
@@ -129,8 +130,10 @@ class GrayImages(_ImageWrapper):
 
     @property
     def obs_space(self) -> Spaces:
-        gray = {key: Space("image", (*self.env.obs_space[key].shape[:2], 1)) for key in self._images}
-        return {key: gray.get(key, space) for key, space in self.env.obs_space.items()}
+        return {
+            key: replace(space, shape=(*space.shape[:2], 1)) if key in self._images else space
+            for key, space in self.env.obs_space.items()
+        }
 
     def observation(self, obs: Arrays) -> Arrays:
         return {key: _gray(x) if self._is_image(key, x) else x for key, x in obs.items()}
@@ -155,16 +158,14 @@ def native_action(env: Env, action: Arrays) -> Any:
     return env.native(action) if isinstance(env, GymEnv) else action
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    if image.shape[:2] == (size, size):
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
         return image
+    small = lambda plane: np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR))
     if image.shape[2] == 3:
-        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    planes = [  # frame stacks; and four channels, which Pillow would blend by the fourth as alpha
-        np.asarray(Image.fromarray(image[:, :, c]).resize((size, size), Image.Resampling.BILINEAR))
-        for c in range(image.shape[2])
-    ]
-    return np.stack(planes, -1)
+        return small(image)
+    # Frame stacks; and four channels, which Pillow would blend by the fourth as alpha.
+    return np.stack([small(image[:, :, c]) for c in range(image.shape[2])], -1)
 
 
 def _gray(image: np.ndarray) -> np.ndarray:

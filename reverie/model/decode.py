@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.model.encode import Convolutions, image_resolution, images, written
+from reverie.model.canvas import Canvas, Convolutions, Size, canvas, images
+from reverie.model.encode import written
 from reverie.nn.dists import Gaussian, OneHot, Squared
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
@@ -44,7 +45,7 @@ class ImageDecoder(eqx.Module):
     def __init__(
         self,
         channels: int,
-        resolution: tuple[int, int],
+        resolution: Size,
         *,
         deter: int,
         stoch: int,
@@ -95,7 +96,7 @@ class TransposedDecoder(eqx.Module):
     def __init__(
         self,
         channels: int,
-        resolution: tuple[int, int],
+        resolution: Size,
         *,
         features: int,
         depths: tuple[int, ...],
@@ -156,7 +157,7 @@ class SpreadDecoder(eqx.Module):
         return painted(self.convs[-1].spread(x), self.pixels)
 
 
-def coarse(resolution: tuple[int, int], depths: tuple[int, ...]) -> tuple[int, int, int]:
+def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
     """Shape of the smallest map of an image: after as many halvings as there are depths."""
     height, wide = (side >> len(depths) for side in resolution)
     return height, wide, depths[-1]
@@ -196,6 +197,7 @@ class Decoder(eqx.Module):
     image_loss: Literal["squared", "gaussian"] = eqx.field(static=True)
     symlog_vectors: bool = eqx.field(static=True)
     symlog_images: bool = eqx.field(static=True)
+    canvas: Size = eqx.field(static=True)  # that images are painted on; (0, 0) without any
 
     def __init__(
         self,
@@ -223,7 +225,7 @@ class Decoder(eqx.Module):
         self.spaces = tuple(sorted(spaces.items()))
         self.image_loss = image_loss
         self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
-        self.mlp, self.heads, self.image = None, {}, None
+        self.mlp, self.heads, self.image, self.canvas = None, {}, None, (0, 0)
         if vector_spaces:
             self.mlp = MLP(deter + stoch, units, layers, key=mlp_key, style=style)
             keys = jax.random.split(head_key, len(vector_spaces))
@@ -233,7 +235,7 @@ class Decoder(eqx.Module):
             }
         if image_spaces:
             channels = sum(s.shape[2] for s in image_spaces.values())
-            resolution = image_resolution(image_spaces, len(depths), convolutions)
+            self.canvas = resolution = canvas(image_spaces, len(depths), convolutions)
             painter = style._replace(act=image_act or style.act)
             shared: dict[str, Any] = {"depths": depths, "pixels": pixels, "style": painter, "key": image_key}
             if convolutions == "pool":
@@ -262,6 +264,9 @@ class Decoder(eqx.Module):
             picture = Squared if self.image_loss == "squared" else Gaussian
             for name, space in images(spaces).items():
                 part = pixels[..., start : start + space.shape[2]]
-                out[name] = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
+                painted = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
+                height, wide, _ = space.shape
+                fits = (height, wide) == self.canvas
+                out[name] = painted if fits else Canvas(painted, self.canvas, (height, wide))
                 start += space.shape[2]
         return out

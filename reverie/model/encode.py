@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from reverie.envs.base import UNSEEN, Space, Spaces
+from reverie.model.canvas import Convolutions, Size, canvas, images, onto
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, Conv, Style
 from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG_PIXELS, symlog
-
-Convolutions = Literal["pool", "stride", "inside"]
-INSIDE = 64  # side of the images that four strides without padding, and their mirror, fit
-
-
-def images(spaces: Spaces) -> Spaces:
-    return {k: s for k, s in sorted(spaces.items()) if s.kind == "image"}
 
 
 def planar(spaces: Spaces) -> Spaces:
@@ -99,43 +91,12 @@ def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
     return values
 
 
-def image_resolution(spaces: Spaces, stages: int, convolutions: Convolutions = "pool") -> tuple[int, int]:
-    """The common height and width of the images, checked against what `stages` halvings can take."""
-    found = {s.shape[:2] for s in spaces.values()}
-    if len(found) > 1:
-        sizes = {k: s.shape for k, s in spaces.items()}
-        raise ValueError(f"images must share height and width, got {sizes}; resize them, e.g. --image-size 64")
-    height, wide = found.pop()
-    if not stages:
-        raise ValueError(f"images of {height} x {wide} are too small to be halved; enlarge them, e.g. --image-size 64")
-    if convolutions == "inside":
-        if (height, wide) != (INSIDE, INSIDE):
-            raise ValueError(
-                f"images must be {INSIDE} x {INSIDE} for convolutions without padding, got {height} x {wide};"
-                f" resize them: --image-size {INSIDE}"
-            )
-        return height, wide
-    factor = 2**stages
-    if any(side % factor or not 3 <= side // factor <= 16 for side in (height, wide)):
-        raise ValueError(
-            f"images of {height} x {wide} cannot be halved {stages} times down to 3..16 pixels a side;"
-            f" resize them, e.g. --image-size 64 (sides must be multiples of {factor}, {3 * factor} to {16 * factor})"
-        )
-    return height, wide
-
-
-def halvings(spaces: Spaces, least: int = 4) -> int:
-    """How often the images of these spaces can be halved before a side falls below `least`; 0 without images."""
-    sides = [side for space in images(spaces).values() for side in space.shape[:2]]
-    return max(0, int(math.log2(min(sides) / least))) if sides else 0
-
-
 class Encoder(eqx.Module):
     """Vectors through an MLP, images through convolutions; the tokens are both, side by side.
 
-    Images are scaled to [-0.5, 0.5] and concatenated on channels; every stage is a convolution, a norm over channels
-    and an activation, and halves the resolution: by 2x2 max-pooling in the final DreamerV3, by a stride of two in that
-    of 2023, by a stride without padding in V1 and V2.
+    Images are scaled to [-0.5, 0.5], resized where they must be (`canvas`), and concatenated on channels; every stage
+    is a convolution, a norm over channels and an activation, and halves the resolution: by 2x2 max-pooling in the final
+    DreamerV3, by a stride of two in that of 2023, by a stride without padding in V1 and V2.
 
     Args:
       units, layers: of the MLP.
@@ -152,6 +113,7 @@ class Encoder(eqx.Module):
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
     convolutions: Convolutions = eqx.field(static=True)
+    canvas: Size = eqx.field(static=True)  # at which images are seen; (0, 0) without any
     symlog_vectors: bool = eqx.field(static=True)
     symlog_images: bool = eqx.field(static=True)
     act: Act = eqx.field(static=True)
@@ -177,12 +139,12 @@ class Encoder(eqx.Module):
         self.outputs, self.convolutions = 0, convolutions
         self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
         self.act = image_act or style.act
-        self.mlp, self.convs, self.norms = None, (), ()
+        self.mlp, self.convs, self.norms, self.canvas = None, (), (), (0, 0)
         if vector_spaces:
             self.mlp = MLP(width(vector_spaces), units, layers, key=mlp_key, style=style)
             self.outputs += units
         if image_spaces:
-            height, wide = image_resolution(image_spaces, len(depths), convolutions)
+            self.canvas = height, wide = canvas(image_spaces, len(depths), convolutions)
             channels = (sum(s.shape[2] for s in image_spaces.values()), *depths)
             self.convs = tuple(
                 Conv(channels[i], channels[i + 1], kernel, key=k, bias=style.bias, style=style)
@@ -200,13 +162,16 @@ class Encoder(eqx.Module):
         if self.mlp is not None:
             tokens.append(self.mlp(flat(vectors(spaces), obs, squash=self.symlog_vectors).astype(dtype)))
         if self.convs:
-            x = jnp.concatenate([obs[k] for k in images(spaces)], -1)
-            if self.symlog_images:
-                x = SYMLOG_PIXELS.to(x.astype(jnp.float32) / 255).astype(dtype) - 0.5
-            else:
-                x = x.astype(dtype) / 255 - 0.5
+            x = jnp.concatenate([self._bright(obs[key], dtype) for key in images(spaces)], -1)
             for conv, norm in zip(self.convs, self.norms, strict=True):
                 halve = {"pool": conv.pooled, "stride": conv.strided, "inside": conv.strided_inside}
                 x = ACTIVATIONS[self.act](norm(halve[self.convolutions](x)))
             tokens.append(x.reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)
+
+    def _bright(self, x: UInt8[Array, "*B h w c"], dtype: jnp.dtype) -> Float[Array, "*B H W c"]:
+        """An image on the canvas, as brightness around 0."""
+        if not self.symlog_images and x.shape[-3:-1] == self.canvas:
+            return x.astype(dtype) / 255 - 0.5
+        bright = onto(x.astype(jnp.float32) / 255, self.canvas)  # as the target of a decoder: computed once
+        return (SYMLOG_PIXELS.to(bright) if self.symlog_images else bright).astype(dtype) - 0.5

@@ -20,7 +20,8 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Spaces
-from reverie.model.encode import Encoder, flat, images, planar, vectors, width
+from reverie.model.canvas import Size, canvas, extent, halved, halvings, images, onto
+from reverie.model.encode import Encoder, flat, planar, vectors, width
 from reverie.nn.layers import MLP, Conv, Linear
 from reverie.nn.norm import RMSNorm
 
@@ -146,7 +147,8 @@ class Block(eqx.Module):
 
 
 class Towers(eqx.Module):
-    """States are planes. Boards keep their height and width; pictures are halved `halvings` times on the way.
+    """States are planes. Boards keep their height and width; pictures are resized where they must be (`canvas`), and
+    halved on the way until a side would fall below 6.
 
     Vectors and discrete values become constant planes beside the pictures. An action is constant one-hot planes;
     where there are as many as the board has columns or cells, also a plane with that column or cell set.
@@ -164,9 +166,9 @@ class Towers(eqx.Module):
     squeeze: Conv
     squeeze_norm: RMSNorm
     spaces: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    canvas: Size = eqx.field(static=True)
     axes: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
-    halvings: int = eqx.field(static=True)
     scaling: Scaling = eqx.field(static=True)
     places: tuple[int, ...] = eqx.field(static=True)  # of the actions on the board, () if they have none
 
@@ -178,16 +180,16 @@ class Towers(eqx.Module):
         blocks: int,
         channels: int,
         read_channels: int,
-        halvings: int,
         scaling: Scaling = "range",
         key: PRNGKeyArray,
     ):
         pictures = planar(spaces)
-        height, wide = next(iter(pictures.values())).shape[:2]
+        self.canvas = height, wide = tower_canvas(spaces)
+        down = halved(min(height, wide), 6) if images(spaces) else 0
         inputs = sum(s.shape[2] for s in pictures.values()) + width(beside(spaces))
-        keys = iter(jax.random.split(key, 3 + halvings + 2 * blocks))
+        keys = iter(jax.random.split(key, 3 + down + 2 * blocks))
         self.first = Conv(inputs, channels, 3, key=next(keys))
-        self.downs = tuple(Block(channels, key=next(keys)) for _ in range(halvings))
+        self.downs = tuple(Block(channels, key=next(keys)) for _ in range(down))
         self.blocks = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
         self.places = {wide: (1, wide), height * wide: (height, wide)}.get(actions, ()) if not images(spaces) else ()
         self.action = Conv(channels + actions + bool(self.places), channels, 3, key=next(keys))
@@ -195,14 +197,14 @@ class Towers(eqx.Module):
         self.squeeze = Conv(channels, read_channels, 1, key=next(keys))
         self.squeeze_norm = RMSNorm(read_channels)
         self.spaces, self.axes = tuple(sorted(spaces.items())), 3
-        self.halvings, self.scaling = halvings, scaling
-        self.outputs = (height >> halvings) * (wide >> halvings) * read_channels
+        self.scaling = scaling
+        self.outputs = (height >> down) * (wide >> down) * read_channels
 
     def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B h w c"]:
         spaces = dict(self.spaces)
         parts = []
         for key, space in planar(spaces).items():
-            x = obs[key].astype(dtype)
+            x = onto(obs[key].astype(dtype), self.canvas)
             parts.append(x / 255 - 0.5 if space.kind == "image" else x)
         if rest := beside(spaces):
             x = flat(rest, obs, squash=True).astype(dtype)
@@ -229,6 +231,11 @@ class Towers(eqx.Module):
     def read(self, state: Float[Array, "*B h w c"]) -> Float[Array, "*B f"]:
         x = jax.nn.relu(self.squeeze_norm(self.squeeze(state)))
         return x.reshape(*x.shape[:-3], -1)
+
+
+def tower_canvas(spaces: Spaces) -> Size:
+    """Height and width of a tower's planes before they are halved."""
+    return canvas(planar(spaces), halvings(spaces)) if images(spaces) else extent(planar(spaces))
 
 
 def beside(spaces: Spaces) -> Spaces:

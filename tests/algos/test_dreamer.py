@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, random_batch
 
-from reverie.algos import Unsuitable, dreamer_v1, dreamer_v2
+from reverie.algos import dreamer_v1, dreamer_v2
 from reverie.algos.dreamer import Seen
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
@@ -258,11 +258,6 @@ def test_a_sampled_evaluation_draws_from_the_policy_and_explores_no_further(plan
     assert often["eval"] == 1
     assert 0.55 < often["sample"] < 0.75, "e^2 / (e^2 + 4), and of the visits nearly so"
     assert often["train"] < 0.3
-
-
-def test_images_must_be_of_the_size_that_the_networks_draw():
-    with pytest.raises(Unsuitable, match="--image-size 64"):
-        agent_of("v1", {"image": Space("image", (96, 96, 3))})
 
 
 def test_values_that_cannot_be_are_refused_by_name():

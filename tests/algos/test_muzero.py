@@ -382,7 +382,7 @@ def test_boards_are_read_off_every_state_until_the_episode_ends():
 
 def test_on_boards_the_dynamics_see_in_which_column_an_action_is():
     spaces = {"board": Space("planes", (6, 7, 2))}
-    body = Towers(spaces, 7, blocks=0, channels=2, read_channels=1, halvings=0, key=KEY)
+    body = Towers(spaces, 7, blocks=0, channels=2, read_channels=1, key=KEY)
     only_places = body.action.weight.at[:, :, :-1].set(0) / 100  # neither the state nor the constant planes count
     body = eqx.tree_at(lambda b: b.action.weight, body, only_places)
     state = jnp.full((6, 7, 2), 0.5).at[0, 0].set(jnp.array([0.0, 1.0]))

@@ -110,8 +110,8 @@ CASES = {
     "channels first": (
         "    observation_space = spaces.Box(0, 255, (3, 64, 64), np.uint8)\n"
         "    def obs(self): return np.zeros((3, 64, 64), np.uint8)\n",
-        "warning",
-        "looks like channels first",
+        "note",
+        "an image [3, 64, 64] has its channels first: it is turned around to [64, 64, 3]",
     ),
     "render": (
         "    metadata = {'render_modes': ['rgb_array']}\n"

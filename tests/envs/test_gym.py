@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from reverie.envs import base
 from reverie.envs.base import Env
 from reverie.envs.gym import GymEnv, action_spaces, actor, observation_spaces, observer
+from reverie.envs.spec import EnvSpec, make_env
 from reverie.envs.values import Gate, Malformed, sample
 
 
@@ -213,3 +215,61 @@ def test_harmless_differences_are_cast():
         assert step.obs["vector"].tolist() == [0.5, 0]
     step = GymEnv(Scripted(BOX, reset=(np.array([0, 1.00001]), {}))).reset()
     Gate(observation_spaces(BOX)).check(step)  # rounding is no fault
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        ((3, 64, 64), (64, 64, 3)),
+        ((1, 7, 7), (7, 7, 1)),
+        ((4, 84, 84), (84, 84, 4)),
+        ((12, 84, 84), (84, 84, 12)),
+        ((3, 210, 160), (210, 160, 3)),
+        ((64, 64, 3), (64, 64, 3)),
+        ((84, 84, 12), (84, 84, 12)),
+        ((4, 4, 16), (4, 4, 16)),
+        ((3, 3, 9), (3, 3, 9)),
+        ((3, 64, 3), (3, 64, 3)),
+        ((8, 8, 119), (8, 8, 119)),
+    ],
+)
+def test_an_image_with_its_channels_first_is_turned_around(shape, seen):
+    space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    (ours,) = observation_spaces(space).values()
+    assert (ours.kind, ours.shape, ours.channels_first) == ("image", seen, shape != seen)
+    assert base.from_json(base.to_json({"image": ours}))["image"] == ours
+    value = space.sample()
+    turned = observer(space)(value)["image"]
+    assert turned.shape == seen
+    np.testing.assert_array_equal(np.moveaxis(turned, -1, 0) if shape != seen else turned, value)
+
+
+def test_an_image_that_is_not_as_declared_is_not_turned_around():
+    space = gymnasium.spaces.Box(0, 255, (3, 64, 64), np.uint8)
+    with pytest.raises(Malformed, match=r"\[64, 64, 3\], expected \[3, 64, 64\], channels first"):
+        observer(space)(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_pictures_with_their_channels_first_are_resized_and_drawn_upright():
+    class First(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 255, (3, 40, 20), np.uint8)
+        action_space = gymnasium.spaces.Discrete(2)
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+        render_mode = "rgb_array"
+
+        def reset(self, *, seed=None, options=None):
+            return self.render(), {}
+
+        def render(self):
+            picture = np.zeros((3, 40, 20), np.uint8)
+            picture[1] = 200
+            return picture
+
+    env = make_env(EnvSpec("first", image_size=16, factory=First))
+    assert env.obs_space["image"].shape == (16, 16, 3)
+    assert env.obs_space["image"].channels_first
+    assert env.reset(0).obs["image"][5, 5].tolist() == [0, 200, 0]
+    frame = env.render()
+    assert frame is not None
+    assert frame.shape == (40, 20, 3)
+    assert frame[5, 5].tolist() == [0, 200, 0]

@@ -97,6 +97,20 @@ def test_resize_keeps_the_channels(channels):
     assert isinstance(env, Env)
 
 
+def test_resize_to_a_height_and_a_width():
+    image = np.zeros((40, 20, 3), np.uint8)
+    image[:, :10] = 200
+    step = ResizeImages(Picture(image), (8, 16)).reset(0)
+    assert step.obs["image"].shape == (8, 16, 3)
+    assert (step.obs["image"][:, :7] == 200).all()
+    env = make_env(EnvSpec("reverie.envs.toy:Catch", image_size=(8, 16)))
+    assert env.obs_space["image"].shape == (8, 16, 3)
+    assert EnvSpec.from_json(EnvSpec("x", image_size=(8, 16)).to_json()).image_size == (8, 16)
+    assert EnvSpec("x", image_size=(8, 8)).image_size == 8
+    with pytest.raises(UnusableEnv, match="--image-size must be a height and a width of 1 or more, got 8 0"):
+        EnvSpec("x", image_size=(8, 0))
+
+
 def test_gray_is_luma():
     image = np.zeros((2, 2, 3), np.uint8)
     image[0, 0] = 255

@@ -2,10 +2,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from reverie.envs.base import Space
-from reverie.model.encode import Encoder, flat, halvings, image_resolution, width
+from reverie.model.encode import Encoder, flat, width
 from reverie.nn.transforms import symlog
 
 KEY = jax.random.key(0)
@@ -106,25 +105,7 @@ def test_tokens_have_the_compute_dtype():
     assert jax.eval_shape(run, obs).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("side", [30, 16, 300])
-def test_images_that_cannot_be_halved_are_refused_with_advice(side):
-    with pytest.raises(ValueError, match="--image-size 64"):
-        image_resolution({"image": IMAGE(side)}, 4)
-
-
-def test_images_too_small_for_a_single_stage_are_refused_with_advice():
-    with pytest.raises(ValueError, match="7 x 7 are too small to be halved"):
-        image_resolution({"image": IMAGE(7)}, halvings({"image": IMAGE(7)}))
-
-
-def test_images_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match="share height and width"):
-        image_resolution({"a": IMAGE(64), "b": IMAGE(96)}, 4)
-
-
 def test_strides_halve_an_image_until_it_is_four_pixels_wide():
-    assert [halvings({"image": IMAGE(side)}) for side in (4, 7, 8, 64, 96, 128)] == [0, 0, 1, 4, 4, 5]
-    assert halvings({"x": Space("vector", (3,))}) == 0
     spaces = {"image": IMAGE(32)}
     encoder = eqx.filter_eval_shape(
         Encoder, spaces, units=8, layers=1, depths=(2, 4, 8), kernel=4, convolutions="stride", key=KEY
