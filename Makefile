@@ -21,11 +21,11 @@ check: $(READY)
 	$(VENV)/bin/mypy
 
 test: check
-	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest --numprocesses 2 --dist worksteal
 
 # Learning runs and long sweeps of faults (200 kills, random streams, compiled against not), which take about two hours.
 slow: $(READY)
-	$(VENV)/bin/pytest -m slow --timeout 7200 --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest -m slow --timeout 7200 --numprocesses 2 --dist worksteal
 
 # A random fault a minute, in two runs that nobody helps: see docs/reliability.md.
 MINUTES ?= 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import typing
@@ -14,22 +15,26 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
 # Most programs here run once or twice, so the compiler need not try hard: XLA's older code generator for the CPU, and
 # no optimisation behind it, compile an update in a fifth of the time. Children of tests inherit it.
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 " + os.environ.get(
-    "XLA_FLAGS", ""
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",  # in one piece: two cores have two processes to run
+        os.environ.get("XLA_FLAGS", ""),
+    ]
 )
 
 import hypothesis
 import jax
-import jaxtyping
 import numpy as np
 import pytest
+from annotations import check_every_call
 
 # A first call compiles; on busy cores that is no measure of a test, nor is how long it takes to draw examples.
 hypothesis.settings.register_profile("reverie", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("reverie")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jaxtyping.install_import_hook("reverie", "annotations.check")  # before anything imports reverie
+check_every_call()  # before anything imports reverie
 
 import reverie.agent  # noqa: E402
 
@@ -49,6 +54,13 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
 def looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An env without a preset is looked at, as it is for a user; in this process, and not for long."""
     monkeypatch.setattr("reverie.envs.facts.STEPS", 1000)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Tracing makes millions of objects and few cycles. Looking for those again and again, in all that was imported,
+    # took a sixth of the time that it takes to trace.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_configure(config: pytest.Config) -> None:
