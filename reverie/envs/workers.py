@@ -230,6 +230,13 @@ class Workers:
                 f"the state is of {len(state['episode'])} envs with actions of "
                 f"{state['actions'].shape[-1]} bytes, expected {self.num} with {width}"
             )
+        for key, own in self.state().items():
+            given, skip = state[key], int(key in ("actions", "crcs"))  # these are as long as the open episodes
+            if given.dtype != own.dtype or given.shape[skip:] != own.shape[skip:] or given.ndim != own.ndim:
+                raise ValueError(f"{key} is {given.dtype} {list(given.shape)}, expected {own.dtype} {list(own.shape)}")
+        for key, counts in (("actions", state["action_counts"]), ("crcs", state["crc_counts"])):
+            if (counts < 0).any() or counts.sum() != len(state[key]):
+                raise ValueError(f"{len(state[key])} {key} are saved, and counted {counts.tolist()}")
         if any(tape.in_flight for tape in self._tapes):
             raise RuntimeError("restore after send: expected Workers that have not begun")
         self.failures = int(state["failures"])

@@ -176,9 +176,14 @@ class Replay:
 
         Raises ValueError naming every key that differs; nothing is added then.
         """
+        self.check(streams, rows)
+        streams = np.asarray(streams)
+        self._append(streams, {key: value[None] for key, value in rows.items()})
+
+    def check(self, streams: np.ndarray, rows: Row) -> None:
+        """Raises what `add` would raise, and adds nothing."""
         streams = np.asarray(streams)
         self._check(streams, rows, (streams.size,))
-        self._append(streams, {key: value[None] for key, value in rows.items()})
 
     def extend(self, streams: np.ndarray, rows: Row) -> None:
         """Appends U rows that follow each other to each of `streams`: what U calls of `add` do, at once.

@@ -115,6 +115,7 @@ class Collector:
     Attributes:
       groups: the envs of each group, int [n].
       carry: the policy's carry of each group. The caller sets it before the first `step`.
+      pending: the rows `[n, ...]` of each group whose successors are not known yet; none before its first step.
     """
 
     def __init__(self, workers: Workers, add: Callable[[np.ndarray, Row], object], groups: int = 1) -> None:
@@ -123,7 +124,7 @@ class Collector:
         self.groups = np.array_split(np.arange(workers.num), groups)
         self.carry: list[Carry] = [None] * groups
         self._workers, self._add = workers, add
-        self._pending: list[Row] = [{} for _ in range(groups)]
+        self.pending: list[Row] = [{} for _ in range(groups)]
         self._turn = 0
         self._begun = False
         self._tally = Tally(workers.num)
@@ -146,7 +147,7 @@ class Collector:
             self._workers.send(np.arange(self._workers.num), nothing)  # every env is reset
             self._begun = True
         group, self._turn = self._turn, (self._turn + 1) % len(self.groups)
-        envs, pending = self.groups[group], self._pending[group]
+        envs, pending = self.groups[group], self.pending[group]
         rows, cut = self._workers.recv(envs)
         if pending:
             pending["is_last"] = pending["is_last"] | cut
@@ -159,7 +160,7 @@ class Collector:
         self._workers.send(envs, action)
         rows |= {f"action/{key}": value for key, value in action.items()}
         rows |= {f"out/{key}": value for key, value in out.items()}
-        self._pending[group] = rows
+        self.pending[group] = rows
         return len(envs) if pending else 0
 
     def episodes(self) -> list[Episode]:
@@ -169,7 +170,7 @@ class Collector:
     def state(self) -> Row:
         """All there is to know between two steps, as arrays; the envs go on working."""
         state = {f"workers/{key}": value for key, value in self._workers.state().items()}
-        for group, pending in enumerate(self._pending):
+        for group, pending in enumerate(self.pending):
             state |= {f"pending/{group}/{key}": value for key, value in pending.items()}
             carry = flatten(self.carry[group])
             state |= {f"carry/{group}/{key}": value for key, value in carry.items()}
@@ -187,14 +188,21 @@ class Collector:
         Raises:
           ValueError: the state is of other envs, groups or carries; nothing is changed then.
         """
+        for key, kind in (("groups", np.int64), ("turn", np.int64), ("begun", np.bool_)):
+            if (state[key].dtype, state[key].shape) != (kind, ()):
+                raise ValueError(f"{key} is {state[key].dtype} {list(state[key].shape)}, expected one {kind.__name__}")
         if int(state["groups"]) != len(self.groups):
             raise ValueError(f"the state is of {int(state['groups'])} groups of envs, expected {len(self.groups)}")
+        turn = int(state["turn"])
+        if turn not in range(len(self.groups)):
+            raise ValueError(f"it is the turn of group {turn}, expected 0 to {len(self.groups) - 1}")
         carry = [unflatten(like, _under(f"carry/{g}/", state)) for g, like in enumerate(self.carry)]
+        tally = Tally(self._workers.num)
+        tally.restore(state)
         cut = self._workers.restore(_under("workers/", state))
-        self.carry = carry
-        self._pending = [_under(f"pending/{g}/", state) for g in range(len(self.groups))]
-        self._turn, self._begun = int(state["turn"]), bool(state["begun"])
-        self._tally.restore(state)
+        self.carry, self._tally = carry, tally
+        self.pending = [_under(f"pending/{g}/", state) for g in range(len(self.groups))]
+        self._turn, self._begun = turn, bool(state["begun"])
         return cut
 
 

@@ -456,6 +456,10 @@ class Training:
         self.progress = self.saved = self._logged = Progress(**progress)
         if self._collects:
             self.collector.restore(_below("collector/", arrays))
+            if isinstance(self.collector, Collector):
+                for envs, rows in zip(self.collector.groups, self.collector.pending, strict=True):
+                    if rows:
+                        self.replay.check(envs, rows)
         for record in read(self.directory.metrics, self.metrics_bytes):
             if self.watch.figures().keys() <= record.keys():  # not of an evaluation alone: the watch never saw that
                 self.watch.look(record)

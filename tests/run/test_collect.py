@@ -204,6 +204,31 @@ def test_a_state_of_other_groups_is_refused():
             Collector(workers, Store(), 4).restore(state)
 
 
+@pytest.mark.parametrize("change", ["missing", "type", "shape", "text"])
+def test_a_state_that_says_what_cannot_be_is_refused(change):
+    with Workers("CartPole-v1", 4, seed=1, mode="inline") as workers:
+        collector = begin(workers, Store())
+        for _ in range(5):
+            collector.step(random_policy)
+        state = collector.state()
+    names = [name for name in state if not name.startswith("pending/")]  # which only replay knows the form of
+    assert len(names) > 15
+    with Workers("CartPole-v1", 4, seed=1, mode="inline") as workers:
+        collector = begin(workers, Store())
+        for name in names:
+            forged = dict(state)
+            array = forged.pop(name)
+            if change == "type":
+                forged[name] = array.astype(np.complex64)
+            elif change == "shape":
+                forged[name] = np.stack([array, array])
+            elif change == "text":
+                forged[name] = np.frombuffer(b'{"a": [1, null]}', np.uint8)
+            with pytest.raises((ValueError, KeyError, TypeError)):  # the loop makes one sentence of them
+                collector.restore(forged)
+        assert not collector.restore(state).any(), "nothing was changed"
+
+
 # -------------------------------------------------------------------------------------- chunks
 
 
