@@ -24,6 +24,8 @@ from typing import Any
 import solve
 import tyro
 
+from reverie.run.log import read
+
 PLANNED = ("--planner", "gumbel", "--simulations", "8")
 # Row of the results -> the task it is asked on, and the flags of each other answer. `docs/choices.md` has a paragraph
 # for each.
@@ -117,7 +119,7 @@ def area(curve: list[dict[str, Any]]) -> float | None:
 
 def unexplained(run: Path) -> dict[str, float]:
     """What of the variance is dreamt wrong, `open_loop/<key>/unexplained`: the mean of the last reports."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = read(run / "metrics.jsonl")
     parts: dict[str, list[float]] = {}
     for record in records:
         for name, value in record.items():

@@ -27,6 +27,8 @@ import numpy as np
 import tyro
 from solve import commit, processor
 
+from reverie.run.log import read
+
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of all env steps, and of the time that the fastest run had
 RESAMPLES = 10_000
 
@@ -68,7 +70,7 @@ def run(args: Args, task: str, algorithm: str, seed: int, folder: Path) -> dict[
         spent = {"wall": time.perf_counter() - since, "cpu": usage.ru_utime + usage.ru_stime}
         kept.write_text(json.dumps({name: round(seconds / 60, 2) for name, seconds in spent.items()}))
     minutes = json.loads(kept.read_text())
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    rows = read(path / "metrics.jsonl")
     return {
         "task": task,
         "algorithm": algorithm,

@@ -30,6 +30,7 @@ from reverie import algos, config
 from reverie.envs.spec import make_env
 from reverie.envs.values import sample
 from reverie.model.rssm import features
+from reverie.run.log import read
 
 SCENARIOS: dict[str, dict[str, str]] = {
     "paper": {},
@@ -131,7 +132,7 @@ def curve(args: Args, task: str, scenario: dict[str, str], seed: int, run: Path)
     command += ["--seed", str(seed), "--run", str(run), "--eval-episodes", "0", "--report-every", "0", "--json"]
     command += [*TASKS[task], *(word for k, v in scenario.items() for word in (f"--{k.replace('_', '-')}", v))]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read(run / "metrics.jsonl")
     return [[row["step"], round(row["episode/return"], 2)] for row in rows if "episode/return" in row]
 
 

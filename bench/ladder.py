@@ -31,6 +31,7 @@ from reverie.envs.opponents import Opponent, opponent
 from reverie.run import loop
 from reverie.run.arena import SEATS
 from reverie.run.checkpoint import Checkpoints
+from reverie.run.log import read
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def main(args: Args) -> None:
     ratings = elo(results, args.rungs[0])
     print(json.dumps({"bench": "ladder", "elo": ratings}), flush=True)
     if args.out:
-        rows = [json.loads(line) for line in (args.run / "metrics.jsonl").read_text().splitlines()]
+        rows = read(args.run / "metrics.jsonl")
         kept = {
             "commands": [
                 f"reverie train {loaded.config.algorithm} --env {run.env} --seed {run.seed} --run runs/r",

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import tyro
 
+from reverie.run.log import read
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 REPEAT = 4  # frames a step
 
@@ -89,12 +91,12 @@ def watched(args: Args, path: Path) -> None:
     done = threading.Event()
 
     def watch() -> None:
-        log, seen = path / "metrics.jsonl", 0
+        seen = 0
         while not done.wait(0.05):
-            lines = log.read_bytes().split(b"\n")[:-1]
-            if len(lines) > seen:
-                seen = len(lines)
-                step = json.loads(lines[-1])["step"]
+            records = read(path / "metrics.jsonl")
+            if len(records) > seen:
+                seen = len(records)
+                step = records[-1]["step"]
                 pids = children()[: args.envs]  # those of an evaluation come later and go
                 samples.append((step, resident(os.getpid()), sum(map(resident, pids))))
 

@@ -19,6 +19,7 @@ import gymnasium as gym
 import tyro
 
 from reverie.memory import use_huge_pages
+from reverie.run.log import read
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def main(args: Args) -> None:
             checkpoint_every=0,
             log_every=1000,
         )
-        rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+        rows = read(run.path / "metrics.jsonl")
     # The first lines hold compilation; the last is steady.
     last = rows[-1]
     shares = {k.removeprefix("time/share/"): v for k, v in last.items() if k.startswith("time/share/")}

@@ -25,6 +25,8 @@ from typing import Any
 
 import tyro
 
+from reverie.run.log import read
+
 # 2048: twice what random moves score. cartpole-swingup: 2.5 times what random actions earn.
 THRESHOLDS = {
     "cartpole": 450.0,
@@ -76,7 +78,7 @@ def run_seed(args: Args, seed: int, folder: Path, cores: Sequence[int]) -> dict[
     evaluation = evaluated(run, args.episodes)
     score = evaluation["mean_return"]
     keys = {"eval/mean_return": "greedy", "episode/return": "episode"}
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read(run / "metrics.jsonl")
     curve = [
         {"step": row["step"]} | {name: round(row[key], 3) for key, name in keys.items() if key in row} for row in rows
     ]

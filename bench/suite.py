@@ -25,6 +25,8 @@ import numpy as np
 import tyro
 from solve import commit, evaluated, processor
 
+from reverie.run.log import read
+
 # Task -> the mean return that solves it: Gymnasium's threshold where it has one. Pendulum: about what a policy earns
 # that swings up in every episode. CliffWalking: the shortest safe way, and a step more. FrozenLake: nine tenths of what
 # the best policy earns (`frozen_lake`). MinAtar: what the paper of the games shows for DQN after so few frames.
@@ -103,7 +105,7 @@ def measure(task: str, algorithm: str, seed: int, args: Args, folder: Path) -> d
         if process.wait() != 0:
             raise SystemExit(f"{' '.join(command)} failed:\n{(folder / 'log').read_text()[-2000:]}")
     wall = (time.monotonic() - began) / 60
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read(run / "metrics.jsonl")
     played = evaluated(run, args.episodes)
     curve = [[row["step"], round(row["episode/return"], 2)] for row in rows if row.get("episode/return") is not None]
     thin = max(1, len(curve) // 40)

@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, what nobody may import, who may print, and which clocks count."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,14 @@ def test_workers_start_without_jax():
             assert not found, f"{path} imports {found}"
     code = "import sys, reverie.envs.host, reverie.envs.check; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+BENCH = sorted((PACKAGE.parent / "bench").glob("*.py"))
+
+
+def test_benchmarks_read_metrics_as_the_package_does():
+    """Whose reader leaves out torn and damaged lines."""
+    lines = [f"{path.name}: {line.strip()}" for path in BENCH for line in path.read_text().splitlines()]
+    lines = [line for line in lines if "metrics.jsonl" in line]
+    assert lines
+    assert [line for line in lines if not re.search(r'\bread\([\w.]+ / "metrics\.jsonl"\)', line)] == []
