@@ -28,13 +28,16 @@ import numpy as np
 import tyro
 
 import reverie
-from reverie import api, config
+from reverie import config, defaults
 from reverie.algos import ALGORITHMS
 from reverie.algos.muzero import MuZero
+from reverie.assembly import make_agent, spec_of
 from reverie.envs.device import DeviceEnvs
+from reverie.envs.spec import make_env
 from reverie.model.rssm import features
 from reverie.programs import keep_programs
 from reverie.run.loop import ratio
+from reverie.trained import LoadedAgent
 
 ENV = "device:Constant"
 DISCOUNT = 0.9
@@ -63,12 +66,14 @@ def discount(algorithm: str) -> dict[str, Any]:
 def steps(algorithm: str, values: dict[str, Any], updates: int) -> int:
     """Env steps after which so many updates are done."""
     conf = config.override(config.default(algorithm), env=ENV, **values)
-    env = api.make_env(api.spec_of(conf.run))
-    agent = api.make_agent(config.override(conf, precision="float32"), env.obs_space, env.act_space)
+    chosen = defaults.choices(conf, "", is_new=True)
+    conf = config.override(conf, **{x.name: x.value for x in chosen if x.name not in values})
+    env = make_env(spec_of(conf.run))
+    agent = make_agent(config.override(conf, precision="float32"), env.obs_space, env.act_space)
     return bisect.bisect_left(range(10**9), updates, key=ratio(conf.run, agent).total)
 
 
-def learned(agent: api.LoadedAgent) -> float:
+def learned(agent: LoadedAgent) -> float:
     """Mean value of the states of an episode but its last."""
     policy = jax.jit(lambda state, carry, rows: agent.agent.policy(state, carry, rows, "eval"))
     envs, values = DeviceEnvs(agent.spec, 1, seed=0), []
