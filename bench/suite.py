@@ -44,6 +44,7 @@ TASKS: dict[str, float] = {
     "MiniGrid-DoorKey-5x5-v0": 0.9,
     "reverie.envs.toy:Catch": 0.9,
 }
+CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0"}  # searched by sampled_muzero
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def main(args: Args) -> None:
     done = {(x["name"], x["algorithm"], x["seed"], x["processor_minutes"]) for x in kept}
     for seed in range(args.seeds):
         for task in args.tasks:
-            for algorithm in args.algorithms:
+            for named in args.algorithms:
+                algorithm = "sampled_muzero" if named == "gumbel_muzero" and task in CONTINUOUS else named
                 if (task, algorithm, seed, args.minutes) in done:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
