@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from reverie import algos, config, defaults, memory
 from reverie.agent import Agent, Divided
@@ -99,11 +99,11 @@ def train(
     factory = spec.factory if spec else None
     if found := defaults.choices(given, chosen, is_new=saved is None, factory=factory):
         given = config.override(given, **{x.name: x.value for x in found if x.name not in values})
-        defaults.tell(Console(), given, found)
+        defaults.tell(Console(markup=False), given, found)
     typed = {"env"} & values.keys() | {"collector"} & values.keys()
     given = settle(saved, given, CODE if trust else typed)
     path = Path(run) if run else new_path(given)
-    result = run_training(given, path, Console(), factory)
+    result = run_training(given, path, Console(markup=False), factory)
     if result.stopped == "SIGINT":
         raise KeyboardInterrupt
     env = dataclasses.replace(spec_of(given.run), factory=factory)
@@ -224,7 +224,7 @@ class Plan:
         size = f"size {self.size}, " if self.size else ""
         wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
-        images = "".join(f"  images       {escape(line)}\n" for line in self.images)
+        images = "".join(f"  images       {line}\n" for line in self.images)
         every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
         learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
         if phases.apart(run):
@@ -235,8 +235,8 @@ class Plan:
                 else f"schedule     {first}, {run.model_updates:,} updates"
             )
         console.print(
-            f"[bold]{conf.algorithm}[/bold] on [bold]{run.env}[/bold]: {self.env_steps:,} steps, "
-            f"{self.updates:,} updates\n"
+            Text.assemble((conf.algorithm, "bold"), " on ", (run.env, "bold")),
+            f": {self.env_steps:,} steps, {self.updates:,} updates\n"
             f"  run          {path}\n"
             f"  model        {size}{total:,} parameters\n"
             f"  device       {self.device}, {self.precision}\n"
@@ -245,6 +245,7 @@ class Plan:
             f"  {learned}\n"
             f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
             f"  checkpoint   {every}",
+            sep="",
             highlight=False,
             soft_wrap=True,
         )

@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from reverie import __version__, algos, config, help
 from reverie.config import Config, ConfigError, RunConfig
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest or os.environ.get("REVERIE_DEBUG", "") not in ("", "0")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains about a missing screen
-    console = Console(stderr="--json" in rest, highlight=False)
+    console = Console(stderr="--json" in rest, highlight=False, markup=False)  # brackets in names are brackets
     _logging(console, debug)
     try:
         if verb not in VERBS:
@@ -286,9 +286,11 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
     told = {"greedy": "greedy", "sample": "sampled"}[mode]
     console.print(
-        f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {told} episodes: "
-        f"mean return [bold]{played.mean_return:.2f}[/bold], standard deviation "
-        f"{played.std_return:.2f}, lengths {min(played.lengths)} to {max(played.lengths)}",
+        Text.assemble(
+            f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {told} episodes: mean return ",
+            (f"{played.mean_return:.2f}", "bold"),
+            f", standard deviation {played.std_return:.2f}, lengths {min(played.lengths)} to {max(played.lengths)}",
+        ),
         soft_wrap=True,
     )
     for seat, counts in played.seats.items():
@@ -466,14 +468,14 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
     for name, entry in algorithms.items():
-        console.print(f"[bold]{name}[/bold]: {escape(help.summary(name))}", soft_wrap=True)
+        console.print(Text.assemble((name, "bold"), f": {help.summary(name)}"), soft_wrap=True)
         if entry["sizes"]:
             console.print(f"  sizes: {' '.join(entry['sizes'])}", soft_wrap=True)
         console.print(f"  presets: {' '.join(entry['presets']) or 'none'}", soft_wrap=True)
     console.print("\n`reverie list PRESET` prints the values of a preset.\n")
     table = Table("envs", "pip install", "installed", box=None, pad_edge=False)
     for name, env in envs.items():
-        table.add_row(name, escape(env["extra"]) or "nothing", "yes" if env["installed"] else "no")
+        table.add_row(name, env["extra"] or "nothing", "yes" if env["installed"] else "no")
     console.print(table)
     _output(flags.json, {"algorithms": algorithms, "envs": envs})
     return 0
@@ -494,7 +496,7 @@ def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]
     for column in table.columns[1:]:
         column.overflow = "fold"
     for name, values in rows.items():
-        table.add_row(name, *(escape(str(value)) for value in values))
+        table.add_row(name, *(str(value) for value in values))
     return table
 
 
@@ -507,9 +509,9 @@ def check_env(argv: list[str], console: Console, debug: bool) -> int:
     findings = checker.check_env(spec, deadline=flags.deadline)
     colours = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
-        console.print(f"[{colours[finding.severity]}]{finding.severity}[/]: {escape(finding.what)}")
+        console.print(Text.assemble((finding.severity, colours[finding.severity]), f": {finding.what}"))
         if finding.fix:
-            console.print(f"  {escape(finding.fix)}", style="dim")
+            console.print(f"  {finding.fix}", style="dim")
     sound = all(finding.severity != "error" for finding in findings)
     console.print(f"{flags.env} {'can be trained on' if sound else 'needs repair first'}")
     listed = [dataclasses.asdict(finding) for finding in findings]
@@ -676,7 +678,7 @@ def _help(everything: bool) -> int:
     print(OVERVIEW)
     for argv in [*([verb] for verb in VERBS), *(["train", name] for name in algos.ALGORITHMS)] if everything else []:
         try:
-            VERBS[argv[0]]([*argv[1:], "--help-all"], Console(), False)
+            VERBS[argv[0]]([*argv[1:], "--help-all"], Console(markup=False), False)
         except SystemExit:
             print()
     return 0

@@ -138,6 +138,16 @@ SMALL = ["--hidden", "8", "--units", "8", "--support", "5", "--simulations", "4"
 SMALL += ["--steps", "8", "--warmup", "100", "--eval-every", "0", "--eval-episodes", "1", "--preset", "paper"]
 
 
+def test_brackets_in_a_path_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    run = "runs/[bold]x[/]"
+    assert cli.main([*TRAIN, "--run", run]) == 0
+    assert capsys.readouterr().out.count(run) >= 4
+    assert cli.main(["eval", run, "--episodes", "1", "--video", "[red]out.gif"]) == 0
+    assert "video: [red]out.gif" in capsys.readouterr().out
+    assert cli.main(["diff", run, "dreamer_v3"]) == 0
+    assert run in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of a small search that have learned nothing."""
