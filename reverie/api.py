@@ -203,6 +203,7 @@ class Plan:
       updates: that the run does in all.
       env_steps: that it takes in all, evaluations aside.
       images: what is done to images on their way to the networks, a sentence each.
+      warnings: what a person may not have meant, sentences that say what to type.
     """
 
     parameters: dict[str, Any]
@@ -214,6 +215,7 @@ class Plan:
     updates: int
     env_steps: int
     images: tuple[str, ...]
+    warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -249,6 +251,8 @@ class Plan:
             highlight=False,
             soft_wrap=True,
         )
+        for warning in self.warnings:
+            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def dry_run(conf: Config) -> Plan:
@@ -320,6 +324,27 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         updates=phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps),
         env_steps=phases.env_steps(run),
         images=tuple(_pictured(agent)),
+        warnings=[x for x in (idle(run, agent),) if x],
+    )
+
+
+def idle(run: RunConfig, agent: Agent) -> str:
+    """Why a run would not learn anything, and what to type; empty if it learns."""
+    if phases.apart(run):
+        return "" if phases.all_updates(run) else "0 updates: nothing would be learned. Type --model-updates 10000"
+    ratio = loop.ratio(run, agent)
+    if ratio.total(run.steps):
+        return ""
+    if (first := ratio.first) is None:
+        return f"0 updates: nothing would be learned with --replay-ratio {run.replay_ratio:g}. Type --replay-ratio 32"
+    waiting = (
+        f"after {run.warmup:,} steps with random actions (--warmup)"
+        if run.warmup >= run.envs * loop.window(run, agent)
+        else f"when each of {run.envs} envs has filled a sequence of {loop.window(run, agent)} steps"
+    )
+    return (
+        f"0 updates: nothing would be learned in {run.steps:,} steps. The first update is due at step {first:,}, "
+        f"{waiting}. Type --steps {10 * first} for a run that learns"
     )
 
 

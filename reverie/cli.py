@@ -8,6 +8,7 @@ of stdout is one JSON object.
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 import logging
@@ -15,6 +16,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -220,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
         return VERBS[verb](rest, console, debug)
     except KeyboardInterrupt:
+        _failed("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
         return 130
     except Exception as error:  # the boundary to the person at the terminal
         return _explain(error, debug, [verb, *rest])
@@ -249,27 +252,39 @@ def train(argv: list[str], console: Console, debug: bool) -> int:
     evaluation = result.evaluation.to_json() if result.evaluation else None
     if result.stopped:
         console.print(f"{result.stopped}: saved at step {result.steps:,}.", highlight=False)
-        console.print(f"To continue: the same command, with --run {path}", soft_wrap=True)
+        console.print(f"To continue: the same command, with --run {shlex.quote(str(path))}", soft_wrap=True)
     else:
-        score = f", return {evaluation['mean_return']:.1f}" if evaluation else ""
-        console.print(
-            f"Done: {result.steps:,} steps, {result.updates:,} updates{score}.\n"
-            f"The run lies in {path}. To see more of it:\n"
-            f"  reverie eval {path} --episodes 20 --video {path / 'videos' / 'eval.mp4'}\n"
-            f"  tensorboard --logdir {path}    (pip install tensorboard)",
-            soft_wrap=True,
-        )
+        console.print(_done(result, conf, path), soft_wrap=True)
     _output(
         session.json,
         {
             "path": str(path),
             "steps": result.steps,
+            "steps_asked": conf.run.steps,
             "updates": result.updates,
             "evaluation": evaluation,
             "stopped": result.stopped,
         },
     )
     return 130 if result.stopped == "SIGINT" else 0
+
+
+def _done(result: Any, conf: Config, path: Path) -> str:
+    """What came of a run that went to its end, and what to type to see more of it."""
+    from reverie.envs.spec import draws
+    from reverie.run.log import show
+
+    score = f", return {show(round(result.evaluation.mean_return, 1))}" if result.evaluation else ""
+    further = result.steps - conf.run.steps
+    more = f" ({conf.run.steps:,} were asked for: envs that step together end together)" if further > 0 else ""
+    typed, film = shlex.quote(str(path)), shlex.quote(str(path / "videos" / "eval.mp4"))
+    video = f" --video {film}" if draws(conf.run.env) else ""
+    return (
+        f"Done: {result.steps:,} steps{more}, {result.updates:,} updates{score}.\n"
+        f"The run lies in {path}. To see more of it:\n"
+        f"  reverie eval {typed} --episodes 20{video}\n"
+        f"  tensorboard --logdir {typed}    (pip install tensorboard)"
+    )
 
 
 def evaluate(argv: list[str], console: Console, debug: bool) -> int:
@@ -282,14 +297,16 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
         video.check_suffix(Path(flags.video))
     search = {"planner": flags.planner, "simulations": flags.simulations, "planner_scale": flags.planner_scale}
     agent = api.load(flags.run, flags.env or None, trust=flags.trust, **search)
+    if flags.video:
+        agent.require_pictures()
     mode = flags.eval_mode or agent.config.run.eval_mode
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
     told = {"greedy": "greedy", "sample": "sampled"}[mode]
     console.print(
         Text.assemble(
             f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {told} episodes: mean return ",
-            (f"{played.mean_return:.2f}", "bold"),
-            f", standard deviation {played.std_return:.2f}, lengths {min(played.lengths)} to {max(played.lengths)}",
+            (_score(played.mean_return), "bold"),
+            f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}",
         ),
         soft_wrap=True,
     )
@@ -301,6 +318,13 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> int:
         console.print(f"video: {flags.video}", soft_wrap=True)
     _output(flags.json, played.to_json())
     return 0
+
+
+def _score(value: float) -> str:
+    """Two digits behind the point, but for numbers so large that nobody reads them."""
+    from reverie.run.log import show
+
+    return f"{value:.2f}" if abs(value) < 1e6 else show(value)
 
 
 def dream(argv: list[str], console: Console, debug: bool) -> int:
@@ -433,6 +457,8 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
         f"the search; action {found.actions[found.chosen]} is taken",
         soft_wrap=True,
     )
+    if found.why:
+        console.print(found.why, soft_wrap=True)
     table = Table("action", box=None, pad_edge=False)
     for name in ("prior", "visits", "Q", "improved policy"):
         table.add_column(name, justify="right")
@@ -448,7 +474,7 @@ def think(argv: list[str], console: Console, debug: bool) -> int:
     console.print(f"picture: {path}", soft_wrap=True)
     values = {"raw": found.raw, "searched": found.value}
     told = {"path": str(path), "trained": agent.step, "step": flags.step, "player": found.player, "value": values}
-    _output(flags.json, told | {"action": found.actions[found.chosen], "actions": entries})
+    _output(flags.json, told | {"action": found.actions[found.chosen], "why": found.why, "actions": entries})
     return 0
 
 
@@ -650,7 +676,22 @@ def _parse(flags: Any, argv: list[str], verb: str) -> Any:
         usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
         print(help.page(flags, usage, about, "--help-all" in marked))
         raise SystemExit(0)
-    parsed = tyro.cli(
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told) if "--json" in argv else nullcontext():
+            parsed = _parsed(flags, argv, verb)
+    except SystemExit:
+        if not told.getvalue():
+            raise
+        words = told.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
+        raise ConfigError(f"{' '.join(words)}. `reverie {verb} --help` has the flags") from None
+    check(parsed)
+    return parsed
+
+
+def _parsed(flags: Any, argv: list[str], verb: str) -> Any:
+    """What tyro makes of the flags of a verb; it says on stderr what it cannot read, and leaves."""
+    return tyro.cli(
         flags,
         args=argv,
         prog=f"reverie {verb}",
@@ -658,8 +699,6 @@ def _parse(flags: Any, argv: list[str], verb: str) -> Any:
         config=(tyro.conf.OmitArgPrefixes,),
         registry=_REGISTRY,
     )
-    check(parsed)
-    return parsed
 
 
 def _peek(argv: list[str], name: str) -> str:
@@ -718,14 +757,23 @@ def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
         NoVideo,
     )
     met = (EnvFailed, DiskError, NonFinite, RunGone)
+    wanted, kind = "--json" in argv, type(error).__name__
     if debug or not isinstance(error, (*asked, *met)):
+        _failed(wanted, f"{kind}: {error}", kind, 1)
         raise error
     told = str(error)
     if isinstance(error, Untrusted) and error.missing:
         again = [x for name, value in error.missing.items() for x in (config.flag(name), value)]
         told = f"{error.what}. If you trust it, type\n  reverie {shlex.join([*argv, *again])}\nor add --trust instead"
     print(f"reverie: {told}", file=sys.stderr)
-    return 2 if isinstance(error, asked) else 1
+    code = 2 if isinstance(error, asked) else 1
+    _failed(wanted, told, kind, code)
+    return code
+
+
+def _failed(wanted: bool, told: str, kind: str, code: int) -> None:
+    """The JSON object of a command that did not do what was asked."""
+    _output(wanted, {"error": told, "kind": kind, "exit": code})
 
 
 def _output(wanted: bool, values: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -136,7 +137,7 @@ class Folder:
                 raise NotPlain(
                     errno.EMLINK,
                     f"{path} is one of {found.st_nlink} names of the same file (hard links), and what is written to "
-                    f"one changes all: make it a file of its own with `cp {path} {path}.own && mv {path}.own {path}`",
+                    f"one changes all: make it a file of its own with `{_own(path)}`",
                 )
         except BaseException:
             os.close(handle)
@@ -277,6 +278,12 @@ class Folder:
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         if kind != expected:
             raise _not_plain(self.path / name, kind, expected)
+
+
+def _own(path: Path) -> str:
+    """The command that makes a file of its own of one of several names."""
+    name, copy = shlex.quote(str(path)), shlex.quote(f"{path}.own")
+    return f"cp {name} {copy} && mv {copy} {name}"
 
 
 def _not_plain(path: Path, kind: str, expected: str) -> NotPlain:

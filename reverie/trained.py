@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -159,12 +160,22 @@ class LoadedAgent:
         export(Path(path), self.agent, self.state, self.env, self.config, mode, envs)
         return Path(path)
 
+    def require_pictures(self) -> None:
+        """Raises ConfigError if the env draws nothing; begins an episode to see it."""
+        self.env.reset(0)
+        if self.env.render() is None:
+            raise ConfigError(
+                f"{self.spec.id} draws no pictures: it needs a render() that returns uint8 "
+                f'[H, W, 3], and "rgb_array" in metadata["render_modes"]'
+            )
+
     def film(self, seed: int = 0, mode: Mode = "eval") -> list[np.ndarray]:
         """Frames, uint8 `[H, W, 3]`, of episodes in this mode: as many as make a video of some seconds.
 
         Raises:
           ConfigError: the env cannot draw.
         """
+        self.require_pictures()
         frames: list[np.ndarray] = []
         episode = 0
         carry: Carried | None
@@ -173,10 +184,7 @@ class LoadedAgent:
             while True:
                 frame = self.env.render()
                 if frame is None:
-                    raise ConfigError(
-                        f"{self.spec.id} draws no pictures: it needs a render() that returns uint8 "
-                        f'[H, W, 3], and "rgb_array" in metadata["render_modes"]'
-                    )
+                    raise ConfigError(f"{self.spec.id} drew {len(frames)} pictures, and then none")
                 frames.append(frame)
                 if step.is_last:
                     break
@@ -299,8 +307,8 @@ class LoadedAgent:
         if not isinstance(agent, MuZero | Dreamer) or getattr(agent.config, "planner", "") == "none":
             raise ConfigError(
                 f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
-                f"`reverie dream {self.path}` shows what it imagines, and where actions are one discrete choice "
-                "--planner gumbel has a Dreamer search"
+                f"`reverie dream {shlex.quote(str(self.path))}` shows what it imagines, and where actions are one "
+                "discrete choice --planner gumbel has a Dreamer search"
             )
         for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
             if value is not None and value < least:

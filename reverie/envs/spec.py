@@ -238,6 +238,22 @@ def device_env(env: EnvLike) -> DeviceEnv | None:
     return TimeLimit(raw, spec.time_limit) if spec.time_limit else raw
 
 
+def draws(name: str) -> bool:
+    """Whether the env of this id draws pictures, as far as its class tells: nothing is built, and True if unsure."""
+    if name.startswith(_DEVICE) or any(x.device and re.fullmatch(x.pattern, name) for x in _FAMILIES):
+        return False
+    if any(re.fullmatch(x.pattern, name) for x in _FAMILIES):
+        return True
+    module, _, own = name.rpartition(":")
+    try:
+        if module and _is_name(own):
+            target = code.find(module, own)
+            return not (inspect.isclass(target) and issubclass(target, gymnasium.Env)) or _can_draw(target)
+        return _can_draw(gymnasium.spec(own).entry_point)
+    except (ValueError, ImportError, AttributeError, gymnasium.error.Error):
+        return True
+
+
 def build(spec: EnvSpec) -> Any:
     """The bare object that the id names: a `gymnasium.Env`, an `Env` or a `DeviceEnv`, if all is well."""
     if spec.factory is not None:

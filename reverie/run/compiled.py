@@ -65,6 +65,11 @@ class Compiled:
         return self._arenas[envs, opponent, mode]
 
     @property
+    def compiling(self) -> float:
+        """Seconds that the first calls of `train` took, all but an update of them for its compilation."""
+        return sum(f.compiling for f in self._trains.values())
+
+    @property
     def traces(self) -> dict[str, int]:
         policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
         others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,15 +19,17 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from reverie.files import Folder, Missing
 from reverie.run.events import Events
+from reverie.run.pace import Pace, duration
 
 logger = logging.getLogger("reverie")
 
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
+SILENCE = 60.0  # after which there is one even if nothing new was measured
 # What the terminal shows, in this order, of the metrics that there are.
 SHOWN = {
     "phase": "phase",
@@ -127,7 +130,7 @@ def _record(line: bytes) -> dict[str, Any]:
 class Display(Protocol):
     """Something that shows a run while it goes."""
 
-    def update(self, step: int) -> None: ...
+    def update(self, step: int, pace: Pace | None = None) -> None: ...
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None: ...
 
@@ -144,9 +147,15 @@ class Plain:
         self._shown: int | None = None
         self._next = 0.0
         self._fresh = False
+        self._pace: Pace | None = None
+        self._begun: float | None = None  # since when something is known of the pace and not yet told
 
-    def update(self, step: int) -> None:
-        if self._fresh and time.monotonic() >= self._next:
+    def update(self, step: int, pace: Pace | None = None) -> None:
+        now = time.monotonic()
+        if pace and pace.updates:
+            self._pace, self._begun = pace, now if self._begun is None else self._begun
+        quiet = self._begun is not None and now >= max(self._begun, self._next) + (SILENCE if self._values else 0)
+        if (self._fresh and now >= self._next) or (quiet and self._pace and self._pace.updates_left):
             self._line(step)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
@@ -160,6 +169,7 @@ class Plain:
     def _line(self, step: int) -> None:
         self._shown, self._next, self._fresh = step, time.monotonic() + PLAIN_EVERY, False
         shown = [f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values]
+        shown = [*_left(self._pace), *shown]
         self._console.print(f"{self._unit} {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True)
 
 
@@ -171,17 +181,19 @@ class Terminal:
             TextColumn(f"{unit}s"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
         )
-        self._task = self._progress.add_task("", total=steps, completed=start)
+        self._task = self._progress.add_task("", total=steps, completed=start, left="")
         self._step = start
+        self._pace: Pace | None = None
         self._values: dict[str, Any] = {}
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
         self._live.start()
 
-    def update(self, step: int) -> None:
-        self._step = step  # drawn when the terminal is
+    def update(self, step: int, pace: Pace | None = None) -> None:
+        self._step, self._pace = step, pace  # drawn when the terminal is
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         self._values.update(values)
@@ -190,7 +202,7 @@ class Terminal:
         self._live.stop()
 
     def _render(self) -> Group:
-        self._progress.update(self._task, completed=self._step)
+        self._progress.update(self._task, completed=self._step, left="  ".join(_left(self._pace)))
         table = Table.grid(padding=(0, 3))
         shown = [(text, show(self._values[k])) for k, text in SHOWN.items() if k in self._values]
         half = (len(shown) + 1) // 2
@@ -225,14 +237,15 @@ class Log:
         self.lines = JsonLines(path, keep)
         self._events = Events(tensorboard, start)
         self._display: Display
-        if console.is_terminal:
+        # A console on stderr is one beside JSON: a program reads along.
+        if console.is_terminal and not console.stderr:
             self._display = Terminal(console, steps, start, unit)
         else:
             self._display = Plain(console, steps, unit)
 
-    def update(self, step: int) -> None:
-        """Tells the display how far the run is; cheap enough for every step."""
-        self._display.update(step)
+    def update(self, step: int, pace: Pace | None = None) -> None:
+        """Tells the display how far the run is, and at what pace; cheap enough for every step."""
+        self._display.update(step, pace)
 
     def write(self, step: int, values: Mapping[str, float], moment: int | None = None) -> None:
         """Records one line of metrics, everywhere.
@@ -261,11 +274,22 @@ class Log:
         self.lines.close()
 
 
+def _left(pace: Pace | None) -> list[str]:
+    """Updates so far, and the time left, as far as it is known."""
+    if pace is None or not pace.updates:
+        return []
+    left = pace.seconds_left
+    told = [f"{pace.updates:,} updates"]
+    return told if left is None or not (pace.updates_left or pace.steps_left) else [*told, f"{duration(left)} left"]
+
+
 def show(value: float | None) -> str:
-    """A number as a person wants to read it: four digits, no exponent if it can be avoided."""
-    if value is None:
+    """A number as a person wants to read it: four digits, no exponent if it can be avoided; 1e30 as 1e30."""
+    if value is None or not math.isfinite(value):
         return "not finite"
-    if value == int(value) and abs(value) < 1e12:
+    if abs(value) >= 1e12:
+        return re.sub(r"e\+0*", "e", f"{value:.4g}")
+    if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 

@@ -44,6 +44,7 @@ from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
 from reverie.run.evaluation import ACTING, Envs, Evaluation, evaluate, evaluation_key, open_evaluation
 from reverie.run.log import Log, finite, read
+from reverie.run.pace import Pace
 from reverie.run.phases import Phase
 from reverie.run.ratio import Ratio
 from reverie.run.rollout import DeviceCollector
@@ -244,6 +245,7 @@ class Training:
             self.segments.collect_garbage([])
             if run.offline:
                 offline.source(run.offline).pour(self.replay)
+        self._begun = self.progress
 
     @property
     def local(self) -> State:
@@ -282,6 +284,27 @@ class Training:
                 # Adam counted steps of the actor in which nothing was asked of it: its first ones would be too long.
                 self.state = self.compiled.place.everywhere(self.agent.renew(self.local))
             self.update(1, phases.PARTS[phase])
+
+    def pace(self) -> Pace:
+        """What this session did, and what is left of its run."""
+        run, now = self.run, self.progress
+        updates = phases.all_updates(run) if phases.apart(run) else self.ratio.total(run.steps) - now.left_out
+        return Pace(
+            steps=now.step - self._begun.step,
+            updates=now.updates - self._begun.updates,
+            steps_left=max(0, phases.env_steps(run) - now.step),
+            updates_left=max(0, updates - now.updates),
+            seconds=self.clock.read(),
+            compiling=self.compiled.compiling,
+        )
+
+    def catch_up(self) -> bool:
+        """The updates that a signal left out of the newest turn; False if one leaves them out again."""
+        if phases.apart(self.run):
+            return True
+        if self.ratio.owed(self.progress.step):
+            self.update(self.ratio.due(self.progress.step))
+        return not self.ratio.owed(self.progress.step)
 
     def collect(self) -> None:
         """One step of one group of envs; of device envs, as many as one scan has."""
@@ -324,7 +347,10 @@ class Training:
             left_out = self.progress.left_out + due
             self.progress = replace(self.progress, left_out=left_out)
             return
-        for _ in range(due):
+        for number in range(due):
+            if self.stop.signal and part == "all" and not phases.apart(self.run):
+                self.ratio.done -= due - number  # `catch_up` of the resume makes up for them
+                return
             with self.clock.spent("replay"):
                 batch = self.replay.sample(self.run.batch, beta=beta(self.run, self.progress.updates))
                 ids = batch.pop("id")
@@ -601,9 +627,9 @@ def train(session: Training, console: Console) -> Result:
         start=session.moment,
         keep=session.metrics_bytes,
     ) as log:
-        while True:
+        while session.catch_up():
             session.measure(log, session.finished)
-            log.update(session.moment)
+            log.update(session.moment, session.pace())
             if session.finished or stop.signal:
                 break
             session.turn()

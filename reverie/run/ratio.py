@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 
@@ -34,11 +35,20 @@ class Ratio:
         """Updates that a run of `steps` env steps does in all."""
         return int(self._updates_per_step * max(0, steps - self._start))
 
+    @property
+    def first(self) -> int | None:
+        """Env steps after which the first update is due; None if there is never one."""
+        return self._start + math.ceil(1 / self._updates_per_step) if self._updates_per_step else None
+
     def due(self, steps: int) -> int:
         """Updates to do now that `steps` env steps are taken; they count as done from here on."""
-        due = max(0, self.total(steps) - self.done)
+        due = self.owed(steps)
         self.done += due
         return due
+
+    def owed(self, steps: int) -> int:
+        """Updates that are not done yet of those due now."""
+        return max(0, self.total(steps) - self.done)
 
     def state(self) -> dict[str, int]:
         """JSON-able state. With it, a resumed run owes exactly what the interrupted one owed: no

@@ -11,13 +11,17 @@ from types import FrameType
 from typing import Any
 
 _TOLD = b"\nreverie: given up at once, by a third signal. What was saved before is intact: the same command continues\n"
+_HEARD = (
+    b"\nreverie: Ctrl-C: the run ends after the update at hand and saves everything. A second Ctrl-C does not wait, "
+    b"and saves nothing more\n"
+)
 _OVER = b"\0"  # no signal has this number
 
 
 class Stop:
     """Turns SIGTERM, SIGINT and SIGHUP into a wish that the loop grants at its next step boundary.
 
-        first signal     the wish
+        first signal     the wish; where it is a Ctrl-C, stderr has an answer at once
         second Ctrl-C    KeyboardInterrupt at once, whatever came before it: nothing more is saved, and what is being
                          saved does not count
         any third        the process ends at once, with 128 plus the signal's number as exit code, even where the main
@@ -74,6 +78,9 @@ def _watch(read: int, numbers: Collection[int]) -> None:
         if byte[0] not in numbers:  # an alarm: not of the person
             continue
         came.append(byte[0])
+        if came == [signal.SIGINT]:
+            with suppress(OSError):
+                os.write(2, _HEARD)
         if len(came) > 2 and not (byte[0] == signal.SIGINT and came.count(signal.SIGINT) == 2):
             with suppress(OSError):
                 os.write(2, _TOLD)

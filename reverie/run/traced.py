@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import jax
 
 logger = logging.getLogger("reverie")
+
+PATIENCE = 3.0  # seconds of a first call after which a person is told that it compiles
 
 # jaxlib 0.10 gives everything on a CPU to YNNPACK, whose gradients of convolutions take twice as long as Eigen's. With
 # this, YNNPACK is left the matrix products alone: an update from images takes 0.4 of the time. What has no gradients is
@@ -28,10 +33,14 @@ def gradient_options() -> dict[str, str] | None:
 
 
 class Traced:
-    """A function under jit that knows how often it was traced: more than once is a mistake."""
+    """A function under jit that knows how often it was traced: more than once is a mistake.
+
+    Attributes:
+      compiling: seconds that the first call took.
+    """
 
     def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
-        self.name, self.traces = name, 0
+        self.name, self.traces, self.compiling = name, 0, 0.0
 
         def traced(*args: Any) -> Any:
             self.traces += 1
@@ -44,7 +53,25 @@ class Traced:
     def __call__(self, *args: Any) -> Any:
         if not _jitting():
             args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
-        return self._call(*args)
+        if self.traces or not _jitting():
+            return self._call(*args)
+        before = time.perf_counter()
+        with _told(self.name):
+            result = self._call(*args)
+        self.compiling = time.perf_counter() - before
+        return result
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Says what is compiled, if that takes so long that one wonders."""
+    timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", name))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _jitting() -> bool:

@@ -68,8 +68,20 @@ class Thought(NamedTuple):
     @property
     def ranked(self) -> list[int]:
         """The legal actions, those that the search prefers first."""
-        order = np.lexsort((-self.visits, -self.policy))
+        order = np.lexsort((-self.q, -self.visits, -self.policy))
         return [int(a) for a in order if self.legal[a]]
+
+    @property
+    def why(self) -> str:
+        """Why the action taken is not the one that the search prefers, a sentence; empty where it is."""
+        best, taken = self.ranked[0], self.chosen
+        if best == taken:
+            return ""
+        return (
+            f"{self.actions[best]} has more of the improved policy ({self.policy[best]:.1%}, against "
+            f"{self.policy[taken]:.1%}), but was tried {self.visits[best]} times and {self.actions[taken]} "
+            f"{self.visits[taken]} times: what is taken is the best of those that were tried most"
+        )
 
 
 def shown(tree: Branches, depth: int = DEPTH, most: int = NODES) -> tuple[np.ndarray, int, int]:

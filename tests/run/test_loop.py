@@ -178,6 +178,26 @@ def test_a_signal_saves_and_the_resume_is_exact(
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.parametrize("update", [1, 2, 17, 40])
+def test_a_signal_between_two_updates_is_heeded_and_the_resume_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
+) -> None:
+    many = {"steps": 51, "replay_ratio": 24.0, "eval_episodes": 0, "report_every": 0}  # 9 updates a turn
+    train(tmp_path / "whole", **many)
+    original, calls = loop.Training._streak, iter(range(1, 10**6))
+
+    def signalled(self: loop.Training) -> int:
+        if next(calls) == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "_streak", signalled)
+        assert train(tmp_path / "cut", **many).updates == update
+    train(tmp_path / "cut", **many)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
 @pytest.fixture
 def terminal() -> Iterator[None]:
     """One whose end would be told, also where these tests run under `nohup`."""

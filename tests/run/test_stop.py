@@ -131,3 +131,10 @@ def test_what_was_there_before_is_there_again() -> None:
     assert signal.set_wakeup_fd(outer) == write
     os.close(read)
     os.close(write)
+
+
+def test_the_first_ctrl_c_is_answered_at_once_even_from_a_library() -> None:
+    _, words = killed("library", INT, INT, INT)
+    assert words.count("the run ends after the update at hand") == 1
+    assert "A second Ctrl-C does not wait" in words
+    assert "Ctrl-C" not in killed("library", TERM, HUP, TERM)[1]
