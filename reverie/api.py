@@ -18,7 +18,7 @@ import jax
 from rich.console import Console
 from rich.text import Text
 
-from reverie import algos, config, defaults, memory
+from reverie import afford, algos, config, defaults, memory
 from reverie.agent import Agent, Divided
 from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.assembly import computing, described, make_agent, spec_of
@@ -303,17 +303,15 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
     if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
-    allowed, weights = memory.limit(), 4 * sum(modules.values())
-    if weights > 0.9 * allowed:
-        raise ConfigError(
-            f"the parameters would take {weights / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB: "
-            "lower the widths or the number of layers"
-        )
+    allowed = memory.limit()
     if rows * width > 0.9 * allowed:
         raise ConfigError(
             f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
             "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
         )
+    updates = phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps)
+    make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
+    warnings = [x for x in (idle(run, agent),) if x] + afford.warnings(conf, agent, devices, updates, make)
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=rows * width,
@@ -321,10 +319,10 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         device=described(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
-        updates=phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps),
+        updates=updates,
         env_steps=phases.env_steps(run),
         images=tuple(_pictured(agent)),
-        warnings=[x for x in (idle(run, agent),) if x],
+        warnings=warnings,
     )
 
 

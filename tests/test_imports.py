@@ -34,6 +34,7 @@ ALLOWED = {
 }
 TOP = {
     "actor",
+    "afford",
     "api",
     "assembly",
     "cli",
