@@ -21,9 +21,9 @@ from rich.text import Text
 from reverie import afford, algos, config, defaults, memory
 from reverie.agent import Agent, Divided
 from reverie.algos.muzero import Config as MuZeroConfig
-from reverie.assembly import computing, described, make_agent, spec_of
+from reverie.assembly import computing, described, env_here, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
+from reverie.envs.spec import EnvLike, EnvSpec, env_spec
 from reverie.replay.sequences import bytes_per_row
 from reverie.run import evaluation, loop, offline, phases
 from reverie.run.compiled import Compiled
@@ -258,7 +258,7 @@ class Plan:
 def dry_run(conf: Config) -> Plan:
     """The plan of a run, from the shapes of its model alone."""
     with computing(conf.run) as (devices, run):
-        env = make_env(spec_of(run))
+        env = env_here(spec_of(run))
         try:
             conf = dataclasses.replace(conf, run=run)
             return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)

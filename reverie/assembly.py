@@ -12,8 +12,9 @@ import jax
 from reverie import algos
 from reverie.agent import Agent
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.envs.base import Spaces
-from reverie.envs.spec import EnvSpec
+from reverie.envs.base import Env, Spaces
+from reverie.envs.spec import EnvSpec, make_env
+from reverie.envs.workers import EnvFailed
 
 
 def spec_of(run: RunConfig) -> EnvSpec:
@@ -71,3 +72,18 @@ def described(devices: Sequence[jax.Device], batch: int) -> str:
     first, count = devices[0], len(devices)
     kind = f"gpu ({first.device_kind})" if first.platform == "gpu" else first.platform
     return f"{count} x {kind}, {batch // count} of {batch} sequences each" if count > 1 else kind
+
+
+def env_here(spec: EnvSpec) -> Env:
+    """The env in this process, to ask for its spaces or to play in.
+
+    Raises:
+      UnusableEnv: the env as named cannot be used.
+      EnvFailed: its own code raised.
+    """
+    try:
+        return make_env(spec)
+    except Exception as error:
+        if type(error).__module__.startswith("reverie"):
+            raise
+        raise EnvFailed(f"{spec.id} could not be built: {type(error).__name__}: {error}") from error

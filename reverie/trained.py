@@ -19,13 +19,13 @@ from reverie.agent import DREAMT, SEEN, Carry, Dream, Mode
 from reverie.algos.dreamer import Dreamer
 from reverie.algos.muzero import MuZero
 from reverie.algos.planning import Planning
-from reverie.assembly import make_agent, spec_of
+from reverie.assembly import env_here, make_agent, spec_of
 from reverie.behavior.search import Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import Config, ConfigError
 from reverie.envs.base import Arrays, Env
 from reverie.envs.device import DeviceEnvs
-from reverie.envs.spec import EnvLike, EnvSpec, env_spec, make_env
+from reverie.envs.spec import EnvLike, EnvSpec, env_spec
 from reverie.envs.workers import episode_seed
 from reverie.export import export
 from reverie.fields import short
@@ -80,7 +80,7 @@ class LoadedAgent:
         saved = searching(saved, planner, simulations, planner_scale)
         self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
         self.spec = spec
-        self.env: Env = make_env(self.spec)
+        self.env: Env = env_here(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         with understood(checkpoint.path):
             self.state = loop.agent_state(self.agent, checkpoint)

@@ -148,6 +148,22 @@ def test_brackets_in_a_path_are_told_as_they_are(capsys: pytest.CaptureFixture[s
     assert run in capsys.readouterr().out
 
 
+def test_an_env_that_can_be_built_no_more_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "from pathlib import Path\nfrom reverie.envs.toy import Catch\n\nclass Mine(Catch):\n    def __init__(self):\n"
+    )
+    Path("mine.py").write_text(
+        code + "        assert not Path('broken').exists(), 'no assets'\n        super().__init__()\n"
+    )
+    own = ["--env", "mine.py:Mine"]
+    assert cli.main([*TRAIN, *own, "--run", "x"]) == 0
+    Path("broken").touch()
+    for argv in (["eval", "x", *own], ["dream", "x", *own], ["think", "x", *own], [*TRAIN, *own, "--dry-run"]):
+        capsys.readouterr()
+        assert cli.main(argv) == 1
+        assert capsys.readouterr().err == "reverie: mine.py:Mine could not be built: AssertionError: no assets\n"
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of a small search that have learned nothing."""
