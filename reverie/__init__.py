@@ -11,8 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.api import Run, evaluate, list_presets, load, train
-    from reverie.envs.check import check_env
+    from reverie.api import Run, check_env, evaluate, list_presets, load, train
     from reverie.envs.spec import EnvSpec, make_env
     from reverie.trained import LoadedAgent
 
@@ -33,7 +32,6 @@ _HOME = {
     "LoadedAgent": "reverie.trained",
     "EnvSpec": "reverie.envs.spec",
     "make_env": "reverie.envs.spec",
-    "check_env": "reverie.envs.check",
 }
 
 

@@ -23,7 +23,10 @@ from reverie.agent import Agent, Divided
 from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.assembly import computing, described, env_here, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.envs.spec import EnvLike, EnvSpec, env_spec
+from reverie.envs import check
+from reverie.envs.base import Spaces
+from reverie.envs.check import Finding
+from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.replay.sequences import bytes_per_row
 from reverie.run import evaluation, loop, offline, phases
 from reverie.run.compiled import Compiled
@@ -255,6 +258,46 @@ class Plan:
             console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
+def check_env(
+    env: EnvLike, algorithm: str | None = None, *, steps: int = 1000, deadline: float = 60.0
+) -> list[Finding]:
+    """Finds everything that would keep an env from being trained on: what is wrong with it, and which algorithms cannot
+    use what it shows and takes.
+
+    Args:
+      env: an id, a callable or an `EnvSpec`.
+      algorithm: asked for; all of them if left out.
+      steps: random steps to take, over as many episodes as they give.
+      deadline: seconds allowed for each phase that should be short: building, a reset, a step.
+
+    Returns:
+      what was found, errors first. An algorithm trains where no `error` is for everybody (`Finding.algorithms`) or for
+      it.
+    """
+    spec = env_spec(env)
+    found, spaces = check.examine(spec, steps=steps, deadline=deadline)
+    if spaces is None:
+        return found
+    refusals: dict[str, list[str]] = {}
+    for name in [algorithm] if algorithm else algos.ALGORITHMS:
+        if why := _refusal(name, spec, *spaces):
+            refusals.setdefault(why, []).append(name)
+    return check.ordered(found + [Finding("error", why, algorithms=tuple(names)) for why, names in refusals.items()])
+
+
+def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces) -> str:
+    """Why `train` would refuse an env with these spaces; empty if it would not."""
+    try:
+        conf = config.apply_preset(config.default(algorithm), config.suited(algorithm, spec.id) or config.PLAIN)
+        conf = settle(None, config.override(conf, **_spec_values(spec, {})))
+        with computing(conf.run) as (devices, run):
+            conf = dataclasses.replace(conf, run=run)
+            plan(conf, make_agent(conf, obs_space, act_space), devices)
+    except (ConfigError, algos.Unsuitable, UnusableEnv) as error:
+        return str(error)
+    return ""
+
+
 def dry_run(conf: Config) -> Plan:
     """The plan of a run, from the shapes of its model alone."""
     with computing(conf.run) as (devices, run):
@@ -363,7 +406,8 @@ def _pictured(agent: Agent) -> Iterator[str]:
 
 def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what an env says about itself."""
-    own = {k: getattr(spec, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "targets")}
+    names = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
+    own = {k: getattr(spec, k) for k in names}
     own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
     if spec.kwargs:
         own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)

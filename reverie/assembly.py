@@ -25,6 +25,7 @@ def spec_of(run: RunConfig) -> EnvSpec:
         time_limit=run.time_limit,
         image_size=run.image_size,
         gray=run.gray,
+        obs_keys=run.obs_keys,
         targets=run.targets,
         kwargs=run.env_kwargs,
     )

@@ -43,7 +43,7 @@ reverie: agents that learn a model of their world and act by imagining it
   reverie think RUN [--step N] [--out FILE.svg|.png] [--planner gumbel|puct] [--simulations N]
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
-  reverie check-env ENV
+  reverie check-env ENV [--algorithm NAME]
   reverie --version
 
 Every verb takes --json (one JSON object as the last line of stdout), --help (the flags used most) and --help-all
@@ -192,12 +192,25 @@ class Diff:
 
 @dataclass(frozen=True)
 class CheckEnv:
-    """Looks for everything that can be wrong with an env, before training."""
+    """Looks for everything that can be wrong with an env, before training, and asks every algorithm whether it could
+    use what the env shows and takes."""
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
+    algorithm: str = ""
+    """Ask this algorithm alone. Empty: all of them."""
     env_kwargs: str = "{}"
     """Keyword arguments of the env, as a JSON object."""
+    action_repeat: Count = 1
+    """How often every action is taken; the rewards are summed."""
+    time_limit: Number = 0
+    """Env steps after which an episode is truncated. 0: its own limit."""
+    image_size: Annotated[int | tuple[int, int], Within(0, 8192)] = 0
+    """Images are resized to squares with sides of this length, or to this height and width. 0: left as they are."""
+    gray: bool = False
+    """Turn colour images into gray ones."""
+    obs_keys: str = ""
+    """Which observations of a Dict are seen: names or patterns, separated by commas; !name leaves one out."""
     deadline: Annotated[float, Within(TINY, 1e9)] = 60.0
     """Seconds that a reset or a step may take."""
     json: bool = False
@@ -528,20 +541,28 @@ def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]
 
 def check_env(argv: list[str], console: Console, debug: bool) -> int:
     flags = _parse(CheckEnv, argv, "check-env")
-    from reverie.envs import check as checker
+    if flags.algorithm:
+        algos.load(flags.algorithm)  # a typo is an error before anything else
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed here
+    from reverie import api
     from reverie.envs.spec import EnvSpec
 
-    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs)
-    findings = checker.check_env(spec, deadline=flags.deadline)
+    wrapped = {k: getattr(flags, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "obs_keys")}
+    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs, **wrapped)
+    findings = api.check_env(spec, flags.algorithm or None, deadline=flags.deadline)
     colours = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
-        console.print(Text.assemble((finding.severity, colours[finding.severity]), f": {finding.what}"))
+        whom = f" for {', '.join(finding.algorithms)}" if finding.algorithms else ""
+        console.print(Text.assemble((f"{finding.severity}{whom}", colours[finding.severity]), f": {finding.what}"))
         if finding.fix:
             console.print(f"  {finding.fix}", style="dim")
-    sound = all(finding.severity != "error" for finding in findings)
-    console.print(f"{flags.env} {'can be trained on' if sound else 'needs repair first'}")
+    errors = [finding for finding in findings if finding.severity == "error"]
+    names = [flags.algorithm] if flags.algorithm else list(algos.ALGORITHMS)
+    sound = [name for name in names if not any(name in (e.algorithms or names) for e in errors)]
+    verdict = f"can be trained on by {', '.join(sound)}" if sound else "needs repair first"
+    console.print(f"{flags.env} {verdict}", soft_wrap=True)
     listed = [dataclasses.asdict(finding) for finding in findings]
-    _output(flags.json, {"env": flags.env, "ok": sound, "findings": listed})
+    _output(flags.json, {"env": flags.env, "ok": bool(sound), "algorithms": sound, "findings": listed})
     return 0 if sound else 1
 
 

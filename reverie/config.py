@@ -78,6 +78,9 @@ class Environment:
     as they are, and networks that do not take their size resize them on their way in."""
     gray: bool = False
     """Turn colour images into gray ones."""
+    obs_keys: str = ""
+    """Which observations of a Dict the agent sees: names or patterns (camera/*), separated by commas; !name leaves one
+    out. What is left out may be text or a sequence. Empty: all."""
     targets: Literal["none", "proprio"] = "none"
     """What a world model is to predict besides what it sees. proprio: positions and velocities of the joints, poses and
     velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""

@@ -7,6 +7,7 @@ number to it: of a run, of every algorithm, and of the flags of every verb.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -174,6 +175,30 @@ def told(kind: Any) -> str:
     if kind is bool:
         return "true or false"
     return {"int": "a whole number", "float": "a number", "str": "a text"}[kind.__name__]
+
+
+def chosen(names: Iterable[str], patterns: str) -> frozenset[str]:
+    """The observations that `--obs-keys` keeps of those with these names.
+
+    Args:
+      patterns: separated by commas, with `*`, `?` and `[...]` as in file names; one with `!` before it leaves out. If
+        no other pattern is given, what is not left out is kept. Empty: everything.
+
+    Raises ConfigError for a pattern that no name matches, or if nothing is kept.
+    """
+    names = list(names)
+    given = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    for pattern in given:
+        if not fnmatch.filter(names, pattern.removeprefix("!")):
+            hint = meant(pattern.removeprefix("!"), names)
+            raise ConfigError(f"--obs-keys {patterns}: no observation is called {pattern!r}: {hint}There are {names}")
+    of = lambda name, patterns: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    wanted = [pattern for pattern in given if not pattern.startswith("!")] or ["*"]
+    unwanted = [pattern[1:] for pattern in given if pattern.startswith("!")]
+    kept = frozenset(name for name in names if of(name, wanted) and not of(name, unwanted))
+    if not kept:
+        raise ConfigError(f"--obs-keys {patterns} leaves nothing to see of {names}")
+    return kept
 
 
 def meant(name: str, known: Iterable[str]) -> str:

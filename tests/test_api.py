@@ -250,3 +250,26 @@ def test_names_come_on_demand_and_without_jax() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         reverie.trian  # noqa: B018
     assert reverie.list_presets()["fake"] == ["quick"]
+
+
+def test_check_env_asks_what_training_asks(here: Path) -> None:
+    env = reverie.EnvSpec("Pendulum-v1", action_repeat=4)
+    (refused,) = [f for f in reverie.check_env(env, "gumbel_muzero", steps=20) if f.severity == "error"]
+    assert refused.algorithms == ("gumbel_muzero",)
+    with pytest.raises(algos.Unsuitable) as told:
+        reverie.train("gumbel_muzero", env=env, workers="inline", preset="none", run=here / "a")
+    assert str(told.value) == refused.what
+    assert not [f for f in reverie.check_env(env, "sampled_muzero", steps=20) if f.severity == "error"]
+    with pytest.raises(algos.UnknownAlgorithm):
+        reverie.check_env(env, "gumbel")
+
+
+def test_spaces_without_a_number_are_refused_in_the_same_sentence(here: Path) -> None:
+    class Empty(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 1, (2,))
+        action_space = gymnasium.spaces.MultiDiscrete([])
+
+    (found,) = reverie.check_env(Empty, steps=20)
+    with pytest.raises(ValueError, match="action 'action' holds no number") as told:
+        reverie.train("fake", env=Empty, run=here / "a", **QUICK)
+    assert str(told.value) == found.what

@@ -319,8 +319,12 @@ def test_diff_prints_what_differs_between_presets_and_runs(capsys: pytest.Captur
 
 
 def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
-    good = answer(capsys, "check-env", "reverie.envs.toy:Catch")
+    good = answer(capsys, "check-env", "reverie.envs.toy:Catch", "--image-size", "7", "9", "--algorithm", "dreamer_v3")
     assert good["ok"]
+    assert good["algorithms"] == ["dreamer_v3"]
+    code, out, err = run(capsys, "check-env", "Pendulum-v1", "--algorithm", "muzero")
+    assert code == 1, err
+    assert "error for muzero: this search tries every action" in out
     script = ["--env-kwargs", '{"script": {"3": "nan_obs"}}']
     code, out, err = run(capsys, "check-env", "reverie.envs.toy:Faulty", *script, "--json")
     assert code == 1, err

@@ -9,7 +9,7 @@ import pytest
 
 from reverie import algos, cli, config
 from reverie.config import ConfigError, RunConfig
-from reverie.fields import Within, parsed, ranges, taken, whole
+from reverie.fields import Within, chosen, parsed, ranges, taken, whole
 
 AGENTS = {name: algos.load(name).Config for name in algos.ALGORITHMS}
 VERBS = [cli.Eval, cli.Dream, cli.Think, cli.CheckEnv]
@@ -93,3 +93,25 @@ def test_1e6_steps_from_python() -> None:
 def test_json_is_strict(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (of a parser: any)
         parsed(text)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        ("", "camera/0 camera/1 mission x"),
+        ("x", "x"),
+        ("camera/*, x", "camera/0 camera/1 x"),
+        ("!mission", "camera/0 camera/1 x"),
+        ("camera/*,!camera/1", "camera/0"),
+        ("!camera/*,!mission", "x"),
+    ],
+)
+def test_observations_are_chosen_by_patterns(patterns: str, kept: str) -> None:
+    assert chosen(["camera/0", "camera/1", "mission", "x"], patterns) == set(kept.split())
+
+
+def test_a_pattern_that_chooses_nothing_is_a_mistake() -> None:
+    with pytest.raises(config.ConfigError, match="no observation is called '!misson': did you mean 'mission'"):
+        chosen(["mission", "x"], "!misson")
+    with pytest.raises(config.ConfigError, match="leaves nothing to see"):
+        chosen(["mission", "x"], "x,!x")

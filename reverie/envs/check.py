@@ -13,17 +13,17 @@ import statistics
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from reverie.envs import host
-from reverie.envs.base import Arrays, Env, Step
+from reverie.envs.base import Arrays, Env, Spaces, Step, from_json, to_json
 from reverie.envs.guard import Fault, guarded
-from reverie.envs.gym import GymEnv, channels_first, turned_around
+from reverie.envs.gym import GymEnv, channels_first, left_out, turned_around
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
 from reverie.envs.values import Gate, Malformed, legally, sample
@@ -41,38 +41,64 @@ class Finding:
         `note`, a fact.
       what: was found.
       fix: what to do about it; empty if nothing.
+      algorithms: whom alone it concerns; empty: everybody.
     """
 
     severity: Literal["error", "warning", "note"]
     what: str
     fix: str = ""
+    algorithms: tuple[str, ...] = ()
+
+
+class _Shown(NamedTuple):
+    """The spaces of an env that could be built."""
+
+    obs_space: Spaces
+    act_space: Spaces
+
+
+class Examined(NamedTuple):
+    """What an examination gives: what was found, errors first, and the spaces of the env if it has any."""
+
+    findings: list[Finding]
+    spaces: tuple[Spaces, Spaces] | None
 
 
 def check_env(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> list[Finding]:
+    """What `examine` finds. No `error` among it: the env itself is sound."""
+    return examine(env, steps=steps, deadline=deadline).findings
+
+
+def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Examined:
     """Examines an env the way training will use it.
 
     Args:
       env: an id, a callable or an `EnvSpec`.
       steps: random steps to take, over as many episodes as they give.
       deadline: seconds allowed for each phase that should be short: building, a reset, a step.
-
-    Returns:
-      what was found, errors first. No `error` among them: the env can be trained on.
     """
     spec = env_spec(env)
     found: list[Finding] = []
+    shown: _Shown | None = None
     told = _here(spec, steps, deadline) if spec.factory else _apart(spec, steps, deadline)
-    for finding in told:
-        if finding not in found:
-            found.append(finding)
+    for item in told:
+        if isinstance(item, _Shown):
+            shown = item
+        elif item not in found:
+            found.append(item)
+    return Examined(ordered(found), shown)
+
+
+def ordered(findings: list[Finding]) -> list[Finding]:
+    """Errors first."""
     order = ("error", "warning", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 # ---------------------------------------------------------------------------- where it is examined
 
 
-def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding]:
+def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding | _Shown]:
     """In a process. It writes one line per phase and per finding; silence means that it hangs."""
     child = Child("reverie.envs.check:serve", {"spec": spec.to_json(), "steps": steps})
     phase = "building it"
@@ -80,7 +106,9 @@ def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding]:
         while True:
             line = _line(child, time.monotonic() + deadline)
             if "finding" in line:
-                yield Finding(**line["finding"])
+                yield Finding(*line["finding"])
+            elif "spaces" in line:
+                yield _Shown(*map(from_json, line["spaces"]))
             elif line["phase"] == "":
                 return
             else:
@@ -102,8 +130,12 @@ def _line(child: Child, until: float) -> dict[str, Any]:
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The examining process."""
     for told in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
-        tell = {"phase": told} if isinstance(told, str) else {"finding": asdict(told)}
-        _write(write, tell)
+        if isinstance(told, _Shown):
+            _write(write, {"spaces": [to_json(spaces) for spaces in told]})
+        else:
+            _write(
+                write, {"phase": told} if isinstance(told, str) else {"finding": [told.severity, told.what, told.fix]}
+            )
     _write(write, {"phase": ""})
 
 
@@ -114,7 +146,7 @@ def _write(fd: int, values: dict[str, Any]) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding]:
+def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding | _Shown]:
     """In this process, for a callable that no other one can import."""
     told = _examine(spec, steps)
     phase = "building it"
@@ -127,10 +159,10 @@ def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding]:
             return
         if item is None:
             return
-        if isinstance(item, Finding):
-            yield item
-        else:
+        if isinstance(item, str):
             phase = item
+        else:
+            yield item
 
 
 def _hung(phase: str, deadline: float) -> Finding:
@@ -144,8 +176,8 @@ def _hung(phase: str, deadline: float) -> Finding:
 # ------------------------------------------------------------------------------- what is examined
 
 
-def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
-    """Names each phase before it, and yields what was found in it."""
+def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding | _Shown]:
+    """Names each phase before it, and yields what was found in it; and the spaces, once they are known."""
     yield "building it"
     try:
         raw = build(spec)
@@ -166,7 +198,7 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
             )
             return
     try:
-        adapt(raw, spec.id).close()
+        adapt(raw, spec.id, spec.obs_keys).close()
         env = make_env(spec)
     except UnusableEnv as error:
         yield Finding("error", str(error))
@@ -174,6 +206,10 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding]:
     except (Exception, SystemExit) as error:  # the border of the user's code
         yield Finding("error", f"building it: {host.explain(error)}", "fix the exception")
         return
+    yield _Shown(env.obs_space, env.act_space)
+    if isinstance(raw, gymnasium.Env):
+        for name in left_out(raw.observation_space, spec.obs_keys):
+            yield Finding("note", f"{name!r} is not seen")
     finder = _Episodes(env)
     yield from finder.play(steps)
     if finder.sound:
@@ -352,8 +388,7 @@ def _casts(space: gymnasium.Space, value: Any) -> set[tuple[str, str]]:
         return {cast for key, sub in space.spaces.items() for cast in _casts(sub, value[key])}
     if isinstance(space, spaces.Tuple):
         return {cast for sub, part in zip(space.spaces, value, strict=True) for cast in _casts(sub, part)}
-    given = np.asarray(value).dtype
-    if isinstance(space, spaces.Box) and given != space.dtype:
+    if isinstance(space, spaces.Box) and (given := np.asarray(value).dtype) != space.dtype:
         return {(str(given), str(space.dtype))}
     return set()
 

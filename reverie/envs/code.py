@@ -95,7 +95,17 @@ def load(module: str) -> ModuleType:
                 f"no module {module!r} in {here} or on sys.path: expected a Gymnasium id, "
                 "module:EnvClass, or path/to/file.py:EnvClass"
             ) from None
+        _explain_gym(module, error)
         raise
+
+
+def _explain_gym(module: str, error: ModuleNotFoundError) -> None:
+    """Raises UnusableEnv where a module looks for the old `gym` package, which is not here."""
+    if error.name and error.name.partition(".")[0] == "gym":
+        raise UnusableEnv(
+            f"{module} imports the old `gym` package, which is not installed: write `import gymnasium as gym`, return "
+            "obs, info from reset(seed=...) and five values from step()"
+        ) from error
 
 
 def _file(path: str) -> ModuleType:
@@ -115,7 +125,9 @@ def _file(path: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]  # half a module must not pass for a whole one the next time
+        if isinstance(error, ModuleNotFoundError):
+            _explain_gym(path, error)
         raise
     return module

@@ -5,6 +5,7 @@ Gymnasium space                     becomes
     any other Box                   `vector`: float32; as an action rescaled to [-1, 1]
     Discrete, MultiDiscrete         `discrete`: classes counted from 0 whatever `start` is
     MultiBinary                     `discrete` of 2 classes
+    a mission of MiniGrid           `discrete`: words by number; left out where it never varies, or in other words
     Dict, Tuple (nested)            one array per leaf, names joined with "/"
 
 A space that is a single leaf has no name of its own: as an observation it is called by its kind
@@ -13,8 +14,10 @@ A space that is a single leaf has no name of its own: as an observation it is ca
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -23,8 +26,10 @@ from gymnasium import spaces
 
 from reverie.envs.base import Arrays, Space, Spaces, Step
 from reverie.envs.values import Malformed
+from reverie.fields import chosen
 
 Path = tuple[Any, ...]
+Leaves = list[tuple[Path, gymnasium.Space]]
 
 
 class GymEnv:
@@ -35,16 +40,17 @@ class GymEnv:
 
     Args:
       env: any `gymnasium.Env` (Gymnasium >= 1.0).
+      obs_keys: which observations are seen, patterns as in `fields.chosen`; the others may be of any space.
 
     Raises:
       ValueError: a space that no agent here can use; the message says what to declare instead.
     """
 
-    def __init__(self, env: gymnasium.Env) -> None:
+    def __init__(self, env: gymnasium.Env, obs_keys: str = "") -> None:
         self.env = env
-        self._obs_space = observation_spaces(env.observation_space)
+        self._obs_space = observation_spaces(env.observation_space, obs_keys)
         self._act_space = action_spaces(env.action_space)
-        self.observe = observer(env.observation_space)  # the env's own observation -> Arrays
+        self.observe = observer(env.observation_space, obs_keys)  # the env's own observation -> Arrays
         self.native = actor(env.action_space)  # Arrays -> the env's own action
 
     @property
@@ -58,7 +64,10 @@ class GymEnv:
     def reset(self, seed: int | None = None) -> Step:
         result = self.env.reset(seed=seed)
         if not (isinstance(result, tuple) and len(result) == 2):
-            raise Malformed(f"reset() returned a {type(result).__name__}, expected two values: obs, info")
+            raise Malformed(
+                f"reset() returned a {type(result).__name__}, expected two values: obs, info "
+                "(obs alone is the old Gym interface: `return obs, {}`)"
+            )
         obs, info = result
         _check_info("reset", info)
         return Step(self.observe(obs), 0.0, True, False, False)
@@ -69,7 +78,7 @@ class GymEnv:
             given = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise Malformed(
                 f"step() returned {given}, expected five: obs, reward, terminated, truncated, info "
-                "(four is the old Gym interface: split `done` into terminated and truncated)"
+                "(four are the old Gym interface: split `done` into terminated and truncated)"
             )
         obs, reward, terminated, truncated, info = result
         _check_info("step", info)
@@ -97,27 +106,27 @@ class GymEnv:
         self.env.close()
 
 
-def observation_spaces(space: gymnasium.Space) -> Spaces:
+def observation_spaces(space: gymnasium.Space, obs_keys: str = "") -> Spaces:
     """The `obs_space` of a Gymnasium observation space; raises ValueError where there is none."""
-    return _named(space, _observed, single=None)
+    return _named(space, _seen_leaves(space, obs_keys), _observed, single=None)
 
 
 def action_spaces(space: gymnasium.Space) -> Spaces:
     """The `act_space` of a Gymnasium action space; raises ValueError where there is none."""
-    return _named(space, _acted, single="action")
+    return _named(space, _leaves(space), _acted, single="action")
 
 
-def observer(space: gymnasium.Space) -> Callable[[Any], Arrays]:
-    """A function from the env's own observations to `Arrays`.
+def observer(space: gymnasium.Space, obs_keys: str = "") -> Callable[[Any], Arrays]:
+    """A function from the env's own observations to `Arrays` of those that are seen.
 
     It casts what can be cast without changing the meaning (float64 to float32, int64 to int32).
     Everything else it hands on as it came, for the `Gate` to reject with a proper message.
     """
     if not isinstance(space, spaces.Dict | spaces.Tuple):
-        (name,) = observation_spaces(space)
+        (name,) = observation_spaces(space, obs_keys)
         convert = _converter(space)
         return lambda value: {name: convert(value)}
-    converters = {path: _converter(leaf) for path, leaf in _leaves(space)}
+    converters = {path: _converter(leaf) for path, leaf in _seen_leaves(space, obs_keys)}
 
     def observe(value: Any) -> Arrays:
         out: Arrays = {}
@@ -144,6 +153,12 @@ def actor(space: gymnasium.Space) -> Callable[[Arrays], Any]:
     return lambda action: build(action, space, ())
 
 
+def left_out(space: gymnasium.Space, obs_keys: str = "") -> list[str]:
+    """Names of what there is to observe and is not seen."""
+    seen = {path for path, _ in _seen_leaves(space, obs_keys)}
+    return [_name(path) for path, _ in _leaves(space) if path not in seen]
+
+
 def leaves(space: gymnasium.Space, named: Spaces) -> dict[str, gymnasium.Space]:
     """The leaves of a Gymnasium space by their names in `named`, which was made of it."""
     return {_name(path) or next(iter(named)): leaf for path, leaf in _leaves(space)}
@@ -152,9 +167,11 @@ def leaves(space: gymnasium.Space, named: Spaces) -> dict[str, gymnasium.Space]:
 # ---------------------------------------------------------------------------------------- spaces
 
 
-def _named(space: gymnasium.Space, translate: Callable[[gymnasium.Space, str], Space], single: str | None) -> Spaces:
+def _named(
+    space: gymnasium.Space, leaves: Leaves, translate: Callable[[gymnasium.Space, str], Space], single: str | None
+) -> Spaces:
     out: Spaces = {}
-    for path, leaf in _leaves(space):
+    for path, leaf in leaves:
         ours = translate(leaf, _name(path) or "the space")
         name = _name(path) or single or ours.kind
         if name in out:
@@ -165,7 +182,26 @@ def _named(space: gymnasium.Space, translate: Callable[[gymnasium.Space, str], S
     return out
 
 
-def _leaves(space: gymnasium.Space, path: Path = ()) -> list[tuple[Path, gymnasium.Space]]:
+def _seen_leaves(space: gymnasium.Space, obs_keys: str) -> Leaves:
+    """The leaves of an observation that `--obs-keys` keeps, without missions that say nothing."""
+    leaves = _leaves(space)
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        chosen([_observed(space, "the space").kind], obs_keys)
+        return leaves
+    kept = chosen((_name(path) for path, _ in leaves), obs_keys) if leaves else ()
+    words = {path: module for path, leaf in leaves if (module := _missions(leaf))}
+    return [
+        (path, leaf) for path, leaf in leaves if _name(path) in kept and (path not in words or words[path].worded(leaf))
+    ]
+
+
+def _missions(space: gymnasium.Space) -> ModuleType | None:
+    """The module that puts missions of MiniGrid into numbers, if the space is of such; the package is there then."""
+    told = any(kind.__module__ == "minigrid.core.mission" for kind in type(space).__mro__)
+    return importlib.import_module("reverie.envs.minigrid") if told else None
+
+
+def _leaves(space: gymnasium.Space, path: Path = ()) -> Leaves:
     if isinstance(space, spaces.Dict):
         return [x for key, sub in space.spaces.items() for x in _leaves(sub, (*path, key))]
     if isinstance(space, spaces.Tuple):
@@ -185,7 +221,12 @@ def _observed(space: gymnasium.Space, name: str) -> Space:
         with np.errstate(over="ignore"):  # a float64 bound may be infinite as a float32
             low, high = (x.astype(np.float32).reshape(-1) for x in (space.low, space.high))
         return Space("vector", _shape(space), (), tuple(low.tolist()), tuple(high.tolist()))
-    return _discrete(space, name)
+    if missions := _missions(space):
+        return Space("discrete", (missions.LENGTH,), (len(missions.WORDS) + 1,) * missions.LENGTH)
+    try:
+        return _discrete(space, name)
+    except ValueError as error:
+        raise ValueError(f"{error}; or leave it out: --obs-keys '!{name}'") from None
 
 
 def _acted(space: gymnasium.Space, name: str) -> Space:
@@ -209,6 +250,8 @@ def _discrete(space: gymnasium.Space, name: str) -> Space:
         return Space("discrete", _shape(space), tuple(int(n) for n in space.nvec.reshape(-1)))
     if isinstance(space, spaces.MultiBinary):
         return Space("discrete", _shape(space), (2,) * math.prod(space.shape))
+    if type(space).__module__.partition(".")[0] == "gym":
+        raise ValueError(f"{name}: a space of the old `gym` package: write `from gymnasium import spaces`")
     raise ValueError(
         f"{name}: {type(space).__name__} spaces are not supported, expected Box, Discrete, "
         "MultiDiscrete, MultiBinary, or a Dict or Tuple of these; encode it as one of them in a "
@@ -257,6 +300,8 @@ def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
         return lambda value: _cast(value, kinds, np.float32)
     if isinstance(space, spaces.MultiBinary):
         return lambda value: _cast(value, "iub", np.int32)
+    if missions := _missions(space):
+        return lambda value: _worded(missions, value)
     start = np.asarray(getattr(space, "start", 0))
     if not start.any():
         return lambda value: _cast(value, "iu", np.int32)
@@ -266,6 +311,13 @@ def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
         if np.shape(value) == start.shape and np.asarray(value).dtype.kind in "iu"
         else np.asarray(value)
     )
+
+
+def _worded(missions: ModuleType, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(missions.tokens(value), np.int32)
+    except ValueError as error:
+        raise Malformed(f"{error}; --obs-keys '!mission' leaves it out") from None
 
 
 def _cast(value: Any, kinds: str, dtype: type) -> np.ndarray:
@@ -284,6 +336,8 @@ def _walk(
     if path in converters:
         out[_name(path)] = converters[path](value)
         return
+    if not isinstance(node, spaces.Dict | spaces.Tuple):
+        return  # not seen
     if isinstance(node, spaces.Dict):
         if not isinstance(value, Mapping):
             raise Malformed(
@@ -295,7 +349,6 @@ def _walk(
             else:
                 out[_name((*path, key))] = np.asarray(sub)
         return
-    assert isinstance(node, spaces.Tuple), node
     if not isinstance(value, tuple | list) or len(value) != len(node.spaces):
         raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, expected a tuple of {len(node.spaces)}")
     for i, sub in enumerate(value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -60,6 +61,25 @@ def make(name: str, options: Options) -> Grid:
     return Grid(gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True), options)
 
 
+def varies(space: MissionSpace) -> bool:
+    """Whether there is more than one mission: one without blanks to fill in is the same text in every episode, but
+    BabyAI has spaces of its own."""
+    return type(space) is not MissionSpace or bool(space.ordered_placeholders)
+
+
+def worded(space: MissionSpace) -> bool:
+    """Whether missions differ and consist of words that are known here."""
+    if type(space) is not MissionSpace:
+        return True
+    blanks = space.ordered_placeholders or []
+    try:
+        for filled in itertools.zip_longest(*blanks):
+            tokens(space.mission_func(*(word or words[0] for word, words in zip(filled, blanks, strict=True))))
+    except ValueError:
+        return False
+    return varies(space)
+
+
 def tokens(mission: str) -> np.ndarray:
     """The words of a mission as numbers from 1 in `WORDS`, int64 `[LENGTH]`, filled up with 0.
 
@@ -70,7 +90,7 @@ def tokens(mission: str) -> np.ndarray:
     if unknown or len(words) > LENGTH:
         raise ValueError(
             f"mission {mission!r} has {len(words)} words, unknown of them: {unknown}; expected {LENGTH} or fewer "
-            'known ones. Type --env-kwargs \'{"mission": "none"}\' to leave it out'
+            "known ones"
         )
     return np.pad([_NUMBER[word] for word in words], (0, LENGTH - len(words)))
 
@@ -93,9 +113,7 @@ class Grid(gymnasium.Env):
         self._env, self._options = env, options
         self._grid = cast(Any, env.unwrapped)  # has what gymnasium.Env does not promise
         told = self._grid.observation_space["mission"]
-        # A mission without blanks to fill in is the same text in every episode; BabyAI has its own space.
-        varies = type(told) is not MissionSpace or bool(told.ordered_placeholders)
-        self._mission = options.mission == "words" or (options.mission == "auto" and varies)
+        self._mission = options.mission == "words" or (options.mission == "auto" and varies(told))
         self._cells = int(self._grid.agent_view_size)
         parts: dict[str, gymnasium.Space] = {}
         if options.view == "rgb":
@@ -134,7 +152,10 @@ class Grid(gymnasium.Env):
         else:
             seen["cells"] = obs["image"].astype(np.int64)
         if self._mission:
-            seen["mission"] = tokens(obs["mission"])
+            try:
+                seen["mission"] = tokens(obs["mission"])
+            except ValueError as error:
+                raise ValueError(f'{error}. Type --env-kwargs \'{{"mission": "none"}}\' to leave it out') from None
         return seen
 
     def _picture(self) -> np.ndarray:

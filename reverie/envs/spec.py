@@ -22,7 +22,7 @@ from reverie.envs import code, options
 from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.code import UnusableEnv
 from reverie.envs.gym import GymEnv
-from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, TimeLimit
+from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, TimeLimit
 from reverie.fields import meant, parsed, plain_size, short
 
 
@@ -76,13 +76,15 @@ class EnvSpec:
         `path/to/file.py:EnvClass`; modules in the current directory are found. A `DeviceEnv` is
         named `device:module:EnvClass`.
       action_repeat: how often every action is taken; rewards are summed.
-      time_limit: env steps (before `action_repeat`) after which episodes are truncated; 0: none.
+      time_limit: env steps (before `action_repeat`) after which episodes are truncated, also where a time limit of
+        Gymnasium would have come before; 0: that of the env.
       image_size: images become `[image_size, image_size, C]`, or with a pair `[height, width, C]`; 0 leaves them.
       gray: images become `[H, W, 1]`.
       targets: `proprio` adds the body to the observation, for world models to predict (see `mujoco.Body`).
       kwargs: keyword arguments of the env, or options of its family; a dict or its JSON text (kept
         as a dict).
       factory: a callable that no other process can import; such an env can only run inline.
+      obs_keys: which observations are seen, patterns as in `fields.chosen`; empty: all.
     """
 
     id: str
@@ -93,6 +95,7 @@ class EnvSpec:
     targets: str = "none"
     kwargs: Mapping[str, Any] | str = field(default_factory=dict)
     factory: Callable[..., Any] | None = field(default=None, compare=False)
+    obs_keys: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.kwargs, str):
@@ -121,7 +124,7 @@ class EnvSpec:
                 f"{self.id} lives in this process only: move it into a module of its own and pass "
                 'it by name, env="my_module:make_env", or run it with workers="inline"'
             )
-        names = ("id", "action_repeat", "time_limit", "image_size", "gray", "targets")
+        names = ("id", "action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         return json.dumps(values | {"kwargs": self.arguments()})
 
@@ -176,10 +179,11 @@ def make_env(env: EnvLike) -> Env:
     if (on_device := device_env(spec)) is not None:
         return adapt(on_device, spec.id)
     raw = build(spec)
-    adapted = adapt(raw, spec.id)
+    adapted = adapt(raw, spec.id, spec.obs_keys)
     try:
         # The clock counts the env's own steps, so it sits inside the action repeat.
         if spec.time_limit:
+            _lengthened(raw, spec.time_limit)
             adapted = TimeLimit(adapted, spec.time_limit)
         if spec.action_repeat > 1:
             adapted = ActionRepeat(adapted, spec.action_repeat)
@@ -223,8 +227,8 @@ def device_env(env: EnvLike) -> DeviceEnv | None:
     spec = env_spec(env)
     if not on_device(spec):
         return None
-    given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size, "--gray": spec.gray}
-    given |= {"--targets": spec.targets != "none"}
+    given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size != 0, "--gray": spec.gray}
+    given |= {"--obs-keys": bool(spec.obs_keys), "--targets": spec.targets != "none"}
     for flag in (flag for flag, wanted in given.items() if wanted):
         raise UnusableEnv(f"{spec.id} lives on the device, where {flag} does not work: leave it out")
     raw = build(spec)
@@ -235,6 +239,8 @@ def device_env(env: EnvLike) -> DeviceEnv | None:
         )
     from reverie.envs.device import TimeLimit  # brings JAX, which a worker of the host does not need
 
+    while isinstance(raw, TimeLimit) and raw.limit <= spec.time_limit:
+        raw = raw.env
     return TimeLimit(raw, spec.time_limit) if spec.time_limit else raw
 
 
@@ -301,28 +307,52 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, str) or re.fullmatch(r"[\w +-]*", value) is not None
 
 
-def adapt(raw: Any, name: str) -> Env:
-    """`raw` as an `Env`; raises UnusableEnv if it cannot be one."""
-    if isinstance(raw, gymnasium.Env):
-        try:
-            return GymEnv(raw)
-        except ValueError as error:
+def adapt(raw: Any, name: str, obs_keys: str = "") -> Env:
+    """`raw` as an `Env` that shows what `obs_keys` chooses; raises UnusableEnv if it cannot be one."""
+    if count := getattr(raw, "num_envs", 0):
+        raise UnusableEnv(
+            f"{name} is a vector env, a {type(raw).__name__} of {count} envs, expected a single one: return one of "
+            f"them, and type --envs {count} for as many copies of it"
+        )
+    try:
+        env = _translated(raw, name, obs_keys)
+        for what, spaces in (("observation", env.obs_space), ("action", env.act_space)):
+            for key, space in spaces.items():
+                if not space.width:
+                    leave = f", or leave it out: --obs-keys '!{key}'" if what == "observation" else ""
+                    raise ValueError(f"{what} {key!r} holds no number: it is {space.describe()}. Give it a size{leave}")
+    except ValueError as error:
+        if isinstance(raw, gymnasium.Env):
             raw.close()
-            raise UnusableEnv(f"{name}: {error}") from error
+        raise error if isinstance(error, UnusableEnv) else UnusableEnv(f"{name}: {error}") from error
+    return env
+
+
+def _translated(raw: Any, name: str, obs_keys: str) -> Env:
+    if isinstance(raw, gymnasium.Env):
+        return GymEnv(raw, obs_keys)
     if isinstance(raw, Env):
-        return raw
+        return ObsKeys(raw, obs_keys) if obs_keys else raw
     if isinstance(raw, DeviceEnv):
         from reverie.envs.device import HostView
 
         return HostView(raw, name)
     if any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
         raise UnusableEnv(
-            f"{name} is an env of the old `gym` package, expected gymnasium: "
-            "`import gymnasium as gym`, and return five values from step()"
+            f"{name} is an env of the old `gym` package, expected gymnasium: write `import gymnasium as gym`, return "
+            "obs, info from reset(seed=...) and five values from step(); or wrap it with the package shimmy"
         )
     raise UnusableEnv(
         f"{name} built an object of type {type(raw).__name__}, expected a gymnasium.Env: `class MyEnv(gymnasium.Env):`"
     )
+
+
+def _lengthened(env: Any, limit: int) -> None:
+    """Lets every time limit of Gymnasium around `env` that is shorter than `limit` wait as long."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            env._max_episode_steps = max(env._max_episode_steps, limit)
+        env = env.env
 
 
 class Family(NamedTuple):
@@ -445,10 +475,19 @@ def _loaded(entry_point: Any) -> Any:
 
 @contextmanager
 def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
-    """Raises UnusableEnv where `target`, or what it passes them on to, does not take one of the given arguments."""
+    """Raises UnusableEnv where `target`, or what it passes them on to, does not take one of the given arguments, and
+    where it needs one that is not given."""
     try:
         yield
     except TypeError as error:
+        _, missing, listed = str(error).partition("missing ")
+        names = re.findall(r"'(\w+)'", listed)
+        if missing and names and set(names) <= _needed(target) - spec.arguments().keys():
+            example = json.dumps(dict.fromkeys(names, "...")).replace('"..."', "...")
+            plural = "arguments" if len(names) > 1 else "argument"
+            raise UnusableEnv(
+                f"{spec.id} needs the {plural} {', '.join(map(repr, names))}: type --env-kwargs '{example}'"
+            ) from error
         foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
         if not foreign:
             raise
@@ -458,6 +497,13 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
         raise UnusableEnv(
             f"{spec.id} takes no argument {foreign[0]!r}: {meant(foreign[0], taken)}{it_takes}"
         ) from error
+
+
+def _needed(target: Any) -> set[str]:
+    """Names of the arguments without which an env class or function, or what a text leads to, cannot be called."""
+    parameters = inspect.signature(_loaded(target)).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty}
 
 
 def _call(target: Any, spec: EnvSpec) -> Any:

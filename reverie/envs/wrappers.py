@@ -1,4 +1,4 @@
-"""Small changes to an env: action repeat, time limit, image size, gray. An `Env` in, one out."""
+"""Small changes to an env: observations left out, action repeat, time limit, image size, gray. An `Env` in, one out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reverie.envs.base import Arrays, Env, Spaces, Step
+from reverie.envs.base import RULES, Arrays, Env, Spaces, Step
 from reverie.envs.gym import GymEnv
+from reverie.fields import chosen
 
 
 class Wrapper:
@@ -79,6 +80,23 @@ class TimeLimit(Wrapper):
         self._taken += 1
         step = self.env.step(action)
         return replace(step, is_last=True) if self._taken >= self._limit else step
+
+
+class ObsKeys(Wrapper):
+    """Shows what patterns choose (`fields.chosen`), and the rules of a game, which no network sees."""
+
+    def __init__(self, env: Env, patterns: str) -> None:
+        super().__init__(env)
+        rules = {key for key, space in env.obs_space.items() if space.kind in RULES}
+        self._kept = rules | chosen((key for key in env.obs_space if key not in rules), patterns)
+
+    @property
+    def obs_space(self) -> Spaces:
+        return {key: space for key, space in self.env.obs_space.items() if key in self._kept}
+
+    def observation(self, obs: Arrays) -> Arrays:
+        # A key that is in no space is passed on, for the gate to name.
+        return {key: x for key, x in obs.items() if key in self._kept or key not in self.env.obs_space}
 
 
 class _ImageWrapper(Wrapper):

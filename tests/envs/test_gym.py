@@ -5,7 +5,7 @@ from gymnasium import spaces
 
 from reverie.envs import base
 from reverie.envs.base import Env
-from reverie.envs.gym import GymEnv, action_spaces, actor, observation_spaces, observer
+from reverie.envs.gym import GymEnv, action_spaces, actor, left_out, observation_spaces, observer
 from reverie.envs.spec import EnvSpec, make_env
 from reverie.envs.values import Gate, Malformed, sample
 
@@ -273,3 +273,36 @@ def test_pictures_with_their_channels_first_are_resized_and_drawn_upright():
     assert frame is not None
     assert frame.shape == (40, 20, 3)
     assert frame[5, 5].tolist() == [0, 200, 0]
+
+
+WITH_TEXT = spaces.Dict({
+    "x": spaces.Box(-1, 1, (2,), np.float32),
+    "mission": spaces.Text(9),
+    "seen": spaces.Tuple((spaces.Discrete(3), spaces.Sequence(spaces.Discrete(2)))),
+})  # fmt: skip
+
+
+def test_text_and_sequences_train_where_they_are_left_out():
+    with pytest.raises(ValueError, match=r"Text spaces are not supported.*leave it out: --obs-keys '!mission'"):
+        observation_spaces(WITH_TEXT)
+    with pytest.raises(ValueError, match=r"Sequence spaces.*leave it out: --obs-keys '!seen/1'"):
+        observation_spaces(WITH_TEXT, "!mission")
+    for patterns in ("!mission,!seen/1", "x,seen/0"):
+        assert set(observation_spaces(WITH_TEXT, patterns)) == {"x", "seen/0"}
+        seen = observer(WITH_TEXT, patterns)(WITH_TEXT.sample())
+        assert set(seen) == {"x", "seen/0"}
+        assert left_out(WITH_TEXT, patterns) == ["mission", "seen/1"]
+    extra = observer(WITH_TEXT, "x")(WITH_TEXT.sample() | {"more": 1})
+    assert set(extra) == {"x", "more"}, "what is in no space is for the gate to name"
+
+
+def test_a_single_observation_cannot_be_left_out():
+    assert set(observation_spaces(spaces.Discrete(3), "discrete")) == {"discrete"}
+    with pytest.raises(ValueError, match="leaves nothing to see"):
+        observation_spaces(spaces.Discrete(3), "!discrete")
+
+
+def test_the_spaces_of_the_old_package_are_called_by_their_name():
+    old = type("Box", (spaces.Space,), {"__module__": "gym.spaces.box"})
+    with pytest.raises(ValueError, match="a space of the old `gym` package: write `from gymnasium import spaces`"):
+        observation_spaces(old())

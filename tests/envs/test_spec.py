@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reverie.envs.toy
-from reverie.envs.gym import GymEnv
+from reverie.envs.gym import GymEnv, observation_spaces
 from reverie.envs.spec import EnvSpec, UnusableEnv, env_spec, families, make_env
 
 MINE = """
@@ -30,6 +30,21 @@ class Mine(gymnasium.Env):
 
 def make(*, size=2):
     return Mine(size)
+
+class Empty(Mine):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Dict({"x": Discrete(2), "none": gymnasium.spaces.Box(0, 1, (0,))})
+
+class Needs(Mine):
+    def __init__(self, size, *, depth, far=1):
+        super().__init__(size)
+
+def broken():
+    return Needs(2)
+
+def many():
+    return gymnasium.make_vec("CartPole-v1", 3)
 
 built = Mine()
 number = lambda: 7
@@ -75,6 +90,9 @@ def test_drawing_is_asked_for_where_the_env_offers_it(mine):
         ("my_own_module:Mime", "did you mean Mine"),
         ("my_own_module:built", "a Mine, expected a class or a function"),
         ("my_own_module:number", "built an object of type int, expected a gymnasium.Env"),
+        ("my_own_module:many", "is a vector env, a .*VectorEnv of 3 envs.*type --envs 3"),
+        ("my_own_module:Needs", "needs the arguments? .*--env-kwargs '{.*: ...}'"),
+        ("my_own_module:Empty", "observation 'none' holds no number.*--obs-keys '!none'"),
     ],
 )
 def test_a_wrong_name_says_what_to_type(name, told, mine):
@@ -185,3 +203,46 @@ def test_families_are_listed_with_their_extras():
     assert listed == {"atari", "dmc", "crafter", "minigrid", "box2d", "mujoco", "pgx", "gymnax"} <= extras.keys()
     assert all(extra in extras["envs"][0] for extra in listed)
     assert all(family.installed for family in families() if not family.extra)
+
+
+def test_only_what_the_env_itself_needs_is_asked_for(mine):
+    with pytest.raises(UnusableEnv, match=r"needs the argument 'depth': type --env-kwargs '{\"depth\": ...}'"):
+        make_env(EnvSpec("my_own_module:Needs", kwargs={"size": 3}))
+    assert make_env(EnvSpec("my_own_module:Needs", kwargs={"size": 3, "depth": 1}))
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument"):
+        make_env("my_own_module:broken")  # its own mistake
+
+
+def test_a_module_that_wants_the_old_package_is_told_what_to_write(mine):
+    if importlib.util.find_spec("gym"):
+        pytest.skip("it is installed")
+    (mine / "old_env.py").write_text("import gym\n")
+    for name in ("old_env:Env", "old_env.py:Env"):
+        with pytest.raises(UnusableEnv, match=r"imports the old `gym` package.*write `import gymnasium as gym`"):
+            make_env(name)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("minigrid"), reason="without minigrid")
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("MiniGrid-Fetch-5x5-N2-v0", {"direction", "image", "mission"}),
+        ("MiniGrid-Empty-5x5-v0", {"direction", "image"}),  # where the mission is always the same
+    ],
+)
+def test_a_minigrid_in_a_function_of_ones_own_shows_its_mission_as_words(name, keys):
+    env = make_env(EnvSpec("own", factory=lambda: gymnasium.make(f"minigrid:{name}")))
+    step = env.reset(0)
+    assert set(env.obs_space) == set(step.obs) == keys
+    assert "mission" not in keys or step.obs["mission"][:3].min() > 0
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("minigrid"), reason="without minigrid")
+def test_a_mission_in_words_that_nobody_knows_is_left_out():
+    from minigrid.core.mission import MissionSpace
+
+    space = gymnasium.spaces.Dict({
+        "x": gymnasium.spaces.Discrete(2),
+        "mission": MissionSpace(lambda what: f"slay the {what}", ordered_placeholders=[["dragon", "troll"]]),
+    })  # fmt: skip
+    assert set(observation_spaces(space)) == {"x"}

@@ -6,7 +6,7 @@ import pytest
 from reverie.envs.base import Env, Space, Step
 from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
 from reverie.envs.values import Gate
-from reverie.envs.wrappers import ActionRepeat, GrayImages, ResizeImages, native_action, observe
+from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, native_action, observe
 
 NOTHING = {"action": np.array(0, np.int32)}
 
@@ -145,3 +145,20 @@ def test_raw_observations_and_actions_pass_through_all_wrappers():
     assert observe(env, raw)["image"].shape == (16, 16, 1)
     assert native_action(env, {"action": np.array(2, np.int32)}) == 2
     assert type(native_action(env, {"action": np.array(2, np.int32)})) is int
+
+
+def test_observations_of_any_env_are_left_out_but_never_the_rules_of_a_game():
+    env = make_env(EnvSpec("picture", factory=lambda: Picture(np.zeros((8, 8, 3), np.uint8)), obs_keys="!image"))
+    assert set(env.obs_space) == set(env.reset(0).obs) == {"x"}
+
+    game = Picture(np.zeros((8, 8, 3), np.uint8))
+    game.obs_space["legal"] = Space("legal", (2,))
+    assert set(ObsKeys(game, "x").obs_space) == {"x", "legal"}
+
+
+@pytest.mark.parametrize("limit", [100, 700])
+def test_the_time_limit_of_an_env_can_be_raised(limit):
+    env = make_env(EnvSpec("MountainCar-v0", time_limit=limit))  # which has one of 200
+    env.reset(0)
+    lengths = next(t for t in range(1, 1000) if env.step({"action": np.array(1, np.int32)}).is_last)
+    assert lengths == limit
