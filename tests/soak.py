@@ -360,6 +360,7 @@ def main(minutes: float = 30.0, seconds: float = 60.0, seed: int = 0) -> int:
     """
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     began = time.monotonic()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` the runs would not hear it
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # where a run that goes on finds its programs compiled
         try:
