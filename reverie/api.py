@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from reverie.envs.base import Spaces
 from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.replay.sequences import bytes_per_row
-from reverie.run import evaluation, loop, offline, phases
+from reverie.run import evaluation, loggers, loop, offline, phases
+from reverie.run.callbacks import Callbacks
+from reverie.run.collect import Episode
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
 from reverie.run.evaluation import ACTING, Evaluation, open_envs
@@ -70,6 +72,10 @@ def train(
     run: str | os.PathLike[str] | None = None,
     preset: str | None = None,
     trust: bool = False,
+    on_log: Callable[[int, Mapping[str, float]], Any] | None = None,
+    on_eval: Callable[[int, Evaluation], Any] | None = None,
+    on_episode: Callable[[int, Episode], Any] | None = None,
+    on_checkpoint: Callable[[int, Path], Any] | None = None,
     **values: Any,
 ) -> Run:
     """Trains an agent, or continues a run that is there already.
@@ -81,6 +87,7 @@ def train(
       preset: of the algorithm, applied before `values`; if left out, the one that was made for this env, if any
         ("none": no preset, values chosen by what the env shows; "paper": the algorithm's own).
       trust: run also such code as only the saved config of this run names (its env, its collector).
+      on_log, on_eval, on_episode, on_checkpoint: called while the run goes, see `run.callbacks.Callbacks`.
       **values: any flag of `reverie train` by its name, with underscores: `steps=10_000, envs=8`.
 
     Raises:
@@ -106,20 +113,28 @@ def train(
     typed = {"env"} & values.keys() | {"collector"} & values.keys()
     given = settle(saved, given, CODE if trust else typed)
     path = Path(run) if run else new_path(given)
-    result = run_training(given, path, Console(markup=False), factory)
+    heard = Callbacks(on_log, on_eval, on_episode, on_checkpoint)
+    result = run_training(given, path, Console(markup=False), factory, heard)
     if result.stopped == "SIGINT":
         raise KeyboardInterrupt
     env = dataclasses.replace(spec_of(given.run), factory=factory)
     return Run(result.path, result.steps, result.updates, result.evaluation, env)
 
 
-def run_training(conf: Config, path: Path, console: Console, factory: Callable[..., Any] | None = None) -> Result:
+def run_training(
+    conf: Config,
+    path: Path,
+    console: Console,
+    factory: Callable[..., Any] | None = None,
+    callbacks: Callbacks | None = None,
+) -> Result:
     """Trains in `path`, continuing what is there.
 
     Args:
       conf: settled with the saved one, if any.
       console: where a person watches.
       factory: builds the env, if only an object of this process can.
+      callbacks: that hear of the run, beside those of `--logger`.
     """
     run = conf.run
     with (
@@ -141,7 +156,9 @@ def run_training(conf: Config, path: Path, console: Console, factory: Callable[.
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
         write_config(directory, dataclasses.replace(conf, id=session.id))  # whatever may be refused was
         forecast.tell(console, conf, path, workers.mode)
-        return loop.train(session, console)
+        with loggers.opened(run.logger, conf, path) as tracker:
+            session.callbacks += [tracker, *([callbacks] if callbacks else [])]
+            return loop.train(session, console)
 
 
 def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -> Config:
@@ -344,6 +361,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
+    loggers.require(run.logger)
     if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
     allowed = memory.limit()

@@ -51,6 +51,7 @@ MAY_CHANGE = frozenset(
         "report_every",
         "video_every",
         "keep",
+        "logger",
         "workers",
         "deadline",
         "worker_memory",
@@ -186,6 +187,8 @@ class Schedule:
     """Everything is saved, so that the same command goes on from here; also done at the end."""
     keep: Annotated[int, Within(2, INT32)] = 2
     """Checkpoints kept."""
+    logger: Literal["none", "wandb", "trackio"] = "none"
+    """Where metrics go besides metrics.jsonl and TensorBoard. wandb and trackio are extras."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,9 +45,20 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     assert "reverie/py.typed" in inside
     packed = {name for name in inside if re.match(r"reverie/.*\.py$", name)}
     assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "reverie").rglob("*.py")}
-    venv.create(tmp_path / "env", with_pip=True)
+    venv.create(tmp_path / "env", with_pip=False)
     python = str(tmp_path / "env" / "bin" / "python")
-    call(python, "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), str(wheel))
+    call(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--constraint",
+        str(ROOT / "constraints.txt"),
+        str(wheel),
+    )
     program = str(tmp_path / "env" / "bin" / "reverie")
     assert call(program, "--version").strip() == reverie.__version__
     small = ["--env", "CartPole-v1", "--steps", "300", "--warmup", "100", "--envs", "2", "--eval-episodes", "1"]

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from reverie.health import Watch
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
 from reverie.run import dreams, meta, offline, phases
+from reverie.run.callbacks import Callbacks
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.clock import Clock
 from reverie.run.collect import Collector, Episode, mean_figures, pack, unpack
@@ -196,6 +197,7 @@ class Training:
     ) -> None:
         self.run, self.agent, self.workers = run, agent, workers
         self.directory, self.stop = directory, stop
+        self.callbacks: list[Callbacks] = []  # that hear of the run
         self.clock = Clock()
         self.compiled = Compiled(agent, devices)
         self.replay = replay_of(run, agent)
@@ -324,8 +326,11 @@ class Training:
                 committed = self.collector.step(self.local, mode)
             else:
                 committed = self.collector.step(decide)
-        self.episodes += self.collector.episodes()
+        ended = self.collector.episodes()
+        self.episodes += ended
         self.progress = replace(self.progress, step=self.progress.step + committed)
+        for episode in ended:
+            self._tell("on_episode", episode)
 
     def update(self, due: int, part: Part = "all") -> None:
         """So many updates of a part."""
@@ -409,6 +414,9 @@ class Training:
             if phases.apart(run):
                 values |= {"updates": now.updates, "phase": phases.NUMBERS[self.phase(now.measured)]}
             log.write(now.step, values, moment)
+            self._tell("on_log", {name: x for name, x in finite(values).items() if x is not None})
+        if evaluation:
+            self._tell("on_eval", evaluation)
         if run.video_every and (final or due(run.video_every)) and self.replay.can_sample():
             self._film(log)
         self.progress = replace(self.progress, measured=moment)
@@ -451,9 +459,15 @@ class Training:
                 "metrics_bytes": log.lines.offset,
                 "replay": replay,
             }
-            self.checkpoints.save(self.moment, arrays, said)
+            path = self.checkpoints.save(self.moment, arrays, said)
             self.segments.collect_garbage(m["meta"]["replay"] for m in self.checkpoints.manifests())
         self.saved = self.progress
+        self._tell("on_checkpoint", path)
+
+    def _tell(self, name: str, what: Any) -> None:
+        """Tells all callbacks of this name."""
+        for each in self.callbacks:
+            each(name, self.progress.step, what)
 
     def _require_finite(self, arrays: dict[str, np.ndarray]) -> None:
         """Updates look at what they get from a batch; this looks at what has become of the state."""
