@@ -46,7 +46,7 @@ def on_host(spec: EnvSpec, episodes: int, seed: int) -> list[float]:
     for e in range(episodes):
         rng, step, total = np.random.default_rng((1, e)), env.reset(episode_seed(seed, e, 0)), 0.0
         while not step.is_last:
-            step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), rng))
+            step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), env.act_space, rng))
             total += step.reward
         returns.append(total)
     env.close()

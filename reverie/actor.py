@@ -14,8 +14,9 @@ import numpy as np
 from reverie.agent import Agent, Carry, Mode, State, select
 from reverie.config import ConfigError
 from reverie.envs.base import Arrays, Env, Spaces, Step
+from reverie.envs.gym import METHOD_CALL
 from reverie.envs.values import Gate, Malformed
-from reverie.envs.wrappers import native_action, observe
+from reverie.envs.wrappers import masks, native_action, observe
 from reverie.fields import INT64, short
 from reverie.replay.sequences import Row
 from reverie.run.compiled import Compiled
@@ -56,18 +57,22 @@ class Actor:
         self._policy = defaultdict[int, dict[Mode, Traced]](lambda: Compiled(agent).policy)  # by the number of envs
         self._begun = 0  # calls that began episodes in a mode that draws
 
-    def act(self, obs: Any, carry: Any, mode: Any, seed: Any) -> tuple[Any, Carried]:
+    def act(self, obs: Any, carry: Any, mode: Any, seed: Any, mask: Any = None) -> tuple[Any, Carried]:
         """`LoadedAgent.act`."""
-        seen = self.observed(obs)
+        seen = self.observed(obs, mask)
         (action,), held = self.decide([seen], *self.remembered(carry, 1, mode, seed), mode)
         return native_action(self.env, action), held
 
-    def act_batch(self, obs: Any, carry: Any, first: Any, mode: Any, seed: Any) -> tuple[Any, Carried]:
+    def act_batch(
+        self, obs: Any, carry: Any, first: Any, mode: Any, seed: Any, mask: Any = None
+    ) -> tuple[Any, Carried]:
         """`LoadedAgent.act_batch`."""
-        seen = []
-        for at, each in enumerate(_apart(obs)):
+        seen, several = [], _apart(obs)
+        if mask is not None and len(mask) != len(several):
+            raise Malformed(f"action_mask: {len(mask)} of them, expected {len(several)}, one for each observation")
+        for at, each in enumerate(several):
             try:
-                seen.append(self.observed(each))
+                seen.append(self.observed(each, None if mask is None else mask[at]))
             except Malformed as error:
                 raise Malformed(f"env {at}: {error}") from error
         held, begins = self.remembered(carry, len(seen), mode, seed)
@@ -94,15 +99,24 @@ class Actor:
         single = [{key: x[at, ...] for key, x in action.items()} for at in range(len(seen))]
         return single, Carried(inner, self._owner, len(seen))
 
-    def observed(self, obs: Any) -> Arrays:
-        """What the agent sees where the env itself shows `obs`.
+    def observed(self, obs: Any, mask: Any = None) -> Arrays:
+        """What the agent sees where the env itself shows `obs`, and allows the actions of `mask`.
 
         Raises:
+          ConfigError: a mask is missing, or there is one too many.
           Malformed: training would not have taken it either; says what it is and what was expected.
         """
-        space = self.env.obs_space
+        space, source = self.env.obs_space, masks(self.env)
+        if source and mask is None:
+            given = "mask" if source == METHOD_CALL else source
+            raise ConfigError(f"this env says which actions are legal ({source}): act(obs, carry, action_mask={given})")
+        if mask is not None and not source:
+            where = "they are a part of the observation" if "legal" in space else "it has none"
+            raise ConfigError(
+                f"this env tells no action masks beside its observations ({where}): leave action_mask out"
+            )
         try:
-            seen = observe(self.env, obs)
+            seen = observe(self.env, obs, mask)
             if not isinstance(seen, Mapping):
                 raise Malformed(f"obs: {short(obs)}, expected a dict with the keys {list(space)}")
             seen = {key: np.asarray(x) for key, x in seen.items()}

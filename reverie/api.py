@@ -498,10 +498,11 @@ def evaluate(
     if mode not in ACTING:
         raise ConfigError(f"--eval-mode must be one of {', '.join(ACTING)}, got {mode!r}")
     seed = loop.seeds(run.seed).evaluation if seed is None else seed
-    with evaluation.open_evaluation(run, agent.spec, episodes, seed, "inline" if run.debug else run.workers) as envs:
+    opponent, workers = opponent or run.opponent, "inline" if run.debug else run.workers
+    space = agent.env.obs_space
+    with evaluation.open_evaluation(run, agent.spec, space, episodes, seed, workers, opponent) as envs:
         key = evaluation.evaluation_key(run.seed, agent.moment)
         compiled = Compiled(agent.agent)
-        opponent = opponent or run.opponent
         acting = ACTING[mode]
         played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent, mode=acting)
     assert played is not None, "only a signal gives up an evaluation"

@@ -102,7 +102,7 @@ def algorithm(env: str, facts: Facts) -> Choice:
 
 
 def _is_game(facts: Facts) -> bool:
-    return any(space.kind in ("legal", "player", "planes") for space in facts.obs_space.values())
+    return any(space.kind in ("player", "planes") for space in facts.obs_space.values())
 
 
 def _picture(facts: Facts) -> str:
@@ -209,7 +209,8 @@ def _game(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if "n_step" not in own or not _is_game(facts):
         return
     longest = max((*facts.plain.lengths, *facts.held.lengths), default=100)
-    yield Choice("envs", 64, "games on the device cost little")
+    if facts.device:
+        yield Choice("envs", 64, "games on the device cost little")
     yield Choice("replay_ratio", 4.0, "new games say more than old ones")
     if any(space.kind == "player" for space in facts.obs_space.values()):
         yield Choice("discount", 1.0, "a game is won or lost, however late")

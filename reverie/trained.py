@@ -91,7 +91,12 @@ class LoadedAgent:
         self._replay = checkpoint.meta["replay"]
 
     def act(
-        self, obs: Any, carry: Carried | Any = None, mode: Mode | Any = "eval", seed: int | Any = None
+        self,
+        obs: Any,
+        carry: Carried | Any = None,
+        mode: Mode | Any = "eval",
+        seed: int | Any = None,
+        action_mask: Any = None,
     ) -> tuple[Any, Carried]:
         """One decision.
 
@@ -102,16 +107,18 @@ class LoadedAgent:
             network.
           seed: of what the episode that begins here draws. Left out, `eval` draws the same in every episode, and the
             other modes anew in each, so that the same program does the same.
+          action_mask: what may be done now, where the env says that apart from the observation:
+            `info["action_mask"]`, or what its `action_masks()` returns.
 
         Returns:
           `(action, carry)`; the action is ready for the Gymnasium env's `step`.
 
         Raises:
           envs.values.Malformed: the observation is none that training would take (not finite, out of bounds, another
-            shape, dtype or key, a batch), or the carry is of another agent or of several envs.
-          ConfigError: there is no such mode, or no such seed.
+            shape, dtype or key, a batch), or the mask is not, or the carry is of another agent or of several envs.
+          ConfigError: there is no such mode, or no such seed; or a mask is missing, or there is one too many.
         """
-        return self._actor.act(obs, carry, mode, seed)
+        return self._actor.act(obs, carry, mode, seed, action_mask)
 
     def act_batch(
         self,
@@ -120,6 +127,7 @@ class LoadedAgent:
         first: Any = None,
         mode: Mode | Any = "eval",
         seed: int | Any = None,
+        action_mask: Any = None,
     ) -> tuple[Any, Carried]:
         """One decision for each of N envs, such as those of a `gymnasium.vector` env.
 
@@ -130,6 +138,7 @@ class LoadedAgent:
           carry: what the last call returned; None to begin an episode in every env.
           first: bool `[N]`, envs in which an episode begins with `obs`; none of them if left out.
           mode, seed: as of `act`; the envs draw independently.
+          action_mask: N of what `act` takes, stacked or as a list.
 
         Returns:
           `(actions, carry)`; the actions are stacked, `[N, ...]`, ready for the `step` of a vector env.
@@ -137,7 +146,7 @@ class LoadedAgent:
         Raises:
           envs.values.Malformed, ConfigError: as `act`; names the env.
         """
-        return self._actor.act_batch(obs, carry, first, mode, seed)
+        return self._actor.act_batch(obs, carry, first, mode, seed, action_mask)
 
     def export(self, path: str | os.PathLike[str], mode: Mode = "eval", envs: int = 1) -> Path:
         """Writes this agent as StableHLO, which acts with JAX and NumPy alone: `reverie.export` says what lies there.
@@ -291,6 +300,7 @@ class LoadedAgent:
         simulations: int | None = None,
         obs: Any = None,
         carry: Carried | None = None,
+        action_mask: Any = None,
     ) -> Thought:
         """The search behind one greedy decision: what the network proposed, what was looked at, what came of it.
 
@@ -298,7 +308,7 @@ class LoadedAgent:
           step: of a greedy episode, 0 its beginning; in games of two the agent moves for both.
           seed: of the episode.
           simulations: of this search; those of the run if left out. What led here was played with those of the run.
-          obs, carry: instead of playing to a step: what `act` takes.
+          obs, carry, action_mask: instead of playing to a step: what `act` takes.
 
         Raises:
           ConfigError: the algorithm does not search, or the episode ends before this step.
@@ -318,7 +328,7 @@ class LoadedAgent:
             agent = cast("MuZero | Dreamer", make_agent(more, self.env.obs_space, self.env.act_space))
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
-        seen, carry = self._reach(step, seed) if obs is None else (self._actor.observed(obs), carry)
+        seen, carry = self._reach(step, seed) if obs is None else (self._actor.observed(obs, action_mask), carry)
         held, first = self._actor.remembered(carry, 1, "eval")
         rows = actor.rows([seen], first)
         actions, found = jax.device_get(self._think[simulations](self.state, held.inner, rows))

@@ -39,6 +39,8 @@ def random_values(rng, spaces, prefix, lead):
             return rng.integers(0, 256, (*lead, *space.shape), np.uint8)
         if space.kind in ("vector", "target"):
             return rng.uniform(-1, 1, (*lead, *space.shape)).astype(np.float32)
+        if space.kind == "legal":
+            return np.ones((*lead, *space.shape), bool)
         return rng.integers(0, np.reshape(space.classes, space.shape), (*lead, *space.shape), np.int32)
 
     return {prefix + k: draw(s) for k, s in spaces.items()}

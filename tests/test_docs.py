@@ -71,7 +71,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     names = {name for record in log.read(path / "metrics.jsonl") for name in record}
     names |= {"phase", "memory/worker_mb"}  # tests/run/test_phases.py and test_loop.py read them
     names = {name for name in names if name.removeprefix("report/") not in own}
-    agent = small_agent(OBS | {"picture": Space("image", (64, 64, 3))}, planner="puct", simulations=1, improve=1.0)
+    seen = OBS | {"picture": Space("image", (64, 64, 3)), "legal": Space("legal", (3,))}
+    agent = small_agent(seen, planner="puct", simulations=1, improve=1.0)
     batch = random_batch(agent, length=12)
     state = jax.eval_shape(agent.init, jax.random.key(0))
     names |= set(jax.eval_shape(agent.train, state, batch)[2])

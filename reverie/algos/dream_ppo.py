@@ -266,7 +266,7 @@ class PPO(Dreamer):
         returns = learner.returns.update(dreamt.target, config.return_rate)
         imagined = Imagined(
             dreamt,
-            log_probability(learner.behavior.pol(fixed), taken(dreamt)),
+            log_probability(learner.behavior.pol(fixed, chosen_from(dreamt)), taken(dreamt)),
             advantage / returns.scale(),
             None if learner.slow is None else learner.slow(fixed).pred(),
             config.value_clip * returns.scale(),
@@ -292,7 +292,7 @@ class PPO(Dreamer):
         """PPO's objective (Schulman et al. 2017, eqs. 7 and 9) on one imagined rollout, as a loss, and metrics."""
         config, dreamt = self.config, imagined.dreamt
         fixed = dreamt.fixed[:-1]
-        policy, value = behavior.pol(fixed), behavior.val(fixed)
+        policy, value = behavior.pol(fixed, chosen_from(dreamt)), behavior.val(fixed)
         logp = log_probability(policy, taken(dreamt))
         entropy = jnp.sum(jnp.stack([dist.entropy() for dist in policy.values()]), 0)
         acting = clipped_surrogate(logp, imagined.before, imagined.advantage, config.ratio_clip)
@@ -338,6 +338,11 @@ def joined(world: Model, behavior: Behavior) -> Model:
 def taken(dreamt: Dreamt) -> dict[str, Array]:
     """The actions that led somewhere, `[H, M, ...]`."""
     return jax.tree.map(lambda x: x[:-1], dreamt.actions)
+
+
+def chosen_from(dreamt: Dreamt) -> Bool[Array, "H M a"] | None:
+    """What was legal where they were taken; None: everything."""
+    return None if dreamt.legal is None else dreamt.legal[:-1]
 
 
 def stepped(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.lax import stop_gradient
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Mode, Part, Row, prefixed, select
 from reverie.algos import Unsuitable, planning
@@ -29,10 +29,11 @@ from reverie.envs.base import Spaces
 from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
 from reverie.model.canvas import Size, resized
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder, flat, width
-from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, sample
+from reverie.model.encode import Encoder, flat, permitted, width
+from reverie.model.heads import FlagHead, LegalHead, PolicyHead, ScalarHead, sample
 from reverie.model.rssm import RSSM, Latent, features
 from reverie.nn.dists import Action, OneHot, randomness
+from reverie.nn.layers import Style
 from reverie.nn.optim import each, finite, guarded
 
 # Of the presets of V1 and V2 for a laptop: how they learn and when they are measured.
@@ -63,6 +64,7 @@ class Model(eqx.Module):
     dec: Decoder
     rew: ScalarHead
     con: FlagHead | None  # None: the world is taken to go on for ever
+    leg: LegalHead | None  # None: every action may always be taken
     pol: PolicyHead
     val: ScalarHead
     actions: tuple[tuple[str, Any], ...] = eqx.field(static=True)
@@ -81,6 +83,18 @@ class Model(eqx.Module):
             return jnp.full(feat.shape[:-1], self.gamma, jnp.float32)
         flag = self.con(feat)
         return flag.prob() if self.gamma == 1 else self.gamma * flag.mode()
+
+    def legal(self, feat: Float[Array, "*B f"], done: Mapping[str, Array] | None = None) -> Bool[Array, "*B a"] | None:
+        """The actions that the model takes to be legal in imagined states; None: all. `done`, what was done there, is
+        among them: computed twice, a flag close to a half may come out on either side."""
+        if self.leg is None:
+            return None
+        legal = self.leg.legal(feat)
+        return legal if done is None else legal | (flat(dict(self.actions), done) > 0.5)
+
+    def policy(self, feat: Float[Array, "*B f"], legal: Bool[Array, "*B a"] | None = None) -> dict[str, Action]:
+        """What the actor would do, among what is `legal`; where nobody says that, among what the model takes to be."""
+        return self.pol(feat, self.legal(feat) if legal is None else legal)
 
 
 class State(eqx.Module):
@@ -128,11 +142,13 @@ class Dreamt(NamedTuple):
 
     Attributes:
       fixed: features of the latents, without a gradient.
+      legal: what the policy chose from (`Model.legal`), if not from everything.
       target: with a gradient by the actions that have one.
     """
 
     fixed: Float[Array, "H1 M f"]
     actions: dict[str, Array]
+    legal: Bool[Array, "H1 M a"] | None
     reward: Float[Array, "H1 M"]
     discount: Float[Array, "H1 M"]
     value: Float[Array, "H1 M"]
@@ -154,6 +170,16 @@ def check(obs_space: Spaces) -> None:
         )
 
 
+def legal_head(
+    obs_space: Spaces, act_space: Spaces, features: int, units: int, layers: int, style: Style, key: PRNGKeyArray
+) -> LegalHead | None:
+    """What predicts the legal actions, if the env says which they are. `key`: that of all networks."""
+    if "legal" not in obs_space:
+        return None
+    (space,) = act_space.values()
+    return LegalHead(space, features, units, layers, key=jax.random.fold_in(key, 7), style=style)
+
+
 class Dreamer:
     """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
 
@@ -171,7 +197,6 @@ class Dreamer:
     context = 0
     rows = trained = 0
     minibatches: int = 1
-    added: tuple[str, ...] = ()
     enumerated = True  # a number means the same action at every node of a tree
     parts: tuple[Part, ...] = get_args(Part)
 
@@ -193,12 +218,13 @@ class Dreamer:
         self.dtype, self.widths, self.differentiable = dtype, widths, differentiable
         self.resized: Mapping[str, Size] = resized(obs_space, canvas)
         self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {}
+        self.added: tuple[str, ...] = ("leg",) if "legal" in obs_space else ()
         self.symptoms: tuple[Symptom, ...] = (
             kl_at_floor(config.free_nats),
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = {**scales, **({"improve": config.improve} if config.improve else {})}
+        self.scales = {**scales, "legal": 1.0, **({"improve": config.improve} if config.improve else {})}
         if config.planner != "none":
             instead = "--planner none leaves the decision to the actor; `sampled_muzero` searches among drawn actions"
             planning.check_choice(act_space, instead)
@@ -234,8 +260,8 @@ class Dreamer:
         """What the continue head is to say."""
         return alive
 
-    def explored(self, action: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """Actions of training with noise of the paper's own."""
+    def explored(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
+        """Actions of training with noise of the paper's own, among what is legal."""
         return action
 
     def stored(self, latent: Latent) -> Row:
@@ -271,7 +297,7 @@ class Dreamer:
         )
 
     def parameters(self, state: State) -> dict[str, int]:
-        parts = {name: getattr(state.model, name) for name in ("enc", "dyn", "dec", "rew", "con", "pol", "val")}
+        parts = {name: getattr(state.model, name) for name in ("enc", "dyn", "dec", "rew", "con", "leg", "pol", "val")}
         return {n: sum(x.size for x in jax.tree.leaves(part)) for n, part in parts.items() if part is not None}
 
     def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
@@ -280,24 +306,26 @@ class Dreamer:
             latent=Latent(jnp.zeros((batch, deter), self.dtype), jnp.zeros((batch, *stoch), self.dtype)),
             action=jnp.zeros((batch, width(self.act_space)), jnp.float32),
             key=key,
-            held=unheld(self.random_action(batch, key)) if self.explores else None,
+            held=unheld(self.random_action(batch, None, key)) if self.explores else None,
         )
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
         key, belief_key, act_key = jax.random.split(carry.key, 3)
+        legal = obs.get("obs/legal")
         latent = self.believe(state.model, carry, obs, belief_key)
         if mode == "random":
-            action = self.random_action(len(carry.action), act_key)
+            action = self.random_action(len(carry.action), legal, act_key)
         else:
             action = self.decide(state.model, latent, obs, mode, act_key)
             if mode == "train":
-                action = self.explored(action, jax.random.fold_in(act_key, 1))
+                action = self.explored(action, legal, jax.random.fold_in(act_key, 1))
         action, held = self._bounded(action), carry.held
         if held is not None and mode in ("random", "train"):
             draw_key, hold_key = jax.random.split(jax.random.fold_in(act_key, 2))
-            drawn = self.random_action(len(carry.action), draw_key)
+            drawn = self.random_action(len(carry.action), legal, draw_key)
             share = 1.0 if mode == "random" else self.config.random_moves
-            held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share)
+            still = permitted(legal, self.act_space, held.action)
+            held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share, still)
         carry = Carry(latent, flat(self.act_space, action), key, held)
         return carry, prefixed("action/", action), self.stored(latent)
 
@@ -322,7 +350,7 @@ class Dreamer:
                 action = jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(found.policy)).astype(jnp.int32)
             ((name, space),) = self.act_space.items()
             return {name: action.reshape(-1, *space.shape)}
-        dists = model.pol(features(latent))
+        dists = model.policy(features(latent), obs.get("obs/legal"))
         return {k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)
 
     def search(self, model: Model, latent: Latent, key: PRNGKeyArray, legal: Array | None, greedy: bool) -> Found:
@@ -344,13 +372,15 @@ class Dreamer:
         """Vectors in [-1, 1], as every env takes them."""
         return {k: jnp.clip(a, -1, 1) if self.act_space[k].kind == "vector" else a for k, a in action.items()}
 
-    def random_action(self, batch: int, key: PRNGKeyArray) -> dict[str, Array]:
+    def random_action(self, batch: int, legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
+        """Uniform draws of N envs, `[N, ...]`, of discrete actions among what is `legal`."""
         action = {}
         keys = jax.random.split(key, len(self.act_space))
         for name, own_key in zip(sorted(self.act_space), keys, strict=True):
             space = self.act_space[name]
             if space.kind == "discrete":
-                action[name] = OneHot(jnp.zeros((batch, space.width)), space.classes, space.shape).sample(own_key)
+                even = OneHot(jnp.zeros((batch, space.width)), space.classes, space.shape, legal=legal)
+                action[name] = even.sample(own_key)
             else:
                 action[name] = jax.random.uniform(own_key, (batch, *space.shape), minval=-1, maxval=1)
         return action
@@ -440,7 +470,13 @@ class Dreamer:
         alive = 1 - rows["is_terminal"].astype(jnp.float32)
         if model.con is not None:
             losses["continue"] = model.con(feat).loss(self.continues(alive))
-        metrics = {
+        metrics: Metrics = {}
+        if model.leg is not None:
+            chosen = 1 - rows["is_last"].astype(jnp.float32)  # after an end nothing is
+            losses["legal"] = chosen * model.leg.loss(feat, rows["obs/legal"])
+            wrong = (model.leg.legal(feat) != rows["obs/legal"]).mean(-1)
+            metrics["legal/error"] = (chosen * wrong).sum() / jnp.maximum(chosen.sum(), 1)
+        metrics |= {
             "kl": dynamics.mean(),
             "entropy/prior": kind.entropy(prior).mean(),
             "entropy/posterior": kind.entropy(posterior).mean(),
@@ -454,14 +490,15 @@ class Dreamer:
         """What the policy imagines from every replayed state. Actions among `differentiable` carry the gradient of what
         comes of them, through networks that it does not change (DreamerV1, section 3)."""
         config, frozen = self.config, stop_gradient(model)
-        act = lambda latent, key: sample(model.pol(stop_gradient(features(latent))), key, self.differentiable)
+        act = lambda latent, key: sample(model.policy(stop_gradient(features(latent))), key, self.differentiable)
         imagined, actions = rollout(frozen, act, self.starts(seen), config.imagination, key)
         feat = features(imagined)
         reward, discount = frozen.rew(feat).pred(), frozen.discount(feat)
         value = stop_gradient(critic)(feat).pred()
         target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, config.lam), value.T).T
         weight = stop_gradient(jnp.cumprod(discount.at[0].set(seen.alive.ravel()), 0))[:-1]
-        return Dreamt(stop_gradient(feat), stop_gradient(actions), reward, discount, value, target, weight)
+        fixed, actions = stop_gradient((feat, actions))
+        return Dreamt(fixed, actions, model.legal(fixed, actions), reward, discount, value, target, weight)
 
     def improved(self, model: Model, seen: Seen, key: PRNGKeyArray) -> tuple[Float[Array, "B T"], Metrics]:
         """Distance of the actor to what a search from every replayed state prefers (cross-entropy), and metrics.
@@ -473,7 +510,7 @@ class Dreamer:
         starts, legal = self.starts(seen), seen.rows.get("obs/legal")
         legal = None if legal is None else legal.reshape(-1, legal.shape[-1])
         found = self.search(stop_gradient(model), starts, key, legal, greedy=False)
-        (policy,) = model.pol(features(starts)).values()
+        (policy,) = model.policy(features(starts), legal).values()
         assert isinstance(policy, OneHot)
         target, logp = stop_gradient(found.policy), policy.logp[..., 0, :]
         distance = -(target * logp).sum(-1)
@@ -554,7 +591,7 @@ class Dreamer:
         """
         model, key = state.model, jax.random.fold_in(state.key, state.updates)
         rows, latents, _ = self._observe(model, batch, key)
-        act = lambda latent, _: self._bounded({k: d.pred() for k, d in model.pol(features(latent)).items()})
+        act = lambda latent, _: self._bounded({k: d.pred() for k, d in model.policy(features(latent)).items()})
         imagined, _ = rollout(model, act, jax.tree.map(lambda x: x[:, -1], latents), length, key)
         latents = jax.tree.map(lambda x, y: jnp.concatenate([x, jnp.swapaxes(y[1:], 0, 1)], 1), latents, imagined)
         drive = self._decoded_latents(model, latents)

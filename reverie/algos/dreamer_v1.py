@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts
+from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
 from reverie.algos.planning import Planning
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
@@ -170,6 +170,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
     rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
     con = FlagHead(feat, units, 3, style=style, key=keys[4]) if config.continue_scale else None
+    leg = legal_head(obs_space, act_space, feat, units, 3, style, key)
     pol = PolicyHead(
         act_space,
         feat,
@@ -185,7 +186,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     )
     val = ScalarHead(feat, units, 3, **scalar, init=config.critic_init, key=keys[6])
     gamma = 1.0 if config.continue_scale else config.gamma  # the head knows it
-    return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
+    return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
 
 class DreamerV1(Dreamer):
@@ -220,9 +221,9 @@ class DreamerV1(Dreamer):
     def continues(self, alive: Float[Array, "B T"]) -> Float[Array, "B T"]:
         return self.config.gamma * alive
 
-    def explored(self, action: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def explored(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
         amount, noisy = self.config.exploration, {}
-        random = self.random_action(len(next(iter(action.values()))), key)
+        random = self.random_action(len(next(iter(action.values()))), legal, key)
         for name, own_key in zip(sorted(action), jax.random.split(key, len(action)), strict=True):
             value = action[name]
             if self.act_space[name].kind == "discrete":
@@ -240,7 +241,7 @@ class DreamerV1(Dreamer):
             "policy": -dreamt.weight * dreamt.target,
             "value": dreamt.weight * model.val(dreamt.fixed[:-1]).loss(dreamt.target),
         }
-        return losses, returns, behavior_metrics(model.pol(dreamt.fixed), **dreamt.figures())
+        return losses, returns, behavior_metrics(model.policy(dreamt.fixed, dreamt.legal), **dreamt.figures())
 
 
 def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV1:

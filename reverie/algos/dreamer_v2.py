@@ -18,7 +18,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts
+from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
 from reverie.algos.planning import Planning
 from reverie.behavior.explore import Exploration
 from reverie.behavior.policy_gradient import actor
@@ -196,6 +196,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
     rew = ScalarHead(feat, units, layers, **scalar, key=keys[3])
     con = FlagHead(feat, units, layers, style=style, key=keys[4]) if config.discount_scale else None
+    leg = legal_head(obs_space, act_space, feat, units, layers, style, key)
     pol = PolicyHead(
         act_space,
         feat,
@@ -211,7 +212,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     )
     val = ScalarHead(feat, units, layers, **scalar, init=config.critic_init, key=keys[6])
     gamma = 1.0 if config.discount_scale else config.gamma  # the head knows it
-    return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
+    return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
 
 class DreamerV2(Dreamer):
@@ -271,7 +272,7 @@ class DreamerV2(Dreamer):
         assert slow is not None
         dreamt = self.dreamt(model, slow, seen, key)
         fixed = dreamt.fixed[:-1]
-        policy = model.pol(fixed)
+        policy = model.policy(fixed, None if dreamt.legal is None else dreamt.legal[:-1])
         actions = jax.tree.map(lambda x: x[:-1], dreamt.actions)
         advantage = dreamt.target - stop_gradient(dreamt.value[:-1])
         mix = config.actor_mix if config.actor_gradient == "both" else 1.0

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
-from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts
+from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
 from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
 from reverie.algos.dreamer_v3_values import SIZES, Config
 from reverie.behavior.imagine import rollout
@@ -87,6 +87,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     scalar: dict[str, Any] = {"kind": config.scalars, "style": style}
     rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
     con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
+    leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
     pol = PolicyHead(
         act_space,
         feat,
@@ -101,7 +102,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
     )
     val = ScalarHead(feat, size.units, size.behavior, **scalar, init=config.critic_init, key=keys[6])
     gamma = 1.0 if config.discount == "learned" else 1 - 1 / config.horizon
-    return Model(enc, dyn, dec, rew, con, pol, val, tuple(sorted(act_space.items())), gamma)
+    return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
 
 def image_depths(config: Config, obs_space: Spaces) -> tuple[int, ...]:
@@ -219,15 +220,16 @@ class DreamerV3(Dreamer):
         latents and the frozen networks that judge them, but not through the policy's own inputs.
         """
         config, frozen = self.config, stop_gradient(model)
-        actor = model.pol if self.differentiable else frozen.pol
-        act = lambda latent, key: sample(actor(stop_gradient(features(latent))), key)
+        actor = model if self.differentiable else frozen
+        act = lambda latent, key: sample(actor.policy(stop_gradient(features(latent))), key)
         imagined, actions = rollout(frozen, act, self.starts(seen), config.imagination, key)
         feat = features(imagined)  # [H + 1, M, F]; time-major, as the loop leaves it
         fixed = stop_gradient(feat)
         reward, discount = frozen.rew(feat).pred(), frozen.discount(feat)
         if config.first_continue == "true":
             discount = discount.at[0].set(model.gamma * seen.alive.ravel())
-        policy, value, slow_value = model.pol(fixed), model.val(fixed), slow(fixed).pred()
+        policy = model.policy(fixed, model.legal(fixed, actions))
+        value, slow_value = model.val(fixed), slow(fixed).pred()
         losses, returns = imagined_losses(
             policy,
             actions,

@@ -36,8 +36,8 @@ from reverie.behavior.search import Found, puct
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.health import Symptom, action_blind, constant_reward, cut, policy_certain, policy_random
 from reverie.model.canvas import Size, canvas, halvings, images, resized
-from reverie.model.encode import boards, planar
-from reverie.model.heads import FlagHead, PolicyHead, Scalar, ScalarHead
+from reverie.model.encode import boards, permitted, planar
+from reverie.model.heads import FlagHead, LegalHead, PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors, halve_gradient, tower_canvas
 from reverie.nn import transforms
 from reverie.nn.dists import Binary, OneHot, randomness
@@ -59,6 +59,7 @@ class Model(eqx.Module):
     val: ScalarHead
     dec: Conv | None  # a state to logits of the boards
     turn: FlagHead | None  # whether the step gave the turn to the other player; None: it never does, or always
+    leg: LegalHead | None  # which actions may be taken, where the policy plays on alone; None: nobody asks, or all
     gamma: float = eqx.field(static=True)  # negative where two players take strict turns
     classes: int = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
@@ -82,6 +83,10 @@ class Model(eqx.Module):
         self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.decode_scale else None
         # Until it has learned something it says that the turn goes over.
         self.turn = FlagHead(read, units, config.layers, key=turn_key, scale=0.0) if turns else None
+        self.leg = None
+        if config.behavior == "actor-critic" and "legal" in obs_space:
+            (space,) = act_space.values()
+            self.leg = LegalHead(space, read, units, config.layers, key=jax.random.fold_in(key, 6))
 
     def represent(self, obs: Mapping[str, Array]) -> Hidden:
         """The state of an observation, as `observed` gives it."""
@@ -116,10 +121,18 @@ class Model(eqx.Module):
         policy, value = self.judge(latent)
         return policy.logp[..., 0, :], value.pred()
 
-    def judge(self, latent: Hidden) -> tuple[OneHot, Scalar]:
-        """Policy and value as distributions."""
+    def legal(self, latent: Hidden, done: Int[Array, "*B"] | None = None) -> Bool[Array, "*B a"] | None:
+        """The actions that the model takes to be legal; None: all. `done`, what was done there, is among them: computed
+        twice, a flag close to a half may come out on either side."""
+        if self.leg is None:
+            return None
+        legal = self.leg.legal(self.body.read(latent.state))
+        return legal if done is None else legal | jax.nn.one_hot(done, self.classes, dtype=bool)
+
+    def judge(self, latent: Hidden, legal: Bool[Array, "*B a"] | None = None) -> tuple[OneHot, Scalar]:
+        """Policy, among what is legal, and value as distributions."""
         feat = self.body.read(latent.state)
-        (policy,) = self.pol(feat).values()
+        (policy,) = self.pol(feat, legal).values()
         assert isinstance(policy, OneHot)
         return policy, self.val(feat)
 
@@ -267,11 +280,6 @@ class MuZero:
                 "algorithm's model takes drawn candidates or codes of chance: `muzero`, `gumbel_muzero` and "
                 "`efficientzero` have such a model; --behavior search searches"
             )
-        if "legal" in self.obs_space:
-            raise Unsuitable(
-                "--behavior actor-critic plays on in the model, which does not know which moves are legal, and the env "
-                "says which are (legal): --behavior search learns from legal moves only"
-            )
 
     # ---------------------------------------------------------------- acting
 
@@ -307,10 +315,10 @@ class MuZero:
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
         key, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = self._see(carry, obs)
-        legal = obs.get("obs/legal")
-        root = self.rooted(state.model, seen, root_key)
+        given = obs.get("obs/legal")
+        root, legal = self.rooted(state.model, seen, root_key, given), self.choosable(given)
         if mode == "random":
-            root = self.unguided(root, root_key)
+            root = self.unguided(root, root_key, given)
             policy = uniform(legal, (obs["is_first"].shape[0], self.choices))
             chosen = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
             fresh = self.fresh(root, policy, jnp.zeros(chosen.shape, jnp.float32))
@@ -331,10 +339,10 @@ class MuZero:
         if held is not None and mode in ("random", "train"):
             draw_key, hold_key = jax.random.split(jax.random.fold_in(root_key, 1))
             even = self._even(legal, chosen.shape[0], draw_key)
-            drawn = self.acted(self.unguided(root, draw_key), even)
+            drawn = self.acted(self.unguided(root, draw_key, given), even)
             share = 1.0 if mode == "random" else self.config.random_moves
-            allowed = None if legal is None else _takes(legal, held.action[self.action])
-            held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share, allowed)
+            still = permitted(given, self.act_space, held.action)
+            held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share, still)
         carry = Carry(carry.frames, carry.moves + 1, key, held)
         return carry, prefixed("action/", action), prefixed("out/", fresh)
 
@@ -346,13 +354,18 @@ class MuZero:
         """
         _, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = self._see(carry, obs)
-        root = self.rooted(state.model, seen, root_key)
+        legal = obs.get("obs/legal")
+        root = self.rooted(state.model, seen, root_key, legal)
         cold = jnp.zeros_like(carry.moves, jnp.float32)
-        found = self.search(state.model, root, search_key, obs.get("obs/legal"), True, cold)
+        found = self.search(state.model, root, search_key, self.choosable(legal), True, cold)
         numbers = jnp.arange(self.choices, dtype=jnp.int32)
         return self.acted(jax.tree.map(lambda x: x.repeat(self.choices, 0), root), numbers), found
 
-    def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
+    def choosable(self, legal: Bool[Array, "B a"] | None) -> Bool[Array, "B a"] | None:
+        """Which of the `choices` at a root may be taken where these actions are legal; None: all."""
+        return legal
+
+    def unguided(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
         """A root whose actions do not depend on the networks."""
         return root
 
@@ -377,7 +390,7 @@ class MuZero:
         if self.config.behavior == "search":
             found = self.search(model, root, key, legal, greedy, temperature)
             return found.action, found.policy, found.value
-        policy, value = model.judge(root)
+        policy, value = model.judge(root, legal)
         logits = policy.logp[..., 0, :]
         action = jnp.argmax(logits, -1) if greedy else jax.random.categorical(key, logits)
         return action.astype(jnp.int32), jnp.exp(logits), value.pred()
@@ -577,6 +590,9 @@ class MuZero:
         if model.turn is not None:
             turn = model.turn(model.body.read(states.state[:, 1:])).loss(window.turned[:, 1:].astype(jnp.float32))
             losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
+        if model.leg is not None:
+            seen = batch["obs/legal"][:, self.context : self.context + config.unroll + 1]
+            losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), seen))
         if model.dec is not None:
             # What a state should be is seen at its row, also where the world ended there.
             there = jnp.concatenate([jnp.ones_like(first), window.followed], 1)
@@ -611,10 +627,15 @@ class MuZero:
         """
         config, frozen = self.config, stop_gradient(model)
         starts = jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), states)
-        act = lambda latent, key: frozen.judge(latent)[0].sample(key).reshape(latent.reward.shape)
+
+        def act(latent: Hidden, key: PRNGKeyArray) -> Array:
+            policy, _ = frozen.judge(latent, frozen.legal(latent))
+            return policy.sample(key).reshape(latent.reward.shape)
+
         latents, actions = rollout(frozen, act, starts, config.imagination, key)  # [H + 1, B * (K + 1)]
         feat = frozen.body.read(latents.state)
-        policy, value = model.pol(feat[:-1]), model.val(feat[:-1])
+        legal = jax.tree.map(lambda x: x[:-1], frozen.legal(latents, actions))
+        policy, value = model.pol(feat[:-1], legal), model.val(feat[:-1])
         reward, discount = frozen.predict(latents)
         baseline = frozen.val(feat).pred()
         target = lambda_return(reward.T, discount.T, jnp.full_like(reward.T, config.imagined_lam), baseline.T).T
@@ -653,8 +674,10 @@ class MuZero:
         """Other actions than these, `[B, ...]`."""
         return (actions + 1) % self.choices
 
-    def rooted(self, model: Model, seen: Mapping[str, Array], key: PRNGKeyArray) -> Hidden:
-        """What a search starts from."""
+    def rooted(
+        self, model: Model, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Bool[Array, "B a"] | None
+    ) -> Hidden:
+        """What a search starts from, where these actions are legal."""
         return model.represent(seen)
 
     def fresh(self, root: Hidden, policy: Float[Array, "B a"], value: Float[Array, " B"]) -> Row:
@@ -696,9 +719,9 @@ class MuZero:
         flat = lambda x: x.reshape(-1, *x.shape[2:])
         root_key, search_key = jax.random.split(jax.random.fold_in(key, 1))
         seen = {k: flat(v) for k, v in self.observed(part, 0, count).items()}
-        root = self.rooted(target, seen, root_key)
         at = slice(self.context, self.context + count)
         legal = flat(part["obs/legal"][:, at]) if "obs/legal" in part else None
+        root, legal = self.rooted(target, seen, root_key, legal), self.choosable(legal)
         _, policy, value = self.decide(target, root, search_key, legal, False, jnp.ones(share * count, jnp.float32))
         new = self.fresh(root, policy, value)
         used, out = {}, {}
@@ -775,11 +798,6 @@ def as_channels(frames: Array) -> Array:
     """`[*B, F, H, W, C] -> [*B, H, W, F * C]`."""
     moved = jnp.moveaxis(frames, -4, -2)
     return moved.reshape(*moved.shape[:-2], -1)
-
-
-def _takes(legal: Bool[Array, "N a"], action: Int[Array, " N"]) -> Bool[Array, " N"]:
-    """Whether an action is legal."""
-    return jnp.take_along_axis(legal, action.reshape(-1, 1), 1)[:, 0]
 
 
 def uniform(legal: Bool[Array, "B a"] | None, shape: tuple[int, ...]) -> Float[Array, "B a"]:

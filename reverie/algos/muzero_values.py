@@ -92,8 +92,8 @@ class Config(Exploration):
     temperature_moves: Number = 0
     """If above 0: temperature 1 for so many moves of an episode, then greedy (board games)."""
     behavior: Literal["search", "actor-critic"] = "search"
-    """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not where only
-    some moves are legal, nor with drawn actions or chance)."""
+    """What acts, and what the policy learns from: a search; or the policy alone, from imagined returns (not with
+    drawn actions or chance)."""
     imagination: Annotated[int, Within(1, 2**12)] = 5
     """actor-critic: imagined steps from every state of the unroll."""
     imagined_lam: Share = 0.95

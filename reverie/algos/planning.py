@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -56,26 +56,34 @@ class Planning:
             )
 
 
+class Place(NamedTuple):
+    """A node of the tree: a latent, and what is legal there: at the root as the env says, below it as the model
+    predicts. None: everything."""
+
+    latent: Latent
+    legal: Bool[Array, "*B a"] | None
+
+
 class Searchable(eqx.Module):
     """A Dreamer's networks as a `Planner`: actions are the numbers of one discrete choice.
 
-    `networks` has `imagine` and `predict` of the `WorldModel`, and `pol` and `val`, which read features.
+    `networks` has `imagine` and `predict` of the `WorldModel`, and `legal`, `policy` and `val`, which read features.
     """
 
     networks: Any
 
-    def imagine(self, latent: Latent, action: Int[Array, " B"], key: PRNGKeyArray) -> Latent:
+    def imagine(self, place: Place, action: Int[Array, " B"], key: PRNGKeyArray) -> Place:
         ((name, space),) = self.networks.actions
-        after: Latent = self.networks.imagine(latent, {name: action.reshape(-1, *space.shape)}, key)
-        return after
+        after: Latent = self.networks.imagine(place.latent, {name: action.reshape(-1, *space.shape)}, key)
+        return Place(after, self.networks.legal(features(after)))
 
-    def predict(self, latent: Latent) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-        reward, discount = self.networks.predict(latent)
+    def predict(self, place: Place) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        reward, discount = self.networks.predict(place.latent)
         return reward, discount
 
-    def evaluate(self, latent: Latent) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
-        feat = features(latent)
-        (policy,) = self.networks.pol(feat).values()
+    def evaluate(self, place: Place) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
+        feat = features(place.latent)
+        (policy,) = self.networks.policy(feat, place.legal).values()
         assert isinstance(policy, OneHot)
         return policy.logp[..., 0, :], self.networks.val(feat).pred()
 
@@ -94,7 +102,7 @@ def search(
         rule = partial(gumbel, scale=0.0 if greedy else 1.0, value_scale=config.planner_scale)
     else:
         rule = partial(puct, dirichlet_fraction=0.0 if greedy else 0.25, temperature=0.0 if greedy else 1.0)
-    return rule(model, latent, key, simulations=config.simulations, legal=legal)
+    return rule(model, Place(latent, legal), key, simulations=config.simulations, legal=legal)
 
 
 def check_choice(act_space: Spaces, instead: str) -> None:

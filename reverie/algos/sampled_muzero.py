@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Row, select
-from reverie.algos import Unsuitable, muzero
+from reverie.algos import muzero
 from reverie.behavior.returns import Window
 from reverie.behavior.search import Found, gumbel
 from reverie.envs.base import Space, Spaces
@@ -101,9 +101,9 @@ class Model(muzero.Model):
         after = self.body.advance(hidden.state, jnp.clip(taken, -1, 1))  # the env clips, too
         return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
-    def proposed(self, hidden: Hidden, key: PRNGKeyArray) -> Hidden:
-        """`hidden` with candidates drawn from a mixture of the policy and a broader one."""
-        policy, _ = self.judge_all(hidden)
+    def proposed(self, hidden: Hidden, key: PRNGKeyArray, legal: Bool[Array, "*B a"] | None = None) -> Hidden:
+        """`hidden` with candidates drawn from a mixture of the policy, among what is legal, and a broader one."""
+        policy, _ = self.judge_all(hidden, legal)
         wide = {name: dist.broader(self.spread) for name, dist in policy.items()}
         count = round(self.broad * self.candidates)
         spaces, drawn = dict(self.actions), []
@@ -127,10 +127,10 @@ class Model(muzero.Model):
     def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B k"], Float[Array, "*B"]]:
         return latent.memory[1], self.judge_all(latent)[1].pred()
 
-    def judge_all(self, latent: Hidden) -> tuple[Policy, Scalar]:
+    def judge_all(self, latent: Hidden, legal: Bool[Array, "*B a"] | None = None) -> tuple[Policy, Scalar]:
         """Policy, one distribution per action key, and value."""
         feat = self.body.read(latent.state)
-        return cast("Policy", self.pol(feat)), self.val(feat)
+        return cast("Policy", self.pol(feat, legal)), self.val(feat)
 
 
 class SampledMuZero(muzero.MuZero):
@@ -155,13 +155,20 @@ class SampledMuZero(muzero.MuZero):
     def make_model(self, key: PRNGKeyArray) -> Model:
         return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
-    def rooted(self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray) -> Hidden:
-        root: Hidden = model.proposed(model.represent(seen), key)
+    def rooted(
+        self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Bool[Array, "B a"] | None
+    ) -> Hidden:
+        root: Hidden = model.proposed(model.represent(seen), key, legal)
         return root
 
-    def unguided(self, root: Hidden, key: PRNGKeyArray) -> Hidden:
+    def choosable(self, legal: Bool[Array, "B a"] | None) -> None:
+        """All: candidates are drawn among what is legal."""
+
+    def unguided(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
         _, prior = root.memory
-        even = {k: even_actions(s, jax.random.fold_in(key, i), prior.shape) for i, (k, s) in enumerate(self.spaces)}
+        even = {
+            k: even_actions(s, jax.random.fold_in(key, i), prior.shape, legal) for i, (k, s) in enumerate(self.spaces)
+        }
         return root._replace(memory=(flat(self.act_space, even), prior))
 
     def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
@@ -200,7 +207,8 @@ class SampledMuZero(muzero.MuZero):
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         config = self.config
         losses, reward = super().losses(model, states, window, batch)
-        policy, _ = model.judge_all(states)
+        legal = batch["obs/legal"][:, self.context :][:, : config.unroll + 1] if "obs/legal" in batch else None
+        policy, _ = model.judge_all(states, legal)
         entropy = sum(dist.entropy() for dist in policy.values())
         losses["entropy"] = (config.entropy_scale, -window.real.astype(jnp.float32) * entropy)
         return losses, reward
@@ -218,8 +226,13 @@ def sum_of(policy: Policy, action: Mapping[str, Array]) -> Float[Array, "*B"]:
     return parts.sum(0)
 
 
-def even_actions(space: Space, key: PRNGKeyArray, batch: tuple[int, ...]) -> Array:
-    """Uniform draws, `[*batch, *shape]`."""
+def even_actions(
+    space: Space, key: PRNGKeyArray, batch: tuple[int, ...], legal: Bool[Array, "B a"] | None = None
+) -> Array:
+    """Uniform draws, `[*batch, *shape]`, of a discrete action among what is legal."""
+    if legal is not None:
+        legal = jnp.broadcast_to(legal[:, None], (*batch, space.width))
+        return OneHot(jnp.zeros(legal.shape), space.classes, space.shape, legal=legal).sample(key)
     if space.kind == "vector":
         return jax.random.uniform(key, (*batch, *space.shape), minval=-1, maxval=1)
     classes = jnp.array(space.classes, jnp.int32).reshape(*[1] * len(batch), *space.shape)
@@ -230,9 +243,7 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: a game with rules about moves.
+      Unsuitable: there are no boards for --decode-scale to read off.
     """
-    if "legal" in obs_space:
-        raise Unsuitable("moves drawn from a policy may be illegal: this game is for `gumbel_muzero`")
     muzero.check_states(config, obs_space)
     return SampledMuZero(config, obs_space, act_space, precision)

@@ -46,7 +46,8 @@ class Space:
         `discrete` (int32, any shape, element `i` in `0 .. classes[i] - 1`) or `planes` (uint8 of any
         shape, values 0 and 1: the board of a game, one plane per kind of piece).
         Two kinds are rules of a game rather than something to see, and networks are never fed them:
-        `legal` (bool `[A]`, which classes of the one discrete action may be taken now) and `player`
+        `legal` (bool `[A]`, which classes of the one discrete action may be taken now; the classes of one with
+        several elements lie side by side) and `player`
         (int8 `[]`, 0 or 1, whose turn it is). And one is told in training only: a `target` (float32, any shape)
         is predicted by a world model that decodes, and never seen.
       shape: the shape of one element, without batch or time axes.

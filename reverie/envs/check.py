@@ -27,8 +27,9 @@ from reverie.envs.gym import GymEnv, channels_first, left_out, turned_around
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
 from reverie.envs.values import Gate, Malformed, legally, sample
-from reverie.envs.wrappers import Wrapper
+from reverie.envs.wrappers import innermost
 
+TRACED = 7  # seed of the episode that is repeated
 SLOW = 0.05  # seconds a step: training waits for the env most of the time
 
 
@@ -197,6 +198,7 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding | _Shown]:
                 f"set self.{name} in __init__, to one of gymnasium.spaces",
             )
             return
+    yield "the first reset"  # which tells whether there are action masks
     try:
         adapt(raw, spec.id, spec.obs_keys).close()
         env = make_env(spec)
@@ -265,7 +267,8 @@ class _Episodes:
     def __init__(self, env: Env) -> None:
         self.sound = True
         self._env = env
-        self._recorder = _record(env)
+        inside = innermost(env)
+        self._inside = inside if isinstance(inside, GymEnv) else None
         self._gate = Gate(env.obs_space)
         self._kinds: set[str] = set()
         self._mover = -1  # whose turn it was at the last step
@@ -284,7 +287,7 @@ class _Episodes:
                 if last:
                     step, length, episodes = self._env.reset(episodes), 0, episodes + 1
                 else:
-                    step = self._env.step(legally(sample(self._env.act_space, rng), legal, rng))
+                    step = self._env.step(legally(sample(self._env.act_space, rng), legal, self._env.act_space, rng))
                     length += 1
                     times.append(time.perf_counter() - began)
             except Malformed as error:
@@ -312,9 +315,8 @@ class _Episodes:
         yield from self._turns(phase, step, first)
         if step.is_first != first:
             yield from self._tell(phase, f"is_first: {step.is_first}", "set it on reset only")
-        if self._recorder is not None and not problems:
-            space = self._recorder.observation_space
-            for given, declared in _casts(space, self._recorder.observed):
+        if self._inside is not None and not problems:
+            for given, declared in _casts(self._inside.env.observation_space, self._inside.shown):
                 yield Finding(
                     "warning",
                     f"it returns {given} where its space declares {declared}; it is cast",
@@ -357,31 +359,6 @@ class _Episodes:
             )
 
 
-class _Recorder(gymnasium.Wrapper):
-    """Keeps the last observation as the env itself returned it."""
-
-    observed: Any = None
-
-    def reset(self, **kwargs: Any) -> Any:
-        result = self.env.reset(**kwargs)
-        self.observed = result[0] if isinstance(result, tuple) else None
-        return result
-
-    def step(self, action: Any) -> Any:
-        result = self.env.step(action)
-        self.observed = result[0] if isinstance(result, tuple) else None
-        return result
-
-
-def _record(env: Env) -> _Recorder | None:
-    while isinstance(env, Wrapper):
-        env = env.env
-    if not isinstance(env, GymEnv):
-        return None
-    env.env = recorder = _Recorder(env.env)
-    return recorder
-
-
 def _casts(space: gymnasium.Space, value: Any) -> set[tuple[str, str]]:
     """`(given, declared)` dtypes where a sound observation is cast on its way in."""
     if isinstance(space, spaces.Dict):
@@ -397,7 +374,7 @@ def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
     yield "repeating an episode"
     fix = "draw from self.np_random only, after super().reset(seed=seed)"
     consequence = "a resumed run will cut the open episodes instead of continuing them"
-    first, second = _trace(make_env(spec)), _trace(make_env(spec))
+    first, second = _trace(make_env(spec, TRACED)), _trace(make_env(spec, TRACED))
     if first != second:
         yield Finding("warning", f"the same seed and actions give another episode: {consequence}", fix)
     elif _trace(env) != first:
@@ -411,10 +388,10 @@ def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
 def _trace(env: Env, steps: int = 100) -> list[int]:
     """A fingerprint of every step of one episode."""
     rng = np.random.default_rng(1)
-    step = env.reset(7)
+    step = env.reset(TRACED)
     trace = [_fingerprint(step)]
     while not step.is_last and len(trace) < steps:
-        step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), rng))
+        step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), env.act_space, rng))
         trace.append(_fingerprint(step))
     return trace
 

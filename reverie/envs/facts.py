@@ -58,6 +58,7 @@ class Facts:
       plain, held: play with fresh actions at every step, and with repeated ones.
       largest: the largest absolute reward.
       seconds: of a step, typically.
+      device: whether it lives there.
     """
 
     obs_space: Spaces
@@ -66,6 +67,7 @@ class Facts:
     held: Play
     largest: float
     seconds: float
+    device: bool = False
 
     @property
     def scale(self) -> float:
@@ -122,13 +124,14 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
 def _facts(told: dict[str, Any]) -> Facts:
     play = lambda x: Play(x["steps"], tuple(x["returns"]), tuple(x["lengths"]), x["terminated"])
     obs_space, act_space = (from_json(told[name]) for name in ("obs_space", "act_space"))
-    return Facts(obs_space, act_space, play(told["plain"]), play(told["held"]), told["largest"], told["seconds"])
+    plain, held = play(told["plain"]), play(told["held"])
+    return Facts(obs_space, act_space, plain, held, told["largest"], told["seconds"], told["device"])
 
 
 def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
-    told = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space)}
+    told = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space), "device": on_device(spec)}
     rewards: list[float] = []
     times: list[float] = []
     for name, hold in (("plain", 1), ("held", HOLD)):
@@ -154,7 +157,7 @@ def _episodes(env: Env, hold: int, rewards: list[float], times: list[float]) -> 
         else:
             if left <= 0:
                 action, left = sample(env.act_space, rng), int(rng.integers(1, bound + 1))
-            action = legally(action, legal, rng)
+            action = legally(action, legal, env.act_space, rng)
             before = time.perf_counter()
             step = env.step(action)
             times.append(time.perf_counter() - before)

@@ -10,6 +10,10 @@ Gymnasium space                     becomes
 
 A space that is a single leaf has no name of its own: as an observation it is called by its kind
 ("image", "vector", "discrete"), as an action "action".
+
+An action mask becomes `legal`, whichever way the env has of telling it: a leaf `action_mask` of a Dict observation (as
+in PettingZoo), `info["action_mask"]` of reset and step, or a method `action_masks()` (as in sb3-contrib). It is bool or
+0 and 1, one flag for each class of the one discrete action; those of a MultiDiscrete side by side.
 """
 
 from __future__ import annotations
@@ -30,28 +34,100 @@ from reverie.fields import chosen
 
 Path = tuple[Any, ...]
 Leaves = list[tuple[Path, gymnasium.Space]]
+MASK, METHOD = "action_mask", "action_masks"  # as Gymnasium and PettingZoo, and as sb3-contrib call it
+# Where an env tells it, in words.
+LEAF, INFO, METHOD_CALL = f"obs/{MASK}", f'info["{MASK}"]', f"{METHOD}()"
+RESERVED = ("legal", "player")  # keys of observations that mean something (`envs.base.RULES`)
 
 
 class GymEnv:
     """The adapter. Termination and truncation stay apart: both at once count as termination.
 
-    Of `info`, two keys mean something here. `is_terminal` (bool): a loss that counts as an end though the
-    episode goes on, such as a life. `figures` (dict of numbers): of the episode so far, for the log.
+    Of `info`, three keys mean something here. `is_terminal` (bool): a loss that counts as an end though the
+    episode goes on, such as a life. `figures` (dict of numbers): of the episode so far, for the log. `action_mask`:
+    above. Whether there is one only a reset tells: with discrete actions it happens at once.
 
     Args:
       env: any `gymnasium.Env` (Gymnasium >= 1.0).
       obs_keys: which observations are seen, patterns as in `fields.chosen`; the others may be of any space.
+      seed: of the first reset. If it is asked for with this seed, what the one at once gave is given.
+
+    Attributes:
+      shown: the last observation as the env itself returned it.
 
     Raises:
-      ValueError: a space that no agent here can use; the message says what to declare instead.
+      ValueError: a space, or an action mask, that no agent here can use; the message says what to declare instead.
     """
 
-    def __init__(self, env: gymnasium.Env, obs_keys: str = "") -> None:
+    def __init__(self, env: gymnasium.Env, obs_keys: str = "", seed: int = 0) -> None:
         self.env = env
-        self._obs_space = observation_spaces(env.observation_space, obs_keys)
         self._act_space = action_spaces(env.action_space)
-        self.observe = observer(env.observation_space, obs_keys)  # the env's own observation -> Arrays
+        self.shown: Any = None
+        self._kept: dict[int | None, Any] = {}  # by its seed: a reset that nobody has seen yet
+        self._source = self._mask_source(seed)
+        seen = without_mask(env.observation_space) if self._source == LEAF else env.observation_space
+        self._obs_space = observation_spaces(seen, obs_keys)
+        self._observe = observer(seen, obs_keys)
+        if self._source:
+            width = mask_width(self._act_space, self._source)
+            self._obs_space["legal"] = Space("legal", (width,))
         self.native = actor(env.action_space)  # Arrays -> the env's own action
+
+    @property
+    def masks(self) -> str:
+        """Where the env's action masks come from, in words; empty if it has none."""
+        return self._source
+
+    def observe(self, raw: Any, mask: Any = None, last: bool = False) -> Arrays:
+        """The env's own observation as `Arrays`, and the mask of its actions.
+
+        Args:
+          mask: the env's own, where it is not part of the observation.
+          last: the episode ends here: a mask of zeros, or none at all, is as good as any.
+
+        Raises:
+          Malformed: what was seen is not what the space says, or the mask is none.
+        """
+        if self._source == LEAF:
+            raw, mask = _apart(raw)
+        obs = self._observe(raw)
+        if self._source:
+            obs["legal"] = legal_of(mask, self._act_space, self._source, last)
+        return obs
+
+    def _mask_source(self, seed: int) -> str:
+        """Where the env tells its masks; empty if nowhere, or if it has no discrete action.
+
+        Raises ValueError for a mask that is none.
+        """
+        if not any(space.kind == "discrete" for space in self._act_space.values()):
+            return ""
+        seen = self.env.observation_space
+        if isinstance(seen, spaces.Dict) and MASK in seen.spaces:
+            width, leaf = mask_width(self._act_space, LEAF), seen.spaces[MASK]
+            if leaf.shape != (width,) or np.dtype(leaf.dtype).kind not in "biu":
+                raise ValueError(f"{LEAF}: {leaf}, expected MultiBinary({width}): a flag for each class of the action")
+            return LEAF
+        try:
+            self._kept[seed] = _, info = self.env.reset(seed=seed)
+            mask = info.get(MASK)
+            source = "" if mask is None else INFO
+            if mask is None and self.env.has_wrapper_attr(METHOD):
+                source, mask = METHOD_CALL, self.env.get_wrapper_attr(METHOD)()
+        except Exception:  # the border of the user's code; whoever resets it in earnest meets the same fault, and tells
+            self._kept = {}
+            return ""
+        if source:
+            mask_width(self._act_space, source)
+            try:
+                legal_of(mask, self._act_space, source, last=False)
+            except Malformed as error:
+                raise ValueError(str(error)) from error
+        return source
+
+    def _mask(self, info: dict[str, Any]) -> Any:
+        """The mask of a reset or step, if it is not a part of the observation."""
+        return self.env.get_wrapper_attr(METHOD)() if self._source == METHOD_CALL else info.get(MASK)
 
     @property
     def obs_space(self) -> Spaces:
@@ -62,15 +138,16 @@ class GymEnv:
         return self._act_space
 
     def reset(self, seed: int | None = None) -> Step:
-        result = self.env.reset(seed=seed)
+        kept, self._kept = self._kept, {}
+        result = kept[seed] if seed in kept else self.env.reset(seed=seed)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise Malformed(
                 f"reset() returned a {type(result).__name__}, expected two values: obs, info "
                 "(obs alone is the old Gym interface: `return obs, {}`)"
             )
-        obs, info = result
+        self.shown, info = result
         _check_info("reset", info)
-        return Step(self.observe(obs), 0.0, True, False, False)
+        return Step(self.observe(self.shown, self._mask(info)), 0.0, True, False, False)
 
     def step(self, action: Arrays) -> Step:
         result = self.env.step(self.native(action))
@@ -80,14 +157,15 @@ class GymEnv:
                 f"step() returned {given}, expected five: obs, reward, terminated, truncated, info "
                 "(four are the old Gym interface: split `done` into terminated and truncated)"
             )
-        obs, reward, terminated, truncated, info = result
+        self.shown, reward, terminated, truncated, info = result
         _check_info("step", info)
         terminated = _flag("terminated", terminated)
+        last = terminated or _flag("truncated", truncated)
         return Step(
-            self.observe(obs),
+            self.observe(self.shown, self._mask(info), last),
             _reward(reward),
             False,
-            terminated or _flag("truncated", truncated),
+            last,
             terminated or _flag('info["is_terminal"]', info.get("is_terminal", False)),
             _figures(info.get("figures", {})),
         )
@@ -108,7 +186,14 @@ class GymEnv:
 
 def observation_spaces(space: gymnasium.Space, obs_keys: str = "") -> Spaces:
     """The `obs_space` of a Gymnasium observation space; raises ValueError where there is none."""
-    return _named(space, _seen_leaves(space, obs_keys), _observed, single=None)
+    named = _named(space, _seen_leaves(space, obs_keys), _observed, single=None)
+    for name in RESERVED:
+        if name in named:
+            raise ValueError(
+                f"obs/{name}: this name stands for what the rules of a game say; rename the key"
+                + (f", or call it {MASK!r} if it says which actions may be taken" if name == "legal" else "")
+            )
+    return named
 
 
 def action_spaces(space: gymnasium.Space) -> Spaces:
@@ -162,6 +247,60 @@ def left_out(space: gymnasium.Space, obs_keys: str = "") -> list[str]:
 def leaves(space: gymnasium.Space, named: Spaces) -> dict[str, gymnasium.Space]:
     """The leaves of a Gymnasium space by their names in `named`, which was made of it."""
     return {_name(path) or next(iter(named)): leaf for path, leaf in _leaves(space)}
+
+
+# ---------------------------------------------------------------------------------- action masks
+
+
+def mask_width(act_space: Spaces, source: str = MASK) -> int:
+    """Flags of a mask of these actions; raises ValueError unless they are one discrete choice, or several in one."""
+    if len(act_space) != 1 or any(space.kind != "discrete" for space in act_space.values()):
+        kinds = {key: space.describe() for key, space in act_space.items()}
+        raise ValueError(
+            f"{source} masks one Discrete or MultiDiscrete action, and the actions are {kinds}; make one MultiDiscrete "
+            "space of them"
+        )
+    (space,) = act_space.values()
+    return space.width
+
+
+def without_mask(space: gymnasium.Space) -> gymnasium.Space:
+    """A Dict observation space without its `action_mask`; a rest of one leaf called `observation` keeps its name."""
+    assert isinstance(space, spaces.Dict), space
+    return spaces.Dict({key: sub for key, sub in space.spaces.items() if key != MASK})
+
+
+def _apart(raw: Any) -> tuple[Any, Any]:
+    """A Dict observation without its mask, and that; of anything else, and for what lacks it, None."""
+    if not isinstance(raw, Mapping):
+        return raw, None
+    return {key: value for key, value in raw.items() if key != MASK}, raw.get(MASK)
+
+
+def legal_of(mask: Any, act_space: Spaces, source: str, last: bool) -> np.ndarray:
+    """A mask as bool `[A]`. Where an episode has ended nothing is taken any more: without a mask, all is legal.
+
+    Raises Malformed for one that is missing, or of another length or dtype, or that leaves no choice.
+    """
+    (space,) = act_space.values()
+    width = space.width
+    if last and mask is None:
+        return np.ones(width, bool)
+    expected = f"expected bool [{width}] (or int8 of 0 and 1), a flag for each class of the action"
+    if mask is None:
+        raise Malformed(f"{source} is missing, {expected}, with every reset and step")
+    array = np.asarray(mask)
+    if array.shape != (width,):
+        raise Malformed(f"{source} is {array.dtype} {list(array.shape)}, {expected}")
+    if array.dtype.kind not in "biu" or (array.dtype != bool and ((array < 0) | (array > 1)).any()):
+        raise Malformed(f"{source} is {array.dtype} {array.tolist()}, {expected}")
+    array = array.astype(bool)
+    parts = np.split(array, np.cumsum(space.classes)[:-1])
+    if not all(part.any() for part in parts):
+        if last:
+            return np.ones(width, bool)
+        raise Malformed(f"{source} allows no action, expected one at least: end the episode where nothing can be done")
+    return array
 
 
 # ---------------------------------------------------------------------------------------- spaces

@@ -43,13 +43,14 @@ class Host:
 
     Args:
       spec: which env.
+      seed: of its first reset, if that is known.
 
     Raises:
       Exception: anything the env's constructor raises, now; anything at all in `reset` and `step`.
     """
 
-    def __init__(self, spec: EnvSpec) -> None:
-        self.env = make_env(spec)
+    def __init__(self, spec: EnvSpec, seed: int = 0) -> None:
+        self.env = make_env(spec, seed)
         self._gate = Gate(self.env.obs_space)
         self._obs: Arrays = {}
         self._action: Arrays = {}
@@ -107,7 +108,7 @@ def explain(error: BaseException) -> str:
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The life of a worker process: build, then reset and step as told, until the pipe closes."""
     try:
-        host = Host(EnvSpec.from_json(values["spec"]))
+        host = Host(EnvSpec.from_json(values["spec"]), values["seed"])
     except UnusableEnv as error:
         return _reply(write, UNUSABLE, text=str(error))
     except BaseException as error:  # the border of the user's code: even SystemExit is only a text

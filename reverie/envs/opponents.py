@@ -5,7 +5,6 @@ Each sees the true state of the game, as `DeviceEnv` has it, and may try moves o
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,11 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import DeviceEnv
+from reverie.envs.opposed import EXPLORATION, LONGEST, MOST, known
 from reverie.envs.spec import UnusableEnv
 
-MOST = 30_000  # positions of a game that `perfect` still enumerates
-EXPLORATION = 2**0.5  # c of UCB1 (Auer et al., 2002), for values that are mapped to [0, 1]
-LONGEST = 1000  # moves after which a random game counts as a draw
 _CHUNK = 1024  # positions that are expanded together
 
 
@@ -29,11 +26,6 @@ class Opponent(Protocol):
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
         """Moves int32 [N] in games of which `state` and `rows` (what the state shows) have the leading axis [N]."""
         ...
-
-
-def known(name: str) -> bool:
-    """Whether `opponent` knows the name."""
-    return re.fullmatch(r"random|perfect|mcts:[1-9][0-9]*", name) is not None
 
 
 def opponent(name: str, env: DeviceEnv) -> Opponent:

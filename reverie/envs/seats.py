@@ -1,7 +1,8 @@
 """The two places where an env may live: in this process, or in one of its own.
 
 Both have the same methods: `begin_build`, then `built`; `bind`; `reset` or `step` to begin something and `result` to
-wait for it; `memory`, the bytes of its process; `hang_up`, then `close`. All failures are `Fault`s.
+wait for it; `memory`, the bytes of its process; `hang_up`, then `close`. All failures are `Fault`s. An
+env is built with the seed of the reset that follows.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Inline:
         self._host: Host | None = None
         self._seed: int | None = None  # of the reset to do; None: a step
 
-    def begin_build(self) -> None:
+    def begin_build(self, seed: int) -> None:
         with guarded(self._deadline, self._passing):
-            self._host = Host(self._spec)
+            self._host = Host(self._spec, seed)
 
     def built(self) -> tuple[Spaces, Spaces]:
         assert self._host is not None
@@ -74,9 +75,9 @@ class Process:
         self._child: Child | None = None
         self._until = 0.0
 
-    def begin_build(self) -> None:
+    def begin_build(self, seed: int) -> None:
         self._until = time.monotonic() + self._deadline
-        self._child = Child("reverie.envs.host:serve", self._values, (self._fd,))
+        self._child = Child("reverie.envs.host:serve", self._values | {"seed": seed}, (self._fd,))
 
     def built(self) -> tuple[Spaces, Spaces]:
         _, text = self._answer()

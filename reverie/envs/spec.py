@@ -22,6 +22,7 @@ from reverie.envs import code, options
 from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.code import UnusableEnv
 from reverie.envs.gym import GymEnv
+from reverie.envs.opposed import Opposed
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, TimeLimit
 from reverie.fields import meant, parsed, plain_size, short
 
@@ -51,6 +52,7 @@ _FAMILIES = (
         "minigrid",
         "minigrid",
     ),
+    _Known("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
     _Known("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
     _Known("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
 )
@@ -85,6 +87,8 @@ class EnvSpec:
         as a dict).
       factory: a callable that no other process can import; such an env can only run inline.
       obs_keys: which observations are seen, patterns as in `fields.chosen`; empty: all.
+      opponent, seat: in a game of two, who plays against the agent (random, perfect, mcts:N; empty: the agent itself),
+        and whether the agent moves first (0) or second.
     """
 
     id: str
@@ -96,6 +100,8 @@ class EnvSpec:
     kwargs: Mapping[str, Any] | str = field(default_factory=dict)
     factory: Callable[..., Any] | None = field(default=None, compare=False)
     obs_keys: str = ""
+    opponent: str = ""
+    seat: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.kwargs, str):
@@ -124,7 +130,7 @@ class EnvSpec:
                 f"{self.id} lives in this process only: move it into a module of its own and pass "
                 'it by name, env="my_module:make_env", or run it with workers="inline"'
             )
-        names = ("id", "action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
+        names = ("id", "action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets", "opponent", "seat")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         return json.dumps(values | {"kwargs": self.arguments()})
 
@@ -168,8 +174,11 @@ def env_spec(env: object) -> EnvSpec:
     return EnvSpec(f"{module or 'python'}:{name or type(env).__name__}", factory=env)
 
 
-def make_env(env: EnvLike) -> Env:
+def make_env(env: EnvLike, seed: int = 0) -> Env:
     """Builds an env: adapter inside, wrappers around it.
+
+    Args:
+      seed: of its first reset, if that is known.
 
     Raises:
       UnusableEnv: (a ValueError) unknown id, missing package, unsupported space, not an env.
@@ -179,7 +188,7 @@ def make_env(env: EnvLike) -> Env:
     if (on_device := device_env(spec)) is not None:
         return adapt(on_device, spec.id)
     raw = build(spec)
-    adapted = adapt(raw, spec.id, spec.obs_keys)
+    adapted = adapt(raw, spec.id, spec.obs_keys, seed)
     try:
         # The clock counts the env's own steps, so it sits inside the action repeat.
         if spec.time_limit:
@@ -193,6 +202,8 @@ def make_env(env: EnvLike) -> Env:
             adapted = GrayImages(adapted)
         if spec.targets != "none":
             adapted = _with_body(adapted, raw)
+        if spec.opponent:
+            adapted = Opposed(adapted, spec.opponent, spec.seat)
     except ValueError as error:
         adapted.close()
         raise UnusableEnv(f"{spec.id}: {error}") from error
@@ -307,15 +318,18 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, str) or re.fullmatch(r"[\w +-]*", value) is not None
 
 
-def adapt(raw: Any, name: str, obs_keys: str = "") -> Env:
-    """`raw` as an `Env` that shows what `obs_keys` chooses; raises UnusableEnv if it cannot be one."""
+def adapt(raw: Any, name: str, obs_keys: str = "", seed: int = 0) -> Env:
+    """`raw`, whose first reset is with `seed`, as an `Env` that shows what `obs_keys` chooses.
+
+    Raises UnusableEnv if it cannot be one.
+    """
     if count := getattr(raw, "num_envs", 0):
         raise UnusableEnv(
             f"{name} is a vector env, a {type(raw).__name__} of {count} envs, expected a single one: return one of "
             f"them, and type --envs {count} for as many copies of it"
         )
     try:
-        env = _translated(raw, name, obs_keys)
+        env = _translated(raw, name, obs_keys, seed)
         for what, spaces in (("observation", env.obs_space), ("action", env.act_space)):
             for key, space in spaces.items():
                 if not space.width:
@@ -328,9 +342,13 @@ def adapt(raw: Any, name: str, obs_keys: str = "") -> Env:
     return env
 
 
-def _translated(raw: Any, name: str, obs_keys: str) -> Env:
+def _translated(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
     if isinstance(raw, gymnasium.Env):
-        return GymEnv(raw, obs_keys)
+        return GymEnv(raw, obs_keys, seed)
+    if any(cls.__module__.partition(".")[0] == "pettingzoo" for cls in type(raw).__mro__):
+        from reverie.envs.pettingzoo import as_game
+
+        raw = as_game(raw)
     if isinstance(raw, Env):
         return ObsKeys(raw, obs_keys) if obs_keys else raw
     if isinstance(raw, DeviceEnv):

@@ -80,12 +80,26 @@ def problem(action: np.ndarray, space: Space) -> str | None:
     return fault.partition(";")[0] if fault else None  # what follows is advice on observations
 
 
-def legally(action: Arrays, legal: np.ndarray | None, rng: np.random.Generator) -> Arrays:
-    """`action`, or a random legal one in its place where the rules of a game, bool `[A]`, forbid it."""
-    if legal is None or legal.dtype != bool or not legal.any() or len(action) != 1:
+def legally(action: Arrays, legal: np.ndarray | None, act_space: Spaces, rng: np.random.Generator) -> Arrays:
+    """`action`, but a random legal class in the place of each that `legal` (bool `[width]`) forbids. What is no mask of
+    this action is not looked at."""
+    if legal is None or len(act_space) != 1:
         return action
-    ((key, value),) = action.items()
-    return action if legal[value] else {key: np.asarray(rng.choice(np.flatnonzero(legal)), value.dtype)}
+    ((key, space),) = act_space.items()
+    if legal.dtype != bool or legal.shape != (space.width,):
+        return action
+    value = action[key].reshape(-1).copy()
+    for i, part in enumerate(np.split(legal, np.cumsum(space.classes)[:-1])):
+        if part.any() and not part[value[i]]:
+            value[i] = rng.choice(np.flatnonzero(part))
+    return {key: value.reshape(space.shape)}
+
+
+def allowed(action: Arrays, legal: np.ndarray, act_space: Spaces) -> bool:
+    """Whether `legal` (bool `[width]`) allows every class of the one discrete action."""
+    ((key, space),) = act_space.items()
+    starts = np.cumsum(space.classes) - space.classes
+    return bool(legal[starts + action[key].reshape(-1)].all())
 
 
 def _bounds(space: Space) -> tuple[np.ndarray, np.ndarray] | None:

@@ -21,19 +21,19 @@ import tempfile
 import time
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from reverie.envs import host
-from reverie.envs.base import Arrays, Spaces
+from reverie.envs.base import Arrays, Spaces, Step
 from reverie.envs.guard import Fault, Late, guarded
 from reverie.envs.host import Flags
 from reverie.envs.seats import Inline, Process, Seat
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
-from reverie.envs.values import sample
+from reverie.envs.values import allowed, legally, sample
 
 Mode = Literal["auto", "inline", "process"]
 
@@ -69,7 +69,7 @@ class Workers:
     """N supervised envs.
 
     Args:
-      spec: an id, a callable or an `EnvSpec`.
+      spec: an id, a callable or an `EnvSpec`; or N specs, one for each, of the same spaces.
       num: N.
       seed: episode e of env i begins with `episode_seed(seed, i, e)`, whatever the mode.
       mode: `inline` runs the envs here, `process` one process each; `auto` measures: inline only
@@ -94,7 +94,7 @@ class Workers:
 
     def __init__(
         self,
-        spec: EnvLike,
+        spec: EnvLike | Sequence[EnvSpec],
         num: int,
         *,
         seed: int,
@@ -110,7 +110,8 @@ class Workers:
             raise ValueError(f"deadline is {deadline} s, expected more than 0")
         if mode not in ("auto", "inline", "process"):
             raise ValueError(f"workers is {mode!r}, expected 'auto', 'inline' or 'process'")
-        self.spec = env_spec(spec)
+        self._specs = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [env_spec(spec)] * num
+        self.spec = self._specs[0]
         self.num = num
         self.failures = 0
         self.figures: list[Mapping[str, float]] = [{} for _ in range(num)]
@@ -143,9 +144,10 @@ class Workers:
             `is_last`, or that has not begun: it is reset instead.
 
         Raises:
-          ValueError: an action that is not in `act_space`: the policy is at fault, not the env.
+          ValueError: an action that is not in `act_space`, or not legal: the policy is at fault, not the env.
         """
         self._check_actions(len(indices), actions)
+        self._check_legal(indices, actions)
         for key, buffer in self._action.items():
             buffer[indices] = actions[key]
         for i in indices.tolist():
@@ -292,6 +294,9 @@ class Workers:
 
     # ------------------------------------------------------------------------------- episodes
 
+    def _next_seed(self, i: int) -> int:
+        return episode_seed(self._seed, i, self._tapes[i].episode + 1)
+
     def _begin(self, i: int) -> None:
         tape = self._tapes[i]
         tape.clear()
@@ -374,6 +379,13 @@ class Workers:
             if not sound:
                 raise ValueError(f"action/{key}: {value} is not in {space.describe()}")
 
+    def _check_legal(self, indices: np.ndarray, actions: Arrays) -> None:
+        for at, i in enumerate(indices.tolist() if "legal" in self._obs else ()):
+            action, legal = {key: x[at, ...] for key, x in actions.items()}, self._obs["legal"][i]
+            if not (self._tapes[i].ended or allowed(action, legal, self.act_space)):
+                taken = {key: x.tolist() for key, x in action.items()}
+                raise ValueError(f"env {i}: action {taken}, expected one that is legal: {np.flatnonzero(legal)}")
+
     # ------------------------------------------------------------------------------- failures
 
     def _revive(self, i: int, fault: Fault) -> None:
@@ -384,7 +396,7 @@ class Workers:
             time.sleep(min(wait, LONGEST_WAIT))
             self._seats[i].close()
             try:
-                self._seats[i].begin_build()
+                self._seats[i].begin_build(self._next_seed(i))
                 spaces = self._seats[i].built()
             except (Fault, UnusableEnv) as again:
                 fault = Fault(f"it could not be built again: {again}")
@@ -422,13 +434,13 @@ class Workers:
 
     def _seat(self, i: int, deadline: float, limit: float) -> Seat:
         if self.mode == "inline":
-            return Inline(self.spec, i, deadline)
-        return Process(self.spec.to_json(), i, self.num, self._fd, deadline, limit)
+            return Inline(self._specs[i], i, deadline)
+        return Process(self._specs[i].to_json(), i, self.num, self._fd, deadline, limit)
 
     def _build_all(self) -> tuple[Spaces, Spaces]:
         try:
-            for seat in self._seats:
-                seat.begin_build()
+            for i, seat in enumerate(self._seats):
+                seat.begin_build(self._next_seed(i))
             first, *others = [seat.built() for seat in self._seats]
         except Fault as fault:
             raise EnvFailed(f"{self.spec.id} could not be built: {fault}") from fault
@@ -483,12 +495,13 @@ def _seconds_per_step(spec: EnvSpec) -> float:
     subject = host.make_env(spec)
     rng = np.random.default_rng(0)
     times: list[float] = []
-    last = True
+    shown: Step | None = None
     stop = time.perf_counter() + 5e-3
     while len(times) < 5 or time.perf_counter() < stop:
-        action = sample(subject.act_space, rng)
+        legal = shown.obs.get("legal") if shown else None
+        action = legally(sample(subject.act_space, rng), legal, subject.act_space, rng)
         began = time.perf_counter()
-        last = (subject.reset(0) if last else subject.step(action)).is_last
+        shown = subject.reset(0) if shown is None or shown.is_last else subject.step(action)
         times.append(time.perf_counter() - began)
     subject.close()
     return statistics.median(times)

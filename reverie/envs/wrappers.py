@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from reverie.envs.base import RULES, Arrays, Env, Spaces, Step
-from reverie.envs.gym import GymEnv
+from reverie.envs.gym import LEAF, GymEnv
+from reverie.envs.values import allowed
 from reverie.fields import chosen
 
 
@@ -47,7 +48,8 @@ class Wrapper:
 
 
 class ActionRepeat(Wrapper):
-    """Every action is taken `repeat` times (fewer if the episode ends); the rewards are summed."""
+    """Every action is taken `repeat` times (fewer if the episode ends, or if the action is no longer legal); the
+    rewards are summed."""
 
     def __init__(self, env: Env, repeat: int) -> None:
         super().__init__(env)
@@ -59,7 +61,8 @@ class ActionRepeat(Wrapper):
             step = self.env.step(action)
             total += step.reward
             lost |= step.is_terminal
-            if step.is_last:
+            legal = step.obs.get("legal")
+            if step.is_last or (legal is not None and not allowed(action, legal, self.act_space)):
                 break
         return replace(step, reward=total, is_terminal=lost)
 
@@ -157,11 +160,18 @@ class GrayImages(_ImageWrapper):
         return {key: _gray(x) if self._is_image(key, x) else x for key, x in obs.items()}
 
 
-def observe(env: Env, raw: Any) -> Arrays:
-    """What `env`'s agent would see where the innermost Gymnasium env shows `raw`."""
+def observe(env: Env, raw: Any, mask: Any = None) -> Arrays:
+    """What `env`'s agent would see where the innermost Gymnasium env shows `raw` and allows the actions of `mask`."""
     if isinstance(env, Wrapper):
-        return env.observation(observe(env.env, raw))
-    return env.observe(raw) if isinstance(env, GymEnv) else raw
+        return env.observation(observe(env.env, raw, mask))
+    return env.observe(raw, mask) if isinstance(env, GymEnv) else raw
+
+
+def masks(env: Env) -> str:
+    """Where the innermost Gymnasium env tells its action masks, in words, if it is not in what it shows."""
+    if isinstance(env, Wrapper):
+        return masks(env.env)
+    return env.masks if isinstance(env, GymEnv) and env.masks != LEAF else ""
 
 
 def innermost(env: Env) -> Env:

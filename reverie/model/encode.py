@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import Convolutions, Size, canvas, images, onto
@@ -89,6 +89,13 @@ def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
         else:
             values[key] = part.reshape(*batch, *space.shape)
     return values
+
+
+def permitted(
+    legal: Bool[Array, "*B width"] | None, spaces: Spaces, action: Mapping[str, Array]
+) -> Bool[Array, "*B"] | None:
+    """Whether the classes of an action are all `legal`; None: everything is."""
+    return None if legal is None else (legal | (flat(spaces, action) < 0.5)).all(-1)
 
 
 class Encoder(eqx.Module):

@@ -7,7 +7,9 @@ from typing import Literal
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
 from reverie.nn.dists import Action, Binary, BoundedNormal, OneHot, Squared, TanhNormal, TruncatedNormal, TwoHot
@@ -90,6 +92,35 @@ class FlagHead(eqx.Module):
         return Binary(self.out(self.mlp(feat))[..., 0])
 
 
+class LegalHead(eqx.Module):
+    """Which classes of a discrete action may be taken: one flag each, the classes of all its elements side by side. At
+    first, what it says of all is a half."""
+
+    mlp: MLP
+    out: Linear
+    classes: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self, space: Space, features: int, units: int, layers: int, *, key: PRNGKeyArray, style: Style = FINAL
+    ):
+        mlp_key, out_key = jax.random.split(key)
+        self.classes = space.classes
+        self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
+        self.out = Linear(units, space.width, key=out_key, style=style.out, scale=0.0)
+
+    def __call__(self, feat: Float[Array, "*B f"]) -> Binary:
+        return Binary(self.out(self.mlp(feat)))
+
+    def loss(self, feat: Float[Array, "*B f"], legal: Bool[Array, "*B width"]) -> Float[Array, "*B"]:
+        """Nats that the flags of a state cost."""
+        return self(feat).loss(legal.astype("float32")).sum(-1)
+
+    def legal(self, feat: Float[Array, "*B f"]) -> Bool[Array, "*B width"]:
+        """What is at least as likely legal as not; and of every element the likeliest class, whatever its chance."""
+        parts = jnp.split(self(feat).logit, np.cumsum(self.classes)[:-1], -1)
+        return jnp.concatenate([x >= jnp.minimum(x.max(-1, keepdims=True), 0) for x in parts], -1)
+
+
 class NormalOut(eqx.Module):
     """Mean and standard deviation of a continuous action."""
 
@@ -141,7 +172,8 @@ class PolicyHead(eqx.Module):
             for (name, space), k in zip(self.spaces, keys, strict=True)
         }
 
-    def __call__(self, feat: Float[Array, "*B f"]) -> dict[str, Action]:
+    def __call__(self, feat: Float[Array, "*B f"], legal: Bool[Array, "*B width"] | None = None) -> dict[str, Action]:
+        """`legal`: of the one discrete action there is, the classes that may be taken; None: all."""
         x = self.mlp(feat)
         dists: dict[str, Action] = {}
         for name, space in self.spaces:
@@ -149,7 +181,7 @@ class PolicyHead(eqx.Module):
             if isinstance(out, NormalOut):
                 dists[name] = NORMALS[self.continuous](out.mean(x), out.std(x), space.shape)
             else:
-                dists[name] = OneHot(out(x), space.classes, space.shape, self.unimix)
+                dists[name] = OneHot(out(x), space.classes, space.shape, self.unimix, legal)
         return dists
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.nn.transforms import Squash, two_hot
 
@@ -68,7 +69,7 @@ def normal_kl(p: Float[Array, "*B s 2"], q: Float[Array, "*B s 2"]) -> Float[Arr
 def randomness(dist: Action) -> Float[Array, "*B"]:
     """The entropy between the least (0) and the most (1) that this distribution can have."""
     least, most = dist.entropy_range()
-    return (dist.entropy() - least) / (most - least)
+    return (dist.entropy() - least) / jnp.maximum(most - least, jnp.finfo(jnp.float32).tiny)
 
 
 class OneHot:
@@ -76,10 +77,14 @@ class OneHot:
 
     `logits` hold the classes of all elements side by side; elements with fewer classes are padded with a mask,
     so that one code path serves Discrete, MultiDiscrete and MultiBinary. Values are int32 `[*B, *shape]`.
+
+    `legal` masks classes in the same layout: what is not legal has no probability, also not by `mix`, and does not
+    count for the entropy. Of an element without any legal class (the end of an episode) all are.
     """
 
     logp: Float[Array, "*B n z"]
     valid: np.ndarray
+    mask: Bool[Array, "*B n z"] | np.ndarray  # valid and legal; without the batch axes where nothing is said to be
     shape: tuple[int, ...]
     mix: float
 
@@ -89,23 +94,29 @@ class OneHot:
         classes: tuple[int, ...],
         shape: tuple[int, ...],
         mix: float = 0.0,
+        legal: Bool[Array, "*B width"] | None = None,
     ):
-        counts = np.array(classes)
+        counts: Any = np.array(classes)
         most = counts.max()
-        self.valid = np.arange(most)[None, :] < counts[:, None]
+        self.valid = self.mask = np.arange(most)[None, :] < counts[:, None]
         self.shape = shape
         self.mix = mix
         batch = logits.shape[:-1]
-        if (counts == most).all():
+        if (counts == most).all() and legal is None:
             self.logp = unimix(logits.reshape(*batch, len(classes), most), mix)
             return
         starts = np.cumsum(counts) - counts
         index = np.where(self.valid, starts[:, None] + np.arange(most)[None, :], 0)
         padded = logits.astype(jnp.float32)[..., index]
+        if legal is not None:
+            valid = np.broadcast_to(self.valid, padded.shape)
+            given = legal[..., index] & valid
+            self.mask = given | (valid & ~given.any(-1, keepdims=True))
+            counts = self.mask.sum(-1)
         # The smallest finite number, not minus infinity: 0 * -inf in an entropy is NaN.
-        mask = np.broadcast_to(self.valid, padded.shape)
+        mask = jnp.broadcast_to(self.mask, padded.shape)
         logp = jax.nn.log_softmax(jnp.where(mask, padded, jnp.finfo(jnp.float32).min), -1)
-        floor = np.broadcast_to(mix / counts[:, None], padded.shape)
+        floor = jnp.broadcast_to(mix / counts[..., None], padded.shape)
         mixed = jnp.log(jnp.where(mask, (1 - mix) * jnp.exp(logp) + floor, 1.0))
         self.logp = jnp.where(mask, mixed if mix else logp, jnp.finfo(jnp.float32).min)
 
@@ -145,22 +156,26 @@ class OneHot:
     def broader(self, spread: float) -> OneHot:
         """The same at `spread` times the temperature."""
         other = copy.copy(self)
-        mask = np.broadcast_to(self.valid, self.logp.shape)
+        mask = jnp.broadcast_to(self.mask, self.logp.shape)
         tempered = jax.nn.log_softmax(jnp.where(mask, self.logp / spread, jnp.finfo(jnp.float32).min), -1)
         other.logp = jnp.where(mask, tempered, jnp.finfo(jnp.float32).min)
         return other
 
     def entropy(self) -> Float[Array, "*B"]:
-        mask = np.broadcast_to(self.valid, self.logp.shape)
+        mask = jnp.broadcast_to(self.mask, self.logp.shape)
         return self._events(-jnp.sum(jnp.where(mask, jnp.exp(self.logp) * self.logp, 0.0), -1))
 
-    def entropy_range(self) -> tuple[float, float]:
-        """The least and the most that `entropy` can be: as sure as `mix` allows, and uniform."""
-        counts = self.valid.sum(-1)
+    def entropy_range(self) -> tuple[Any, Any]:
+        """The least and the most that `entropy` can be: as sure as `mix` allows, and uniform. Where not all is legal,
+        the means of both over the batch: where one class alone is legal, they are the same."""
+        number = np if self.mask is self.valid else jnp
+        counts = self.mask.sum(-1)
         rare = self.mix / counts
         sure = 1 - self.mix + rare
-        least = -sure * np.log(sure) - (counts - 1) * rare * np.log(np.maximum(rare, np.finfo(float).tiny))
-        return float(least.sum()), float(np.log(counts).sum())
+        tiny = np.finfo(np.float32).tiny
+        least = -sure * number.log(sure) - (counts - 1) * rare * number.log(number.maximum(rare, tiny))
+        low, high = least.sum(-1), number.log(counts).sum(-1)
+        return (float(low), float(high)) if number is np else (low.mean(), high.mean())
 
 
 class BoundedNormal:

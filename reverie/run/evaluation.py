@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,11 +11,12 @@ import numpy as np
 from reverie.agent import Mode as Acting
 from reverie.agent import State
 from reverie.config import RunConfig
+from reverie.envs.base import Spaces
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
 from reverie.envs.workers import Mode, Workers
 from reverie.replay.sequences import Row
-from reverie.run.arena import scores
+from reverie.run.arena import Game, scores
 from reverie.run.collect import Episode, mean_figures
 from reverie.run.compiled import Compiled
 from reverie.run.rollout import play
@@ -79,11 +80,24 @@ def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float
     return DeviceEnvs(spec, num, seed=seed)
 
 
-def open_evaluation(run: RunConfig, spec: EnvSpec, episodes: int, seed: int, mode: Mode) -> Envs:
-    """The envs of an evaluation: `eval_envs` of them, or for games of two as many as one seat plays."""
-    env = device_env(spec)
-    num = -(-episodes // 2) if env is not None and env.players == 2 else min(run.eval_envs, episodes)
-    return open_envs(spec, num, seed=seed, mode=mode, deadline=run.deadline, memory=run.worker_memory)
+def open_evaluation(
+    run: RunConfig, spec: EnvSpec, obs_space: Spaces, episodes: int, seed: int, mode: Mode, opponent: str
+) -> Envs:
+    """The envs of an evaluation: `eval_envs` of them. For games of two on the device as many as one seat plays; on the
+    host an even number, with the opponent in them, and the agent in the first seat of every other one.
+
+    Raises:
+      UnusableEnv, EnvFailed: as `open_envs`; or the opponent cannot play.
+    """
+    env, num = device_env(spec), min(run.eval_envs, episodes)
+    limits: dict[str, Any] = {"deadline": run.deadline, "memory": run.worker_memory}
+    if env is not None and env.players == 2:
+        num = -(-episodes // 2)
+    elif "player" in obs_space:
+        num += num % 2
+        seats = [replace(spec, opponent=opponent, seat=i % 2) for i in range(num)]
+        return Workers(seats, num, seed=seed, mode=mode, **limits)
+    return open_envs(spec, num, seed=seed, mode=mode, **limits)
 
 
 def evaluate(
@@ -96,7 +110,8 @@ def evaluate(
     opponent: str = "random",
     mode: Acting = "eval",
 ) -> Evaluation | None:
-    """Plays episodes; in games of two, against `opponent` and half of them from each seat.
+    """Plays episodes; in games of two, against `opponent` and half of them from each seat. (On the host, the opponent
+    is that of the envs.)
 
     Every env plays its share to the end, so that short episodes do not crowd out long ones. An
     episode that a failing env cut is played again.
@@ -127,6 +142,11 @@ def evaluate(
     if played is None:
         return None
     order = [played[e % num][e // num] for e in range(episodes)]
+    if isinstance(workers, Workers) and workers.spec.opponent:
+        matches = [Game(e % 2, int(np.sign(game.episode_return)), game.length) for e, game in enumerate(order)]
+        outcomes = [float(game.outcome) for game in matches]
+        lengths = [game.length for game in matches]
+        return Evaluation(outcomes, lengths, opponent=workers.spec.opponent, seats=scores(matches))
     figures = mean_figures(workers.spec, [e.figures for e in order])
     return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
 
@@ -140,8 +160,10 @@ def _play(
     key: jax.Array,
     stop: Stop | None,
 ) -> list[list[Episode]] | None:
-    """What `rollout.play` is, with envs of the host."""
+    """What `rollout.play` is, with envs of the host. In games of two, returns are those of the agent, whose seat is
+    the first in every other env: what a move earned belongs to the player whose turn it was, on the row before."""
     num = workers.num
+    seat, sign = np.arange(num) % 2, np.ones(num)  # -1 where the opponent moves now
     played: list[list[Episode]] = [[] for _ in range(num)]
     returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
     carry = compiled.agent.init_carry(num, key)
@@ -156,7 +178,9 @@ def _play(
         rows = rows or {k: np.zeros((num, *x.shape[1:]), x.dtype) for k, x in new.items()}
         for k, x in new.items():
             rows[k][active] = x
-        returns[active] = np.where(new["is_first"], 0, returns[active] + new["reward"])
+        returns[active] = np.where(new["is_first"], 0, returns[active] + sign[active] * new["reward"])
+        if workers.spec.opponent:
+            sign[active] = np.where(new["obs/player"] == seat[active], 1, -1)
         lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
         for env in active[new["is_last"]].tolist():
             played[env].append(Episode(env, float(returns[env]), int(lengths[env]), dict(workers.figures[env])))

@@ -213,7 +213,7 @@ class Training:
                 raise UnusableEnv(f"{workers.spec.id} lives on the device: all envs step together, leave --groups out")
             self.collector = DeviceCollector(self.compiled.rollout(workers, run.scan), self._extend)
             if run.eval_episodes:
-                envs = open_evaluation(run, workers.spec, run.eval_episodes, seeds(run.seed).evaluation, "auto")
+                envs = self._open_evaluation()
                 assert isinstance(envs, DeviceEnvs), envs
                 self._examination = envs
                 if envs.env.players == 2:
@@ -221,6 +221,8 @@ class Training:
                     self.compiled.arena(envs, run.opponent, ACTING[run.eval_mode])
         else:
             self.collector = Collector(workers, self._remember, run.groups)
+            if run.eval_episodes and "player" in agent.obs_space:
+                self._open_evaluation().close()  # as above
         init, act = jax.random.split(jax.random.key(run.seed), 3)[:2]
         self.collector.carry = [
             agent.init_carry(len(envs), jax.random.fold_in(act, group))
@@ -516,13 +518,7 @@ class Training:
         run = self.run
         advice = f"A new run plays fewer games at once with --eval-envs below {run.eval_envs}, or --eval-episodes"
         with self._spared("evaluation", "no evaluation", advice):
-            envs = self._examination or open_evaluation(
-                run,
-                self.workers.spec,
-                run.eval_episodes,
-                seeds(run.seed).evaluation,
-                "auto" if self.workers.mode == "device" else self.workers.mode,
-            )
+            envs = self._examination or self._open_evaluation()
             with envs:
                 key = evaluation_key(run.seed, self.moment)
                 mode = ACTING[run.eval_mode]
@@ -544,6 +540,11 @@ class Training:
                 dreams.film(dream, self.directory.folder / "videos", self.moment, log)
             except OSError as error:
                 logger.warning("step %d: no picture of a dream: %s", self.progress.step, error)
+
+    def _open_evaluation(self) -> Envs:
+        mode = "auto" if self.workers.mode == "device" else self.workers.mode
+        spec, space, seed = self.workers.spec, self.agent.obs_space, seeds(self.run.seed).evaluation
+        return open_evaluation(self.run, spec, space, self.run.eval_episodes, seed, mode, self.run.opponent)
 
     @contextmanager
     def _spared(self, kind: str, without: str, advice: str) -> Iterator[None]:

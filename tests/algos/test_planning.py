@@ -38,9 +38,12 @@ class Crossroads(NamedTuple):
     def predict(self, latent):
         return latent.deter[:, 4], jnp.where(latent.deter[:, 3] == 1, 0.0, 0.9)
 
-    def pol(self, feat):
+    def legal(self, feat):
+        return None
+
+    def policy(self, feat, legal=None):
         prior = jnp.log(jnp.array([LIKED, 1 - LIKED]))
-        return {"move": OneHot(jnp.broadcast_to(prior, (len(feat), 2)), (2,), ())}
+        return {"move": OneHot(jnp.broadcast_to(prior, (len(feat), 2)), (2,), (), legal=legal)}
 
     def val(self, feat):
         return Squared(feat[:, 1:5] @ VALUE, 0)  # behind the one number of `stoch`
@@ -79,6 +82,28 @@ def test_in_training_a_search_is_noisy():
     found = play("gumbel", 4, False)
     assert 0.9 < found.action.mean() < 1, "drawn from the improved policy, which is 0.978 sure"
     np.testing.assert_allclose(found.policy, play("gumbel", 4, True).policy, rtol=1e-5)
+
+
+class Gated(Crossroads):
+    """Only action 1 is predicted to be legal, wherever one is; the env may say that only action 0 is."""
+
+    def legal(self, feat):
+        return jnp.broadcast_to(jnp.array([False, True]), (len(feat), 2))
+
+
+@pytest.mark.parametrize("planner", ["gumbel", "puct"])
+def test_the_root_follows_the_env_and_what_lies_below_it_the_model(planner):
+    config, begin = (
+        Planning(planner=planner, simulations=6),
+        Latent(jnp.eye(5)[jnp.zeros(8, int)], jnp.zeros((8, 1, 1))),
+    )
+    only = jnp.broadcast_to(jnp.array([True, False]), (8, 2))
+    found = jax.device_get(jax.jit(lambda key: search(config, Gated(), begin, key, only, False))(KEY))
+    assert (found.action == 0).all(), "the env says so, whatever the model thinks"
+    np.testing.assert_array_equal(found.policy, np.where(only, 1, 0))
+    below = found.tree.child_visits[:, 1:].sum((0, 1))
+    assert below[0] == 0
+    assert below[1] > 0
 
 
 # ----------------------------------------------------------------------------- in the networks of a Dreamer

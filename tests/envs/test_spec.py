@@ -200,7 +200,11 @@ def test_families_are_listed_with_their_extras():
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = declared["optional-dependencies"]
     listed = {family.extra.removeprefix("reverie[").removesuffix("]") for family in families()} - {""}
-    assert listed == {"atari", "dmc", "crafter", "minigrid", "box2d", "mujoco", "pgx", "gymnax"} <= extras.keys()
+    assert (
+        listed
+        == {"atari", "dmc", "crafter", "minigrid", "box2d", "mujoco", "pettingzoo", "pgx", "gymnax"}
+        <= extras.keys()
+    )
     assert all(extra in extras["envs"][0] for extra in listed)
     assert all(family.installed for family in families() if not family.extra)
 

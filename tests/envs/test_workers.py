@@ -284,6 +284,8 @@ def test_a_hang_leaves_no_process_behind(tmp_path, monkeypatch):
         "class Nest(gymnasium.Env):\n"
         "    observation_space = action_space = Discrete(2)\n"
         "    def reset(self, seed=None, options=None):\n"
+        "        return 0, {}\n"
+        "    def step(self, action):\n"
         f"        held = os.open({str(alive)!r}, os.O_WRONLY)\n"
         "        child = [sys.executable, '-c', 'import time; time.sleep(9999)']\n"
         "        subprocess.Popen(child, pass_fds=[held])\n"
@@ -295,12 +297,28 @@ def test_a_hang_leaves_no_process_behind(tmp_path, monkeypatch):
         name = f"{tmp_path / 'nest.py'}:Nest"
         with Workers(name, 1, seed=0, max_failures=1) as workers:
             assert workers.mode == "process"
+            play(workers, 2)  # the second step hangs, and the episode is cut
             workers.send(np.arange(1), actions(workers))
             with pytest.raises(EnvFailed, match="hung"):
                 workers.recv(np.arange(1))
         assert struck.read_text() == "xx"
         os.set_blocking(held.fileno(), True)
         assert held.read() == b""  # ends when the last process is gone that could write
+
+
+def test_an_env_that_hangs_in_its_first_reset_is_not_begun(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text(
+        "import time, gymnasium\n"
+        "from gymnasium.spaces import Discrete\n"
+        "class Slow(gymnasium.Env):\n"
+        "    observation_space = action_space = Discrete(2)\n"
+        "    def reset(self, seed=None, options=None):\n"
+        f"        open({str(tmp_path / 'struck')!r}, 'a').write('x')\n"
+        "        time.sleep(9999)\n"
+    )
+    hang_there(monkeypatch, tmp_path / "struck")
+    with pytest.raises(EnvFailed, match="could not be built: it hung"):
+        Workers(f"{tmp_path / 'slow.py'}:Slow", 1, seed=0)
 
 
 def test_shared_memory_has_no_name_that_could_be_left_behind():
@@ -485,11 +503,12 @@ def test_a_restored_env_goes_on_as_if_nothing_had_been(mode, in_flight, env):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("in_flight", [True, False])
 def test_an_env_that_does_not_repeat_itself_is_cut(mode, in_flight, caplog):
-    # The episode count is part of what this env shows, and re-enactment begins with count 0.
+    # The episode count is part of what this env shows, and re-enactment begins with count 1: the first reset told
+    # whether there are action masks, and had another seed.
     spec = EnvSpec("reverie.envs.toy:Counting", kwargs={"length": 6, "truncate": True})
     everyone = np.arange(2)
     with Workers(spec, 2, seed=0, mode=mode) as workers:
-        play(workers, 9)  # row 2 of the second episode
+        play(workers, 16)  # row 2 of the third episode
         if in_flight:
             workers.send(everyone, actions(workers))
         state = workers.state()
@@ -502,7 +521,7 @@ def test_an_env_that_does_not_repeat_itself_is_cut(mode, in_flight, caplog):
         assert row["is_first"].all()
         _, cuts = play(workers, 3)
         assert not cuts.any()
-    assert "did not repeat episode 1" in caplog.text
+    assert "did not repeat episode 2" in caplog.text
 
 
 def test_an_env_that_fails_while_it_is_re_enacted_is_cut(tmp_path):

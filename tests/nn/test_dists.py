@@ -13,6 +13,7 @@ from reverie.nn.dists import (
     TruncatedNormal,
     TwoHot,
     categorical_kl,
+    randomness,
     sample_one_hot,
     straight_through,
     unimix,
@@ -155,6 +156,52 @@ def test_elements_with_unequal_classes_are_independent_categoricals():
     sure = jnp.zeros(10).at[jnp.array([0, 4, 9])].set(50.0)
     np.testing.assert_allclose(OneHot(sure, classes, (3,), mix).entropy(), least, rtol=1e-5)
     assert OneHot(sure, classes, (3,)).entropy_range()[0] == 0
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3])
+def test_of_a_masked_choice_only_what_is_legal_is_left(mix):
+    """The same as a choice among the legal classes alone."""
+    logits = jax.random.normal(jax.random.key(0), (3, 5))
+    legal = jnp.array([[True, False, True, True, False], [False, False, False, True, False], [True] * 5])
+    dist = OneHot(logits, (2, 3), (2,), mix, legal)
+    few = OneHot(jnp.array([[logits[0, 2], logits[0, 3]]]), (2,), (), mix)
+    np.testing.assert_allclose(dist.logp[0, 1, :2], few.logp[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(dist.logp[0, 0, 0], 0, atol=1e-6)  # the only one
+    np.testing.assert_allclose(dist.entropy()[0], few.entropy()[0], rtol=1e-5)
+    free = OneHot(logits, (2, 3), (2,), mix)
+    np.testing.assert_allclose(dist.logp[2], free.logp[2], rtol=1e-5)
+    # Of row 1, nothing of the first element is legal (then all is), and one class of the second.
+    np.testing.assert_allclose(dist.logp[1, 0, :2], free.logp[1, 0, :2], rtol=1e-5)
+    assert (dist.pred()[1, 1], jnp.exp(dist.logp[1, 1]).tolist()) == (1, [0, 1, 0])
+
+
+def test_what_is_not_legal_is_never_drawn_and_has_no_gradient():
+    legal = jnp.array([True, False, True, False, False])
+    wide = jnp.broadcast_to(legal, (2000, 5))
+    dist = OneHot(jnp.broadcast_to(jnp.array([0.0, 9, 1, 2, 3]), (2000, 5)), (5,), (), 0.01, wide)
+    for one in (dist, dist.broader(3.0)):
+        assert set(np.unique(one.sample(jax.random.key(0)))) == {0, 2}
+        assert set(np.unique(one.code(jax.random.key(0)).argmax(-1))) == {0, 2}
+
+    def loss(logits):
+        dist = OneHot(logits, (5,), (), 0.01, legal)
+        return dist.logp_of(jnp.int32(2)) + dist.entropy()
+
+    gradient = jax.grad(loss)(jnp.array([0.0, 50, 1, -50, 3]))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient != 0, legal)
+
+
+def test_how_random_a_masked_choice_is_counts_the_legal_ones():
+    legal = jnp.array([[True, True, False], [True, False, False]])
+    even, sure = (
+        OneHot(jnp.zeros((2, 3)), (3,), (), legal=legal),
+        OneHot(jnp.array([[50.0, 0, 0]] * 2), (3,), (), 0.0, legal),
+    )
+    np.testing.assert_allclose(randomness(even).mean(), 1, rtol=1e-5)
+    np.testing.assert_allclose(randomness(sure).mean(), 0, atol=1e-6)
+    forced = OneHot(jnp.zeros((1, 3)), (3,), (), 0.01, legal[1:])
+    np.testing.assert_allclose(randomness(forced), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("out", "end"), [(-50.0, 0), (50.0, 1)])

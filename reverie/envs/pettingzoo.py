@@ -1,0 +1,188 @@
+"""Games of PettingZoo (Terry et al., 2021) for two who take turns: an AEC env as an `Env` of the host.
+
+It names the players by words; here 0 is always the one who moves first. What a game of one's own needs is in the
+docstring of `Game`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import pettingzoo
+from gymnasium import spaces
+from pettingzoo import AECEnv, aec_registry
+from pettingzoo.env_registry.exceptions import FailedToImport
+
+from reverie.envs.base import Arrays, Space, Spaces, Step
+from reverie.envs.gym import LEAF, MASK, action_spaces, actor, legal_of, mask_width, observation_spaces, observer
+from reverie.envs.gym import without_mask as seen_of
+from reverie.envs.values import Malformed
+
+# Games whose rules give every player one move at a time; where one cannot move, passing is a move.
+ALTERNATING = frozenset({"chess_v6", "connect_four_v3", "go_v5", "tictactoe_v3"})
+CLASSIC = "classic/"  # how its registry calls the games of boards and cards
+ONLY = "observation"  # the key of what is seen beside a mask
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of `pettingzoo:...` ids: none."""
+
+
+class Game:
+    """One game.
+
+    Observations are those of the player to move: `board` (`planes` where the space holds 0 and 1 alone, whole numbers;
+    the keys of a Dict keep their names), `legal` and `player`. The reward of a row belongs to the player who moved
+    before it, and what one wins the other loses. A copy (`copy.deepcopy`) goes on from where the game is.
+
+    Args:
+      env: an AEC env of two agents with the same spaces. Legal moves are told by `action_mask`, in a Dict observation
+        or in `infos`; without it every move is legal.
+      alternating: the players move in strict turns.
+
+    Raises:
+      ValueError: it is no such game.
+    """
+
+    def __init__(self, env: AECEnv, alternating: bool = False) -> None:
+        agents = list(env.possible_agents)
+        if len(agents) != 2:
+            raise ValueError(f"{len(agents)} agents take part, expected 2: try pettingzoo:connect_four_v3")
+        (space, action), other = ((env.observation_space(a), env.action_space(a)) for a in agents)
+        if (space, action) != other:
+            raise ValueError(f"the agents have different spaces, expected the same: {space}, {action} and {other}")
+        self.env, self._agents, self._beginner = env, agents, agents[0]
+        self.act_space: Spaces = action_spaces(action)
+        width = mask_width(self.act_space)
+        self._in_observation = isinstance(space, spaces.Dict) and MASK in space.spaces
+        self._board = _Board(seen_of(space) if self._in_observation else space)
+        self.obs_space: Spaces = {
+            **self._board.spaces,
+            "legal": Space("legal", (width,)),
+            "player": Space("player", (), alternating=alternating),
+        }
+        self._native = actor(action)
+        self._shared = [space, action, *_shared(vars(env.unwrapped))]
+
+    def reset(self, seed: int | None = None) -> Step:
+        self.env.reset(seed=seed)
+        self._beginner = self.env.agent_selection
+        return self._shown(0.0, first=True)
+
+    def step(self, action: Arrays) -> Step:
+        mover = self.env.agent_selection
+        self.env.step(self._native(action))
+        won = {agent: float(self.env.rewards[agent]) for agent in self._agents}
+        if abs(sum(won.values())) > 1e-6 * max(map(abs, won.values())):
+            raise Malformed(f"rewards are {won}, expected that what one wins the other loses")
+        return self._shown(won[mover], first=False)
+
+    def render(self) -> np.ndarray | None:
+        frame = self.env.render() if getattr(self.env, "render_mode", None) == "rgb_array" else None
+        return np.ascontiguousarray(frame) if isinstance(frame, np.ndarray) and frame.ndim == 3 else None
+
+    def close(self) -> None:
+        self.env.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Game:
+        memo |= {id(x): x for x in self._shared}
+        copied = copy.copy(self)
+        copied.env = _copied(self.env, memo)
+        return copied
+
+    def _shown(self, reward: float, first: bool) -> Step:
+        env = self.env
+        mover = env.agent_selection
+        ended = any(env.terminations.values())
+        last = ended or any(env.truncations.values())
+        raw, mask = env.observe(mover), env.infos.get(mover, {}).get(MASK)
+        if self._in_observation:
+            if not isinstance(raw, Mapping):
+                raise Malformed(f"observe() gave a {type(raw).__name__}, expected a dict with {ONLY!r} and {MASK!r}")
+            raw, mask = {key: value for key, value in raw.items() if key != MASK}, raw.get(MASK)
+        elif mask is None:
+            mask = np.ones(self.obs_space["legal"].shape, bool)
+        obs = self._board(raw)
+        obs["legal"] = legal_of(
+            None if last else mask, self.act_space, LEAF if self._in_observation else f"infos[{MASK!r}]", last
+        )
+        obs["player"] = np.array(mover != self._beginner, np.int8)
+        return Step(obs, reward, first, last, ended)
+
+
+class _Board:
+    """What is seen besides the mask, as arrays of `spaces`."""
+
+    def __init__(self, space: gymnasium.Space) -> None:
+        self._key = ONLY if isinstance(space, spaces.Dict) and list(space.spaces) == [ONLY] else ""
+        inner = cast("spaces.Dict", space)[ONLY] if self._key else space
+        self._flags = _of_flags(inner)
+        if self._flags:
+            self.spaces = {"board": Space("planes", tuple(inner.shape or ()))}
+            return
+        self.spaces, self._observe = observation_spaces(inner), observer(inner)
+        if not isinstance(inner, spaces.Dict | spaces.Tuple):
+            self.spaces = {"board": next(iter(self.spaces.values()))}
+
+    def __call__(self, raw: Any) -> Arrays:
+        raw = raw.get(self._key) if self._key else raw
+        if self._flags:
+            array = np.asarray(raw)
+            return {"board": array.astype(np.uint8) if array.dtype.kind in "biu" else array}
+        seen = self._observe(raw)
+        return dict(zip(self.spaces, seen.values(), strict=True)) if "board" in self.spaces else seen
+
+
+def _of_flags(space: gymnasium.Space) -> bool:
+    if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "biu":
+        return False
+    return bool((space.low == 0).all() and (space.high == 1).all())
+
+
+def _shared(attributes: Any) -> Iterator[Any]:
+    """What no move changes: spaces, pictures and fonts. Copying these would cost more than all else, or fail."""
+    for value in attributes.values() if isinstance(attributes, dict) else attributes:
+        if isinstance(value, gymnasium.Space) or type(value).__module__.partition(".")[0] == "pygame":
+            yield value
+        elif isinstance(value, dict | list | tuple):
+            yield from _shared(value)
+
+
+def _copied(env: AECEnv, memo: dict[int, Any]) -> AECEnv:
+    """A copy of an env and of the wrappers around it. `copy.deepcopy` would build an `EzPickle` anew, as it was at
+    first."""
+    new = object.__new__(type(env))
+    memo[id(env)] = new
+    for name, value in vars(env).items():
+        vars(new)[name] = _copied(value, memo) if isinstance(value, AECEnv) else copy.deepcopy(value, memo)
+    return new
+
+
+def as_game(raw: Any) -> Game:
+    """An env of PettingZoo that a person built; raises ValueError if it is no game of two who take turns."""
+    if not isinstance(raw, AECEnv):
+        raise ValueError(
+            f"a {type(raw).__name__}, whose agents act at once; expected an AECEnv, in which two take turns"
+        )
+    return Game(raw)
+
+
+def make(name: str, options: Options) -> Game:
+    """The env of an id such as `pettingzoo:connect_four_v3`; raises ValueError if there is none, or not for two."""
+    name = name.removeprefix("pettingzoo:")
+    known = {key.removeprefix(CLASSIC).replace("-v", "_v"): key for key in aec_registry if key.startswith(CLASSIC)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise ValueError(f"no such game: did you mean {' or '.join(f'pettingzoo:{x}' for x in near or known)}?")
+    try:
+        env = pettingzoo.make("aec", known[name], render_mode="rgb_array")
+    except FailedToImport as error:
+        raise ValueError(f'{error.__cause__}: type `pip install "reverie[pettingzoo]"`') from error
+    return Game(env, name in ALTERNATING)
