@@ -50,7 +50,9 @@ FAMILIES = [
 def test_check_env_finds_nothing_wrong(name, kwargs, steps):
     findings = check_env(EnvSpec(name, kwargs=kwargs), steps=steps)
     assert findings
-    assert {finding.severity for finding in findings} == {"note"}, findings
+    wrong = [finding for finding in findings if finding.severity != "note"]
+    # How long a step takes says as much about who else uses the machine as about the env.
+    assert all("a step takes" in finding.what for finding in wrong), wrong
 
 
 def crcs(workers, steps):
