@@ -106,7 +106,8 @@ def look(spec: EnvSpec) -> Facts | None:
     child = Child("reverie.envs.facts:serve", {"spec": spec.to_json()})
     try:
         until = time.monotonic() + PATIENCE
-        return _facts(json.loads(child.read(int.from_bytes(child.read(4, until), "little"), until)))
+        size = int.from_bytes(child.read(4, until), "little")
+        return _facts(json.loads(child.read(size, until))) if size else None
     except (Hung, Gone):
         return None
     finally:
@@ -114,8 +115,11 @@ def look(spec: EnvSpec) -> Facts | None:
 
 
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
-    """The process that plays."""
-    text = json.dumps(_play(EnvSpec.from_json(values["spec"]))).encode()
+    """The process that plays. Of an env that fails it says nothing: building it in earnest meets the same fault."""
+    try:
+        text = json.dumps(_play(EnvSpec.from_json(values["spec"]))).encode()
+    except (Exception, SystemExit):  # the border of the user's code
+        text = b""
     data = len(text).to_bytes(4, "little") + text
     while data:
         data = data[os.write(write, data) :]

@@ -51,7 +51,9 @@ def test_without_reward_all_episodes_are_alike() -> None:
     assert not found.repeating_finds
 
 
-def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_facts() -> None:
+def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_facts(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     found = facts.look(EnvSpec("CartPole-v1"))
     assert found is not None
     assert not found.monotonous
@@ -59,6 +61,8 @@ def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_fact
     assert 10 < found.plain.length < 40
     assert facts.look(EnvSpec("valley", factory=Broken)) is None
     assert facts.look(EnvSpec("reverie.envs.toy:Faulty", kwargs={"fault": "nonsense"})) is None
+    assert facts.look(EnvSpec("CartPole-v9")) is None
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_same_env_gives_the_same_facts(looks: None) -> None:
