@@ -101,7 +101,7 @@ def train(
     if env is not None:
         spec = env_spec(env)
         values = _spec_values(spec, values)
-    saved = config.saved(Path(run)) if run else None
+    saved = config.begun(Path(run)) if run else None
     given = saved or config.default(algorithm)
     if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
         given = config.apply_preset(given, chosen)
@@ -154,7 +154,8 @@ def run_training(
         agent = make_agent(conf, workers.obs_space, workers.act_space)
         forecast = plan(conf, agent, devices)
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
-        write_config(directory, dataclasses.replace(conf, id=session.id))  # whatever may be refused was
+        conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
+        write_config(directory, config.as_typed(conf, config.saved(path)))  # whatever may be refused was
         forecast.tell(console, conf, path, workers.mode)
         with loggers.opened(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
@@ -181,6 +182,9 @@ def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -
                 "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
             )
         return given
+    again = {key: getattr(saved.run, key) for key in CODE}
+    again = {key: value for key, value in again.items() if config.same_code(getattr(given.run, key), value)}
+    given = dataclasses.replace(given, run=dataclasses.replace(given.run, **again))
     clashes = config.contradictions(saved, given)
     if clashes:
         width = max(len(config.flag(name)) for name, _, _ in clashes)

@@ -623,7 +623,7 @@ def parse_train(
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
     path = Path(_peek(flags, "--run")) if _peek(flags, "--run") else None
-    saved = config.saved(path) if path else None
+    saved = config.begun(path) if path else None
     base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
     suited = "" if saved else config.suited(algorithm, _peek(flags, "--env"))
     if name := _peek(flags, "--preset") or suited:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import logging
 import math
+import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from reverie import algos
 from reverie.fields import (
@@ -41,7 +43,10 @@ from reverie.fields import (
 from reverie.files import Folder, Missing
 from reverie.saved import RELEASE, OtherVersion
 
+logger = logging.getLogger("reverie")
+
 SCHEMA = 1
+CODE = ("env", "collector")  # the values of a run that may name code
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
 MAY_CHANGE = frozenset(
     {
@@ -246,12 +251,14 @@ class Config:
 
     Attributes:
       id: of the run that it was saved with, 32 hexadecimal digits; empty before it begins, and in old runs.
+      files: where those of its values that name code in a file (`CODE`) found it: the value's name -> absolute path.
     """
 
     algorithm: str
     run: RunConfig
     agent: Any
     id: str = ""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """All fields in one flat dict; the names of run and algorithm never collide."""
@@ -343,6 +350,7 @@ def to_text(config: Config) -> str:
         "schema": SCHEMA,
         "reverie": RELEASE,
         "id": config.id,
+        "files": dict(config.files),
         "algorithm": config.algorithm,
         "run": dataclasses.asdict(config.run),
         "agent": dataclasses.asdict(config.agent),
@@ -372,23 +380,86 @@ def from_text(text: str, name: str = "the config") -> Config:
     for name in _ALSO:
         if not isinstance(data.get(name, ""), str):
             raise ConfigError(f"{name} is {short(data[name])}, expected a text")
-    if more := data.keys() - _PARTS.keys() - set(_ALSO):
+    files = data.get("files", {})
+    if not isinstance(files, dict) or not all(key in CODE and _is_place(path) for key, path in files.items()):
+        raise ConfigError(f"files is {short(files)}, expected absolute paths by {' and '.join(CODE)}")
+    if more := data.keys() - _PARTS.keys() - {*_ALSO, "files"}:
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
     values = data["run"] | data["agent"]
     for key, value in values.items():
-        if isinstance(value, str) and any(unicodedata.category(x) in _UNPRINTABLE for x in value):
+        if isinstance(value, str) and not _is_printable(value):
             raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
     try:
         config = override(default(data["algorithm"]), **values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    return dataclasses.replace(config, id=data.get("id", ""))
+    return dataclasses.replace(config, id=data.get("id", ""), files=files)
 
 
 # What a saved config holds. Texts in it reach a terminal and the file system, where these characters do harm.
 _PARTS = {"schema": int, "algorithm": str, "run": dict, "agent": dict}
 _ALSO = ("reverie", "id")  # which old ones lack
 _UNPRINTABLE = ("Cc", "Cs")
+
+
+def _is_printable(text: str) -> bool:
+    return not any(unicodedata.category(x) in _UNPRINTABLE for x in text)
+
+
+def _is_place(path: Any) -> bool:
+    return isinstance(path, str) and os.path.isabs(path) and path.endswith(".py") and _is_printable(path)
+
+
+class InFile(NamedTuple):
+    """Code that is named by the file it is in: `path/to/file.py:Env`, or `device:path/to/file.py:Env`."""
+
+    prefix: str
+    path: str
+    name: str
+
+    def at(self, path: str) -> str:
+        """The same of another file."""
+        return f"{self.prefix}{path}:{self.name}"
+
+
+def in_file(code: str) -> InFile | None:
+    """What a value names, if that is code in a file."""
+    prefix = "device:" if code.startswith("device:") else ""
+    path, _, name = code.removeprefix(prefix).rpartition(":")
+    return InFile(prefix, path, name) if path.endswith(".py") else None
+
+
+def places(run: RunConfig) -> dict[str, str]:
+    """Where the files are, as seen from the current directory, in which values of a run name code: `Config.files`."""
+    named = {key: in_file(getattr(run, key)) for key in CODE}
+    return {key: os.path.abspath(code.path) for key, code in named.items() if code}
+
+
+def here(config: Config) -> Config:
+    """`config` with its code named so that it is found from the current directory: as it was typed, or by the absolute
+    path where the run last had it. A warning says so."""
+    moved: dict[str, Any] = {}
+    for key, place in config.files.items():
+        code = in_file(getattr(config.run, key))
+        if code and place != os.path.abspath(code.path) and not os.path.isfile(code.path):
+            there = "" if os.path.isfile(place) else ", and is not there any more"
+            logger.warning("%s is not in %s; the run had it from %s%s", code.path, os.getcwd(), place, there)
+            moved[key] = code.at(place)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, **moved)) if moved else config
+
+
+def as_typed(config: Config, before: Config | None) -> Config:
+    """Inverse of `here`: the code of a run is called as in what was saved `before`, whatever was typed to go on."""
+    names: dict[str, Any] = {key: getattr(before.run, key) for key in CODE} if before else {}
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, **names))
+
+
+def same_code(a: str, b: str) -> bool:
+    """Whether two values name the same code, seen from the current directory."""
+    first, second = in_file(a), in_file(b)
+    if not first or not second:
+        return a == b
+    return first.at(os.path.realpath(first.path)) == second.at(os.path.realpath(second.path))
 
 
 def saved(directory: Path) -> Config | None:
@@ -412,6 +483,12 @@ def saved(directory: Path) -> Config | None:
         raise ConfigError(f"{file} is no config of a run: it is not UTF-8") from None
     except ConfigError as error:
         raise ConfigError(f"{file} is no config of a run: {error}") from error
+
+
+def begun(directory: Path) -> Config | None:
+    """`saved`, to go on with from the current directory: see `here`."""
+    found = saved(directory)
+    return here(found) if found else None
 
 
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:

@@ -69,7 +69,7 @@ class LoadedAgent:
         trust: bool = False,
     ) -> None:
         self.path = Path(path)
-        saved = config.saved(self.path)
+        saved = config.begun(self.path)
         if saved is None:
             raise ConfigError(f"no run in {self.path}: it has no config.json")
         spec = _again(env, spec_of(saved.run))
@@ -430,7 +430,9 @@ def _again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
     if env is None or isinstance(env, EnvSpec):
         return own if env is None else env
     given = env_spec(env)
-    if isinstance(env, str) and env != own.id:
+    if isinstance(env, str) and config.same_code(env, own.id):
+        return own
+    if isinstance(env, str):
         raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")
     return dataclasses.replace(own, factory=given.factory) if given.id == own.id else given
 

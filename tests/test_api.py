@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import reverie
 from reverie import algos, api, config, trained
 from reverie.config import ConfigError
+from reverie.run.trust import Untrusted
 
 QUICK: dict[str, Any] = {
     "steps": 40,
@@ -273,3 +275,53 @@ def test_spaces_without_a_number_are_refused_in_the_same_sentence(here: Path) ->
     with pytest.raises(ValueError, match="action 'action' holds no number") as told:
         reverie.train("fake", env=Empty, run=here / "a", **QUICK)
     assert str(told.value) == found.what
+
+
+MAZE = """
+import gymnasium
+from gymnasium.spaces import Discrete
+
+class Maze(gymnasium.Env):
+    observation_space = action_space = Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed); return 0, {}
+    def step(self, action):
+        return 0, 1.0, bool(self.np_random.random() < 0.2), False, {}
+"""
+
+
+def test_a_run_in_a_file_of_ones_own_goes_on_from_anywhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (here / "maze.py").write_text(MAZE)
+    path = reverie.train("fake", env="maze.py:Maze", **QUICK).path.resolve()
+    where = here.resolve() / "maze.py"
+    saved = config.saved(path)
+    assert saved is not None
+    assert (saved.run.env, saved.files) == ("maze.py:Maze", {"env": str(where)})
+    assert reverie.load(path, env=f"{where}:Maze").config.run.env == "maze.py:Maze", "two names of one file"
+
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    # The path is of a file that came with the run, so a person has to type it, or to trust it.
+    with pytest.raises(Untrusted, match=f"would run the file '{where}'") as refused:
+        reverie.load(path)
+    assert refused.value.missing == {"env": f"{where}:Maze"}
+    assert f"maze.py is not in {elsewhere.resolve()}; the run had it from {where}" in caplog.text
+    with pytest.raises(ConfigError, match=f"but this run was trained in {where}:Maze"):
+        reverie.load(path, env="maze.py:Maze")
+    assert reverie.load(path, trust=True).act(0)
+    assert reverie.load(path, env=f"{where}:Maze").act(0)
+    more = reverie.train("fake", env=f"{where}:Maze", run=path, **QUICK | {"steps": 60})
+    assert more.steps == 60
+    assert config.saved(path) == dataclasses.replace(saved, run=dataclasses.replace(saved.run, steps=60))
+
+    # One of that name in the current directory comes first.
+    (elsewhere / "maze.py").write_text(MAZE)
+    assert config.here(saved) == saved
+    (elsewhere / "maze.py").unlink()
+    where.unlink()
+    with pytest.raises(ValueError, match=f"no file {where}"):
+        reverie.load(path, trust=True)
+    assert "is not there any more" in caplog.text

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from reverie.config import CODE as CODE
 from reverie.config import ConfigError
 from reverie.envs import code
 from reverie.envs.spec import EnvSpec, brings
 
-CODE = frozenset({"env", "collector"})  # the values of a run that may name code
 COLLECTORS = frozenset({"reverie.envs.box2d:drive"})
 
 

@@ -63,6 +63,13 @@ FORGED: dict[str, tuple[Callable[[str], bytes], str]] = {
     "run is a list": (changed(lambda data: data.update(run=[])), r"run is \[\], expected an object"),
     "no agent": (changed(lambda data: data.pop("agent")), "agent is None, expected an object"),
     "one part more": (changed(lambda data: data.update(hook="x")), "it has 'hook', expected nothing but"),
+    "files of another value": (
+        changed(lambda data: data.update(files={"seed": "/x.py"})),
+        "expected absolute paths by",
+    ),
+    "a file of here": (changed(lambda data: data.update(files={"env": "x.py"})), "expected absolute paths by env and"),
+    "a file that is none": (changed(lambda data: data.update(files={"env": 3})), "expected absolute paths by env and"),
+    "a file that steers": (changed(lambda data: data.update(files={"env": "/\x1b.py"})), "expected absolute paths by"),
     "an unknown value": (inside("run", stpes=3), "'stpes': did you mean 'steps'"),
     "a value called config": (inside("agent", config=3), "no value is called 'config'"),
     "a text for a number": (inside("run", envs="2"), "envs is '2'.*expected a whole number"),
