@@ -103,8 +103,10 @@ def test_check_env_and_training_agree(name: str, family: str, tmp_path: Path) ->
 @pytest.mark.parametrize("size", IMAGES)
 def test_images_of_any_size_are_learned_by_every_algorithm(size: str, family: str, tmp_path: Path) -> None:
     """The loss of what is learned falls: of the pictures in a Dreamer, in all in the others."""
-    lines = train(f"image: {size}", family, tmp_path / "run", steps=400, learning_rate=3e-3)
+    ratio = 8 * FAMILIES[family]["replay_ratio"]
+    lines = train(f"image: {size}", family, tmp_path / "run", steps=300, replay_ratio=ratio, learning_rate=3e-3)
     named = [key for key in lines[-1] if key.startswith("loss/decode/")] or ["loss/total"]
     for key in named:
         told = [line[key] for line in lines if key in line]
+        print(size, family, key, *(f"{x:.4g}" for x in told))
         assert told[-1] < 0.9 * told[0], (key, told)

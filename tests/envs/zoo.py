@@ -26,24 +26,24 @@ class Animal(gymnasium.Env):
 
     def __init__(self, sees: Any = FLOATS, does: Any = TWO, length: int = LENGTH, **faults: Any) -> None:
         self.observation_space, self.action_space = sees, does
-        self._length, self._faults, self._taken = length, faults, 0
+        self._length, self._faults, self.taken = length, faults, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
-        self._taken = 0
+        self.taken = 0
         self._say("reset_runs", None)
         seen = self._say("obs", self._sampled)
         return self._say("reset", lambda: (seen, self._say("info", dict)))
 
     def step(self, action: Any) -> Any:
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
-        self._taken += 1
+        self.taken += 1
         self._say("step_runs", None)
         seen = self._say("obs", self._sampled)
-        reward = self._say("reward", lambda: float(self._taken % 2))
-        end = self._say("terminated", lambda: self._taken >= self._length)
+        reward = self._say("reward", lambda: float(self.taken % 2))
+        end = self._say("terminated", lambda: self.taken >= self._length)
         return self._say("step", lambda: (seen, reward, end, False, self._say("info", dict)))
 
     def _sampled(self) -> Any:
@@ -80,6 +80,21 @@ def box(shape: tuple[int, ...], dtype: Any = np.float32, low: Any = -1, high: An
 
 def several(sizes: list[spaces.Box]) -> spaces.Space:
     return sizes[0] if len(sizes) == 1 else spaces.Dict({f"view{i}": x for i, x in enumerate(sizes)})
+
+
+def pictures(env: Animal) -> Any:
+    """A bright bar that moves with the step, in every image of the space."""
+
+    def draw(space: spaces.Box) -> np.ndarray:
+        wide = space.shape[1]
+        picture = np.full(space.shape, 30, np.uint8)
+        picture[:, wide * (env.taken % 3) // 3 : wide * (env.taken % 3 + 1) // 3] = 220
+        return picture
+
+    space = env.observation_space
+    if isinstance(space, spaces.Dict):
+        return {key: draw(sub) for key, sub in space.spaces.items()}
+    return draw(space)
 
 
 def raising(env: Animal) -> None:
@@ -169,7 +184,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "never ends": partial(Animal, length=10**9),
 }
 ZOO: dict[str, Callable[[], Any]] = {
-    **{f"image: {k}": partial(Animal, several(v)) for k, v in IMAGES.items()},
+    **{f"image: {k}": partial(Animal, several(v), obs=pictures) for k, v in IMAGES.items()},
     **{f"sees: {k}": partial(Animal, v) for k, v in OBSERVATIONS.items()},
     **{f"does: {k}": partial(Animal, FLOATS, v) for k, v in ACTIONS.items()},
     **FAULTS,
