@@ -7,7 +7,8 @@
     example.py       these ten lines, for a start
 
 Observations and actions are in the env's own words, every array with an axis [N] in front. Only what Reverie's wrappers
-would do first (`--image-size`, `--gray`) is left to the caller. `carry["is_first"]`, bool `[N]`, is true where an
+would do first (`--image-size`, `--gray`) is left to the caller, and to turn an image with its channels first around to
+`[H, W, C]`. `carry["is_first"]`, bool `[N]`, is true where an
 episode begins; `act` makes it false. Nothing in these files is code of Python, but for the example.
 """
 
