@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.api import Run, check_env, evaluate, list_presets, load, train
     from reverie.envs.spec import EnvSpec, make_env
+    from reverie.recorded import import_episodes
     from reverie.trained import LoadedAgent
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "check_env",
     "evaluate",
+    "import_episodes",
     "list_presets",
     "load",
     "make_env",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOME = {
     "LoadedAgent": "reverie.trained",
+    "import_episodes": "reverie.recorded",
     "EnvSpec": "reverie.envs.spec",
     "make_env": "reverie.envs.spec",
 }

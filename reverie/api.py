@@ -100,7 +100,7 @@ def train(
     spec = None
     if env is not None:
         spec = env_spec(env)
-        values = _spec_values(spec, values)
+        values = spec_values(spec, values)
     saved = config.begun(Path(run)) if run else None
     given = saved or config.default(algorithm)
     if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
@@ -310,7 +310,7 @@ def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces
     """Why `train` would refuse an env with these spaces; empty if it would not."""
     try:
         conf = config.apply_preset(config.default(algorithm), config.suited(algorithm, spec.id) or config.PLAIN)
-        conf = settle(None, config.override(conf, **_spec_values(spec, {})))
+        conf = settle(None, config.override(conf, **spec_values(spec, {})))
         with computing(conf.run) as (devices, run):
             conf = dataclasses.replace(conf, run=run)
             plan(conf, make_agent(conf, obs_space, act_space), devices)
@@ -359,7 +359,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
             f"{conf.algorithm} does: try --batch {run.batch + -run.batch % agent.minibatches}"
         )
     if run.offline:
-        source = offline.source(run.offline)
+        source = offline.source(run.offline, spec_of(run), run.envs)
         # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
         source.check(loop.fields(agent), run.envs, searched=not isinstance(agent, Divided))
         rows = min(capacity, source.rows)
@@ -426,7 +426,7 @@ def _pictured(agent: Agent) -> Iterator[str]:
         )
 
 
-def _spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
+def spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what an env says about itself."""
     names = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
     own = {k: getattr(spec, k) for k in names}

@@ -1,4 +1,4 @@
-"""The command line: train, eval, dream, think, list, diff, check-env.
+"""The command line: train, eval, dream, think, list, diff, check-env, import.
 
 Exit codes: 0 fine (also after SIGTERM or SIGHUP, when everything is saved), 130 after Ctrl-C, 2 for what the
 user typed, 1 for everything else. With `--json`, text for people goes to stderr and the last line
@@ -213,6 +213,26 @@ class CheckEnv:
     """Which observations of a Dict are seen: names or patterns, separated by commas; !name leaves one out."""
     deadline: Annotated[float, Within(TINY, 1e9)] = 60.0
     """Seconds that a reset or a step may take."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Makes replay of recorded episodes, every step of them checked as an env's are; `reverie train ALGORITHM --offline
+    RUN` learns from it. A folder of .npz files, one episode each, with obs [T + 1, ...], action, reward, terminated and
+    truncated [T, ...] in the env's own words (obs/KEY and action/KEY of a Dict), or a data set of Minari, minari:ID."""
+
+    source: tyro.conf.Positional[str]
+    """The folder, or minari:ID."""
+    run: str
+    """The directory that is made."""
+    env: str
+    """The env that the episodes are of, as in `reverie train`."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the env, as a JSON object."""
+    envs: Count = 4
+    """Streams of the replay: the run that learns from it has as many --envs."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -566,6 +586,20 @@ def check_env(argv: list[str], console: Console, debug: bool) -> int:
     return 0 if sound else 1
 
 
+def import_episodes(argv: list[str], console: Console, debug: bool) -> int:
+    flags = _parse(Import, argv, "import")
+    from reverie.envs.spec import EnvSpec
+    from reverie.recorded import import_episodes
+
+    rows = import_episodes(flags.source, EnvSpec(flags.env, kwargs=flags.env_kwargs), flags.run, flags.envs)
+    console.print(f"{rows:,} rows of {flags.source} lie in {flags.run}. To learn from them:", soft_wrap=True)
+    typed = ["--env", flags.env, *(["--env-kwargs", flags.env_kwargs] if flags.env_kwargs != "{}" else [])]
+    typed += ["--offline", flags.run, "--envs", str(flags.envs)]
+    console.print(f"  reverie train dreamer_v3 {shlex.join(typed)}", soft_wrap=True)
+    _output(flags.json, {"path": flags.run, "rows": rows})
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
     "train": train,
     "eval": evaluate,
@@ -574,6 +608,7 @@ VERBS: dict[str, Callable[[list[str], Console, bool], int]] = {
     "list": list_all,
     "diff": diff,
     "check-env": check_env,
+    "import": import_episodes,
 }
 
 

@@ -141,7 +141,8 @@ class Training:
     vector in [-1, 1] or a class number, or a dict of these."""
     offline: str = ""
     """The directory of a finished run in the same env. Its replay is learned from and no env step taken, whatever
-    --steps says. A Dreamer learns from the run of any algorithm, the MuZero family from one that searched too."""
+    --steps says. A Dreamer learns from the run of any algorithm, the MuZero family from one that searched too. Or a
+    folder of .npz episodes, or minari:ID: a Dreamer learns from these as well (see `reverie import`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

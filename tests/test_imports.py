@@ -41,6 +41,7 @@ TOP = {
     "defaults",
     "export",
     "help",
+    "recorded",
     "trained",
     "__init__",
 }  # these may import everything

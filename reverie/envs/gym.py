@@ -249,6 +249,16 @@ def leaves(space: gymnasium.Space, named: Spaces) -> dict[str, gymnasium.Space]:
     return {_name(path) or next(iter(named)): leaf for path, leaf in _leaves(space)}
 
 
+def normaliser(space: gymnasium.Space) -> Callable[[np.ndarray], np.ndarray]:
+    """The inverse of `actor` for a leaf: the env's own actions `[T, ...]` in [-1, 1], or as classes from 0."""
+    if isinstance(space, spaces.Box):
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        width = np.where(high > low, high - low, 1.0)
+        return lambda value: (2 * (np.asarray(value, np.float64) - low) / width - 1).astype(np.float32)
+    start = np.asarray(getattr(space, "start", 0))
+    return lambda value: _cast(np.asarray(value) - start, "iub", np.int32)
+
+
 # ---------------------------------------------------------------------------------- action masks
 
 

@@ -97,16 +97,21 @@ def seeds(seed: int) -> Seeds:
     return Seeds(*(int(x) for x in np.random.SeedSequence(seed).generate_state(3)))
 
 
-def fields(agent: Agent) -> dict[str, Field]:
-    """What replay stores of one step of this agent."""
+def row_fields(obs_space: base.Spaces, act_space: base.Spaces) -> dict[str, Field]:
+    """What replay stores of one step in these spaces, without what an agent adds."""
     flags = {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
     return (
-        {f"obs/{key}": Field(space.shape, space.dtype) for key, space in agent.obs_space.items()}
-        | {f"action/{key}": Field(space.shape, space.dtype) for key, space in agent.act_space.items()}
-        | {f"out/{key}": Field(x.shape, np.dtype(x.dtype)) for key, x in agent.out_space.items()}
+        {f"obs/{key}": Field(space.shape, space.dtype) for key, space in obs_space.items()}
+        | {f"action/{key}": Field(space.shape, space.dtype) for key, space in act_space.items()}
         | {"reward": Field((), np.dtype("float32"))}
         | flags
     )
+
+
+def fields(agent: Agent) -> dict[str, Field]:
+    """What replay stores of one step of this agent."""
+    own = {f"out/{key}": Field(x.shape, np.dtype(x.dtype)) for key, x in agent.out_space.items()}
+    return row_fields(agent.obs_space, agent.act_space) | own
 
 
 def capacity(run: RunConfig, agent: Agent) -> int:
@@ -248,7 +253,7 @@ class Training:
             self.state = self.compiled.place.everywhere(jax.jit(agent.init)(init))
             self.segments.collect_garbage([])
             if run.offline:
-                offline.source(run.offline).pour(self.replay)
+                offline.source(run.offline, workers.spec, run.envs).pour(self.replay)
         self._begun = self.progress
 
     @property

@@ -11,10 +11,12 @@ import numpy as np
 
 from reverie import config
 from reverie.config import ConfigError
+from reverie.envs.spec import EnvSpec
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Field, Replay, bytes_per_row
-from reverie.run import meta
+from reverie.run import dataset, meta
 from reverie.run.checkpoint import Checkpoints
+from reverie.run.dataset import Dataset
 from reverie.run.directory import RunDirectory
 from reverie.saved import understood
 
@@ -76,16 +78,21 @@ class Source:
         replay.take(old)
 
 
-def source(path: str) -> Source:
-    """The run in `path` to learn from.
+def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
+    """What lies in `path` to learn from: a run, or episodes that somebody recorded (`dataset`).
+
+    Args:
+      spec, streams: the env and the number of envs of the run that learns.
 
     Raises:
-      ConfigError: there is none, or it saved nothing yet.
+      ConfigError: there is none, it saved nothing yet, or its episodes are not of this env.
       AllDamaged, OtherVersion, AnotherRun, Malformed, files.DiskError: it cannot be read.
     """
+    if dataset.holds(path):
+        return Dataset(path, spec, streams)
     directory = RunDirectory(Path(path))
     if (saved := config.saved(directory.path)) is None:
-        raise ConfigError(f"--offline {path}: there is no run, it has no config.json")
+        raise ConfigError(f"--offline {path}: there is no run, it has no config.json; nor are there episodes, *.npz")
     checkpoint = meta.latest(Checkpoints(directory.checkpoints, run=saved.id))
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
