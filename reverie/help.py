@@ -143,6 +143,8 @@ def _word(hint: Any) -> str:
     hint = _bare(hint)
     if get_origin(hint) is Literal:
         return "{" + ",".join(str(x) for x in get_args(hint)) + "}"
+    if get_origin(hint) is tuple:
+        return " ".join(_word(x) for x in get_args(hint))
     if get_origin(hint) in (UnionType, Union):
         return "|".join(word for x in get_args(hint) if x is not type(None) for word in [_word(x)])
     return {bool: "", int: "INT", float: "FLOAT", str: "STR"}.get(hint, "STR")

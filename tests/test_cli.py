@@ -487,7 +487,7 @@ def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setenv("COLUMNS", "90")
     code, out, _ = run(capsys, "--help-all")
     assert code == 0
-    for text in ("--depth INT", "--episodes INT", "--learning-rate FLOAT"):
+    for text in ("--depth INT", "--episodes INT", "--learning-rate FLOAT", "--image-size INT|INT INT"):
         assert text in out
     lines = out.splitlines()
     texts = [(a[:27].isspace() and a[27:], b[:27].isspace() and b[27:]) for a, b in itertools.pairwise(lines)]
