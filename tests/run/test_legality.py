@@ -92,6 +92,6 @@ def test_acting_without_the_mask_is_refused(tmp_path: Path) -> None:
 def test_twenty_thousand_steps_without_an_illegal_one(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    result = train(name, tmp_path, 20_000, replay_ratio=0.25, eval_every=10_000)
+    result = train(name, tmp_path, 20_000, replay_ratio=0.05, envs=32, eval_every=10_000)
     assert result.steps >= 20_000
     assert "failed in episode" not in caplog.text
