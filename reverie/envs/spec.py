@@ -61,6 +61,13 @@ _TOYS = "reverie.envs.device_toy"
 # What may be built by whoever names it: these have no other arguments than numbers.
 _SAFE = {"reverie.envs.toy:Catch", "reverie.envs.toy:Recall", "reverie.envs.toy:Counting", "reverie.envs.toy:Dummy"}
 _SAFE |= {f"{_DEVICE}{module}{name}" for name in ("CartPole", "Catch") for module in ("", f"{_TOYS}:")}
+# By their id, too. The package registers them with Gymnasium when somebody asks for one.
+_ROBOTICS = _Known(
+    "Gymnasium Robotics: PointMaze_UMaze-v3, AdroitHandDoor-v1",
+    r"(AdroitHand|PointMaze|AntMaze)\w*-v\d+",  # its others do not work with the MuJoCo of today
+    "robotics",
+    "gymnasium_robotics",
+)
 # By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
 _GYMNASIUM = (
     _Known("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
@@ -385,7 +392,7 @@ def families() -> list[Family]:
     """The kinds of env that can be named, and whether they can be used as things are installed."""
     return [
         Family("Gymnasium classic control: CartPole-v1", "", True),
-        *(Family(x.name, f"reverie[{x.extra}]", _installed(x)) for x in (*_FAMILIES, *_GYMNASIUM)),
+        *(Family(x.name, f"reverie[{x.extra}]", _installed(x)) for x in (*_FAMILIES, *_GYMNASIUM, _ROBOTICS)),
         Family("your own: module:EnvClass, path/to/file.py:EnvClass", "", True),
         Family("your own, on the device: device:module:EnvClass", "", True),
         Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, Catch, Constant", "", True),
@@ -450,6 +457,9 @@ def _registered(spec: EnvSpec) -> gymnasium.Env:
     module, _, name = spec.id.rpartition(":")
     if module:
         code.load(module)
+    if name not in gymnasium.registry and re.fullmatch(_ROBOTICS.pattern, name):
+        _need(_ROBOTICS, name)
+        gymnasium.register_envs(importlib.import_module(_ROBOTICS.package))
     if name not in gymnasium.registry:
         raise UnusableEnv(_unknown(name))
     kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point

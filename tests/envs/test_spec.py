@@ -202,7 +202,7 @@ def test_families_are_listed_with_their_extras():
     listed = {family.extra.removeprefix("reverie[").removesuffix("]") for family in families()} - {""}
     assert (
         listed
-        == {"atari", "dmc", "crafter", "minigrid", "box2d", "mujoco", "pettingzoo", "pgx", "gymnax"}
+        == {"atari", "dmc", "crafter", "minigrid", "box2d", "mujoco", "pettingzoo", "robotics", "pgx", "gymnax"}
         <= extras.keys()
     )
     assert all(extra in extras["envs"][0] for extra in listed)
@@ -250,3 +250,10 @@ def test_a_mission_in_words_that_nobody_knows_is_left_out():
         "mission": MissionSpace(lambda what: f"slay the {what}", ordered_placeholders=[["dragon", "troll"]]),
     })  # fmt: skip
     assert set(observation_spaces(space)) == {"x"}
+
+
+def test_robots_are_registered_when_somebody_asks_for_one():
+    pytest.importorskip("gymnasium_robotics", reason="pip install reverie[robotics]")
+    env = make_env("PointMaze_UMaze-v3")
+    assert set(env.obs_space) == {"observation", "achieved_goal", "desired_goal"}
+    assert env.reset(0).is_first
