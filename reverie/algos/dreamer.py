@@ -224,7 +224,8 @@ class Dreamer:
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = {**scales, "legal": 1.0, **({"improve": config.improve} if config.improve else {})}
+        self.scales = {**scales, **({"improve": config.improve} if config.improve else {})}
+        self.scales |= {"legal": 1.0} if "legal" in obs_space else {}
         if config.planner != "none":
             instead = "--planner none leaves the decision to the actor; `sampled_muzero` searches among drawn actions"
             planning.check_choice(act_space, instead)

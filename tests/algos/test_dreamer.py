@@ -239,7 +239,7 @@ def test_actions_lie_in_their_spaces(version, mode):
 def test_v1_explores_by_noise():
     agent = agent_of("v1", act={"box": BOX["box"], "token": Space("discrete", (), (50,))}, exploration=0.3)
     action = {"box": jnp.zeros((4000, 2, 1)), "token": jnp.zeros(4000, jnp.int32)}
-    noisy = jax.jit(agent.explored)(action, KEY)
+    noisy = jax.jit(agent.explored)(action, None, KEY)
     assert abs(float(noisy["box"].std()) - 0.3) < 0.01
     assert abs(float((noisy["token"] != 0).mean()) - 0.3 * 49 / 50) < 0.03
 

@@ -618,18 +618,9 @@ def test_a_model_that_a_policy_cannot_play_in_is_refused(algorithm):
         small_agent(algorithm, behavior="actor-critic")
 
 
-def test_the_rules_of_a_game_are_unknown_to_the_model():
-    with pytest.raises(Unsuitable, match=r"\(legal\): --behavior search"):
-        small_agent("muzero", BOARD, FIVE, behavior="actor-critic")
-
-
 def test_what_cannot_be_searched_is_refused_with_advice():
     with pytest.raises(Unsuitable, match="sampled_muzero"):
         small_agent("gumbel_muzero", act=BOX)
-    with pytest.raises(Unsuitable, match="gumbel_muzero"):
-        small_agent("sampled_muzero", BOARD, FIVE)
-    with pytest.raises(Unsuitable, match="halved"):
-        small_agent("gumbel_muzero", {"image": Space("image", (50, 50, 3))})
     for obs, network in ((VECTOR, "auto"), (IMAGE, "auto"), (BOARD, "mlp")):
         with pytest.raises(Unsuitable, match="--decode-scale 1 reads boards off the planes of a tower"):
             small_agent("gumbel_muzero", obs, network=network, decode_scale=1.0)

@@ -48,7 +48,7 @@ class Known(muzero.Model):
     def __init__(self) -> None:
         self.gamma, self.classes, self.dtype = 1.0, 3, "float32"
         self.body, self.turn = Features(), lambda state: Binary(jnp.where(turned(state), 1.0, -1.0))
-        self.rew = self.pol = self.val = self.dec = None
+        self.rew = self.pol = self.val = self.dec = self.leg = None
 
     def advance(self, hidden: Hidden, action: Any) -> Hidden:
         return played(hidden, action)
@@ -63,7 +63,7 @@ class KnownByChance(stochastic_muzero.Model):
     def __init__(self) -> None:
         self.gamma, self.classes, self.dtype, self.actions, self.codes = 1.0, 3, "float32", 3, 2
         self.body, self.turn = Features(), lambda state: Binary(jnp.where(turned(state), 1.0, -1.0))
-        self.rew = self.pol = self.val = self.dec = self.after = None
+        self.rew = self.pol = self.val = self.dec = self.leg = self.after = None
 
     def moved(self, hidden: Hidden, action: Any) -> Hidden:
         order, made = places(hidden.state)

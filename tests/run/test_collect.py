@@ -183,7 +183,7 @@ def test_an_env_that_cannot_be_brought_back_ends_its_episode():
     spec, store = counting(length=5, truncate=False), Store()
     with Workers(spec, 2, seed=0, mode="inline") as workers:
         collector = Collector(workers, store)
-        for _ in range(9):
+        for _ in range(15):
             collector.step(parity)
         state = collector.state()
     with Workers(spec, 2, seed=0, mode="inline") as workers:
@@ -192,9 +192,9 @@ def test_an_env_that_cannot_be_brought_back_ends_its_episode():
         for _ in range(3):
             collector.step(parity)
     rows = store.stream(0)
-    assert rows["obs/step"][:, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 0, 1]
-    assert np.flatnonzero(rows["is_last"]).tolist() == [5, 8]
-    assert np.flatnonzero(rows["is_terminal"]).tolist() == [5]
+    assert rows["obs/step"][:, 0].tolist() == [*range(6), *range(6), 0, 1, 2, 0, 1]
+    assert np.flatnonzero(rows["is_last"]).tolist() == [5, 11, 14]
+    assert np.flatnonzero(rows["is_terminal"]).tolist() == [5, 11]
 
 
 def test_a_state_of_other_groups_is_refused():
