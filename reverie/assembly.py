@@ -84,7 +84,7 @@ def env_here(spec: EnvSpec) -> Env:
     """
     try:
         return make_env(spec)
-    except Exception as error:
+    except Exception as error:  # the border of the user's code
         if type(error).__module__.startswith("reverie"):
             raise
         raise EnvFailed(f"{spec.id} could not be built: {type(error).__name__}: {error}") from error

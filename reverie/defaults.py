@@ -136,7 +136,7 @@ def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 
 def _dreamer(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """Every Dreamer."""
-    if "kl_scale" not in own and "free_nats" not in own:
+    if "free_nats" not in own:
         return
     ratio, reason = _ratio(facts)
     yield Choice("replay_ratio", ratio, reason)
@@ -172,7 +172,7 @@ def _early(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     for name, rate in (("learning_rate", 6e-4), ("actor_learning_rate", 3e-4), ("critic_learning_rate", 3e-4)):
         yield Choice(name, rate, few)
     yield Choice("free_nats", 1.0, "small latents have few nats")
-    if "slow_every" in own and "discount_scale" in own and not _ends(facts):
+    if "discount_scale" in own and not _ends(facts):
         yield Choice("discount_scale", 0.0, "no episode ended by itself: nothing to predict")
     if "continue_scale" in own and _ends(facts):
         yield Choice("continue_scale", 1.0, "episodes end by themselves")

@@ -39,7 +39,7 @@ class Callbacks:
             return
         try:
             function(step, what)
-        except Exception as error:
+        except Exception as error:  # the user's own function: no reason to lose a run
             if name not in self._failed:
                 self._failed.add(name)
                 logger.warning(
