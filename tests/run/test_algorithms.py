@@ -30,7 +30,8 @@ QUICK: dict[str, Any] = {
     "video_every": 0,
     "checkpoint_every": 24,
 }
-DREAMER: dict[str, Any] = {"imagination": 2, "length": 8, "replay_ratio": 8.0, "warmup": 20}
+HELD = {"hold": 8, "random_moves": 0.3}  # what is being repeated is remembered, too
+DREAMER: dict[str, Any] = {"imagination": 2, "length": 8, "replay_ratio": 8.0, "warmup": 20} | HELD
 OWN: dict[str, dict[str, Any]] = {
     "dreamer_v1": DREAMER
     | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0}
@@ -40,6 +41,7 @@ OWN: dict[str, dict[str, Any]] = {
     | {"size": "200k", "model_minibatches": 2, "minibatch": 8, "ppo_updates": 2, "epochs": 2}
     | {"vector_layers": 1, "prior_layers": 1},
     **{name: planners.SMALL | own for name, own in planners.OWN.items()},
+    "gumbel_muzero": planners.SMALL | planners.OWN["gumbel_muzero"] | HELD,
     "muzero": planners.SMALL | {"behavior": "actor-critic", "imagination": 2},
 }
 # What each of them is asked to live in: on the host, on the device, with one player and with two.
