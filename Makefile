@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow soak check setup
+.PHONY: demo test slow reliability soak check setup
 
 setup: $(READY)
 
@@ -26,6 +26,11 @@ test: check
 # Learning runs and long sweeps of faults (200 kills, random streams, compiled against not), which take about two hours.
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow --timeout 7200 --numprocesses 2 --dist worksteal
+
+# Every test that docs/reliability.md names, quick or slow.
+reliability: $(READY)
+	$(VENV)/bin/pytest -m "" --timeout 7200 --numprocesses 2 --dist worksteal \
+	    $$(grep -oE '[a-z_/]+\.py::\w+' docs/reliability.md | sort -u | sed 's|^|tests/|')
 
 # A random fault a minute, in two runs that nobody helps: see docs/reliability.md.
 MINUTES ?= 30

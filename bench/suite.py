@@ -3,14 +3,16 @@
     python bench/suite.py --out results/suite.jsonl                            # everything: many hours
     python bench/suite.py --tasks Acrobot-v1 --algorithms dreamer_v3 --seeds 1
 
-Every run is `reverie train ALGORITHM --env TASK --preset none`, told to stop when its process has used so many minutes
-of processor time. Its score is a greedy `reverie eval` of what it left, on episodes that the run itself never saw.
+Every run is `reverie train ALGORITHM --env TASK --preset none`, told to stop when its process and its children have
+used so many minutes of processor time, or earlier, when two of its own evaluations in a row reached the threshold. Its
+score is a greedy `reverie eval` of what it left, on episodes that the run itself never saw, solved early or not.
 Prints one JSON line per run; a line that `--out` holds already is not made again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -44,6 +46,7 @@ TASKS: dict[str, float] = {
     "MiniGrid-DoorKey-5x5-v0": 0.9,
     "reverie.envs.toy:Catch": 0.9,
 }
+EVERY = 5000  # steps between a run's own evaluations
 CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0"}  # searched by sampled_muzero
 
 
@@ -53,7 +56,7 @@ class Args:
     algorithms: tuple[str, ...] = ("dreamer_v3", "gumbel_muzero")
     seeds: int = 3
     minutes: float = 10.0
-    """Of processor time, for one run."""
+    """Of processor time, for one run, its evaluations included."""
     episodes: int = 20
     """Greedy episodes that decide."""
     core: int = 0
@@ -83,9 +86,15 @@ def threshold(task: str) -> float:
 
 
 def seconds(process: subprocess.Popen[bytes]) -> float:
-    """Processor time of a running process."""
+    """Processor time of a running process and of its children that have ended."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def evaluations(run: Path) -> list[tuple[int, float]]:
+    """Step and mean return of every evaluation that a run has made."""
+    rows = read(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    return [(row["step"], row["eval/mean_return"]) for row in rows if "eval/mean_return" in row]
 
 
 def measure(task: str, algorithm: str, seed: int, args: Args, folder: Path) -> dict[str, Any]:
@@ -93,23 +102,25 @@ def measure(task: str, algorithm: str, seed: int, args: Args, folder: Path) -> d
     run = folder / f"{algorithm}-{seed}"
     command = [sys.executable, "-m", "reverie.cli", "train", algorithm, "--env", task, "--preset", "none"]
     command += ["--seed", str(seed), "--run", str(run), "--steps", str(10**9)]
-    command += ["--eval-every", "0", "--video-every", "0", "--report-every", "0"]
+    command += ["--eval-every", str(EVERY), "--video-every", "0", "--report-every", "0"]
     command += [] if ":" in task and "toy" not in task else ["--workers", "inline"]  # one on the device has none
     began = time.monotonic()
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, preexec_fn=lambda: os.sched_setaffinity(0, {args.core})
         )
-        while process.poll() is None and seconds(process) < 60 * args.minutes:
+        used, last = 0.0, [-math.inf]
+        while process.poll() is None and used < 60 * args.minutes and min(last) < threshold(task):
             time.sleep(1)
+            used = seconds(process)
+            last = [value for _, value in evaluations(run)[-2:]]
+            last = last if len(last) == 2 else [-math.inf]
         process.send_signal(signal.SIGTERM)
         if process.wait() != 0:
             raise SystemExit(f"{' '.join(command)} failed:\n{(folder / 'log').read_text()[-2000:]}")
     wall = (time.monotonic() - began) / 60
     rows = read(run / "metrics.jsonl")
     played = evaluated(run, args.episodes)
-    curve = [[row["step"], round(row["episode/return"], 2)] for row in rows if row.get("episode/return") is not None]
-    thin = max(1, len(curve) // 40)
     return {
         "bench": "suite",
         "name": task,
@@ -122,10 +133,11 @@ def measure(task: str, algorithm: str, seed: int, args: Args, folder: Path) -> d
         "solved": played["mean_return"] >= threshold(task),
         "steps": rows[-1]["step"],
         "updates": int(rows[-1]["updates"]),
-        "processor_minutes": args.minutes,
+        "budget_minutes": args.minutes,
+        "processor_minutes": round(used / 60, 1),
         "minutes": round(wall, 1),
         "episodes": args.episodes,
-        "curve": curve[::thin],
+        "curve": [[step, round(value, 2)] for step, value in evaluations(run)],
         "commit": commit(),
         "machine": processor(),
     }
@@ -134,7 +146,7 @@ def measure(task: str, algorithm: str, seed: int, args: Args, folder: Path) -> d
 def main(args: Args) -> None:
     lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
     kept = [json.loads(line) for line in lines]
-    done = {(x["name"], x["algorithm"], x["seed"], x["processor_minutes"]) for x in kept}
+    done = {(x["name"], x["algorithm"], x["seed"], x["budget_minutes"]) for x in kept}
     for seed in range(args.seeds):
         for task in args.tasks:
             for named in args.algorithms:

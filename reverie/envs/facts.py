@@ -7,17 +7,19 @@ The same env always gives the same facts, unless it is so slow that the clock en
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import statistics
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reverie.envs.base import Env, Spaces, from_json, to_json
+from reverie.envs.base import Env, Spaces, Step, from_json, to_json
 from reverie.envs.guard import guarded
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvSpec, make_env, on_device
@@ -146,30 +148,40 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
 
 def _episodes(env: Env, hold: int, rewards: list[float], times: list[float]) -> dict[str, Any]:
     """A `Play` as plain JSON values; adds what every step was paid, and how many seconds it took."""
-    rng = np.random.default_rng(0)
     worked, began = time.process_time(), time.monotonic()
-    powers = 1 + int(math.log2(hold))
     returns: list[float] = []
     lengths: list[int] = []
-    steps = terminated = left = length = 0
+    steps = terminated = length = 0
     total = 0.0
-    last, action, legal, bound = True, {}, None, 1
-    while steps < STEPS and time.process_time() < worked + SECONDS and time.monotonic() < began + 5 * SECONDS:
-        if last:
-            step, total, length, left = env.reset(len(returns)), 0.0, 0, 0
-            bound = 2 ** int(rng.integers(powers))
-        else:
-            if left <= 0:
-                action, left = sample(env.act_space, rng), int(rng.integers(1, bound + 1))
-            action = legally(action, legal, env.act_space, rng)
-            before = time.perf_counter()
-            step = env.step(action)
-            times.append(time.perf_counter() - before)
-            rewards.append(float(step.reward))
-            steps, length, left, total = steps + 1, length + 1, left - 1, total + rewards[-1]
-        last, legal = step.is_last, step.obs.get("legal")
-        if last and length:
+    for step, seconds in wander(env, [2**x for x in range(1 + int(math.log2(hold)))]):
+        times.append(seconds)
+        rewards.append(float(step.reward))
+        steps, length, total = steps + 1, length + 1, total + rewards[-1]
+        if step.is_last:
             returns.append(total)
             lengths.append(length)
             terminated += step.is_terminal
+            total, length = 0.0, 0
+        if steps >= STEPS or time.process_time() > worked + SECONDS or time.monotonic() > began + 5 * SECONDS:
+            break
     return {"steps": steps, "returns": returns, "lengths": lengths, "terminated": terminated}
+
+
+def wander(env: Env, bounds: Sequence[int]) -> Iterator[tuple[Step, float]]:
+    """Random play without end: what every step showed, and how many seconds it took.
+
+    Args:
+      bounds: most steps for which a random action is taken; every episode draws one of these.
+    """
+    rng = np.random.default_rng(0)
+    for episode in itertools.count():
+        step, left, action = env.reset(episode), 0, {}
+        bound = int(rng.choice(bounds))
+        while not step.is_last:
+            if left <= 0:
+                action, left = sample(env.act_space, rng), int(rng.integers(1, bound + 1))
+            action = legally(action, step.obs.get("legal"), env.act_space, rng)
+            before = time.perf_counter()
+            step = env.step(action)
+            left -= 1
+            yield step, time.perf_counter() - before
