@@ -21,7 +21,7 @@ check: $(READY)
 	$(VENV)/bin/mypy
 
 test: check
-	$(VENV)/bin/pytest --numprocesses 2 --dist worksteal
+	$(VENV)/bin/pytest --numprocesses 3 --dist worksteal  # one more than cores: tests wait for processes of theirs
 
 # Learning runs and long sweeps of faults (200 kills, random streams, compiled against not), which take about two hours.
 slow: $(READY)
