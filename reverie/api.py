@@ -9,8 +9,9 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ import jax
 from rich.console import Console
 from rich.text import Text
 
-from reverie import afford, algos, config, defaults, memory
+from reverie import afford, algos, config, defaults, memory, presets
 from reverie.agent import Agent, Divided
-from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.assembly import computing, described, env_here, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs import check
@@ -28,6 +28,7 @@ from reverie.envs.base import Spaces
 from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.replay.sequences import bytes_per_row
+from reverie.resolve import resolve, settle
 from reverie.run import evaluation, loggers, loop, offline, phases
 from reverie.run.callbacks import Callbacks
 from reverie.run.collect import Episode
@@ -37,7 +38,7 @@ from reverie.run.evaluation import ACTING, Evaluation, open_envs
 from reverie.run.loop import Result
 from reverie.run.script import Script
 from reverie.run.stop import Stop
-from reverie.run.trust import CODE, check_code
+from reverie.run.trust import CODE
 from reverie.trained import LoadedAgent
 
 # --------------------------------------------------------------------------------------- training
@@ -102,16 +103,20 @@ def train(
         spec = env_spec(env)
         values = spec_values(spec, values)
     saved = config.begun(Path(run)) if run else None
-    given = saved or config.default(algorithm)
-    if chosen := preset or ("" if saved or spec is None else config.suited(algorithm, spec.id)):
-        given = config.apply_preset(given, chosen)
-    given = config.override(dataclasses.replace(given, algorithm=algorithm), **values)
+    ask = partial(
+        resolve,
+        algorithm,
+        lambda base: config.override(base, **values),
+        saved=saved,
+        env=spec.id if spec else "",
+        preset=preset or "",
+        vouched=CODE if trust else values.keys() & {*CODE},
+    )
+    given, named = ask()
     factory = spec.factory if spec else None
-    if found := defaults.choices(given, chosen, is_new=saved is None, factory=factory):
-        given = config.override(given, **{x.name: x.value for x in found if x.name not in values})
+    if found := defaults.choices(given, named, is_new=saved is None, factory=factory):
+        given, _ = ask(chosen={x.name: x.value for x in found})
         defaults.tell(Console(markup=False), given, found)
-    typed = {"env"} & values.keys() | {"collector"} & values.keys()
-    given = settle(saved, given, CODE if trust else typed)
     path = Path(run) if run else new_path(given)
     heard = Callbacks(on_log, on_eval, on_episode, on_checkpoint)
     result = run_training(given, path, Console(markup=False), factory, heard)
@@ -160,42 +165,6 @@ def run_training(
         with loggers.opened(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
             return loop.train(session, console)
-
-
-def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -> Config:
-    """What to run: `given`, or the saved config with what may change in it.
-
-    Args:
-      vouched: names of the values that a person typed, and that may therefore name code.
-
-    Raises:
-      Untrusted: (a ConfigError) the saved config names other code.
-      ConfigError: no env is named, a new run asks for what its algorithm cannot do, or `given` contradicts what is
-        saved; names all that do.
-    """
-    if not given.run.env:
-        raise ConfigError("which env? Type for example --env CartPole-v1")
-    if saved is None:
-        if given.run.within_episodes and isinstance(given.agent, MuZeroConfig):
-            raise ConfigError(
-                f"--within-episodes, but {given.algorithm} learns from a row together with those after it: the last "
-                "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
-            )
-        return given
-    again = {key: getattr(saved.run, key) for key in CODE}
-    again = {key: value for key, value in again.items() if config.same_code(getattr(given.run, key), value)}
-    given = dataclasses.replace(given, run=dataclasses.replace(given.run, **again))
-    clashes = config.contradictions(saved, given)
-    if clashes:
-        width = max(len(config.flag(name)) for name, _, _ in clashes)
-        lines = [f"{config.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
-        raise ConfigError(
-            "this run was begun with other values:\n  "
-            + "\n  ".join(lines)
-            + "\nLeave them out to continue it, or give a new run another directory with --run"
-        )
-    check_code(vouched, spec_of(saved.run), saved.run.collector)
-    return config.continued(saved, given)
 
 
 def write_config(directory: RunDirectory, conf: Config) -> None:
@@ -515,4 +484,4 @@ def evaluate(
 
 def list_presets() -> dict[str, list[str]]:
     """Algorithm -> names of its presets."""
-    return {name: list(algos.load(name).PRESETS) for name in algos.ALGORITHMS}
+    return {name: list(presets.of(name).named) for name in algos.ALGORITHMS}

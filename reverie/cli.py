@@ -27,7 +27,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from reverie import __version__, algos, config, help
+from reverie import __version__, algos, config, help, presets
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
 from reverie.memory import use_huge_pages
@@ -64,7 +64,7 @@ class Session:
     run: str = ""
     """The run's directory; a run that is there is continued. Empty: a new one under runs/."""
     preset: str = ""
-    """A named set of values (see `reverie list`); explicit flags override it."""
+    """A named set of values (see `reverie list`), or a file of your own, mine.toml; explicit flags override it."""
     trust: bool = False
     """Run also such code as only the saved config of this run names: its env and its collector. Without it, what is
     neither Reverie's nor registered with Gymnasium has to be typed again."""
@@ -173,7 +173,7 @@ class List:
     """What there is: algorithms with their sizes and the names of their presets, and families of envs."""
 
     preset: tyro.conf.Positional[str] = ""
-    """Only this preset, with all of its values."""
+    """Only this preset, or file of your own, with all of its values."""
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
 
@@ -183,7 +183,7 @@ class Diff:
     """Prints the values in which two presets, or two runs, differ."""
 
     a: tyro.conf.Positional[str]
-    """A preset, a run's directory, or an algorithm for its defaults."""
+    """A preset, a file of your own, a run's directory, or an algorithm for its defaults."""
     b: tyro.conf.Positional[str]
     """What to compare with it."""
     json: bool = False
@@ -522,7 +522,7 @@ def list_all(argv: list[str], console: Console, debug: bool) -> int:
         return 0
     modules = {name: algos.load(name) for name in algos.ALGORITHMS}
     algorithms: dict[str, dict[str, Any]] = {
-        name: {"sizes": list(getattr(module, "SIZES", ())), "presets": module.PRESETS}
+        name: {"sizes": list(getattr(module, "SIZES", ())), "presets": presets.of(name).named}
         for name, module in modules.items()
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
@@ -616,6 +616,9 @@ def _named(argv: list[str], console: Console) -> tuple[list[str], Any]:
     """The command with an algorithm: that of the run to continue, or the one for what the env is; and the env's facts,
     if that took a look at it."""
     named = bool(argv) and not argv[0].startswith("-")
+    preset = _peek(argv, "--preset")
+    if not named and presets.is_file(preset) and (owner := presets.owner(preset)):
+        return [owner, *argv], None
     if named or not _peek(argv, "--env") or {"-h", "--help", "--help-all"} & set(argv):
         return argv, None
     run = _peek(argv, "--run")
@@ -658,23 +661,28 @@ def parse_train(
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
     path = Path(_peek(flags, "--run")) if _peek(flags, "--run") else None
-    saved = config.begun(path) if path else None
-    base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
-    suited = "" if saved else config.suited(algorithm, _peek(flags, "--env"))
-    if name := _peek(flags, "--preset") or suited:
-        base = config.apply_preset(base, name)
-    base = config.override(base, **(chosen or {}))
-    parsed = _parse(_flags_of(base), flags, f"train {algorithm}")
-    groups = [getattr(parsed, name) for name in _GROUPS]
-    run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
-    if debug:
-        run = dataclasses.replace(run, debug=True)
-    from reverie.api import settle
-    from reverie.run.trust import CODE
+    session = Session()
 
-    session = dataclasses.replace(parsed.session, preset=parsed.session.preset or suited)
-    typed = {name for name in CODE if _peek(flags, f"--{name}")}
-    return settle(saved, Config(algorithm, run, parsed.agent), CODE if session.trust else typed), session, path
+    def typed(base: Config) -> Config:
+        nonlocal session
+        parsed = _parse(_flags_of(base), flags, f"train {algorithm}")
+        session = parsed.session
+        groups = [getattr(parsed, name) for name in _GROUPS]
+        run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
+        return Config(algorithm, dataclasses.replace(run, debug=True) if debug else run, parsed.agent)
+
+    from reverie.resolve import resolve
+
+    conf, preset = resolve(
+        algorithm,
+        typed,
+        saved=config.begun(path) if path else None,
+        preset=_peek(flags, "--preset"),
+        env=_peek(flags, "--env"),
+        chosen=chosen,
+        vouched={name for name in config.CODE if _peek(flags, f"--{name}") or "--trust" in flags},
+    )
+    return conf, dataclasses.replace(session, preset=preset), path
 
 
 # The bases of RunConfig, in the order of `--help`.

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reverie import presets
 from reverie.algos.dreamer_v3 import Config, make_agent
-from reverie.algos.dreamer_v3_values import VARIANTS
 from reverie.envs.base import Space
 
 OBS = {"vector": Space("vector", (3,)), "token": Space("discrete", (), (4,))}
@@ -19,7 +19,7 @@ EVERY_ACTION = {
 # The first update of a warm-up changes nothing: tests do without.
 SMALL = {"size": "200k", "imagination": 3, "lr_warmup": 0, "learning_rate": 3e-3}
 # The same algorithm as `v3-2023`, in the smallest of all sizes.
-SMALL2023 = {k: v for k, v in VARIANTS["v3-2023"].items() if k in Config.__dataclass_fields__} | {
+SMALL2023 = {k: v for k, v in presets.of("dreamer_v3").named["v3-2023"].items() if k in Config.__dataclass_fields__} | {
     "size": "200k",
     "imagination": 3,
     "vector_layers": 1,

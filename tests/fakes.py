@@ -17,9 +17,6 @@ from reverie.agent import SEEN, Dream, Metrics, Mode, Part, Row
 from reverie.envs.base import Spaces
 
 SIZES = {"tiny": 3, "small": 5}
-DEFAULTS: dict[str, Any] = {}
-SUITED: dict[str, str] = {}
-PRESETS: dict[str, dict[str, Any]] = {"quick": {"batch": 2, "length": 4, "rate": 0.5}}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import algos, api, config, trained
+from reverie import algos, api, config, resolve, trained
 from reverie.config import ConfigError
 from reverie.run.trust import Untrusted
 
@@ -134,7 +134,7 @@ def test_episodes_are_not_taken_apart_where_their_ends_would_be_lost() -> None:
     with pytest.raises(ConfigError, match=r"--within-episodes, but gumbel_muzero .* the last ones of an episode would"):
         reverie.train("gumbel_muzero", env="CartPole-v1", run="x", within_episodes=True)
     old = config.override(config.default("gumbel_muzero"), env="CartPole-v1", within_episodes=True)
-    assert api.settle(old, old) == old, "what was begun so goes on"
+    assert resolve.settle(old, old) == old, "what was begun so goes on"
 
 
 def test_film_draws_and_says_when_it_cannot() -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from reverie import algos, config
+from reverie import algos, config, presets
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.saved import OtherVersion
 
@@ -123,7 +123,7 @@ def test_names_of_run_and_algorithm_never_collide(name: str) -> None:
 
 def test_every_preset_is_valid() -> None:
     for name in algos.ALGORITHMS:
-        for preset in algos.load(name).PRESETS:
+        for preset in presets.of(name).named:
             assert config.default(name, preset).algorithm == name
 
 

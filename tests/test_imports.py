@@ -29,8 +29,9 @@ ALLOWED = {
     "programs": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory", "saved"},
     "view": {"view", "agent", "envs", "files"},
-    "config": {"algos", "fields", "files", "saved"},  # the registry; algorithms themselves are imported by name
-    "run": {"run", "agent", "envs", "replay", "view", "config", "files", "health", "memory", "saved"},
+    "config": {"algos", "fields", "files", "presets", "run.config", "saved"},  # algorithms are imported by name
+    "presets": {"algos", "fields"},
+    "run": {"run", "agent", "envs", "replay", "view", "config", "fields", "files", "health", "memory", "saved"},
 }
 TOP = {
     "actor",
@@ -42,6 +43,7 @@ TOP = {
     "export",
     "help",
     "recorded",
+    "resolve",
     "trained",
     "__init__",
 }  # these may import everything

@@ -1,5 +1,5 @@
-"""Algorithms by name. A module here holds what one paper defines: `Config`, `DEFAULTS` (of the
-run, where they are not those of `RunConfig`), `PRESETS`, `SUITED` (env -> its preset) and `make_agent`.
+"""Algorithms by name. A module here holds what one paper defines: `Config` and `make_agent`. Its presets are data,
+`presets/<name>.toml`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ class Unsuitable(ValueError):
     """An algorithm cannot see or act in these spaces with these values; says what to change."""
 
 
-def load(name: str) -> Any:
-    """The module of an algorithm; raises UnknownAlgorithm, naming the nearest."""
+def module(name: str) -> str:
+    """The module of an algorithm by name; raises UnknownAlgorithm, naming the nearest."""
     if name not in ALGORITHMS:
         known = ", ".join(ALGORITHMS)
         raise UnknownAlgorithm(f"no algorithm {name!r}: {meant(name, ALGORITHMS)}Expected one of {known}")
-    return importlib.import_module(ALGORITHMS[name])
+    return ALGORITHMS[name]
+
+
+def load(name: str) -> Any:
+    """The module of an algorithm; raises UnknownAlgorithm, naming the nearest."""
+    return importlib.import_module(module(name))

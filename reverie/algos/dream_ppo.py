@@ -29,7 +29,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Metrics, Part, Row
-from reverie.algos import dreamer_v3, dreamer_v3_values
+from reverie.algos import dreamer_v3
 from reverie.algos.dreamer import BEHAVIOR, Dreamer, Dreamt, Model, Seen, State, behavior_metrics
 from reverie.algos.dreamer_v3 import DreamerV3
 from reverie.behavior.policy_gradient import clipped_surrogate, clipped_value_loss, log_probability
@@ -91,16 +91,6 @@ class Config(Values, dreamer_v3.Config):
             if (given := getattr(self, name)) != only:
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{flag} {given}: the actor-critic of dreamer_v3 has that choice, dream_ppo has none")
-
-
-DEFAULTS: dict[str, Any] = {"batch": 64}
-# Those of dreamer_v3, with as many env steps and as many updates of the world model by as many rows: four at a time.
-PRESETS: dict[str, dict[str, Any]] = {
-    name: (values := dreamer_v3_values.PRESETS[name])
-    | {"batch": 4 * values["batch"], "minibatch": values["batch"] * values["length"] // 2}
-    for name in ("cartpole", "pendulum", "catch", "recall", "minigrid-empty")
-}
-SUITED: dict[str, str] = {}
 
 
 class Behavior(NamedTuple):

@@ -36,23 +36,6 @@ from reverie.nn.dists import Action, OneHot, randomness
 from reverie.nn.layers import Style
 from reverie.nn.optim import each, finite, guarded
 
-# Of the presets of V1 and V2 for a laptop: how they learn and when they are measured.
-EARLY_LAPTOP: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "actor_learning_rate": 3e-4,
-    "critic_learning_rate": 3e-4,
-    "batch": 16,
-    "length": 32,
-    "replay_ratio": 256.0,
-    "warmup": 1024,
-    "log_every": 500,
-    "eval_every": 1000,
-    "eval_episodes": 20,
-    "eval_envs": 20,
-    "report_every": 2000,
-    "video_every": 0,
-    "checkpoint_every": 1000,
-}
 BEHAVIOR = {"pol": "actor", "val": "critic"}  # the networks that do not belong to the world model
 
 

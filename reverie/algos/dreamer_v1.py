@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
+from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
 from reverie.algos.planning import Planning
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
@@ -76,67 +76,6 @@ class Config(Planning, Exploration, Weights):
     """Step size of the critic."""
     clip: Weight = 100.0
     """Largest gradient norm of each of the three. 0 clips nothing."""
-
-
-DEFAULTS: dict[str, Any] = {"batch": 50, "length": 50, "replay_ratio": 500.0, "warmup": 2500, "online": False}
-# A small model that learns fast, for a laptop.
-LAPTOP: dict[str, Any] = EARLY_LAPTOP | {
-    "deter": 128,
-    "stoch": 16,
-    "hidden": 64,
-    "units": 64,
-    "depth": 4,
-    "vector_layers": 2,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    # Steps are steps of the agent: of five million frames, half.
-    "dmc-vision": {
-        "env_kwargs": '{"pixels": true}',
-        "action_repeat": 2,
-        "envs": 1,
-        "steps": 2_500_000,
-        "within_episodes": True,
-    },
-    # World model first: nobody but the driver by hand touches the wheel before the end.
-    "carracing": LAPTOP
-    | {
-        "env": "CarRacing-v3",
-        "image_size": 64,
-        "action_repeat": 5,
-        "time_limit": 500,
-        "schedule": "model-then-policy",
-        "collector": "reverie.envs.box2d:drive",
-        "steps": 6000,
-        "model_updates": 2500,
-        "policy_updates": 1000,
-        "batch": 8,
-        "length": 16,
-        "depth": 8,
-        "stoch": 24,
-        "free_nats": 1.0,
-        "gamma": 0.95,
-        "critic_learning_rate": 1e-3,
-        "log_every": 250,
-        "eval_every": 0,
-        "report_every": 0,
-        "video_every": 3000,
-        "checkpoint_every": 500,
-    },
-    "pendulum": LAPTOP | {"env": "Pendulum-v1", "steps": 8000, "free_nats": 1.0},
-    "catch": LAPTOP
-    | {
-        "env": "reverie.envs.toy:Catch",
-        "steps": 20_000,
-        "continue_scale": 1.0,
-        "replay_ratio": 32.0,
-        "warmup": 2048,
-        "batch": 8,
-        "length": 16,
-        "log_every": 1000,
-        "eval_every": 2000,
-    },
-}
-SUITED: dict[str, str] = {}
 
 
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:

@@ -18,7 +18,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics
-from reverie.algos.dreamer import EARLY_LAPTOP, Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
+from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
 from reverie.algos.planning import Planning
 from reverie.behavior.explore import Exploration
 from reverie.behavior.policy_gradient import actor
@@ -94,75 +94,6 @@ class Config(Planning, Exploration, Weights):
     """Largest gradient norm of each of the three. 0 clips nothing."""
     decay: Share = 1e-6
     """Share of every parameter that is lost at each update."""
-
-
-DEFAULTS: dict[str, Any] = {"batch": 16, "length": 50, "replay_ratio": 160.0, "online": False}
-# A small model that learns fast, for a laptop.
-LAPTOP: dict[str, Any] = EARLY_LAPTOP | {
-    "deter": 128,
-    "classes": 4,
-    "hidden": 64,
-    "units": 64,
-    "layers": 2,
-    "depth": 4,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    # Steps are steps of the agent: 200 million frames, four of them to a step.
-    "atari": {
-        "deter": 600,
-        "hidden": 600,
-        "kl_scale": 0.1,
-        "discount_scale": 5.0,
-        "reward_squash": "tanh",
-        "gamma": 0.999,
-        "entropy": 1e-3,
-        "learning_rate": 2e-4,
-        "actor_learning_rate": 4e-5,
-        "critic_learning_rate": 1e-4,
-        "env_kwargs": '{"actions": "all", "gray": true, "noops": 30, "repeat": 4, "size": 64, "sticky": 0.25}',
-        "envs": 1,
-        "steps": 50_000_000,
-        "warmup": 50_000,
-        "replay_ratio": 50.0,
-        "replay_size": 2_000_000,
-        "within_episodes": True,
-    },
-    "dmc-vision": {
-        "deter": 200,
-        "hidden": 200,
-        "free_nats": 1.0,
-        "discount_scale": 0.0,
-        "entropy": 1e-4,
-        "learning_rate": 3e-4,
-        "actor_learning_rate": 8e-5,
-        "critic_learning_rate": 8e-5,
-        "env_kwargs": '{"pixels": true}',
-        "action_repeat": 2,
-        "envs": 1,
-        "steps": 1_000_000,
-        "replay_size": 2_000_000,
-        "within_episodes": True,
-    },
-    "pendulum": LAPTOP
-    | {"env": "Pendulum-v1", "steps": 8000, "free_nats": 1.0, "discount_scale": 0.0, "entropy": 1e-4},
-    "catch": LAPTOP
-    | {
-        "env": "reverie.envs.toy:Catch",
-        "steps": 20_000,
-        # Step and KL of `dmc-vision`: with 1e-3 posteriors may be certain of one code before it says anything.
-        "learning_rate": 3e-4,
-        "free_nats": 1.0,
-        "entropy": 3e-2,
-        "replay_ratio": 32.0,
-        "warmup": 2048,
-        "batch": 8,
-        "length": 16,
-        "log_every": 1000,
-        "eval_every": 2000,
-        "stop_return": 1.0,
-    },
-}
-SUITED: dict[str, str] = {}
 
 
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:

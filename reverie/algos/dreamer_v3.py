@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
 from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
-from reverie.algos.dreamer_v3_values import PRESETS as PRESETS
 from reverie.algos.dreamer_v3_values import SIZES, Config
 from reverie.behavior.imagine import rollout
 from reverie.behavior.policy_gradient import imagined_losses, replayed_value_loss, through_dynamics
@@ -35,8 +34,6 @@ from reverie.model.stoch import Categorical
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam, laprop
 
-DEFAULTS: dict[str, Any] = {}
-SUITED: dict[str, str] = {}
 STOCH = 32  # categorical variables
 BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
 DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them

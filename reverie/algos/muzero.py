@@ -24,8 +24,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import SEEN, Dream, Metrics, Mode, Row, prefixed, select
 from reverie.algos import Unsuitable
-from reverie.algos.muzero_values import DEFAULTS as DEFAULTS
-from reverie.algos.muzero_values import PRESETS as PRESETS
 from reverie.algos.muzero_values import Config as Config
 from reverie.algos.planning import check_choice
 from reverie.behavior.explore import Held, explore, unheld
@@ -43,9 +41,6 @@ from reverie.nn import transforms
 from reverie.nn.dists import Binary, OneHot, randomness
 from reverie.nn.layers import Conv
 from reverie.nn.optim import finite, guarded
-
-SUITED = {values["env"]: name for name, values in PRESETS.items()}
-
 
 Body = Vectors | Towers
 

@@ -46,34 +46,6 @@ class Config(muzero.Config):
     """Weight of the policy's entropy."""
 
 
-DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PENDULUM: dict[str, Any] = {
-    "env": "Pendulum-v1",
-    "steps": 60_000,
-    "envs": 16,
-    "replay_ratio": 16.0,
-    "units": 64,
-    "simulations": 16,
-    "n_step": 20,  # a value is stored once: what it bootstraps from stays as old as it is
-    "discount": 0.97,
-    "support": 20,
-    "value_scale": 1.0,
-    "bootstrap": "stored",
-    "prioritized": False,
-    "workers": "inline",
-    "log_every": 1000,
-    "eval_every": 5000,
-    "eval_episodes": 10,
-    "eval_envs": 10,
-    "report_every": 0,
-    "video_every": 0,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "pendulum": PENDULUM,
-    "cartpole-swingup": PENDULUM | {"env": "dmc:cartpole_swingup", "action_repeat": 4},
-}
-SUITED = {values["env"]: name for name, values in PRESETS.items()}
-
 Policy = dict[str, OneHot | BoundedNormal]
 
 

@@ -59,50 +59,6 @@ class Config(muzero.Config):
     """Share of Dirichlet noise in the prior of the root."""
 
 
-DEFAULTS: dict[str, Any] = muzero.DEFAULTS
-PRESETS: dict[str, dict[str, Any]] = {
-    "2048": muzero.PRESETS["2048"] | {"balance_scale": 1.0},
-    # Only the end is paid, some 150 moves away, so returns reach far. They differ by far more than the moves of one
-    # position do: what moves lead to learns the value of what was seen then. With few simulations Gumbel's policy
-    # follows such values; PUCT stretches the smallest differences to [0, 1] and stays where it began.
-    "backgammon": {
-        "env": "pgx:backgammon",
-        "steps": 600_000,
-        "envs": 128,
-        "batch": 256,
-        "replay_ratio": 4.0,
-        "replay_size": 200_000,
-        "warmup": 10_000,
-        "network": "mlp",
-        "hidden": 128,
-        "units": 128,
-        "layers": 1,
-        "scaling": "normal",
-        "search": "gumbel",
-        "simulations": 16,
-        "unroll": 2,
-        "n_step": 100,
-        "lam": 1.0,
-        "discount": 1.0,
-        "bootstrap": "network",
-        "target_every": 100,
-        "support": 3,
-        "value_scale": 1.0,
-        "balance_scale": 1.0,
-        "unrolled_value": "seen",
-        "prioritized": False,
-        "opponent": "random",
-        "log_every": 20_000,
-        "eval_every": 200_000,
-        "eval_episodes": 100,
-        "eval_envs": 50,
-        "report_every": 0,
-        "video_every": 0,
-    },
-}
-SUITED = {values["env"]: name for name, values in PRESETS.items()}
-
-
 class Chance(eqx.Module):
     """An afterstate's own networks, and the encoder of what came of it."""
 

@@ -31,11 +31,15 @@ class Untrusted(ConfigError):
         self.what, self.missing = what, missing
 
 
-def check_code(vouched: Collection[str], env: EnvSpec, collector: str = "") -> None:
+RULE = "a run directory runs no code that only its config names"
+
+
+def check_code(vouched: Collection[str], env: EnvSpec, collector: str = "", rule: str = RULE) -> None:
     """Raises Untrusted if the env or the collector of a saved config would bring code of its own.
 
     Args:
       vouched: names of the values that a person typed, of `CODE`.
+      rule: the sentence that a refusal begins with.
     """
     found: dict[str, tuple[str, str]] = {}
     if "env" not in vouched and (does := brings(env)):
@@ -50,4 +54,4 @@ def check_code(vouched: Collection[str], env: EnvSpec, collector: str = "") -> N
     library = [v for v in missing.values() if code.of_library(v.removeprefix("device:").rpartition(":")[0])]
     if library:
         told += f", and {' and '.join(library)} is of Python's own library, where no envs are"
-    raise Untrusted(f"a run directory runs no code that only its config names: {told}", {} if library else missing)
+    raise Untrusted(f"{rule}: {told}", {} if library else missing)

@@ -11,7 +11,7 @@ import pytest
 from dreamer import bits
 from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
 
-from reverie import algos, health, trained
+from reverie import health, trained
 from reverie.algos import Unsuitable
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space
@@ -629,9 +629,9 @@ def test_what_cannot_be_searched_is_refused_with_advice():
 
 @pytest.mark.parametrize("algorithm", FAMILY)
 def test_presets_can_be_built(algorithm):
-    from reverie import config
+    from reverie import config, presets
 
-    for preset in algos.load(algorithm).PRESETS:
+    for preset in presets.of(algorithm).named:
         conf = config.default(algorithm, preset)
         assert json.loads(config.to_text(conf))["algorithm"] == algorithm
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from dreamer import EVERY_ACTION, KEY, OBS, SMALL, filled_state, random_batch, small_agent
 
-from reverie.algos.dreamer_v3_values import VARIANTS, Config
+from reverie import presets
+from reverie.algos.dreamer_v3 import Config
 from reverie.envs.base import Space
 
 IMAGE = {"image": Space("image", (48, 48, 3))}
 ACT = {k: EVERY_ACTION[k] for k in ("multi", "box")}
-OF_2023 = {k: v for k, v in VARIANTS["v3-2023"].items() if k in Config.__dataclass_fields__}
+OF_2023 = {k: v for k, v in presets.of("dreamer_v3").named["v3-2023"].items() if k in Config.__dataclass_fields__}
 KINDS = {
     "final": {},
     # The same algorithm in the smallest of all sizes.

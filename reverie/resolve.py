@@ -1,0 +1,85 @@
+"""What a run is to be, of all that has a say: what is saved, a preset, what was chosen for its env, what was typed.
+
+In rising order: the defaults of the algorithm (of a run that is continued: its own values), a preset, what was chosen
+by what the env shows, and what a person typed. The command line and the library both ask here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from reverie import config, presets
+from reverie.algos.muzero import Config as MuZeroConfig
+from reverie.assembly import spec_of
+from reverie.config import Config, ConfigError
+from reverie.run.trust import CODE, check_code
+
+
+def resolve(
+    algorithm: str,
+    typed: Callable[[Config], Config],
+    *,
+    saved: Config | None,
+    preset: str = "",
+    env: str = "",
+    chosen: Mapping[str, Any] | None = None,
+    vouched: Collection[str] = (),
+) -> tuple[Config, str]:
+    """The config of a run, and the preset that it has.
+
+    Args:
+      typed: puts the values that a person typed in place of those it is given.
+      saved: of the run that is continued, if one is.
+      preset: that was asked for; else a new run has the one that was made for `env`, if any.
+      chosen: values that count less than what is typed (`defaults.choices`).
+      vouched: names of values that a person typed, and that may therefore name code.
+
+    Raises:
+      Untrusted: (a ConfigError) the saved config, or a preset in a file, names code that nobody typed.
+      ConfigError: an unknown name, a value that cannot be, or one that contradicts what is saved; names all that do.
+    """
+    base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
+    preset = preset or ("" if saved else config.suited(algorithm, env))
+    base = config.apply_preset(base, preset) if preset else base
+    given = typed(config.override(base, **(chosen or {})))
+    if saved is None and presets.is_file(preset):
+        check_code(vouched, spec_of(given.run), given.run.collector, "a preset runs no code that only its file names")
+    return settle(saved, given, vouched), preset
+
+
+def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -> Config:
+    """What to run: `given`, or the saved config with what may change in it.
+
+    Args:
+      vouched: names of the values that a person typed, and that may therefore name code.
+
+    Raises:
+      Untrusted: (a ConfigError) the saved config names other code.
+      ConfigError: no env is named, a new run asks for what its algorithm cannot do, or `given` contradicts what is
+        saved; names all that do.
+    """
+    if not given.run.env:
+        raise ConfigError("which env? Type for example --env CartPole-v1")
+    if saved is None:
+        if given.run.within_episodes and isinstance(given.agent, MuZeroConfig):
+            raise ConfigError(
+                f"--within-episodes, but {given.algorithm} learns from a row together with those after it: the last "
+                "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
+            )
+        return given
+    again = {key: getattr(saved.run, key) for key in CODE}
+    again = {key: value for key, value in again.items() if config.same_code(getattr(given.run, key), value)}
+    given = dataclasses.replace(given, run=dataclasses.replace(given.run, **again))
+    clashes = config.contradictions(saved, given)
+    if clashes:
+        width = max(len(config.flag(name)) for name, _, _ in clashes)
+        lines = [f"{config.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
+        raise ConfigError(
+            "this run was begun with other values:\n  "
+            + "\n  ".join(lines)
+            + "\nLeave them out to continue it, or give a new run another directory with --run"
+        )
+    check_code(vouched, spec_of(saved.run), saved.run.collector)
+    return config.continued(saved, given)
