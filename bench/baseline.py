@@ -27,7 +27,7 @@ from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec, device_env, make_env
 from reverie.envs.values import sample
 from reverie.envs.workers import episode_seed
-from reverie.run import loop
+from reverie.run.seeds import seeds
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def main(args: Args) -> None:
     elif args.greedy:
         raise SystemExit(f"--greedy asks for the reward of every move before one is made: {spec.id} cannot tell")
     else:
-        returns = on_host(spec, args.episodes, loop.seeds(args.seed).evaluation)
+        returns = on_host(spec, args.episodes, seeds(args.seed).evaluation)
     line = {
         "bench": "baseline",
         "name": f"{spec.id}/{'greedy' if args.greedy else 'random'}",

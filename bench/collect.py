@@ -11,7 +11,7 @@ For each task on the device, the same envs, network and recording:
     search      the real thing: `Rollout`, mode `train`
     replay      the same through `DeviceCollector` into a `Replay`
 
-and for CartPole on the host, `Collector` with one batched search for all envs. Prints one JSON line per figure, the
+and for CartPole on the host, `HostCollector` with one batched search for all envs. Prints one JSON line per figure, the
 median of several turns in which each is measured once; `ratio` is that to the ceiling, turn by turn. `value` goes by
 the clock, `cpu` (steps per second of a core) by the process's own time: it does not mind what else runs there.
 
@@ -44,10 +44,10 @@ from reverie.config import RunConfig
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import Workers
-from reverie.run.collect import Collector
+from reverie.run.collect.host import HostCollector
+from reverie.run.collect.rollout import DeviceCollector, Rollout
 from reverie.run.compiled import Compiled
-from reverie.run.loop import replay_of
-from reverie.run.rollout import DeviceCollector, Rollout
+from reverie.run.experience import replay_of
 
 
 class Task(NamedTuple):
@@ -148,15 +148,9 @@ def collected(rollout: Rollout, state: Any) -> Callable[[], int]:
 def hosted(workers: Workers, agent: GumbelMuZero, state: Any) -> Callable[[], int]:
     """One step of envs of the host, their rows in a replay."""
     replay = replay_of(RunConfig(envs=workers.num), agent)
-    collector = Collector(workers, replay.add)
+    collector = HostCollector(workers, Compiled(agent).decide, replay.add)
     collector.carry = [agent.init_carry(workers.num, jax.random.key(1))]
-    policy = Compiled(agent).policy["train"]
-
-    def decide(carry: Any, rows: Any) -> Any:
-        carry, action, out = policy(state, carry, rows)
-        return carry, *jax.device_get((action, out))
-
-    return lambda: collector.step(decide)
+    return lambda: collector.step(state, "train")
 
 
 def measure(calls: dict[str, Callable[[], int]], turns: int, seconds: float) -> dict[str, list[Turn]]:

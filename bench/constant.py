@@ -36,7 +36,7 @@ from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import make_env
 from reverie.model.rssm import features
 from reverie.programs import keep_programs
-from reverie.run.loop import ratio
+from reverie.run.experience import ratio
 from reverie.trained import LoadedAgent
 
 ENV = "device:Constant"

@@ -25,6 +25,8 @@ from reverie import api
 from reverie.envs.spec import EnvSpec
 from reverie.run import evaluation
 from reverie.run.compiled import Compiled
+from reverie.run.envs import open_evaluation
+from reverie.run.seeds import evaluation_key
 
 ENVS = ("pgx:connect_four", "pettingzoo:connect_four_v3")
 
@@ -55,10 +57,10 @@ def played(agent: Any, name: str, args: Args) -> dict[str, Any]:
     """A line of the results."""
     run = dataclasses.replace(agent.config.run, eval_envs=args.envs)
     space, began = agent.env.obs_space, time.monotonic()
-    with evaluation.open_evaluation(run, EnvSpec(name), space, args.games, args.seed, "auto", args.opponent) as envs:
+    with open_evaluation(run, EnvSpec(name), space, args.games, args.seed, "auto", args.opponent) as envs:
         if (envs.obs_space, envs.act_space) != (space, agent.env.act_space):
             raise SystemExit(f"{name} shows {envs.obs_space}, and the agent was trained with {space}")
-        key = evaluation.evaluation_key(args.seed, 0)
+        key = evaluation_key(args.seed, 0)
         found = evaluation.evaluate(Compiled(agent.agent), agent.state, envs, args.games, key, opponent=args.opponent)
     assert found is not None
     wins = found.returns.count(1.0)

@@ -28,10 +28,11 @@ from reverie import api
 from reverie.agent import Agent, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import Opponent, opponent
-from reverie.run import loop
 from reverie.run.arena import SEATS
 from reverie.run.checkpoint import Checkpoints
+from reverie.run.directory import RunDirectory
 from reverie.run.log import read
+from reverie.run.snapshot import agent_state
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def main(args: Args) -> None:
     simulations = args.simulations or loaded.config.agent.simulations
     played = replace(loaded.config, agent=replace(loaded.config.agent, simulations=simulations))
     agent = api.make_agent(played, loaded.env.obs_space, loaded.env.act_space)
-    store = Checkpoints(loop.RunDirectory(args.run).checkpoints)
+    store = Checkpoints(RunDirectory(args.run).checkpoints)
     steps = sorted({manifest["step"] for manifest in store.manifests()})[:: -args.every][::-1]
     envs = {games: DeviceEnvs(loaded.spec, games // 2, seed=args.seed) for games in (args.games, args.last_games)}
     rungs = {name: opponent(name, envs[args.games].env) for name in args.rungs}
@@ -147,7 +148,7 @@ def main(args: Args) -> None:
     for step in steps:
         checkpoint = store.load_latest(until=step)
         assert checkpoint is not None
-        player.state = loop.agent_state(agent, checkpoint)
+        player.state = agent_state(agent, checkpoint)
         games = args.last_games if step == steps[-1] else args.games
         for i, name in enumerate(args.rungs):
             results.append(match(envs[games], (str(step), name), (player, rungs[name]), args.seed + 10 * step + i))

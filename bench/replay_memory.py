@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from reverie.run import experience
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,7 +44,6 @@ def main(args: Args) -> None:
     from reverie.envs.spec import make_env
     from reverie.replay.segments import Segments
     from reverie.replay.sequences import Replay
-    from reverie.run import loop
 
     conf = config.override(
         config.default("dreamer_v3"),
@@ -62,7 +63,7 @@ def main(args: Args) -> None:
         sys.exit(f"replay takes {plan.replay_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: fewer --rows")
     env = make_env(api.spec_of(conf.run))
     agent = api.make_agent(conf, env.obs_space, env.act_space)
-    fields = loop.fields(agent)
+    fields = experience.fields(agent)
     rng = np.random.default_rng(0)
     streams = np.arange(args.envs)
     # Drawn before the measurement: other contents for every row would only cost time.
@@ -79,7 +80,7 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         before = resident()
         replay = Replay(
-            fields, streams=args.envs, length=length, capacity=loop.capacity(conf.run, agent), seed=0, online=True
+            fields, streams=args.envs, length=length, capacity=experience.capacity(conf.run, agent), seed=0, online=True
         )
         for t in range(replay.ring):
             replay.add(streams, rows[t % len(rows)])

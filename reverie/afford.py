@@ -13,7 +13,7 @@ import numpy as np
 from reverie import algos, memory
 from reverie.agent import Agent
 from reverie.config import Config, ConfigError, flag
-from reverie.run import loop
+from reverie.run import experience
 from reverie.run.cost import Cost, of_update
 from reverie.run.pace import duration
 
@@ -43,7 +43,7 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
             f"parameters, optimizer and gradients would take {held / 1e9:.1f} GB, and this process may take "
             f"{room / 1e9:.1f} GB: {_smaller(conf, make, lambda cost: cost.bytes <= SHARE * room)}"
         )
-    if number * run.batch * loop.window(run, agent) < LARGE or not updates:
+    if number * run.batch * experience.window(run, agent) < LARGE or not updates:
         return []
     cost, told = _cost(conf, agent), []
     if cost.bytes > SHARE * room:
@@ -84,7 +84,7 @@ def products_per_second(side: int = 768) -> float:
 
 
 def _cost(conf: Config, agent: Agent) -> Cost:
-    return of_update(agent, loop.fields(agent), conf.run.batch, loop.window(conf.run, agent))
+    return of_update(agent, experience.fields(agent), conf.run.batch, experience.window(conf.run, agent))
 
 
 def _smaller(conf: Config, make: Make, will_do: Callable[[Cost], bool]) -> str:

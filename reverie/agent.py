@@ -29,7 +29,7 @@ float32 `[B]`: importance weights, the largest of them 1, to be multiplied with 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jax import Array
@@ -46,18 +46,19 @@ Metrics = dict[str, Array]
 # explore | be greedy | draw, without what is added to explore | ignore the network
 Mode = Literal["train", "eval", "sample", "random"]
 Part = Literal["all", "model", "behavior"]  # what an update moves
+X = TypeVar("X")
 
 SEEN = 5  # rows that a dream is shown before it is told only the actions (DreamerV1 to V3 show 5 and dream 45)
 HORIZONS = (1, 5, 15, 45)  # steps after the last row seen at which the error of a dream is reported
 DREAMT = SEEN + HORIZONS[-1]  # T of a batch that reaches all of them
 
 
-def select(rows: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+def select(rows: Mapping[str, X], prefix: str) -> dict[str, X]:
     """The arrays whose name begins with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in rows.items() if k.startswith(prefix)}
 
 
-def prefixed(prefix: str, arrays: Mapping[str, Array]) -> Row:
+def prefixed(prefix: str, arrays: Mapping[str, X]) -> dict[str, X]:
     """The arrays with `prefix` before their names."""
     return {prefix + k: v for k, v in arrays.items()}
 
@@ -178,6 +179,41 @@ class Divided(Agent, Protocol):
     def renew(self, state: State) -> State:
         """The same parameters with a fresh optimizer, whose estimates and warm-up are not those of another part."""
         ...
+
+
+@runtime_checkable
+class Searches(Agent, Protocol):
+    """An agent that may search before it acts."""
+
+    enumerated: bool  # a number means the same action at every node of a tree
+
+    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Any]:
+        """The search behind a greedy decision: the actions that it chose among, and a `behavior.search.Found`."""
+        ...
+
+
+@runtime_checkable
+class Drives(Agent, Protocol):
+    """An agent that can act in its imagination alone, and show that."""
+
+    def drive(self, state: State, batch: Row, length: int) -> Row:
+        """Rows `[B, T + length, ...]`: those of a batch `[B, C + T, ...]`, and what the policy then imagines."""
+        ...
+
+
+def as_divided(agent: Agent) -> Divided | None:
+    """The agent, if it can learn in parts."""
+    return agent if isinstance(agent, Divided) else None
+
+
+def as_searching(agent: Agent) -> Searches | None:
+    """The agent, if it may search."""
+    return agent if isinstance(agent, Searches) else None
+
+
+def as_driving(agent: Agent) -> Drives | None:
+    """The agent, if it can show what it does in its imagination."""
+    return agent if isinstance(agent, Drives) else None
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reverie import afford, algos, config, defaults, memory, presets
-from reverie.agent import Agent, Divided
+from reverie.agent import Agent, as_divided
 from reverie.assembly import computing, described, env_here, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs import check
@@ -29,14 +29,17 @@ from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.replay.sequences import bytes_per_row
 from reverie.resolve import resolve, settle
-from reverie.run import evaluation, loggers, loop, offline, phases
+from reverie.run import evaluation, experience, loggers, loop, phases
 from reverie.run.callbacks import Callbacks
-from reverie.run.collect import Episode
+from reverie.run.collect import offline
+from reverie.run.collect.base import Episode
+from reverie.run.collect.script import Script
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
-from reverie.run.evaluation import ACTING, Evaluation, open_envs
+from reverie.run.envs import open_envs, open_evaluation
+from reverie.run.evaluation import ACTING, Evaluation
 from reverie.run.loop import Result
-from reverie.run.script import Script
+from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
 from reverie.run.trust import CODE
 from reverie.trained import LoadedAgent
@@ -149,7 +152,7 @@ def run_training(
         open_envs(
             dataclasses.replace(spec_of(run), factory=factory),
             run.envs,
-            seed=loop.seeds(run.seed).envs,
+            seed=seeds(run.seed).envs,
             mode="inline" if run.debug else run.workers,
             deadline=run.deadline,
             memory=run.worker_memory,
@@ -308,14 +311,14 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
       UnusableEnv: there is no such collector.
     """
     run = conf.run
-    if run.schedule == "model-then-policy" and not isinstance(agent, Divided):
+    if run.schedule == "model-then-policy" and as_divided(agent) is None:
         raise ConfigError(
             f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
             "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
         )
     modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
-    capacity, window = loop.capacity(run, agent), loop.window(run, agent)
-    width = bytes_per_row(loop.fields(agent))
+    capacity, window = experience.capacity(run, agent), experience.window(run, agent)
+    width = bytes_per_row(experience.fields(agent))
     if capacity // run.envs < window:
         raise ConfigError(
             f"replay may hold {capacity} steps, {capacity // run.envs} of each env, and a sequence "
@@ -330,7 +333,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     if run.offline:
         source = offline.source(run.offline, spec_of(run), run.envs)
         # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
-        source.check(loop.fields(agent), run.envs, searched=not isinstance(agent, Divided))
+        source.check(experience.fields(agent), run.envs, searched=as_divided(agent) is None)
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
@@ -343,7 +346,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
             f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
             "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
         )
-    updates = phases.all_updates(run) if phases.apart(run) else loop.ratio(run, agent).total(run.steps)
+    updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
     warnings = [x for x in (idle(run, agent),) if x] + afford.warnings(conf, agent, devices, updates, make)
     return Plan(
@@ -364,15 +367,15 @@ def idle(run: RunConfig, agent: Agent) -> str:
     """Why a run would not learn anything, and what to type; empty if it learns."""
     if phases.apart(run):
         return "" if phases.all_updates(run) else "0 updates: nothing would be learned. Type --model-updates 10000"
-    ratio = loop.ratio(run, agent)
+    ratio = experience.ratio(run, agent)
     if ratio.total(run.steps):
         return ""
     if (first := ratio.first) is None:
         return f"0 updates: nothing would be learned with --replay-ratio {run.replay_ratio:g}. Type --replay-ratio 32"
     waiting = (
         f"after {run.warmup:,} steps with random actions (--warmup)"
-        if run.warmup >= run.envs * loop.window(run, agent)
-        else f"when each of {run.envs} envs has filled a sequence of {loop.window(run, agent)} steps"
+        if run.warmup >= run.envs * experience.window(run, agent)
+        else f"when each of {run.envs} envs has filled a sequence of {experience.window(run, agent)} steps"
     )
     return (
         f"0 updates: nothing would be learned in {run.steps:,} steps. The first update is due at step {first:,}, "
@@ -462,7 +465,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"--episodes must be 1 or more, got {episodes}")
-    if not isinstance(agent, LoadedAgent):
+    if isinstance(agent, str | os.PathLike):
         agent = load(agent)
     run = agent.config.run
     if opponent and not any(space.kind == "player" for space in agent.env.obs_space.values()):
@@ -470,11 +473,11 @@ def evaluate(
     mode = eval_mode or run.eval_mode
     if mode not in ACTING:
         raise ConfigError(f"--eval-mode must be one of {', '.join(ACTING)}, got {mode!r}")
-    seed = loop.seeds(run.seed).evaluation if seed is None else seed
+    seed = seeds(run.seed).evaluation if seed is None else seed
     opponent, workers = opponent or run.opponent, "inline" if run.debug else run.workers
     space = agent.env.obs_space
-    with evaluation.open_evaluation(run, agent.spec, space, episodes, seed, workers, opponent) as envs:
-        key = evaluation.evaluation_key(run.seed, agent.moment)
+    with open_evaluation(run, agent.spec, space, episodes, seed, workers, opponent) as envs:
+        key = evaluation_key(run.seed, agent.moment)
         compiled = Compiled(agent.agent)
         acting = ACTING[mode]
         played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent, mode=acting)

@@ -800,9 +800,9 @@ def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
     from reverie.envs.spec import UnusableEnv
     from reverie.envs.workers import EnvFailed
     from reverie.files import DiskError
+    from reverie.health import NonFinite
     from reverie.run.checkpoint import AllDamaged, Mismatch
     from reverie.run.directory import RunGone, RunLocked
-    from reverie.run.loop import NonFinite
     from reverie.run.trust import Untrusted
     from reverie.saved import AnotherRun, Malformed, OtherVersion
     from reverie.view.video import NoVideo

@@ -31,7 +31,7 @@ from reverie import files
 from reverie.agent import Agent, Mode, State, select
 from reverie.config import Config
 from reverie.envs.base import Env, to_json
-from reverie.envs.gym import GymEnv, leaves
+from reverie.envs.gym import leaves
 from reverie.envs.wrappers import innermost
 from reverie.saved import RELEASE
 
@@ -156,7 +156,7 @@ def _is_key(leaf: Any) -> bool:
 def _native(env: Env, name: str) -> dict[str, gymnasium.Space]:
     """The leaves of a space of the Gymnasium env inside, as the agent names them; none if there is no such env."""
     inside = innermost(env)
-    if not isinstance(inside, GymEnv):
+    if inside is None:
         return {}
     return leaves(getattr(inside.env, name), inside.obs_space if name == "observation_space" else inside.act_space)
 

@@ -18,6 +18,10 @@ GRACE = 1000
 PATIENCE = 1000
 
 
+class NonFinite(RuntimeError):
+    """Too many updates in a row were not finite, or the state is not."""
+
+
 @dataclass(frozen=True)
 class Symptom:
     """Something that should not last.

@@ -10,20 +10,21 @@ from pathlib import Path
 from reverie import config
 from reverie.api import spec_values, write_config
 from reverie.config import ConfigError
-from reverie.envs.base import to_json
 from reverie.envs.spec import EnvLike, env_spec
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay
-from reverie.run import dataset, loop
+from reverie.run import experience, meta
 from reverie.run.checkpoint import Checkpoints
+from reverie.run.collect import dataset
 from reverie.run.directory import RunDirectory
+from reverie.run.progress import Progress
 
 
 def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], envs: int = 4) -> int:
     """Makes replay of recorded episodes, in a directory that `--offline` takes.
 
     Args:
-      source: a folder of .npz files, or `minari:<id>`; `run.dataset` says what is in a file.
+      source: a folder of .npz files, or `minari:<id>`; `run.collect.dataset` says what is in a file.
       env: that they are of.
       path: of the directory; a new one.
       envs: streams; a run that learns from it has as many.
@@ -45,20 +46,13 @@ def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], env
     data = dataset.Dataset(source, spec, envs)
     values = spec_values(spec, {"envs": envs, "replay_size": max(data.rows, 2 * envs) * envs})
     conf = dataclasses.replace(config.override(config.default("dreamer_v3"), **values), id=uuid.uuid4().hex)
-    fields = loop.row_fields(data.obs_space, data.act_space)
+    fields = experience.row_fields(data.obs_space, data.act_space)
     replay = Replay(fields, streams=envs, length=1, capacity=conf.run.replay_size, seed=0, online=False)
     data.pour(replay)
     with RunDirectory(path).locked() as directory:
         manifest = Segments(directory.replay, conf.id).save(replay)
-        said = {
-            "obs_space": to_json(data.obs_space),
-            "act_space": to_json(data.act_space),
-            "progress": dataclasses.asdict(loop.Progress(step=data.rows)),
-            "ratio": {"done": 0},
-            "names": [],
-            "metrics_bytes": 0,
-            "replay": manifest,
-        }
+        progress = Progress(step=data.rows)
+        said = meta.said(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
         Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, said)
         write_config(directory, conf)
     return data.rows

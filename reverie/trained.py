@@ -8,36 +8,31 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 from reverie import actor, config
 from reverie.actor import Actor, Carried
-from reverie.agent import DREAMT, SEEN, Carry, Dream, Mode
-from reverie.algos.dreamer import Dreamer
-from reverie.algos.muzero import MuZero
-from reverie.algos.planning import Planning
+from reverie.agent import DREAMT, SEEN, Dream, Mode, as_driving, as_searching
 from reverie.assembly import env_here, make_agent, spec_of
 from reverie.behavior.search import Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import Config, ConfigError
 from reverie.envs.base import Arrays, Env
-from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec
 from reverie.envs.workers import episode_seed
 from reverie.export import export
 from reverie.fields import short
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay, Row
-from reverie.run import dreams, loop, meta
+from reverie.run import dreams, experience, meta
 from reverie.run.checkpoint import Checkpoints
-from reverie.run.collect import Collector
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
-from reverie.run.evaluation import open_envs
-from reverie.run.rollout import DeviceCollector
+from reverie.run.envs import collector, open_envs
+from reverie.run.snapshot import agent_state
 from reverie.run.trust import CODE, check_code
 from reverie.saved import understood
 from reverie.view.tree import Branches, Thought
@@ -83,7 +78,7 @@ class LoadedAgent:
         self.env: Env = env_here(self.spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         with understood(checkpoint.path):
-            self.state = loop.agent_state(self.agent, checkpoint)
+            self.state = agent_state(self.agent, checkpoint)
         name = f"{saved.id or self.path} after {self.step:,} steps"
         self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, name)
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
@@ -222,7 +217,7 @@ class LoadedAgent:
         total = self.agent.context + length
         if not fresh:
             run = self.config.run
-            replay = loop.replay_of(run, self.agent)
+            replay = experience.replay_of(run, self.agent)
             directory = RunDirectory(self.path).replay
             with understood(directory):
                 Segments(directory, self.config.id).load(replay, self._replay)
@@ -285,11 +280,12 @@ class LoadedAgent:
         Raises:
           ConfigError: not 1 to T - 1 rows are seen, or the algorithm decodes nothing.
         """
-        if not isinstance(self.agent, Dreamer):
+        agent = as_driving(self.agent)
+        if agent is None:
             raise ConfigError(f"{self.config.algorithm} cannot show what it imagines: a Dreamer decodes its latents")
         if not 0 < seen < length:
             raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is imagined")
-        drive = jax.jit(self.agent.drive, static_argnums=2)
+        drive = jax.jit(agent.drive, static_argnums=2)
         driven: Row = jax.device_get(drive(self.state, self.rows(sequences, seen, fresh, seed), length - seen))
         return driven
 
@@ -313,8 +309,8 @@ class LoadedAgent:
         Raises:
           ConfigError: the algorithm does not search, or the episode ends before this step.
         """
-        agent = self.agent
-        if not isinstance(agent, MuZero | Dreamer) or getattr(agent.config, "planner", "") == "none":
+        agent = as_searching(self.agent)
+        if agent is None or getattr(self.config.agent, "planner", "") == "none":
             raise ConfigError(
                 f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
                 f"`reverie dream {shlex.quote(str(self.path))}` shows what it imagines, and where actions are one "
@@ -325,7 +321,8 @@ class LoadedAgent:
                 raise ConfigError(f"--{name} must be {least} or more, got {value}")
         if simulations is not None:
             more = searching(self.config, None, simulations)
-            agent = cast("MuZero | Dreamer", make_agent(more, self.env.obs_space, self.env.act_space))
+            agent = as_searching(make_agent(more, self.env.obs_space, self.env.act_space))
+            assert agent is not None, more
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
         seen, carry = self._reach(step, seed) if obs is None else (self._actor.observed(obs, action_mask), carry)
@@ -355,26 +352,21 @@ class LoadedAgent:
         """Greedy episodes, one stream of them per sequence."""
         run = self.config.run
         replay = Replay(
-            loop.fields(self.agent), streams=sequences, length=length, capacity=sequences * length, seed=0, online=False
+            experience.fields(self.agent),
+            streams=sequences,
+            length=length,
+            capacity=sequences * length,
+            seed=0,
+            online=False,
         )
         mode = "inline" if run.debug else run.workers
-        compiled, carry = Compiled(self.agent), self.agent.init_carry(sequences, jax.random.key(seed))
-
-        def decide(carry: Carry, seen: Row) -> tuple[Carry, Row, Row]:
-            carry, action, out = compiled.policy["eval"](self.state, carry, seen)
-            return carry, *jax.device_get((action, out))
-
+        compiled = Compiled(self.agent)
         limits = {"deadline": run.deadline, "memory": run.worker_memory}
         with open_envs(self.spec, sequences, seed=seed, mode=mode, **limits) as envs:
-            if isinstance(envs, DeviceEnvs):
-                rollout = DeviceCollector(compiled.rollout(envs, length), replay.extend)
-                rollout.carry = [carry]
-                rollout.step(self.state, "eval")
-            else:
-                collector = Collector(envs, replay.add)
-                collector.carry = [carry]
-                while replay.longest < length:
-                    collector.step(decide)
+            played = collector(envs, compiled, compiled.decide, replay.add, replay.extend, scan=length)
+            played.carry = [self.agent.init_carry(sequences, jax.random.key(seed))]
+            while replay.longest < length:
+                played.step(self.state, "eval")
         return dreams.look(replay, sequences, length, np.random.default_rng(seed))
 
 
@@ -445,7 +437,7 @@ def searching(conf: Config, planner: str | None, simulations: int | None, planne
     """
     own: dict[str, Any] = {}
     if planner is not None:
-        if not isinstance(conf.agent, Planning):
+        if not hasattr(conf.agent, "planner"):
             own_way = "it searches in its own way, and --simulations N says how much"
             has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
             raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")

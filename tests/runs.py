@@ -19,7 +19,7 @@ import reverie
 from reverie import api, config
 from reverie.envs.base import from_json
 from reverie.replay.segments import Segments
-from reverie.run import log, loop
+from reverie.run import experience, log, loop
 from reverie.run.checkpoint import Checkpoints
 
 
@@ -40,7 +40,7 @@ def state(path: Path, until: int | None = None) -> dict[str, np.ndarray]:
     assert saved is not None
     assert checkpoint is not None
     spaces = (from_json(checkpoint.meta[name]) for name in ("obs_space", "act_space"))
-    replay = loop.replay_of(saved.run, api.make_agent(saved, *spaces))
+    replay = experience.replay_of(saved.run, api.make_agent(saved, *spaces))
     assert Segments(path / "replay").load(replay, checkpoint.meta["replay"]) == 0
     meta = {k: checkpoint.meta[k] for k in ("progress", "ratio", "names")}
     meta["sampler"] = checkpoint.meta["replay"]["replay"]

@@ -9,12 +9,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from reverie import algos, cli, config
 from reverie.envs.workers import Workers
-from reverie.run import loop
+from reverie.run import evaluation, loop
 from reverie.run.directory import RunDirectory
 
 TRAIN = ["train", "fake", "--preset", "quick", "--steps", "40", "--warmup", "20", "--envs", "2"]
@@ -390,7 +391,7 @@ def test_a_bad_video_name_is_found_before_the_evaluation(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(capsys, *TRAIN, "--run", "x")
-    monkeypatch.setattr(loop, "evaluate", lambda *args: pytest.fail("an episode was played"))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args: pytest.fail("an episode was played"))
     code, _, err = run(capsys, "eval", "x", "--video", "out.avi")
     assert code == 2
     assert ".mp4" in err
@@ -447,7 +448,7 @@ def test_debug_runs_without_jit(capsys: pytest.CaptureFixture[str], monkeypatch:
     original = loop.Training.collect
 
     def looking(self: loop.Training) -> None:
-        seen.add((self.compiled.agent.context, loop.jax.config.jax_disable_jit))
+        seen.add((self.compiled.agent.context, jax.config.jax_disable_jit))
         original(self)
 
     monkeypatch.setattr(loop.Training, "collect", looking)

@@ -93,7 +93,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     for agent in (boards, planners.small_agent("muzero", behavior="actor-critic")):
         state = jax.eval_shape(agent.init, jax.random.key(0))
         names |= set(jax.eval_shape(agent.train, state, planners.random_batch(agent))[2])
-    # Of games of two players; tests/run/test_rollout.py plays them.
+    # Of games of two players; tests/run/collect/test_rollout.py plays them.
     return names | {f"eval/{seat}/{outcome}" for seat in SEATS for outcome in ("wins", "draws", "losses")}
 
 

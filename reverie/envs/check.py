@@ -23,7 +23,7 @@ from gymnasium import spaces
 from reverie.envs import host
 from reverie.envs.base import Arrays, Env, Spaces, Step, from_json, to_json
 from reverie.envs.guard import Fault, guarded
-from reverie.envs.gym import GymEnv, channels_first, left_out, turned_around
+from reverie.envs.gym import channels_first, left_out, turned_around
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
 from reverie.envs.values import Gate, Malformed, legally, sample
@@ -267,8 +267,7 @@ class _Episodes:
     def __init__(self, env: Env) -> None:
         self.sound = True
         self._env = env
-        inside = innermost(env)
-        self._inside = inside if isinstance(inside, GymEnv) else None
+        self._inside = innermost(env)
         self._gate = Gate(env.obs_space)
         self._kinds: set[str] = set()
         self._mover = -1  # whose turn it was at the last step

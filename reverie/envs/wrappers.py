@@ -167,23 +167,23 @@ def observe(env: Env, raw: Any, mask: Any = None) -> Arrays:
     return env.observe(raw, mask) if isinstance(env, GymEnv) else raw
 
 
+def innermost(env: Env) -> GymEnv | None:
+    """The Gymnasium env that `env` is wrapped around; None if it is one of another kind."""
+    if isinstance(env, Wrapper):
+        return innermost(env.env)
+    return env if isinstance(env, GymEnv) else None
+
+
 def masks(env: Env) -> str:
     """Where the innermost Gymnasium env tells its action masks, in words, if it is not in what it shows."""
-    if isinstance(env, Wrapper):
-        return masks(env.env)
-    return env.masks if isinstance(env, GymEnv) and env.masks != LEAF else ""
-
-
-def innermost(env: Env) -> Env:
-    """`env` without what is wrapped around it."""
-    return innermost(env.env) if isinstance(env, Wrapper) else env
+    inside = innermost(env)
+    return inside.masks if inside and inside.masks != LEAF else ""
 
 
 def native_action(env: Env, action: Arrays) -> Any:
     """`action` in the words of the innermost Gymnasium env: own bounds, own nesting."""
-    if isinstance(env, Wrapper):
-        return native_action(env.env, action)
-    return env.native(action) if isinstance(env, GymEnv) else action
+    inside = innermost(env)
+    return inside.native(action) if inside else action
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

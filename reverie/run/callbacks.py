@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reverie.run.collect import Episode
+from reverie.run.collect.base import Episode
 from reverie.run.evaluation import Evaluation
 
 logger = logging.getLogger("reverie")

@@ -9,11 +9,12 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from reverie.agent import Agent, Carry, Divided, Mode, Part, State
+from reverie.agent import Agent, Carry, Mode, Part, State, as_divided
 from reverie.envs.device import DeviceEnvs
+from reverie.replay.sequences import Row
 from reverie.run.arena import Arena
+from reverie.run.collect.rollout import Rollout
 from reverie.run.placement import Placement
-from reverie.run.rollout import Rollout
 from reverie.run.traced import Traced, gradient_options
 
 
@@ -40,6 +41,11 @@ class Compiled:
         self.dream = Traced("dream", agent.dream, **self.place.alone)
         self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
         self._arenas: dict[tuple[DeviceEnvs, str, Mode], Arena] = {}
+
+    def decide(self, state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
+        """A decision for envs of the host: `(carry, action, out)`, the last two as numpy arrays."""
+        carry, action, out = self.policy[mode](state, carry, rows)
+        return carry, *jax.device_get((action, out))
 
     def train(self, state: State, batch: dict[str, Any], part: Part = "all") -> tuple[State, Any, jax.Array]:
         """`(state, out, metrics)` of one update. The state is donated. Metrics come as one float32 vector, so that
@@ -86,7 +92,8 @@ class Compiled:
         if part == "all":
             state, out, metrics = self.agent.train(state, batch)
         else:
-            assert isinstance(self.agent, Divided), self.agent
-            state, out, metrics = self.agent.train(state, batch, part)
+            agent = as_divided(self.agent)
+            assert agent is not None, self.agent
+            state, out, metrics = agent.train(state, batch, part)
         names = self.names[part] = sorted(metrics)
         return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,19 +10,15 @@ import numpy as np
 
 from reverie.agent import Mode as Acting
 from reverie.agent import State
-from reverie.config import RunConfig
-from reverie.envs.base import Spaces
-from reverie.envs.device import DeviceEnvs
-from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
-from reverie.envs.workers import Mode, Workers
+from reverie.envs.workers import Workers
 from reverie.replay.sequences import Row
 from reverie.run.arena import Game, scores
-from reverie.run.collect import Episode, mean_figures
+from reverie.run.collect.base import Episode, mean_figures
+from reverie.run.collect.rollout import play
 from reverie.run.compiled import Compiled
-from reverie.run.rollout import play
+from reverie.run.envs import Envs
 from reverie.run.stop import Stop
 
-Envs = Workers | DeviceEnvs
 # --eval-mode, and how the agent acts.
 ACTING: dict[str, Acting] = {"greedy": "eval", "sample": "sample"}
 SCAN = 64  # steps of device envs in one call of an evaluation
@@ -61,45 +57,6 @@ class Evaluation:
         }
 
 
-def evaluation_key(seed: int, moment: int) -> jax.Array:
-    """Of the policy in an evaluation at this moment of a run: whenever it is played, it is the same."""
-    return jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], moment)
-
-
-def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float, memory: float = 0.0) -> Envs:
-    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
-
-    Raises:
-      UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
-    """
-    if device_env(spec) is None:
-        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline, memory=memory)
-    if mode == "process" or memory:
-        flag = "--workers process" if mode == "process" else "--worker-memory"
-        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave {flag} out")
-    return DeviceEnvs(spec, num, seed=seed)
-
-
-def open_evaluation(
-    run: RunConfig, spec: EnvSpec, obs_space: Spaces, episodes: int, seed: int, mode: Mode, opponent: str
-) -> Envs:
-    """The envs of an evaluation: `eval_envs` of them. For games of two on the device as many as one seat plays; on the
-    host an even number, with the opponent in them, and the agent in the first seat of every other one.
-
-    Raises:
-      UnusableEnv, EnvFailed: as `open_envs`; or the opponent cannot play.
-    """
-    env, num = device_env(spec), min(run.eval_envs, episodes)
-    limits: dict[str, Any] = {"deadline": run.deadline, "memory": run.worker_memory}
-    if env is not None and env.players == 2:
-        num = -(-episodes // 2)
-    elif "player" in obs_space:
-        num += num % 2
-        seats = [replace(spec, opponent=opponent, seat=i % 2) for i in range(num)]
-        return Workers(seats, num, seed=seed, mode=mode, **limits)
-    return open_envs(spec, num, seed=seed, mode=mode, **limits)
-
-
 def evaluate(
     compiled: Compiled,
     state: State,
@@ -126,7 +83,7 @@ def evaluate(
     Returns:
       the evaluation, or None if it was given up.
     """
-    if isinstance(workers, DeviceEnvs) and workers.env.players == 2:
+    if workers.mode == "device" and workers.env.players == 2:
         games = compiled.arena(workers, opponent, mode).play(state, episodes, key, stop)
         if games is None:
             return None
@@ -134,7 +91,7 @@ def evaluate(
         return Evaluation(outcomes, [game.length for game in games], opponent=opponent, seats=scores(games))
     num = workers.num
     share = np.array([len(range(env, episodes, num)) for env in range(num)])
-    if isinstance(workers, DeviceEnvs):
+    if workers.mode == "device":
         carry = compiled.agent.init_carry(num, key)
         played = play(compiled.rollout(workers, SCAN), mode, state, carry, share, stop)
     else:
@@ -142,7 +99,7 @@ def evaluate(
     if played is None:
         return None
     order = [played[e % num][e // num] for e in range(episodes)]
-    if isinstance(workers, Workers) and workers.spec.opponent:
+    if workers.spec.opponent:
         matches = [Game(e % 2, int(np.sign(game.episode_return)), game.length) for e, game in enumerate(order)]
         outcomes = [float(game.outcome) for game in matches]
         lengths = [game.length for game in matches]

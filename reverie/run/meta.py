@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from reverie.envs.base import Spaces, to_json
 from reverie.run.checkpoint import Checkpoint, Checkpoints
+from reverie.run.progress import Progress
 from reverie.saved import BYTES, COUNT, Malformed, fault
 
 _SPACES = {str: {str: object}}
@@ -22,6 +28,35 @@ FORM = {
     "metrics_bytes": BYTES,
     "replay": {"version": COUNT, "held": COUNT, "schema": {str: [object]}, "replay": {"count": [COUNT]}},
 }
+
+
+def said(
+    obs_space: Spaces,
+    act_space: Spaces,
+    progress: Progress,
+    replay: Mapping[str, Any],
+    *,
+    ratio: Mapping[str, int],
+    names: Sequence[str] = (),
+    metrics_bytes: int = 0,
+) -> dict[str, Any]:
+    """What a checkpoint says, in this form.
+
+    Args:
+      replay: what `Segments.save` returned.
+      ratio: the state of `Ratio`.
+      names: of the figures of an update.
+      metrics_bytes: of metrics.jsonl that count.
+    """
+    return {
+        "obs_space": to_json(obs_space),
+        "act_space": to_json(act_space),
+        "progress": asdict(progress),
+        "ratio": dict(ratio),
+        "names": list(names),
+        "metrics_bytes": metrics_bytes,
+        "replay": replay,
+    }
 
 
 def latest(checkpoints: Checkpoints) -> Checkpoint | None:

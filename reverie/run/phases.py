@@ -47,6 +47,11 @@ def moment(run: RunConfig, step: int, updates: int) -> int:
     return step + updates if apart(run) else step
 
 
+def collects(run: RunConfig, step: int, updates: int) -> bool:
+    """Env steps are still to come, or may: once none does, the envs are left alone, and not even re-enacted."""
+    return not apart(run) or phase(run, step, updates) == "collect"
+
+
 def env_steps(run: RunConfig) -> int:
     """Env steps of a whole run."""
     return 0 if run.offline else run.steps

@@ -26,7 +26,7 @@ from reverie.envs.spec import EnvSpec
 from reverie.model.unroll import Hidden
 from reverie.nn.dists import Binary
 from reverie.run.checkpoint import Checkpoint, Mismatch, flatten
-from reverie.run.loop import agent_state
+from reverie.run.snapshot import agent_state
 
 KEY = jax.random.key(0)
 STRICT, IRREGULAR = (VECTOR | {"player": Space("player", (), alternating=strict)} for strict in (True, False))

@@ -196,7 +196,7 @@ def test_arrays_that_are_none(capsys: pytest.CaptureFixture[str], run: Path, nam
     refused(capsys, run, "nothing was changed")
 
 
-# Of the many of a collector, one of each sort; tests/run/test_collect.py forges them all.
+# Of the many of a collector, one of each sort; tests/run/collect/test_collect.py forges them all.
 CHECKED = ("agent/", "recent/", "collector/returns", "collector/lengths", "collector/episodes", "collector/turn")
 CHECKED += ("collector/pending/0/reward", "collector/carry/0/memory", "collector/workers/crcs")
 

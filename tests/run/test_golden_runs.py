@@ -18,7 +18,7 @@ import reverie
 from reverie import api, config
 from reverie.agent import Mode
 from reverie.replay.segments import Segments
-from reverie.run import log, loop
+from reverie.run import experience, log
 from reverie.run.checkpoint import Checkpoints, flatten
 
 RUNS = Path(__file__).parents[1] / "golden" / "runs"
@@ -66,7 +66,7 @@ def test_it_loads_and_acts_as_it_did(name: str, run: Path) -> None:
 
     checkpoint = Checkpoints(run / "checkpoints").load_latest()
     assert checkpoint is not None
-    replay = loop.replay_of(agent.config.run, agent.agent)
+    replay = experience.replay_of(agent.config.run, agent.agent)
     assert Segments(run / "replay").load(replay, checkpoint.meta["replay"]) == 0
     assert digest({k: x[replay.held] for k, x in replay.arrays.items()}) == expected["replay"]
 

@@ -23,10 +23,12 @@ import reverie
 from reverie import algos, api, config
 from reverie.config import Config
 from reverie.files import DiskError, Folder
+from reverie.health import NonFinite
 from reverie.replay.sequences import Replay
-from reverie.run import log, loop
+from reverie.run import experience, log, loop, measures
 from reverie.run.checkpoint import Checkpoints, Mismatch
 from reverie.run.directory import RunDirectory, RunLocked
+from reverie.run.recent import Recent
 from reverie.run.stop import Stop
 
 COUNTING = "reverie.envs.toy:Counting"
@@ -126,7 +128,7 @@ def test_the_power_of_the_importance_weights_rises_with_the_updates(
     train(tmp_path / "a", priorities=True, priority_beta=0.4, priority_anneal=20, steps=150)
     assert len(powers) == 2 * (150 - 30) // 8
     np.testing.assert_allclose(powers[:25], [0.4 + 0.6 * min(1, update / 20) for update in range(25)])
-    assert loop.beta(config.default("fake").run, 10**6) == 1
+    assert experience.beta(config.default("fake").run, 10**6) == 1
 
 
 def test_stopped_at_every_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,15 +186,15 @@ def test_a_signal_between_two_updates_is_heeded_and_the_resume_is_exact(
 ) -> None:
     many = {"steps": 51, "replay_ratio": 24.0, "eval_episodes": 0, "report_every": 0}  # 9 updates a turn
     train(tmp_path / "whole", **many)
-    original, calls = loop.Training._streak, iter(range(1, 10**6))
+    original, calls = Recent.streak, iter(range(1, 10**6))
 
-    def signalled(self: loop.Training) -> int:
+    def signalled(self: Recent) -> int:
         if next(calls) == update:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "_streak", signalled)
+        patch.setattr(Recent, "streak", signalled)
         assert train(tmp_path / "cut", **many).updates == update
     train(tmp_path / "cut", **many)
     assert_same(tmp_path / "whole", tmp_path / "cut")
@@ -220,14 +222,14 @@ def test_the_end_of_the_terminal_is_a_wish_but_under_nohup() -> None:
 def test_a_signal_during_an_evaluation_gives_it_up_until_the_resume(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.evaluate
+    original = measures.evaluate
 
     def signalled(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", signalled)
+        patch.setattr(measures, "evaluate", signalled)
         assert train(tmp_path).steps == 72
     assert metrics(tmp_path)[-1]["step"] < 72
     train(tmp_path)
@@ -339,7 +341,7 @@ def test_a_streak_of_poison_ends_the_run_and_keeps_the_last_good_checkpoint(
 ) -> None:
     with (
         caplog.at_level(logging.WARNING, "reverie"),
-        pytest.raises(loop.NonFinite, match="7 updates in a row"),
+        pytest.raises(NonFinite, match="7 updates in a row"),
     ):
         train(tmp_path, poison_from=11, max_nonfinite=7, checkpoint_every=6)
     assert "no checkpoint, the last update was not finite" in caplog.text

@@ -27,7 +27,8 @@ from runs import assert_same, assert_same_state, metrics, wait_for_metrics
 from test_loop import LONG, QUICK
 
 from reverie import files
-from reverie.run import loop
+from reverie.health import NonFinite
+from reverie.run import loop, measures
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.directory import RunGone
 
@@ -179,8 +180,8 @@ def no_memory(*args: Any, **kwargs: Any) -> Any:
         (fakes.Fake, "report", impossible, "no report, training goes on: "),
         (fakes.Fake, "report", no_memory, "no report, training goes on: MemoryError. --report-every 0 leaves"),
         (fakes.Fake, "dream", exhausted, "no picture of a dream, training goes on: RESOURCE_EXHAUSTED: Out of memory"),
-        (loop.dreams, "film", no_memory, "no picture of a dream, training goes on: MemoryError. --video-every 0"),
-        (loop, "evaluate", exhausted, "no evaluation, training goes on: RESOURCE_EXHAUSTED: Out of memory"),
+        (measures.dreams, "film", no_memory, "no picture of a dream, training goes on: MemoryError. --video-every 0"),
+        (measures, "evaluate", exhausted, "no evaluation, training goes on: RESOURCE_EXHAUSTED: Out of memory"),
     ],
     ids=["report", "report on the host", "dream", "drawing", "evaluation"],
 )
@@ -241,7 +242,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: 
         self.state["wish"] += jnp.inf
 
     monkeypatch.setattr(loop.Training, "turn", poisoned)
-    with pytest.raises(loop.NonFinite, match="agent/wish is not finite any more"):
+    with pytest.raises(NonFinite, match="agent/wish is not finite any more"):
         train(tmp_path, steps=120)
     checkpoint = Checkpoints(tmp_path / "checkpoints").load_latest()
     assert checkpoint is not None

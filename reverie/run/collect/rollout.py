@@ -8,7 +8,6 @@ carry      c0      -> c1         -> c2     ->            |  cU
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
@@ -20,7 +19,7 @@ from reverie.envs.device import DeviceEnvs, World
 from reverie.envs.workers import EnvFailed
 from reverie.replay.sequences import Row
 from reverie.run.checkpoint import flatten, unflatten
-from reverie.run.collect import Episode, Tally
+from reverie.run.collect.base import Add, Episode, Tally
 from reverie.run.stop import Stop
 from reverie.run.traced import Traced
 
@@ -61,25 +60,26 @@ class Rollout:
 
 
 class DeviceCollector:
-    """Steps all device envs together and commits their rows: what `Collector` is to the envs of the host.
+    """Steps all device envs together and commits their rows: a `Collector`.
 
     Nothing here can fail between two rows, so every row is committed in the call that makes it.
 
     Args:
       rollout: U steps of N envs.
       extend: takes `(envs [N], rows [U, N, ...])`.
-
-    Attributes:
-      groups: one, of all envs.
-      carry: the policy's carry of that group. The caller sets it before the first `step`.
     """
 
-    def __init__(self, rollout: Rollout, extend: Callable[[np.ndarray, Row], object]) -> None:
+    pending: list[Row] = [{}]  # noqa: RUF012 (of its one group, and never any)
+
+    def __init__(self, rollout: Rollout, extend: Add) -> None:
         self.groups = [np.arange(rollout.envs.num)]
         self.carry: list[Carry] = [None]
         self._rollout, self._extend = rollout, extend
         self._world = rollout.envs.begin()
         self._tally = Tally(rollout.envs.num)
+
+    def begin(self) -> None:
+        """Nothing: the envs begin with this object."""
 
     def step(self, state: State, mode: Mode) -> int:
         """Advances every env by U steps with the policy of `state`.

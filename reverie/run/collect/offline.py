@@ -1,22 +1,26 @@
-"""Learning from what another run saw."""
+"""Learning from what another run saw, or somebody recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reverie import config
+from reverie.agent import Carry, Mode, State
 from reverie.config import ConfigError
 from reverie.envs.spec import EnvSpec
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Field, Replay, bytes_per_row
-from reverie.run import dataset, meta
+from reverie.replay.sequences import Field, Replay, Row
+from reverie.run import experience, meta
 from reverie.run.checkpoint import Checkpoints
-from reverie.run.dataset import Dataset
+from reverie.run.collect import dataset
+from reverie.run.collect.base import Episode
+from reverie.run.collect.dataset import Dataset
 from reverie.run.directory import RunDirectory
 from reverie.saved import understood
 
@@ -71,7 +75,7 @@ class Source:
         """Fills an empty `replay` that passes `check` with these rows. What an algorithm stores beside a step (`out/`)
         is zero where this run stored something else."""
         fields, run = self.fields, self.config.run
-        capacity = min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(fields))
+        capacity = experience.rows_within(run, fields)
         old = Replay(fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
         with understood(self.directory.replay):
             Segments(self.directory.replay, self.config.id).load(old, self.manifest)
@@ -97,6 +101,41 @@ def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
     return Source(directory, saved, checkpoint.meta["replay"])
+
+
+class OfflineCollector:
+    """Commits what lies in a source before the first step, and nothing after it: a `Collector`.
+
+    Args:
+      path, spec, streams: of `source`.
+    """
+
+    def __init__(self, path: str, spec: EnvSpec, streams: int, replay: Replay) -> None:
+        self.groups: list[np.ndarray] = []
+        self.carry: list[Carry] = []
+        self.pending: list[Row] = []
+        self._source = partial(source, path, spec, streams)
+        self._replay = replay
+
+    def begin(self) -> None:
+        """Fills replay."""
+        self._source().pour(self._replay)
+
+    def step(self, state: State, mode: Mode) -> int:
+        """Commits nothing."""
+        return 0
+
+    def episodes(self) -> list[Episode]:
+        """None."""
+        return []
+
+    def state(self) -> Row:
+        """Nothing: replay holds it all."""
+        return {}
+
+    def restore(self, state: Row) -> np.ndarray:
+        """Nothing is to be brought back."""
+        return np.zeros(0, bool)
 
 
 def _told(field: Field | None) -> str:

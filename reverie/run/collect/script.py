@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from reverie.agent import Carry, Mode, State, select
 from reverie.envs.base import Spaces
 from reverie.envs.code import UnusableEnv, check_function, find
 from reverie.envs.values import problem
 from reverie.replay.sequences import Row
+from reverie.run.collect.base import Policy
 
 
 class Script:
@@ -41,13 +43,26 @@ class Script:
         Raises:
           UnusableEnv: an action is none of the space; says which.
         """
-        seen = {k.removeprefix("obs/"): x for k, x in rows.items() if k.startswith("obs/")}
+        seen = select(rows, "obs/")
         taken = []
         for env in range(len(rows["is_first"])):
             rng = np.random.default_rng((self._seed, step, env))
             given = self._function({key: x[env] for key, x in seen.items()}, rng)
             taken.append(self._action(given))
         return {f"action/{key}": np.stack([action[key] for action in taken]) for key in self._space}
+
+    def instead_of(self, policy: Policy, step: Callable[[], int]) -> Policy:
+        """The policy with these actions in place of its own; what it stores beside a step is still its own.
+
+        Args:
+          step: how many env steps of the run are taken.
+        """
+
+        def decide(state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
+            carry, _, out = policy(state, mode, carry, rows)
+            return carry, self(rows, step()), out
+
+        return decide
 
     def _action(self, given: object) -> Row:
         if not isinstance(given, Mapping):

@@ -20,9 +20,9 @@ from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.workers import EnvFailed
 from reverie.replay.sequences import Replay
-from reverie.run import loop
-from reverie.run.collect import Tally
-from reverie.run.rollout import DeviceCollector, Rollout, count
+from reverie.run import experience
+from reverie.run.collect.base import Tally
+from reverie.run.collect.rollout import DeviceCollector, Rollout, count
 
 QUICK: dict[str, Any] = {
     "steps": 240,
@@ -60,7 +60,7 @@ def rolled(name: str, num: int, steps: int, calls: int = 1, seed: int = 0) -> tu
     """A replay that holds everything, and the episodes that were told."""
     envs = DeviceEnvs(EnvSpec(name), num, seed=seed)
     agent = agent_of(envs)
-    replay = Replay(loop.fields(agent), streams=num, length=2, capacity=num * steps * calls, seed=0, online=False)
+    replay = Replay(experience.fields(agent), streams=num, length=2, capacity=num * steps * calls, seed=0, online=False)
     collector = DeviceCollector(Rollout(envs, agent, steps), replay.extend)
     collector.carry = [agent.init_carry(num, jax.random.key(1))]
     weights = agent.init(jax.random.key(2))

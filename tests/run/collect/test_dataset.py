@@ -14,8 +14,9 @@ import reverie
 from reverie import algos
 from reverie.config import ConfigError
 from reverie.envs.spec import EnvSpec, env_spec
-from reverie.run import loop, offline
-from reverie.run.dataset import Dataset
+from reverie.run import experience
+from reverie.run.collect import offline
+from reverie.run.collect.dataset import Dataset
 
 LEARN: dict[str, Any] = {
     "preset": "quick",
@@ -166,8 +167,8 @@ def test_what_is_no_data(tmp_path: Path) -> None:
 def test_what_replay_stores_of_a_step_is_told_without_an_agent(folder: Path, tmp_path: Path) -> None:
     reverie.train("fake", env="Pendulum-v1", run=tmp_path / "a", offline=str(folder), **LEARN)
     agent = reverie.load(tmp_path / "a").agent
-    own = {key: field for key, field in loop.fields(agent).items() if not key.startswith("out/")}
-    assert own == loop.row_fields(agent.obs_space, agent.act_space)
+    own = {key: field for key, field in experience.fields(agent).items() if not key.startswith("out/")}
+    assert own == experience.row_fields(agent.obs_space, agent.act_space)
 
 
 @pytest.mark.slow

@@ -1,0 +1,120 @@
+"""Envs of the host and a policy, turned into rows.
+
+One step of a group of envs, with the row of t committed when its successor is known:
+
+    recv        o_t+1 arrives                 or the env failed in between (cut):
+    commit      (o_t, a_t, out_t)             the same row with is_last: a truncation
+    policy      a_t+1, out_t+1 from o_t+1     from the first observation of the next episode
+    send        a_t+1                         the env works while the next group is served
+
+With two groups the envs of one work while the policy decides for the other.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from reverie.agent import Carry, Mode, State, select
+from reverie.envs.workers import Workers
+from reverie.replay.sequences import Row
+from reverie.run.checkpoint import flatten, unflatten
+from reverie.run.collect.base import Add, Episode, Policy, Tally
+
+
+class HostCollector:
+    """Steps groups of envs in turn and commits their rows: a `Collector`.
+
+    Args:
+      workers: the envs.
+      policy: decides over the n envs of a group; keys of `action` and `out` without prefix or with `action/` and
+        `out/`.
+      add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
+      groups: number of groups that take turns; env i is in group `i * groups // num`.
+    """
+
+    def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
+        if not 1 <= groups <= workers.num:
+            raise ValueError(f"groups is {groups}, expected 1 to {workers.num}, the number of envs")
+        self.groups = np.array_split(np.arange(workers.num), groups)
+        self.carry: list[Carry] = [None] * groups
+        self._workers, self._policy, self._add = workers, policy, add
+        self.pending: list[Row] = [{} for _ in range(groups)]
+        self._turn = 0
+        self._begun = False
+        self._tally = Tally(workers.num)
+
+    def begin(self) -> None:
+        """Nothing: the envs are reset by the first step."""
+
+    def step(self, state: State, mode: Mode) -> int:
+        """Advances the group whose turn it is by one step.
+
+        Returns:
+          the number of rows committed: n, or 0 in a group's first step.
+        """
+        if not self._begun:
+            nothing = {
+                key: np.zeros((self._workers.num, *space.shape), space.dtype)
+                for key, space in self._workers.act_space.items()
+            }
+            self._workers.send(np.arange(self._workers.num), nothing)  # every env is reset
+            self._begun = True
+        group, self._turn = self._turn, (self._turn + 1) % len(self.groups)
+        envs, pending = self.groups[group], self.pending[group]
+        rows, cut = self._workers.recv(envs)
+        if pending:
+            pending["is_last"] = pending["is_last"] | cut
+            self._add(envs, pending)
+        self._tally.add(envs, rows, self._workers.figures)
+        self.carry[group], action, out = self._policy(state, mode, self.carry[group], rows)
+        action, out = jax.tree.map(np.array, (action, out))  # own memory: jax may reuse its
+        action = {key.removeprefix("action/"): value for key, value in action.items()}
+        out = {key.removeprefix("out/"): value for key, value in out.items()}
+        self._workers.send(envs, action)
+        rows |= {f"action/{key}": value for key, value in action.items()}
+        rows |= {f"out/{key}": value for key, value in out.items()}
+        self.pending[group] = rows
+        return len(envs) if pending else 0
+
+    def episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call."""
+        return self._tally.take()
+
+    def state(self) -> Row:
+        """All there is to know between two steps, as arrays; the envs go on working."""
+        state = {f"workers/{key}": value for key, value in self._workers.state().items()}
+        for group, pending in enumerate(self.pending):
+            state |= {f"pending/{group}/{key}": value for key, value in pending.items()}
+            carry = flatten(self.carry[group])
+            state |= {f"carry/{group}/{key}": value for key, value in carry.items()}
+        state["groups"] = np.array(len(self.groups), np.int64)
+        state["turn"] = np.array(self._turn, np.int64)
+        state["begun"] = np.array(self._begun)
+        return state | self._tally.state()
+
+    def restore(self, state: Row) -> np.ndarray:
+        """Continues from `state`, with fresh workers and with `carry` as it was to begin with.
+
+        Returns:
+          bool [N]: envs that could not be brought back; their episodes are cut.
+
+        Raises:
+          ValueError: the state is of other envs, groups or carries; nothing is changed then.
+        """
+        for key, kind in (("groups", np.int64), ("turn", np.int64), ("begun", np.bool_)):
+            if (state[key].dtype, state[key].shape) != (kind, ()):
+                raise ValueError(f"{key} is {state[key].dtype} {list(state[key].shape)}, expected one {kind.__name__}")
+        if int(state["groups"]) != len(self.groups):
+            raise ValueError(f"the state is of {int(state['groups'])} groups of envs, expected {len(self.groups)}")
+        turn = int(state["turn"])
+        if turn not in range(len(self.groups)):
+            raise ValueError(f"it is the turn of group {turn}, expected 0 to {len(self.groups) - 1}")
+        carry = [unflatten(like, select(state, f"carry/{g}/")) for g, like in enumerate(self.carry)]
+        tally = Tally(self._workers.num)
+        tally.restore(state)
+        cut = self._workers.restore(select(state, "workers/"))
+        self.carry, self._tally = carry, tally
+        self.pending = [select(state, f"pending/{g}/") for g in range(len(self.groups))]
+        self._turn, self._begun = turn, bool(state["begun"])
+        return cut

@@ -1,0 +1,73 @@
+"""The envs of a run: opened, and collected from, wherever they live."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from reverie.config import RunConfig
+from reverie.envs.base import Spaces
+from reverie.envs.device import DeviceEnvs
+from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
+from reverie.envs.workers import Mode, Workers
+from reverie.run.collect.base import Add, Collector, Policy
+from reverie.run.collect.host import HostCollector
+from reverie.run.collect.rollout import DeviceCollector
+from reverie.run.compiled import Compiled
+
+Envs = Workers | DeviceEnvs
+
+
+def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float, memory: float = 0.0) -> Envs:
+    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
+
+    Raises:
+      UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
+    """
+    if device_env(spec) is None:
+        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline, memory=memory)
+    if mode == "process" or memory:
+        flag = "--workers process" if mode == "process" else "--worker-memory"
+        raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave {flag} out")
+    return DeviceEnvs(spec, num, seed=seed)
+
+
+def open_evaluation(
+    run: RunConfig, spec: EnvSpec, obs_space: Spaces, episodes: int, seed: int, mode: Mode, opponent: str
+) -> Envs:
+    """The envs of an evaluation: `eval_envs` of them. For games of two on the device as many as one seat plays; on the
+    host an even number, with the opponent in them, and the agent in the first seat of every other one.
+
+    Raises:
+      UnusableEnv, EnvFailed: as `open_envs`; or the opponent cannot play.
+    """
+    env, num = device_env(spec), min(run.eval_envs, episodes)
+    limits: dict[str, Any] = {"deadline": run.deadline, "memory": run.worker_memory}
+    if env is not None and env.players == 2:
+        num = -(-episodes // 2)
+    elif "player" in obs_space:
+        num += num % 2
+        seats = [replace(spec, opponent=opponent, seat=i % 2) for i in range(num)]
+        return Workers(seats, num, seed=seed, mode=mode, **limits)
+    return open_envs(spec, num, seed=seed, mode=mode, **limits)
+
+
+def collector(
+    envs: Envs, compiled: Compiled, policy: Policy, add: Add, extend: Add, *, scan: int, groups: int = 1
+) -> Collector:
+    """What steps these envs.
+
+    Args:
+      policy: for envs of the host; on the device, that of `compiled` is part of the same program.
+      add, extend: take `(envs [n], rows)`, one row of each env `[n, ...]`, or U of them `[U, n, ...]`.
+      scan: U, steps of device envs in one call.
+      groups: that take turns.
+
+    Raises:
+      UnusableEnv: the envs cannot take turns.
+    """
+    if envs.mode != "device":
+        return HostCollector(envs, policy, add, groups)
+    if groups > 1:
+        raise UnusableEnv(f"{envs.spec.id} lives on the device: all envs step together, leave --groups out")
+    return DeviceCollector(compiled.rollout(envs, scan), extend)

@@ -1,0 +1,146 @@
+"""All that decides how a run goes on, as one checkpoint; and the way back."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reverie.agent import Agent, State, select
+from reverie.config import RunConfig
+from reverie.envs import base
+from reverie.health import NonFinite
+from reverie.replay.segments import Segments
+from reverie.replay.sequences import Replay, Row
+from reverie.run import meta, phases
+from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
+from reverie.run.collect.base import Collector
+from reverie.run.progress import Progress
+from reverie.run.ratio import Ratio
+from reverie.run.recent import Recent
+
+logger = logging.getLogger("reverie")
+
+
+class Snapshots:
+    """What of a run goes into its checkpoints, besides its state and its progress.
+
+    Args:
+      checkpoints: of the run, whose id they bear.
+      segments: where the rows of `replay` lie.
+      replay, collector, ratio, recent: of the run; `restore` brings them back.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        agent: Agent,
+        checkpoints: Checkpoints,
+        segments: Segments,
+        replay: Replay,
+        collector: Collector,
+        ratio: Ratio,
+        recent: Recent,
+    ) -> None:
+        self._run, self._agent, self._checkpoints, self._segments = run, agent, checkpoints, segments
+        self._replay, self._collector, self._ratio, self._recent = replay, collector, ratio, recent
+
+    def begin(self) -> None:
+        """Before a new run: what an earlier one left without a checkpoint is removed."""
+        self._segments.collect_garbage([])
+
+    def save(self, state: State, progress: Progress, metrics_bytes: int) -> Path:
+        """Commits a checkpoint of this very moment.
+
+        Raises:
+          OSError: the disk will not take it.
+          NonFinite: the state cannot be learned from any more.
+        """
+        replay = self._segments.save(self._replay)
+        arrays = {f"agent/{k}": x for k, x in flatten(state).items()}
+        self._require_finite(arrays, progress)
+        if phases.collects(self._run, progress.step, progress.updates):
+            arrays |= {f"collector/{k}": x for k, x in self._collector.state().items()}
+        arrays |= {f"recent/{k}": x for k, x in self._recent.arrays().items()}
+        said = meta.said(
+            self._agent.obs_space,
+            self._agent.act_space,
+            progress,
+            replay,
+            ratio=self._ratio.state(),
+            names=self._recent.names,
+            metrics_bytes=metrics_bytes,
+        )
+        moment = phases.moment(self._run, progress.step, progress.updates)
+        path = self._checkpoints.save(moment, arrays, said)
+        self._segments.collect_garbage(m["meta"]["replay"] for m in self._checkpoints.manifests())
+        return path
+
+    def restore(self, checkpoint: Checkpoint) -> tuple[State, Progress]:
+        """The state and the progress of a checkpoint; all else is brought back in its place.
+
+        Raises:
+          Mismatch: the checkpoint is of another agent.
+          Exception: what was saved cannot be gone on with.
+        """
+        said, arrays = checkpoint.meta, checkpoint.arrays
+        state = agent_state(self._agent, checkpoint)
+        self._segments.load(self._replay, said["replay"])
+        self._ratio.restore(said["ratio"])
+        progress = Progress.of(said["progress"])
+        self._recent.restore(said["names"], select(arrays, "recent/"), progress)
+        if phases.collects(self._run, progress.step, progress.updates):
+            self._collector.restore(select(arrays, "collector/"))
+            for envs, rows in zip(self._collector.groups, self._collector.pending, strict=True):
+                if rows:
+                    self._replay.check(envs, rows)
+        return state, progress
+
+    def _require_finite(self, arrays: Row, progress: Progress) -> None:
+        """Updates look at what they get from a batch; this looks at what has become of the state."""
+        for name, x in arrays.items():
+            if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(x).all():
+                raise NonFinite(
+                    f"{name} is not finite any more (step {progress.step}, update {progress.updates}). The "
+                    f"last good checkpoint is kept in {self._checkpoints.directory}. Start over with a smaller "
+                    "--learning-rate"
+                )
+
+
+def agent_state(agent: Agent, checkpoint: Checkpoint) -> State:
+    """The agent's state in a checkpoint.
+
+    Raises:
+      Mismatch: it is of other spaces, another size or another version; lists all that differs.
+    """
+    faults = []
+    for name in ("obs_space", "act_space"):
+        saved, own = checkpoint.meta[name], base.to_json(getattr(agent, name))
+        faults += [
+            f"{name} {key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"
+            for key in sorted(saved.keys() | own.keys())
+            if _laid_out(saved.get(key)) != _laid_out(own.get(key))
+        ]
+    if faults:
+        raise Mismatch(f"{checkpoint.path} is of another env:\n  " + "\n  ".join(faults))
+    like = jax.eval_shape(agent.init, jax.random.key(0))
+    arrays = select(checkpoint.arrays, "agent/")
+    return unflatten(like, arrays | _added(agent, arrays))
+
+
+def _added(agent: Agent, arrays: Row) -> Row:
+    """The modules that a checkpoint of an earlier version lacks altogether, their share of the optimizer included."""
+    lacking = set(agent.added).difference(*(path.split("/") for path in arrays))
+    if not lacking:
+        return {}
+    logger.warning("the checkpoint is of a version without %s: untrained so far", ", ".join(sorted(lacking)))
+    fresh = flatten(jax.jit(agent.init)(jax.random.key(0)))
+    return {path: x for path, x in fresh.items() if lacking.intersection(path.split("/"))}
+
+
+def _laid_out(space: dict[str, object] | None) -> dict[str, object] | None:
+    """What a space says of its array; who moves when changes no array, and earlier versions do not tell it."""
+    return space and {k: v for k, v in space.items() if k != "alternating"}
