@@ -57,7 +57,7 @@ def played(agent: Any, name: str, args: Args) -> dict[str, Any]:
     """A line of the results."""
     run = dataclasses.replace(agent.config.run, eval_envs=args.envs)
     space, began = agent.env.obs_space, time.monotonic()
-    with open_evaluation(run, EnvSpec(name), space, args.games, args.seed, "auto", args.opponent) as envs:
+    with open_evaluation(run, EnvSpec(name), space, args.games, args.seed, args.opponent) as envs:
         if (envs.obs_space, envs.act_space) != (space, agent.env.act_space):
             raise SystemExit(f"{name} shows {envs.obs_space}, and the agent was trained with {space}")
         key = evaluation_key(args.seed, 0)

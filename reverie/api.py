@@ -6,34 +6,28 @@ Everything here is assembly: a config becomes envs, an agent and a directory, an
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
-from rich.text import Text
 
-from reverie import afford, algos, config, defaults, memory, presets
-from reverie.agent import Agent, as_divided
-from reverie.assembly import computing, described, env_here, make_agent, spec_of
-from reverie.config import Config, ConfigError, RunConfig
+from reverie import algos, config, defaults, presets
+from reverie.assembly import computing, env_here, make_agent, spec_of, spec_values
+from reverie.config import Config, ConfigError
 from reverie.envs import check
 from reverie.envs.base import Spaces
 from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
-from reverie.replay.sequences import bytes_per_row
+from reverie.plan import Plan, plan
 from reverie.resolve import resolve, settle
-from reverie.run import evaluation, experience, loggers, loop, phases
+from reverie.run import evaluation, loggers, loop
 from reverie.run.callbacks import Callbacks
-from reverie.run.collect import offline
 from reverie.run.collect.base import Episode
-from reverie.run.collect.script import Script
 from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import open_envs, open_evaluation
@@ -43,8 +37,6 @@ from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
 from reverie.run.trust import CODE
 from reverie.trained import LoadedAgent
-
-# --------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True)
@@ -150,12 +142,10 @@ def run_training(
         RunDirectory(path).locked() as directory,
         computing(run) as (devices, run),
         open_envs(
+            run,
             dataclasses.replace(spec_of(run), factory=factory),
             run.envs,
-            seed=seeds(run.seed).envs,
-            mode="inline" if run.debug else run.workers,
-            deadline=run.deadline,
-            memory=run.worker_memory,
+            seeds(run.seed).envs,
         ) as workers,
     ):
         conf = dataclasses.replace(conf, run=run)
@@ -163,17 +153,11 @@ def run_training(
         forecast = plan(conf, agent, devices)
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
         conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
-        write_config(directory, config.as_typed(conf, config.saved(path)))  # whatever may be refused was
+        directory.write_config(config.to_text(config.as_typed(conf, config.saved(path))))  # what may be refused was
         forecast.tell(console, conf, path, workers.mode)
         with loggers.opened(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
             return loop.train(session, console)
-
-
-def write_config(directory: RunDirectory, conf: Config) -> None:
-    """Puts the config into the run directory, whole or not at all."""
-    directory.folder.replace(directory.config.name, config.to_text(conf).encode())
-    directory.folder.sync()
 
 
 def new_path(conf: Config) -> Path:
@@ -184,71 +168,6 @@ def new_path(conf: Config) -> Path:
     while path.exists():
         path, number = first.with_name(f"{first.name}-{number}"), number + 1
     return path
-
-
-# --------------------------------------------------------------------------------------- planning
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The choices that matter, and what they cost.
-
-    Attributes:
-      parameters: `{"total": n, "modules": {name: n}}`.
-      replay_bytes: memory that replay takes by the end of the run.
-      updates: that the run does in all.
-      env_steps: that it takes in all, evaluations aside.
-      images: what is done to images on their way to the networks, a sentence each.
-      warnings: what a person may not have meant, sentences that say what to type.
-    """
-
-    parameters: dict[str, Any]
-    replay_bytes: int
-    replay_rows: int
-    device: str
-    precision: str
-    size: str | None
-    updates: int
-    env_steps: int
-    images: tuple[str, ...]
-    warnings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    def tell(self, console: Console, conf: Config, path: Path, workers: str) -> None:
-        """Prints the plan of a run that begins in `path`."""
-        run, total = conf.run, self.parameters["total"]
-        size = f"size {self.size}, " if self.size else ""
-        wanted = min(run.replay_size, self.env_steps or self.replay_rows)
-        bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
-        images = "".join(f"  images       {line}\n" for line in self.images)
-        every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
-        learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
-        if phases.apart(run):
-            first = f"replay of {run.offline}" if run.offline else "env steps"
-            learned = (
-                f"schedule     {first}, {run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
-                if run.schedule == "model-then-policy"
-                else f"schedule     {first}, {run.model_updates:,} updates"
-            )
-        console.print(
-            Text.assemble((conf.algorithm, "bold"), " on ", (run.env, "bold")),
-            f": {self.env_steps:,} steps, {self.updates:,} updates\n"
-            f"  run          {path}\n"
-            f"  model        {size}{total:,} parameters\n"
-            f"  device       {self.device}, {self.precision}\n"
-            f"  envs         {run.envs} ({workers})\n"
-            f"{images}"
-            f"  {learned}\n"
-            f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
-            f"  checkpoint   {every}",
-            sep="",
-            highlight=False,
-            soft_wrap=True,
-        )
-        for warning in self.warnings:
-            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def check_env(
@@ -300,118 +219,6 @@ def dry_run(conf: Config) -> Plan:
             return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)
         finally:
             env.close()
-
-
-def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
-    """What `conf` comes to.
-
-    Raises:
-      ConfigError: replay cannot hold what it must, or more than the machine has; a batch cannot be split; the model is
-        to be learned first, and the algorithm cannot do that; or the run to learn from lived in another env.
-      UnusableEnv: there is no such collector.
-    """
-    run = conf.run
-    if run.schedule == "model-then-policy" and as_divided(agent) is None:
-        raise ConfigError(
-            f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
-            "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
-        )
-    modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
-    capacity, window = experience.capacity(run, agent), experience.window(run, agent)
-    width = bytes_per_row(experience.fields(agent))
-    if capacity // run.envs < window:
-        raise ConfigError(
-            f"replay may hold {capacity} steps, {capacity // run.envs} of each env, and a sequence "
-            f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
-        )
-    rows = min(capacity, run.steps)
-    if run.batch % agent.minibatches:
-        raise ConfigError(
-            f"--batch {run.batch} cannot be split into {agent.minibatches} equal minibatches, as an update of "
-            f"{conf.algorithm} does: try --batch {run.batch + -run.batch % agent.minibatches}"
-        )
-    if run.offline:
-        source = offline.source(run.offline, spec_of(run), run.envs)
-        # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
-        source.check(experience.fields(agent), run.envs, searched=as_divided(agent) is None)
-        rows = min(capacity, source.rows)
-    if run.collector:
-        Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
-    loggers.require(run.logger)
-    if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
-        raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
-    allowed = memory.limit()
-    if rows * width > 0.9 * allowed:
-        raise ConfigError(
-            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
-            "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
-        )
-    updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
-    make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
-    warnings = [x for x in (idle(run, agent),) if x] + afford.warnings(conf, agent, devices, updates, make)
-    return Plan(
-        parameters={"total": sum(modules.values()), "modules": modules},
-        replay_bytes=rows * width,
-        replay_rows=rows,
-        device=described(devices, run.batch),
-        precision=run.precision,
-        size=getattr(conf.agent, "size", None),
-        updates=updates,
-        env_steps=phases.env_steps(run),
-        images=tuple(_pictured(agent)),
-        warnings=warnings,
-    )
-
-
-def idle(run: RunConfig, agent: Agent) -> str:
-    """Why a run would not learn anything, and what to type; empty if it learns."""
-    if phases.apart(run):
-        return "" if phases.all_updates(run) else "0 updates: nothing would be learned. Type --model-updates 10000"
-    ratio = experience.ratio(run, agent)
-    if ratio.total(run.steps):
-        return ""
-    if (first := ratio.first) is None:
-        return f"0 updates: nothing would be learned with --replay-ratio {run.replay_ratio:g}. Type --replay-ratio 32"
-    waiting = (
-        f"after {run.warmup:,} steps with random actions (--warmup)"
-        if run.warmup >= run.envs * experience.window(run, agent)
-        else f"when each of {run.envs} envs has filled a sequence of {experience.window(run, agent)} steps"
-    )
-    return (
-        f"0 updates: nothing would be learned in {run.steps:,} steps. The first update is due at step {first:,}, "
-        f"{waiting}. Type --steps {10 * first} for a run that learns"
-    )
-
-
-def _pictured(agent: Agent) -> Iterator[str]:
-    """What is done to images on their way to the networks, a sentence each."""
-    for key, space in agent.obs_space.items():
-        if space.channels_first:
-            yield f"{key}: the env shows channels first, turned around to height, width, channels"
-    for key, (height, wide) in agent.resized.items():
-        own = agent.obs_space[key].shape[:2]
-        size = f"{height}" if height == wide else f"{height} {wide}"
-        cheaper = f"; --image-size {size} does that in the env, once, and replay takes less"
-        yield (
-            f"{key}: {own[0]} x {own[1]}, resized to {height} x {wide} by the networks"
-            + (cheaper if own[0] > height and own[1] > wide else "")
-        )
-
-
-def spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with what an env says about itself."""
-    names = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
-    own = {k: getattr(spec, k) for k in names}
-    own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
-    if spec.kwargs:
-        own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)
-    for key in sorted(own.keys() & values.keys()):
-        if own[key] != values[key]:
-            raise ConfigError(f"{key} is {values[key]!r}, but the env given says {own[key]!r}")
-    return {**values, **own, "env": spec.id}
-
-
-# -------------------------------------------------------------------------------------- afterwards
 
 
 def load(
@@ -474,9 +281,9 @@ def evaluate(
     if mode not in ACTING:
         raise ConfigError(f"--eval-mode must be one of {', '.join(ACTING)}, got {mode!r}")
     seed = seeds(run.seed).evaluation if seed is None else seed
-    opponent, workers = opponent or run.opponent, "inline" if run.debug else run.workers
+    opponent = opponent or run.opponent
     space = agent.env.obs_space
-    with open_evaluation(run, agent.spec, space, episodes, seed, workers, opponent) as envs:
+    with open_evaluation(run, agent.spec, space, episodes, seed, opponent) as envs:
         key = evaluation_key(run.seed, agent.moment)
         compiled = Compiled(agent.agent)
         acting = ACTING[mode]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -29,6 +30,19 @@ def spec_of(run: RunConfig) -> EnvSpec:
         targets=run.targets,
         kwargs=run.env_kwargs,
     )
+
+
+def spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what an env says about itself."""
+    names = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
+    own = {k: getattr(spec, k) for k in names}
+    own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
+    if spec.kwargs:
+        own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)
+    for key in sorted(own.keys() & values.keys()):
+        if own[key] != values[key]:
+            raise ConfigError(f"{key} is {values[key]!r}, but the env given says {own[key]!r}")
+    return {**values, **own, "env": spec.id}
 
 
 def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from reverie import config
-from reverie.api import spec_values, write_config
+from reverie.assembly import spec_values
 from reverie.config import ConfigError
 from reverie.envs.spec import EnvLike, env_spec
 from reverie.replay.segments import Segments
@@ -54,5 +54,5 @@ def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], env
         progress = Progress(step=data.rows)
         said = meta.said(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
         Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, said)
-        write_config(directory, conf)
+        directory.write_config(config.to_text(conf))
     return data.rows

@@ -14,6 +14,7 @@ from reverie import config, presets
 from reverie.algos.muzero import Config as MuZeroConfig
 from reverie.assembly import spec_of
 from reverie.config import Config, ConfigError
+from reverie.envs.spec import EnvLike, EnvSpec, env_spec
 from reverie.run.trust import CODE, check_code
 
 
@@ -83,3 +84,43 @@ def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -
         )
     check_code(vouched, spec_of(saved.run), saved.run.collector)
     return config.continued(saved, given)
+
+
+def again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
+    """The env of a run, `own`, as a person gives it again; a name or a function takes over what was said about it.
+
+    Raises ConfigError if the name is another.
+    """
+    if env is None or isinstance(env, EnvSpec):
+        return own if env is None else env
+    given = env_spec(env)
+    if isinstance(env, str) and config.same_code(env, own.id):
+        return own
+    if isinstance(env, str):
+        raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")
+    return dataclasses.replace(own, factory=given.factory) if given.id == own.id else given
+
+
+def searching(conf: Config, planner: str | None, simulations: int | None, planner_scale: float | None = None) -> Config:
+    """`conf` with another search when acting; what is None stays.
+
+    Raises:
+      ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
+    """
+    own: dict[str, Any] = {}
+    if planner is not None:
+        if not hasattr(conf.agent, "planner"):
+            own_way = "it searches in its own way, and --simulations N says how much"
+            has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
+            raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
+        own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
+    if simulations is not None:
+        own["simulations"] = simulations
+        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
+            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
+    if planner_scale is not None:
+        own["planner_scale"] = planner_scale
+    try:
+        return config.override(conf, **own)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,25 +16,23 @@ from reverie import actor, config
 from reverie.actor import Actor, Carried
 from reverie.agent import DREAMT, SEEN, Dream, Mode, as_driving, as_searching
 from reverie.assembly import env_here, make_agent, spec_of
-from reverie.behavior.search import Found
-from reverie.behavior.tree import ILLEGAL
-from reverie.config import Config, ConfigError
-from reverie.envs.base import Arrays, Env
-from reverie.envs.spec import EnvLike, EnvSpec, env_spec
+from reverie.config import ConfigError
+from reverie.envs.base import Arrays, Step
+from reverie.envs.spec import EnvLike
 from reverie.envs.workers import episode_seed
 from reverie.export import export
 from reverie.fields import short
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Replay, Row
+from reverie.replay.sequences import Row
+from reverie.resolve import again, searching
 from reverie.run import dreams, experience, meta
 from reverie.run.checkpoint import Checkpoints
-from reverie.run.compiled import Compiled
 from reverie.run.directory import RunDirectory
-from reverie.run.envs import collector, open_envs
 from reverie.run.snapshot import agent_state
 from reverie.run.trust import CODE, check_code
 from reverie.saved import understood
-from reverie.view.tree import Branches, Thought
+from reverie.thinking import thought
+from reverie.view.tree import Thought
 
 logger = logging.getLogger("reverie")
 
@@ -67,20 +64,19 @@ class LoadedAgent:
         saved = config.begun(self.path)
         if saved is None:
             raise ConfigError(f"no run in {self.path}: it has no config.json")
-        spec = _again(env, spec_of(saved.run))
+        spec = again(env, spec_of(saved.run))
         check_code(CODE if trust or env is not None else (), spec)
         checkpoint = meta.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
         saved = searching(saved, planner, simulations, planner_scale)
         self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
-        self.spec = spec
-        self.env: Env = env_here(self.spec)
+        self.spec, self.env = spec, env_here(spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         with understood(checkpoint.path):
             self.state = agent_state(self.agent, checkpoint)
-        name = f"{saved.id or self.path} after {self.step:,} steps"
-        self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, name)
+        named = f"{saved.id or self.path} after {self.step:,} steps"
+        self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, named)
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
         self._replay = checkpoint.meta["replay"]
@@ -182,18 +178,12 @@ class LoadedAgent:
         self.require_pictures()
         frames: list[np.ndarray] = []
         episode = 0
-        carry: Carried | None
         while len(frames) < FILM:
-            step, carry = self.env.reset(episode_seed(seed, 0, episode)), None
-            while True:
+            for _ in self._episode(episode_seed(seed, 0, episode), mode):
                 frame = self.env.render()
                 if frame is None:
                     raise ConfigError(f"{self.spec.id} drew {len(frames)} pictures, and then none")
                 frames.append(frame)
-                if step.is_last:
-                    break
-                (action,), carry = self._actor.decide([step.obs], *self._actor.remembered(carry, 1, mode), mode)
-                step = self.env.step(action)
             episode += 1
         return frames
 
@@ -214,9 +204,8 @@ class LoadedAgent:
         for name, value in (("sequences", sequences), ("length", length)):
             if value < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {value}")
-        total = self.agent.context + length
+        run, total = self.config.run, self.agent.context + length
         if not fresh:
-            run = self.config.run
             replay = experience.replay_of(run, self.agent)
             directory = RunDirectory(self.path).replay
             with understood(directory):
@@ -224,7 +213,7 @@ class LoadedAgent:
             if replay.longest > self.agent.context + 1:
                 return dreams.look(replay, sequences, total, np.random.default_rng(seed))
             logger.warning("the replay of %s is gone: fresh episodes are played instead", self.path)
-        return self._play(sequences, total, seed)
+        return dreams.play(run, self.agent, self.state, self.spec, sequences, total, seed)
 
     def dream(
         self,
@@ -255,8 +244,7 @@ class LoadedAgent:
         """
         rows = self.rows(sequences, length, fresh, seed) if rows is None else rows
         length = rows["reward"].shape[1] - self.agent.context
-        if not 0 < seen < length:
-            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is dreamt")
+        _require_rest(seen, length, "dreamt")
         dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
         return dream
 
@@ -283,8 +271,7 @@ class LoadedAgent:
         agent = as_driving(self.agent)
         if agent is None:
             raise ConfigError(f"{self.config.algorithm} cannot show what it imagines: a Dreamer decodes its latents")
-        if not 0 < seen < length:
-            raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is imagined")
+        _require_rest(seen, length, "imagined")
         drive = jax.jit(agent.drive, static_argnums=2)
         driven: Row = jax.device_get(drive(self.state, self.rows(sequences, seen, fresh, seed), length - seen))
         return driven
@@ -330,125 +317,29 @@ class LoadedAgent:
         rows = actor.rows([seen], first)
         actions, found = jax.device_get(self._think[simulations](self.state, held.inner, rows))
         player = rows.get("obs/player")
-        return _thought(agent.enumerated, actions, found, None if player is None else int(player[0]))
+        return thought(agent.enumerated, actions, found, None if player is None else int(player[0]))
 
     def _reach(self, step: int, seed: int) -> tuple[Arrays, Carried | None]:
         """What is seen at a step of a greedy episode, and the carry with which it is decided."""
-        now = self.env.reset(episode_seed(seed, 0, 0))
-        carry: Carried | None = None
-        for played in range(step + 1):
-            if now.is_last:
-                raise ConfigError(
-                    f"the greedy episode of --seed {seed} has {played} decisions, and there is no --step {step} in it: "
-                    f"type --step 0 to {played - 1}, or another --seed"
-                )
-            if played == step:
-                break
-            (action,), carry = self._actor.decide([now.obs], *self._actor.remembered(carry, 1, "eval"), "eval")
-            now = self.env.step(action)
-        return now.obs, carry
-
-    def _play(self, sequences: int, length: int, seed: int) -> Row:
-        """Greedy episodes, one stream of them per sequence."""
-        run = self.config.run
-        replay = Replay(
-            experience.fields(self.agent),
-            streams=sequences,
-            length=length,
-            capacity=sequences * length,
-            seed=0,
-            online=False,
+        for played, (now, carry) in enumerate(self._episode(episode_seed(seed, 0, 0), "eval")):
+            if played == step and not now.is_last:
+                return now.obs, carry
+        raise ConfigError(
+            f"the greedy episode of --seed {seed} has {played} decisions, and there is no --step {step} in it: "
+            f"type --step 0 to {played - 1}, or another --seed"
         )
-        mode = "inline" if run.debug else run.workers
-        compiled = Compiled(self.agent)
-        limits = {"deadline": run.deadline, "memory": run.worker_memory}
-        with open_envs(self.spec, sequences, seed=seed, mode=mode, **limits) as envs:
-            played = collector(envs, compiled, compiled.decide, replay.add, replay.extend, scan=length)
-            played.carry = [self.agent.init_carry(sequences, jax.random.key(seed))]
-            while replay.longest < length:
-                played.step(self.state, "eval")
-        return dreams.look(replay, sequences, length, np.random.default_rng(seed))
+
+    def _episode(self, seed: int, mode: Mode) -> Iterator[tuple[Step, Carried | None]]:
+        """Plays an episode: what is seen, its end included, and the carry with which is decided what to do."""
+        now, carry = self.env.reset(seed), None
+        while True:
+            yield now, carry
+            if now.is_last:
+                return
+            (action,), carry = self._actor.decide([now.obs], *self._actor.remembered(carry, 1, mode), mode)
+            now = self.env.step(action)
 
 
-def _thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, player: int | None) -> Thought:
-    """What a search of one root found, in numpy arrays, as a person looks at it."""
-    tree = jax.tree.map(lambda x: x[0], found.tree)
-    policy, visits, q = (np.asarray(x[0]) for x in (found.policy, found.visits, found.q))
-    names = [_named({k: x[a, ...] for k, x in actions.items()}) for a in range(len(policy))]
-    inside = names if enumerated else [f"#{a}" for a in range(len(names))]
-
-    # Slots that a limit of depth left empty have no parent either.
-    nodes = np.flatnonzero((tree.parent >= 0) | (np.arange(len(tree.parent)) == 0))
-    parents, taken = tree.parent[nodes], tree.action[nodes]
-    called = [
-        "" if parent < 0 else f"c{a}" if tree.chance[parent] else inside[a] if parent else names[a]
-        for parent, a in zip(parents, taken, strict=True)
-    ]
-    logits = tree.logits[0, : len(policy)]
-    return Thought(
-        actions=names,
-        legal=logits > ILLEGAL,
-        prior=np.where(logits > ILLEGAL, np.exp(logits), 0.0),
-        policy=policy,
-        visits=visits[: len(policy)],
-        q=q[: len(policy)],
-        chosen=int(found.action[0]),
-        player=player,
-        raw=float(tree.raw[0]),
-        value=float(found.value[0]),
-        tree=Branches(
-            parent=np.searchsorted(nodes, parents).astype(np.int32) - (parents < 0),
-            action=taken,
-            name=called,
-            visits=tree.visits[nodes],
-            q=np.where(parents < 0, tree.value[0], tree.q[parents, taken]),
-            chance=tree.chance[nodes],
-        ),
-    )
-
-
-def _named(action: Mapping[str, np.ndarray]) -> str:
-    """An action as text: class numbers, and vectors in [-1, 1]."""
-    number = lambda x: f"{x:+.2f}" if np.issubdtype(np.asarray(x).dtype, np.floating) else str(x)
-    parts = {k: " ".join(number(x) for x in np.ravel(value)) for k, value in action.items()}
-    return next(iter(parts.values())) if len(parts) == 1 else ", ".join(f"{k} {text}" for k, text in parts.items())
-
-
-def _again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
-    """The env of a run, `own`, as a person gives it again; a name or a function takes over what was said about it.
-
-    Raises ConfigError if the name is another.
-    """
-    if env is None or isinstance(env, EnvSpec):
-        return own if env is None else env
-    given = env_spec(env)
-    if isinstance(env, str) and config.same_code(env, own.id):
-        return own
-    if isinstance(env, str):
-        raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")
-    return dataclasses.replace(own, factory=given.factory) if given.id == own.id else given
-
-
-def searching(conf: Config, planner: str | None, simulations: int | None, planner_scale: float | None = None) -> Config:
-    """`conf` with another search when acting; what is None stays.
-
-    Raises:
-      ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
-    """
-    own: dict[str, Any] = {}
-    if planner is not None:
-        if not hasattr(conf.agent, "planner"):
-            own_way = "it searches in its own way, and --simulations N says how much"
-            has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
-            raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
-        own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
-    if simulations is not None:
-        own["simulations"] = simulations
-        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
-            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
-    if planner_scale is not None:
-        own["planner_scale"] = planner_scale
-    try:
-        return config.override(conf, **own)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+def _require_rest(seen: int, length: int, what: str) -> None:
+    if not 0 < seen < length:
+        raise ConfigError(f"of {length} rows 1 to {length - 1} can be seen, got seen={seen}: the rest is {what}")

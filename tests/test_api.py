@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import algos, api, config, resolve, trained
+from reverie import algos, api, config, resolve
 from reverie.config import ConfigError
 from reverie.run.trust import Untrusted
 
@@ -227,11 +227,11 @@ def test_a_dreamer_can_search_whatever_it_was_trained_with() -> None:
 
 def test_a_planner_of_a_run_can_be_left_out() -> None:
     saved = config.override(config.default("dreamer_v3"), planner="puct", simulations=7, improve=0.5)
-    assert trained.searching(saved, None, None) == saved
-    assert trained.searching(saved, "none", None).agent.planner == "none"
-    assert trained.searching(saved, None, 9).agent.simulations == 9
-    assert trained.searching(saved, "gumbel", None, 0.02).agent.planner_scale == 0.02
-    assert trained.searching(config.default("muzero"), None, 9).agent.simulations == 9
+    assert resolve.searching(saved, None, None) == saved
+    assert resolve.searching(saved, "none", None).agent.planner == "none"
+    assert resolve.searching(saved, None, 9).agent.simulations == 9
+    assert resolve.searching(saved, "gumbel", None, 0.02).agent.planner_scale == 0.02
+    assert resolve.searching(config.default("muzero"), None, 9).agent.simulations == 9
     for algorithm, planner, simulations, message in (
         ("muzero", "puct", None, "muzero has no planner: it searches in its own way, and --simulations N"),
         ("dreamer_v3", None, 3, "nothing searches: add --planner gumbel"),
@@ -239,7 +239,7 @@ def test_a_planner_of_a_run_can_be_left_out() -> None:
         ("dreamer_v3", "astar", None, "planner is 'astar'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            trained.searching(config.default(algorithm), planner, simulations)
+            resolve.searching(config.default(algorithm), planner, simulations)
 
 
 def test_names_come_on_demand_and_without_jax() -> None:

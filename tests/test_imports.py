@@ -42,8 +42,10 @@ TOP = {
     "defaults",
     "export",
     "help",
+    "plan",
     "recorded",
     "resolve",
+    "thinking",
     "trained",
     "__init__",
 }  # these may import everything

@@ -52,6 +52,11 @@ class RunDirectory:
     def config(self) -> Path:
         return self.path / "config.json"
 
+    def write_config(self, text: str) -> None:
+        """Puts the config there, whole or not at all."""
+        self.folder.replace(self.config.name, text.encode())
+        self.folder.sync()
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"

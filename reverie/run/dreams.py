@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 
+import jax
 import numpy as np
 from PIL import Image
 
-from reverie.agent import Dream
+from reverie.agent import Agent, Dream, State
+from reverie.config import RunConfig
+from reverie.envs.spec import EnvSpec
 from reverie.files import Folder
 from reverie.replay.sequences import Replay, Row
+from reverie.run import experience
+from reverie.run.compiled import Compiled
+from reverie.run.envs import collector, open_envs
 from reverie.run.log import Log
 from reverie.view import dream as view
 from reverie.view import video
@@ -27,6 +33,19 @@ def look(replay: Replay, batch: int, length: int, rng: np.random.Generator) -> R
     rows = {k: np.concatenate([x, x[:, -1:].repeat(missing, 1)], 1) for k, x in rows.items()}
     rows["is_first"][:, length - missing :] = True
     return rows
+
+
+def play(run: RunConfig, agent: Agent, state: State, spec: EnvSpec, sequences: int, length: int, seed: int) -> Row:
+    """Greedy episodes, one stream of them per sequence, `[sequences, length, ...]`."""
+    size = sequences * length
+    replay = Replay(experience.fields(agent), streams=sequences, length=length, capacity=size, seed=0, online=False)
+    compiled = Compiled(agent)
+    with open_envs(run, spec, sequences, seed) as envs:
+        played = collector(envs, compiled, compiled.decide, replay.add, replay.extend, scan=length)
+        played.carry = [agent.init_carry(sequences, jax.random.key(seed))]
+        while replay.longest < length:
+            played.step(state, "eval")
+    return look(replay, sequences, length, np.random.default_rng(seed))
 
 
 def film(dream: Dream, folder: Folder, step: int, log: Log) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from reverie.config import RunConfig
 from reverie.envs.base import Spaces
@@ -18,22 +17,32 @@ from reverie.run.compiled import Compiled
 Envs = Workers | DeviceEnvs
 
 
-def open_envs(spec: EnvSpec, num: int, *, seed: int, mode: Mode, deadline: float, memory: float = 0.0) -> Envs:
+def open_envs(run: RunConfig, spec: EnvSpec, num: int, seed: int, mode: Mode | None = None) -> Envs:
     """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
+
+    Args:
+      run: of their limits, and of `mode` if that is left out.
 
     Raises:
       UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
     """
+    mode = mode or _mode(run)
     if device_env(spec) is None:
-        return Workers(spec, num, seed=seed, mode=mode, deadline=deadline, memory=memory)
-    if mode == "process" or memory:
+        return Workers(spec, num, seed=seed, mode=mode, deadline=run.deadline, memory=run.worker_memory)
+    if mode == "process" or run.worker_memory:
         flag = "--workers process" if mode == "process" else "--worker-memory"
         raise UnusableEnv(f"{spec.id} lives on the device, where there are no processes: leave {flag} out")
     return DeviceEnvs(spec, num, seed=seed)
 
 
 def open_evaluation(
-    run: RunConfig, spec: EnvSpec, obs_space: Spaces, episodes: int, seed: int, mode: Mode, opponent: str
+    run: RunConfig,
+    spec: EnvSpec,
+    obs_space: Spaces,
+    episodes: int,
+    seed: int,
+    opponent: str,
+    mode: Mode | None = None,
 ) -> Envs:
     """The envs of an evaluation: `eval_envs` of them. For games of two on the device as many as one seat plays; on the
     host an even number, with the opponent in them, and the agent in the first seat of every other one.
@@ -42,14 +51,18 @@ def open_evaluation(
       UnusableEnv, EnvFailed: as `open_envs`; or the opponent cannot play.
     """
     env, num = device_env(spec), min(run.eval_envs, episodes)
-    limits: dict[str, Any] = {"deadline": run.deadline, "memory": run.worker_memory}
     if env is not None and env.players == 2:
         num = -(-episodes // 2)
     elif "player" in obs_space:
         num += num % 2
         seats = [replace(spec, opponent=opponent, seat=i % 2) for i in range(num)]
-        return Workers(seats, num, seed=seed, mode=mode, **limits)
-    return open_envs(spec, num, seed=seed, mode=mode, **limits)
+        mode = mode or _mode(run)
+        return Workers(seats, num, seed=seed, mode=mode, deadline=run.deadline, memory=run.worker_memory)
+    return open_envs(run, spec, num, seed, mode)
+
+
+def _mode(run: RunConfig) -> Mode:
+    return "inline" if run.debug else run.workers
 
 
 def collector(

@@ -91,7 +91,7 @@ class Measures:
         run, workers = self._run, self._workers
         mode = "auto" if workers.mode == "device" else workers.mode
         seed = seeds(run.seed).evaluation
-        return open_evaluation(run, workers.spec, workers.obs_space, run.eval_episodes, seed, mode, run.opponent)
+        return open_evaluation(run, workers.spec, workers.obs_space, run.eval_episodes, seed, run.opponent, mode)
 
     def _look(self, moment: int) -> Row:
         """A batch to look at."""

@@ -1,0 +1,180 @@
+"""What a run comes to, told before it begins: its size, its updates, its memory, and what may not have been meant."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.text import Text
+
+from reverie import afford, memory
+from reverie.agent import Agent, as_divided
+from reverie.assembly import described, make_agent, spec_of
+from reverie.config import Config, ConfigError, RunConfig
+from reverie.replay.sequences import bytes_per_row
+from reverie.run import experience, loggers, phases
+from reverie.run.collect import offline
+from reverie.run.collect.script import Script
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices that matter, and what they cost.
+
+    Attributes:
+      parameters: `{"total": n, "modules": {name: n}}`.
+      replay_bytes: memory that replay takes by the end of the run.
+      updates: that the run does in all.
+      env_steps: that it takes in all, evaluations aside.
+      images: what is done to images on their way to the networks, a sentence each.
+      warnings: what a person may not have meant, sentences that say what to type.
+    """
+
+    parameters: dict[str, Any]
+    replay_bytes: int
+    replay_rows: int
+    device: str
+    precision: str
+    size: str | None
+    updates: int
+    env_steps: int
+    images: tuple[str, ...]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def tell(self, console: Console, conf: Config, path: Path, workers: str) -> None:
+        """Prints the plan of a run that begins in `path`."""
+        run, total = conf.run, self.parameters["total"]
+        size = f"size {self.size}, " if self.size else ""
+        wanted = min(run.replay_size, self.env_steps or self.replay_rows)
+        bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
+        images = "".join(f"  images       {line}\n" for line in self.images)
+        every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
+        learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
+        if phases.apart(run):
+            first = f"replay of {run.offline}" if run.offline else "env steps"
+            learned = (
+                f"schedule     {first}, {run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
+                if run.schedule == "model-then-policy"
+                else f"schedule     {first}, {run.model_updates:,} updates"
+            )
+        console.print(
+            Text.assemble((conf.algorithm, "bold"), " on ", (run.env, "bold")),
+            f": {self.env_steps:,} steps, {self.updates:,} updates\n"
+            f"  run          {path}\n"
+            f"  model        {size}{total:,} parameters\n"
+            f"  device       {self.device}, {self.precision}\n"
+            f"  envs         {run.envs} ({workers})\n"
+            f"{images}"
+            f"  {learned}\n"
+            f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
+            f"  checkpoint   {every}",
+            sep="",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for warning in self.warnings:
+            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
+    """What `conf` comes to.
+
+    Raises:
+      ConfigError: replay cannot hold what it must, or more than the machine has; a batch cannot be split; the model is
+        to be learned first, and the algorithm cannot do that; or the run to learn from lived in another env.
+      UnusableEnv: there is no such collector.
+    """
+    run = conf.run
+    if run.schedule == "model-then-policy" and as_divided(agent) is None:
+        raise ConfigError(
+            f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
+            "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
+        )
+    modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
+    capacity, window = experience.capacity(run, agent), experience.window(run, agent)
+    width = bytes_per_row(experience.fields(agent))
+    if capacity // run.envs < window:
+        raise ConfigError(
+            f"replay may hold {capacity} steps, {capacity // run.envs} of each env, and a sequence "
+            f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
+        )
+    rows = min(capacity, run.steps)
+    if run.batch % agent.minibatches:
+        raise ConfigError(
+            f"--batch {run.batch} cannot be split into {agent.minibatches} equal minibatches, as an update of "
+            f"{conf.algorithm} does: try --batch {run.batch + -run.batch % agent.minibatches}"
+        )
+    if run.offline:
+        source = offline.source(run.offline, spec_of(run), run.envs)
+        # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
+        source.check(experience.fields(agent), run.envs, searched=as_divided(agent) is None)
+        rows = min(capacity, source.rows)
+    if run.collector:
+        Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
+    loggers.require(run.logger)
+    if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
+        raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
+    allowed = memory.limit()
+    if rows * width > 0.9 * allowed:
+        raise ConfigError(
+            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
+            "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
+        )
+    updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
+    make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
+    warnings = [x for x in (idle(run, agent),) if x] + afford.warnings(conf, agent, devices, updates, make)
+    return Plan(
+        parameters={"total": sum(modules.values()), "modules": modules},
+        replay_bytes=rows * width,
+        replay_rows=rows,
+        device=described(devices, run.batch),
+        precision=run.precision,
+        size=getattr(conf.agent, "size", None),
+        updates=updates,
+        env_steps=phases.env_steps(run),
+        images=tuple(_pictured(agent)),
+        warnings=warnings,
+    )
+
+
+def idle(run: RunConfig, agent: Agent) -> str:
+    """Why a run would not learn anything, and what to type; empty if it learns."""
+    if phases.apart(run):
+        return "" if phases.all_updates(run) else "0 updates: nothing would be learned. Type --model-updates 10000"
+    ratio = experience.ratio(run, agent)
+    if ratio.total(run.steps):
+        return ""
+    if (first := ratio.first) is None:
+        return f"0 updates: nothing would be learned with --replay-ratio {run.replay_ratio:g}. Type --replay-ratio 32"
+    waiting = (
+        f"after {run.warmup:,} steps with random actions (--warmup)"
+        if run.warmup >= run.envs * experience.window(run, agent)
+        else f"when each of {run.envs} envs has filled a sequence of {experience.window(run, agent)} steps"
+    )
+    return (
+        f"0 updates: nothing would be learned in {run.steps:,} steps. The first update is due at step {first:,}, "
+        f"{waiting}. Type --steps {10 * first} for a run that learns"
+    )
+
+
+def _pictured(agent: Agent) -> Iterator[str]:
+    """What is done to images on their way to the networks, a sentence each."""
+    for key, space in agent.obs_space.items():
+        if space.channels_first:
+            yield f"{key}: the env shows channels first, turned around to height, width, channels"
+    for key, (height, wide) in agent.resized.items():
+        own = agent.obs_space[key].shape[:2]
+        size = f"{height}" if height == wide else f"{height} {wide}"
+        cheaper = f"; --image-size {size} does that in the env, once, and replay takes less"
+        yield (
+            f"{key}: {own[0]} x {own[1]}, resized to {height} x {wide} by the networks"
+            + (cheaper if own[0] > height and own[1] > wide else "")
+        )
