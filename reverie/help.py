@@ -1,16 +1,17 @@
-"""What `--help` prints: of every verb the flags used most, and with `--help-all` all of them."""
+"""What `--help` prints: of every verb the flags used most, and with `--help-all` all of them. And tables of values."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
+from rich.table import Table
 
 from reverie import algos
 from reverie.fields import flag
@@ -99,7 +100,9 @@ def _groups(kind: Any) -> Iterator[Group]:
     hints = get_type_hints(kind, include_extras=True)
     fields = dataclasses.fields(kind)
     if not all(dataclasses.is_dataclass(_bare(hints[x.name])) for x in fields):
-        yield Group("", "", list(_flags(kind, {x.name: x.default for x in fields})))
+        own = _flags(kind, {x.name: x.default for x in fields})
+        shared = lambda x: x.name not in kind.__annotations__ and tyro.conf.Positional not in _marks(hints[x.name])
+        yield Group("", "", sorted(own, key=shared))  # what a verb has for itself, then what all have
         return
     for group in fields:
         bare = _bare(hints[group.name])
@@ -148,3 +151,14 @@ def _word(hint: Any) -> str:
     if get_origin(hint) in (UnionType, Union):
         return "|".join(word for x in get_args(hint) if x is not type(None) for word in [_word(x)])
     return {bool: "", int: "INT", float: "FLOAT", str: "STR"}.get(hint, "STR")
+
+
+def table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Table:
+    """Named rows of values, none of them cut off."""
+    table = Table(corner, *columns, box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    for name, values in rows.items():
+        table.add_row(name, *(str(value) for value in values))
+    return table

@@ -7,12 +7,12 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from reverie import algos, cli, config
+from reverie import algos, config, flags
 from reverie.config import ConfigError, RunConfig
 from reverie.fields import Within, chosen, parsed, ranges, taken, whole
 
 AGENTS = {name: algos.load(name).Config for name in algos.ALGORITHMS}
-VERBS = [cli.Eval, cli.Dream, cli.Think, cli.CheckEnv]
+VERBS = [flags.Eval, flags.Dream, flags.Think, flags.CheckEnv]
 KINDS = [RunConfig, *AGENTS.values(), *VERBS]
 
 

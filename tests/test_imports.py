@@ -41,7 +41,9 @@ TOP = {
     "cli",
     "defaults",
     "export",
+    "flags",
     "help",
+    "pictures",
     "plan",
     "recorded",
     "resolve",
@@ -101,7 +103,7 @@ def test_nothing_can_run_code_from_a_file():
 
 def test_only_the_command_line_and_the_log_print():
     for path in FILES:
-        if path.relative_to(PACKAGE).as_posix() in ("cli.py", "run/log.py"):
+        if path.relative_to(PACKAGE).as_posix() in ("cli.py", "flags.py", "run/log.py"):
             continue
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]

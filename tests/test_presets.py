@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reverie import algos, cli, config, presets
+from reverie import algos, cli, config, flags, presets
 from reverie.config import ConfigError
 from reverie.run.trust import Untrusted
 
@@ -54,7 +54,7 @@ def test_a_preset_is_its_bases_in_order_and_then_its_own_values():
 
 def test_a_file_of_ones_own_trains_lists_and_differs(mine, capsys):
     path = mine('algorithm = "dreamer_v3"\nbase = "cartpole"\nsize = "1m"\nenv_kwargs = { size = 5 }\n')
-    conf, session, _ = cli.parse_train(["dreamer_v3", "--preset", path, "--batch", "8"])
+    conf, session, _ = flags.parse_train(["dreamer_v3", "--preset", path, "--batch", "8"])
     assert (conf.run.env, conf.agent.size, conf.run.batch, conf.run.steps) == ("CartPole-v1", "1m", 8, 8000)
     assert json.loads(conf.run.env_kwargs) == {"size": 5}
     assert session.preset == path
@@ -87,13 +87,13 @@ def test_a_file_names_the_algorithm(mine, capsys):
 def test_mistakes_in_a_file_are_named(mine, text, told):
     path = mine(text)
     with pytest.raises(ConfigError, match=told):
-        cli.parse_train(["dreamer_v3", "--env", "CartPole-v1", "--preset", path])
+        flags.parse_train(["dreamer_v3", "--env", "CartPole-v1", "--preset", path])
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path, mine):
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(ConfigError, match=r"there is no file|has no preset"):
-            cli.parse_train(["dreamer_v3", "--env", "CartPole-v1", "--preset", str(path)])
+            flags.parse_train(["dreamer_v3", "--env", "CartPole-v1", "--preset", str(path)])
     with pytest.raises(ConfigError, match='write algorithm = "dreamer_v3" into it'):
         config.called(mine("batch = 3\n"))
     with pytest.raises(algos.UnknownAlgorithm, match="did you mean 'dreamer_v3'"):
@@ -103,7 +103,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, mine):
 def test_a_file_runs_no_code_that_nobody_typed(mine):
     path = mine("env = 'mine.py:Env'\n")
     with pytest.raises(Untrusted, match="a preset runs no code that only its file names"):
-        cli.parse_train(["dreamer_v3", "--preset", path])
+        flags.parse_train(["dreamer_v3", "--preset", path])
     for vouched in (["--env", "mine.py:Env"], ["--trust"]):
-        conf, _, _ = cli.parse_train(["dreamer_v3", "--preset", path, *vouched])
+        conf, _, _ = flags.parse_train(["dreamer_v3", "--preset", path, *vouched])
         assert conf.run.env == "mine.py:Env"

@@ -1,0 +1,330 @@
+"""The flags of every verb, and how they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from reverie import algos, config, help
+from reverie.config import Config, ConfigError, RunConfig
+from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
+
+Answered = tuple[dict[str, Any], int]  # by a verb: what `--json` prints, and the exit code
+
+TRAIN = """\
+Trains an agent in an env, and continues the run in --run if there is one: killed at any moment, the same command goes \
+on, and ends as if nothing had happened. Any flag that is left out has the value of --preset, or of the algorithm's own.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What every verb can be asked for."""
+
+    json: bool = False
+    """Print one JSON object as the last line of stdout; everything else goes to stderr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRun(Answer):
+    """What a verb is told that looks at a run."""
+
+    run: tyro.conf.Positional[str]
+    """The run's directory."""
+    env: str = ""
+    """The env of the run again. Needed only if it is code of your own: a run's directory runs none by itself."""
+    trust: bool = False
+    """Run the env that the run names, whatever it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(Answer):
+    """Where the run lies and what to do with it."""
+
+    run: str = ""
+    """The run's directory; a run that is there is continued. Empty: a new one under runs/."""
+    preset: str = ""
+    """A named set of values (see `reverie list`), or a file of your own, mine.toml; explicit flags override it."""
+    trust: bool = False
+    """Run also such code as only the saved config of this run names: its env and its collector. Without it, what is
+    neither Reverie's nor registered with Gymnasium has to be typed again."""
+    dry_run: bool = False
+    """Print what the run would be and cost, and do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(OfRun):
+    """Plays episodes with the newest checkpoint of a run, greedily unless --eval-mode says otherwise."""
+
+    episodes: Count = 20
+    """How many."""
+    video: str = ""
+    """A file for a video of the first episodes: .mp4, .gif or .webp."""
+    seed: Annotated[int | None, Within(0, INT64)] = None
+    """Of the episodes. None: that of the run's own evaluations."""
+    opponent: str = ""
+    """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
+    from each seat. Empty: that of the run's own evaluations."""
+    planner: Literal["none", "gumbel", "puct"] | None = None
+    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    was trained."""
+    simulations: Annotated[int | None, Within(1, 2**16)] = None
+    """Of each search: imagined steps per decision. None: those of the run."""
+    planner_scale: Annotated[float | None, Within(TINY)] = None
+    """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
+    eval_mode: Literal["greedy", "sample"] | None = None
+    """The most probable actions, or such as are drawn from the policy (of the search, where one searches). None: those
+    of the run's own evaluations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dream(OfRun):
+    """Shows what the model of a run imagines beside what really happened: it sees a few rows, then only the actions."""
+
+    out: str = ""
+    """A video of an image (.mp4, .gif, .webp) or a plot of everything else (.png). Empty: the image if there is one,
+    in the run's videos/."""
+    key: str = ""
+    """Only this observation, or `reward`. Empty: the first image in a video, all the others in a plot."""
+    seen: Count = 5
+    """Rows that the model sees."""
+    dreamt: Count = 45
+    """Rows that it then imagines."""
+    sequences: Count = 16
+    """Dreams that the errors are means of; the four longest are shown."""
+    policy: bool = False
+    """The policy drives: after the rows seen it acts in its own imagination, instead of what was really done. A video
+    of an image, and no errors: nothing is known of what would have happened. Dreamers only."""
+    fresh: bool = False
+    """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
+    seed: Seed = 0
+    """Of the draw of sequences, or of the episodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Think(OfRun):
+    """Draws the search behind one decision of a run that searches, the MuZero family or a Dreamer with a planner: what
+    was tried how often, what it was worth, and what that did to the policy. Continuous actions are drawn anew at every
+    node: below the root, #3 is number 3 of a node's own. What chance does is called c3."""
+
+    step: Number = 0
+    """Of a greedy episode, 0 its beginning. In games of two, the agent moves for both."""
+    seed: Seed = 0
+    """Of the episode."""
+    out: str = ""
+    """A picture: .png or .svg. Empty: think-<step>.png in the run's videos/."""
+    depth: Count = 3
+    """Steps from the root that the picture shows."""
+    planner: Literal["none", "gumbel", "puct"] | None = None
+    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    was trained."""
+    simulations: Annotated[int | None, Within(1, 2**16)] = None
+    """Of this search. None: those of the run. The steps before are decided with those of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class List(Answer):
+    """What there is: algorithms with their sizes and the names of their presets, and families of envs."""
+
+    preset: tyro.conf.Positional[str] = ""
+    """Only this preset, or file of your own, with all of its values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff(Answer):
+    """Prints the values in which two presets, or two runs, differ."""
+
+    a: tyro.conf.Positional[str]
+    """A preset, a file of your own, a run's directory, or an algorithm for its defaults."""
+    b: tyro.conf.Positional[str]
+    """What to compare with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckEnv(Answer):
+    """Looks for everything that can be wrong with an env, before training, and asks every algorithm whether it could
+    use what the env shows and takes."""
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
+    algorithm: str = ""
+    """Ask this algorithm alone. Empty: all of them."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the env, as a JSON object."""
+    action_repeat: Count = 1
+    """How often every action is taken; the rewards are summed."""
+    time_limit: Number = 0
+    """Env steps after which an episode is truncated. 0: its own limit."""
+    image_size: Annotated[int | tuple[int, int], Within(0, 8192)] = 0
+    """Images are resized to squares with sides of this length, or to this height and width. 0: left as they are."""
+    gray: bool = False
+    """Turn colour images into gray ones."""
+    obs_keys: str = ""
+    """Which observations of a Dict are seen: names or patterns, separated by commas; !name leaves one out."""
+    deadline: Annotated[float, Within(TINY, 1e9)] = 60.0
+    """Seconds that a reset or a step may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Answer):
+    """Makes replay of recorded episodes, every step of them checked as an env's are; `reverie train ALGORITHM --offline
+    RUN` learns from it. A folder of .npz files, one episode each, with obs [T + 1, ...], action, reward, terminated and
+    truncated [T, ...] in the env's own words (obs/KEY and action/KEY of a Dict), or a data set of Minari, minari:ID."""
+
+    source: tyro.conf.Positional[str]
+    """The folder, or minari:ID."""
+    run: str
+    """The directory that is made."""
+    env: str
+    """The env that the episodes are of, as in `reverie train`."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the env, as a JSON object."""
+    envs: Count = 4
+    """Streams of the replay: the run that learns from it has as many --envs."""
+
+
+def parse_train(
+    argv: list[str], debug: bool = False, chosen: Mapping[str, Any] | None = None
+) -> tuple[Config, Session, Path | None]:
+    """The config that a `train` command means, saved values and preset included.
+
+    Args:
+      chosen: values that count less than what is typed.
+
+    Raises:
+      ValueError: a name, value or combination that cannot be.
+      SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
+    """
+    if not argv or argv[0].startswith("-"):
+        if not argv or argv[0] not in help.MARKS:
+            names = ", ".join(algos.ALGORITHMS)
+            raise ConfigError(f"which algorithm? Type `reverie train ALGORITHM`, one of {names}")
+        everything = argv[0] == "--help-all"
+        about = f"{TRAIN}\n\nAlgorithms; each has flags of its own, `reverie train NAME --help`:\n\n{help.algorithms()}"
+        run_flags = make_dataclass("Run", _members(RunConfig()), frozen=True)
+        print(help.page(run_flags, "reverie train ALGORITHM --env ENV [flags]", about, everything))
+        raise SystemExit(0)
+    algorithm, *flags = argv
+    algos.load(algorithm)  # a typo is an error before anything else
+    path = Path(peek(flags, "--run")) if peek(flags, "--run") else None
+    session = Session()
+
+    def typed(base: Config) -> Config:
+        nonlocal session
+        parsed = parse(_flags_of(base), flags, f"train {algorithm}")
+        session = parsed.session
+        groups = [getattr(parsed, name) for name in _GROUPS]
+        run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
+        return Config(algorithm, dataclasses.replace(run, debug=True) if debug else run, parsed.agent)
+
+    from reverie.resolve import resolve
+
+    conf, preset = resolve(
+        algorithm,
+        typed,
+        saved=config.begun(path) if path else None,
+        preset=peek(flags, "--preset"),
+        env=peek(flags, "--env"),
+        chosen=chosen,
+        vouched={name for name in config.CODE if peek(flags, f"--{name}") or "--trust" in flags},
+    )
+    return conf, dataclasses.replace(session, preset=preset), path
+
+
+# The bases of RunConfig, in the order of `--help`.
+_GROUPS: dict[str, type] = {base.__name__.lower(): base for base in RunConfig.__bases__}
+
+
+def _flags_of(base: Config) -> Any:
+    """A dataclass of all flags of `train`, grouped, with the values of `base` as defaults."""
+    members = _members(base.run)
+    members.append((
+        "agent",
+        Annotated[type(base.agent), tyro.conf.arg(name=base.algorithm)],
+        field(default=base.agent),
+    ))  # fmt: skip
+    return make_dataclass("Train", members, frozen=True)
+
+
+def _members(run: RunConfig) -> list[tuple[str, Any, Any]]:
+    """The groups of flags that every algorithm has, as fields of a dataclass."""
+    members: list[tuple[str, Any, Any]] = [("session", Session, field(default=Session()))]
+    for name, group in _GROUPS.items():
+        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(group)}
+        members.append((name, group, field(default=group(**values))))
+    return members
+
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _integer(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    """Integers may be typed as 1e6."""
+    if kind.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda args: whole(args[0]),
+        is_instance=lambda value: type(value) is int,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def parse(flags: Any, argv: list[str], verb: str) -> Any:
+    """The flags of a verb, every number of them within its range.
+
+    Raises:
+      ConfigError: one is not.
+      SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
+    """
+    if marked := [x for x in argv if x in help.MARKS]:
+        algorithm = verb.removeprefix("train ")
+        about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else flags.__doc__
+        positional = [x.name.upper() for x in dataclasses.fields(flags) if "Positional" in str(x.type)]
+        usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
+        print(help.page(flags, usage, about, "--help-all" in marked))
+        raise SystemExit(0)
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told) if "--json" in argv else nullcontext():
+            parsed = _parsed(flags, argv, verb)
+    except SystemExit:
+        if not told.getvalue():
+            raise
+        words = told.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
+        raise ConfigError(f"{' '.join(words)}. `reverie {verb} --help` has the flags") from None
+    check(parsed)
+    return parsed
+
+
+def _parsed(flags: Any, argv: list[str], verb: str) -> Any:
+    """What tyro makes of the flags of a verb; it says on stderr what it cannot read, and leaves."""
+    return tyro.cli(
+        flags,
+        args=argv,
+        prog=f"reverie {verb}",
+        add_help=False,
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=_REGISTRY,
+    )
+
+
+def peek(argv: list[str], name: str) -> str:
+    """The value of a flag that decides what the other flags mean; the last one counts."""
+    value = ""
+    for flag, following in itertools.pairwise([*argv, ""]):
+        if flag == name:
+            value = following
+        elif flag.startswith(f"{name}="):
+            value = flag.partition("=")[2]
+    return value
