@@ -14,7 +14,7 @@ import numpy as np
 from reverie.agent import Agent, Carry, Mode, State, select
 from reverie.config import ConfigError
 from reverie.envs.base import Arrays, Env, Spaces, Step
-from reverie.envs.gym import METHOD_CALL
+from reverie.envs.masks import METHOD_CALL
 from reverie.envs.values import Gate, Malformed
 from reverie.envs.wrappers import masks, native_action, observe
 from reverie.fields import INT64, short

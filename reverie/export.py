@@ -31,7 +31,7 @@ from reverie import files
 from reverie.agent import Agent, Mode, State, select
 from reverie.config import Config
 from reverie.envs.base import Env, to_json
-from reverie.envs.gym import leaves
+from reverie.envs.spaces import leaves
 from reverie.envs.wrappers import innermost
 from reverie.saved import RELEASE
 
@@ -168,7 +168,7 @@ def _counted(value: Any, space: gymnasium.Space | None) -> Any:
 
 
 def _rescaled(value: Any, space: gymnasium.Space | None) -> Any:
-    """An action in [-1, 1] or a class number, in the env's own words (`envs.gym.actor`), float32 or int32."""
+    """An action in [-1, 1] or a class number, in the env's own words (`envs.spaces.actor`), float32 or int32."""
     if isinstance(space, spaces.Box):
         low, high = (np.asarray(x, np.float32)[None] for x in (space.low, space.high))
         value = jnp.clip(low + (value + 1) * ((high - low) / 2), low, high)

@@ -23,8 +23,8 @@ from gymnasium import spaces
 from reverie.envs import host
 from reverie.envs.base import Arrays, Env, Spaces, Step, from_json, to_json
 from reverie.envs.guard import Fault, guarded
-from reverie.envs.gym import channels_first, left_out, turned_around
 from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.spaces import channels_first, left_out, turned_around
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
 from reverie.envs.values import Gate, Malformed, legally, sample
 from reverie.envs.wrappers import innermost

@@ -20,8 +20,9 @@ from pettingzoo import AECEnv, aec_registry
 from pettingzoo.env_registry.exceptions import FailedToImport
 
 from reverie.envs.base import Arrays, Space, Spaces, Step
-from reverie.envs.gym import LEAF, MASK, action_spaces, actor, legal_of, mask_width, observation_spaces, observer
 from reverie.envs.gym import without_mask as seen_of
+from reverie.envs.masks import LEAF, MASK, legal_of, mask_width
+from reverie.envs.spaces import action_spaces, actor, observation_spaces, observer
 from reverie.envs.values import Malformed
 
 # Games whose rules give every player one move at a time; where one cannot move, passing is a move.

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from reverie.envs.base import RULES, Arrays, Env, Spaces, Step
-from reverie.envs.gym import LEAF, GymEnv
+from reverie.envs.gym import GymEnv
+from reverie.envs.masks import LEAF
 from reverie.envs.values import allowed
 from reverie.fields import chosen
 

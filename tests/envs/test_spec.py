@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import reverie.envs.toy
-from reverie.envs.gym import GymEnv, observation_spaces
+from reverie.envs.gym import GymEnv
+from reverie.envs.spaces import observation_spaces
 from reverie.envs.spec import EnvSpec, UnusableEnv, env_spec, families, make_env
 
 MINE = """
