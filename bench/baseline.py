@@ -22,9 +22,10 @@ import tyro
 
 from reverie import config
 from reverie.api import spec_of
+from reverie.envs.build import device_env, make_env
 from reverie.envs.check import legally
 from reverie.envs.device import DeviceEnvs
-from reverie.envs.spec import EnvSpec, device_env, make_env
+from reverie.envs.spec import EnvSpec
 from reverie.envs.values import sample
 from reverie.envs.workers import episode_seed
 from reverie.run.seeds import seeds

@@ -32,8 +32,8 @@ from reverie import config, defaults
 from reverie.algos import ALGORITHMS
 from reverie.algos.muzero import MuZero
 from reverie.assembly import make_agent, spec_of
+from reverie.envs.build import make_env
 from reverie.envs.device import DeviceEnvs
-from reverie.envs.spec import make_env
 from reverie.model.rssm import features
 from reverie.programs import keep_programs
 from reverie.run.experience import ratio

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import tyro
 from solve import commit
 
+from reverie.envs.build import make_env
 from reverie.envs.facts import wander
-from reverie.envs.spec import EnvSpec, make_env
+from reverie.envs.spec import EnvSpec
 
 # Task -> its clock, if another than its own; whether its goal is what ends an episode, or else a reward above 0.
 TASKS = {

@@ -27,7 +27,7 @@ import tyro
 from solve import commit, evaluated, processor
 
 from reverie import algos, config
-from reverie.envs.spec import make_env
+from reverie.envs.build import make_env
 from reverie.envs.values import sample
 from reverie.model.rssm import features
 from reverie.run.log import read

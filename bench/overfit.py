@@ -36,7 +36,8 @@ from reverie.agent import SEEN, Dream
 from reverie.algos.dreamer import State
 from reverie.algos.dreamer_v3 import Config, DreamerV3, make_agent
 from reverie.envs.base import Env
-from reverie.envs.spec import EnvSpec, make_env
+from reverie.envs.build import make_env
+from reverie.envs.spec import EnvSpec
 from reverie.run.traced import gradient_options
 
 ROWS = 64

@@ -41,7 +41,7 @@ def resident() -> int:
 
 def main(args: Args) -> None:
     from reverie import api, config
-    from reverie.envs.spec import make_env
+    from reverie.envs.build import make_env
     from reverie.replay.segments import Segments
     from reverie.replay.sequences import Replay
 

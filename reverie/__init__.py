@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reverie.api import Run, check_env, evaluate, list_presets, load, train
-    from reverie.envs.spec import EnvSpec, make_env
+    from reverie.envs.build import make_env
+    from reverie.envs.spec import EnvSpec
     from reverie.recorded import import_episodes
     from reverie.trained import LoadedAgent
 
@@ -34,7 +35,7 @@ _HOME = {
     "LoadedAgent": "reverie.trained",
     "import_episodes": "reverie.recorded",
     "EnvSpec": "reverie.envs.spec",
-    "make_env": "reverie.envs.spec",
+    "make_env": "reverie.envs.build",
 }
 
 

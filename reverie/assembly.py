@@ -14,7 +14,8 @@ from reverie import algos
 from reverie.agent import Agent
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs.base import Env, Spaces
-from reverie.envs.spec import EnvSpec, make_env
+from reverie.envs.build import make_env
+from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import EnvFailed
 
 

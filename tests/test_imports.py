@@ -127,7 +127,7 @@ def test_no_period_is_measured_by_a_clock_that_may_jump():
         assert not found, f"{path}: {found}; time.monotonic never goes back"
 
 
-ON_DEVICE = {f"envs/{name}.py" for name in ("device", "device_toy", "gymnax", "opponents", "pgx")}
+ON_DEVICE = {f"envs/{name}.py" for name in ("device", "device_toy", "device_wrappers", "gymnax", "opponents", "pgx")}
 
 
 def test_workers_start_without_jax():

@@ -22,10 +22,11 @@ from gymnasium import spaces
 
 from reverie.envs import host
 from reverie.envs.base import Arrays, Env, Spaces, Step, from_json, to_json
+from reverie.envs.build import adapt, build, make_env
 from reverie.envs.guard import Fault, guarded
 from reverie.envs.process import Child, Gone, Hung
 from reverie.envs.spaces import channels_first, left_out, turned_around
-from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, adapt, build, env_spec, make_env
+from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.values import Gate, Malformed, legally, sample
 from reverie.envs.wrappers import innermost
 

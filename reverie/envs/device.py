@@ -10,17 +10,14 @@ own, the action of that row has no effect, and the row after it begins the next 
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from reverie.envs.base import Arrays, DeviceEnv, Space, Spaces, Step
-from reverie.envs.spec import EnvSpec, UnusableEnv, device_env
-
-FLAGS = ("is_first", "is_last", "is_terminal")
+from reverie.envs.base import DeviceEnv
+from reverie.envs.build import device_env
+from reverie.envs.device_wrappers import check, strong
+from reverie.envs.spec import EnvSpec, UnusableEnv
 
 
 def advance(env: DeviceEnv, state: Any, action: Any, key: Any) -> Any:
@@ -28,35 +25,6 @@ def advance(env: DeviceEnv, state: Any, action: Any, key: Any) -> Any:
     return jax.lax.cond(
         env.row(state)["is_last"], lambda: strong(env.init(key)), lambda: strong(env.step(state, action, key))
     )
-
-
-def strong(state: Any) -> Any:
-    """A state whose dtypes are its own: a Python number in it would be compiled for again once it is an array."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)) if _plain(x) else x, state)
-
-
-def _plain(x: Any) -> bool:
-    return not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended))
-
-
-class TimeLimit:
-    """Truncates an episode after `limit` steps: `is_last` without `is_terminal`."""
-
-    def __init__(self, env: DeviceEnv, limit: int) -> None:
-        self.obs_space, self.act_space, self.players = env.obs_space, env.act_space, env.players
-        self.env, self.limit = env, limit
-
-    def init(self, key: Any) -> tuple[Any, Any]:
-        return self.env.init(key), jnp.int32(0)
-
-    def step(self, state: tuple[Any, Any], action: Any, key: Any) -> tuple[Any, Any]:
-        inner, taken = state
-        return self.env.step(inner, action, key), taken + 1
-
-    def row(self, state: tuple[Any, Any]) -> dict[str, Any]:
-        inner, taken = state
-        row = self.env.row(inner)
-        return {**row, "is_last": row["is_last"] | (taken >= self.limit)}
 
 
 class World(NamedTuple):
@@ -118,97 +86,3 @@ class DeviceEnvs:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class HostView:
-    """A device env as an `Env` of the host, one step at a time: to check it, to look at it, to play it.
-
-    Attributes:
-      device: the env itself.
-    """
-
-    def __init__(self, env: DeviceEnv, name: str = "env") -> None:
-        check(env, name)
-        self.device = env
-        self._world: Any = None
-        self._seed = 0
-        self._begin = jax.jit(self._begun)
-        self._on = jax.jit(self._stepped)
-
-    @property
-    def obs_space(self) -> Spaces:
-        return self.device.obs_space
-
-    @property
-    def act_space(self) -> Spaces:
-        return self.device.act_space
-
-    def reset(self, seed: int | None = None) -> Step:
-        self._seed = self._seed + 1 if seed is None else seed
-        self._world, row = self._begin(jax.random.key(self._seed))
-        return _step(row)
-
-    def step(self, action: Arrays) -> Step:
-        if self._world is None:
-            raise RuntimeError("step before reset")
-        self._world, row = self._on(self._world, action)
-        return _step(row)
-
-    def render(self) -> np.ndarray | None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-    def _begun(self, key: Any) -> tuple[World, dict[str, Any]]:
-        first, key = jax.random.split(key)
-        world = World(strong(self.device.init(first)), key)
-        return world, self.device.row(world.state)
-
-    def _stepped(self, world: World, action: Any) -> tuple[World, dict[str, Any]]:
-        now, key = jax.random.split(world.key)
-        world = World(strong(self.device.step(world.state, action, now)), key)
-        return world, self.device.row(world.state)
-
-
-def _step(row: dict[str, Any]) -> Step:
-    row = jax.tree.map(np.array, row)
-    obs = {key.removeprefix("obs/"): x for key, x in row.items() if key.startswith("obs/")}
-    first, last, terminal = (bool(row[name]) for name in FLAGS)
-    return Step(obs, float(row["reward"]), first, last, terminal)
-
-
-def check(env: DeviceEnv, name: str) -> None:
-    """Raises UnusableEnv unless states keep their shapes and rows are what the spaces say; computes nothing."""
-    key = jax.random.key(0)
-    action = {k: jax.ShapeDtypeStruct(s.shape, s.dtype) for k, s in env.act_space.items()}
-    state = jax.eval_shape(env.init, key)
-    faults = _changed(state, jax.eval_shape(env.step, state, action, key))
-    shown = jax.eval_shape(env.row, state)
-    wanted = {f"obs/{k}": s for k, s in env.obs_space.items()}
-    faults += [f"{k}: shown, but not in the spaces" for k in shown.keys() - wanted.keys() - {"reward", *FLAGS}]
-    wanted |= {"reward": Space("vector", ())} | {k: Space("legal", ()) for k in FLAGS}
-    for k, space in wanted.items():
-        given = f"{shown[k].dtype} {list(shown[k].shape)}" if k in shown else "nothing"
-        if given != f"{space.dtype} {list(space.shape)}":
-            faults.append(f"{k}: {given}, expected {space.dtype} {list(space.shape)}")
-    kinds = {key: space.kind for key, space in env.obs_space.items()}
-    if env.players not in (1, 2):
-        faults.append(f"it has {env.players} players, expected 1 or 2")
-    if env.players == 2 and (kinds.get("legal"), kinds.get("player")) != ("legal", "player"):
-        faults.append(f"a game of two players shows {json.dumps(kinds)}, expected also `legal` and `player`")
-    if faults:
-        raise UnusableEnv(f"{name} is no sound device env:\n  " + "\n  ".join(sorted(faults)))
-
-
-def _changed(before: Any, after: Any) -> list[str]:
-    one, other = str(jax.tree.structure(before)), str(jax.tree.structure(after))
-    if one != other:
-        return [f"step gives a state of another structure: {other}, expected {one}"]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(before)[0]]
-    pairs = zip(paths, jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return [
-        f"step changes state{path} from {a.dtype} {list(a.shape)} to {b.dtype} {list(b.shape)}"
-        for path, a, b in pairs
-        if (a.shape, a.dtype) != (b.shape, b.dtype)
-    ]

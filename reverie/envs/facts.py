@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from reverie.envs.base import Env, Spaces, Step, from_json, to_json
+from reverie.envs.build import make_env
 from reverie.envs.guard import guarded
 from reverie.envs.process import Child, Gone, Hung
-from reverie.envs.spec import EnvSpec, make_env, on_device
+from reverie.envs.spec import EnvSpec, on_device
 from reverie.envs.values import legally, sample
 
 STEPS = 4000  # of each kind of play

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import DeviceEnv, Space, Spaces
-from reverie.envs.device import TimeLimit
+from reverie.envs.device_wrappers import TimeLimit
 
 try:
     import gymnax

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reverie.envs.base import Arrays, Space, Spaces, Step, to_json
-from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
+from reverie.envs.build import make_env
+from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate, Malformed
 
 # Protocol. To the process: what to do, and the seed. Back: how it went, length of a text that

@@ -640,7 +640,7 @@ def test_presets_can_be_built(algorithm):
 def test_the_presets_for_atari_name_options_that_there_are(preset):
     pytest.importorskip("ale_py")
     from reverie import api, config
-    from reverie.envs.spec import make_env
+    from reverie.envs.build import make_env
 
     conf = config.override(config.default("efficientzero", preset), env="ALE/Pong-v5")
     env = make_env(api.spec_of(conf.run))

@@ -3,7 +3,7 @@ from four_moves import Alternating, Claims, FourMoves
 from hangs import NEVER, hang_here, hang_there
 
 from reverie.envs.check import check_env
-from reverie.envs.device import HostView
+from reverie.envs.device_wrappers import HostView
 from reverie.envs.spec import EnvSpec
 from reverie.envs.toy import FAULTS
 

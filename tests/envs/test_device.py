@@ -16,10 +16,12 @@ from reverie import algos
 from reverie.algos import dreamer_v3
 from reverie.envs import base, toy
 from reverie.envs.base import DeviceEnv, Space
+from reverie.envs.build import device_env, make_env
 from reverie.envs.check import check_env
-from reverie.envs.device import DeviceEnvs, HostView, advance
+from reverie.envs.device import DeviceEnvs, advance
 from reverie.envs.device_toy import CartPole, PoleState
-from reverie.envs.spec import EnvSpec, UnusableEnv, device_env, make_env
+from reverie.envs.device_wrappers import HostView
+from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate
 from reverie.envs.workers import Workers
 

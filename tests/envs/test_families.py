@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from reverie.envs import options
+from reverie.envs.build import make_env
 from reverie.envs.check import check_env
-from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
+from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import sample
 from reverie.envs.workers import Workers
 

@@ -5,9 +5,10 @@ from gymnasium import spaces
 
 from reverie.envs import base
 from reverie.envs.base import Env
+from reverie.envs.build import make_env
 from reverie.envs.gym import GymEnv
 from reverie.envs.spaces import action_spaces, actor, left_out, observation_spaces, observer
-from reverie.envs.spec import EnvSpec, make_env
+from reverie.envs.spec import EnvSpec
 from reverie.envs.values import Gate, Malformed, sample
 
 

@@ -8,9 +8,10 @@ import pytest
 from gymnasium import spaces
 
 from reverie.envs.base import Space, Step
+from reverie.envs.build import make_env
 from reverie.envs.check import check_env
 from reverie.envs.gym import GymEnv
-from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
+from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate, Malformed, allowed, legally, sample
 from reverie.envs.workers import Workers
 from reverie.envs.wrappers import ActionRepeat, observe

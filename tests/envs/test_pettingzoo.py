@@ -16,9 +16,10 @@ from pettingzoo import AECEnv, ParallelEnv
 
 from reverie.envs import opposed
 from reverie.envs.base import Space, Step
+from reverie.envs.build import make_env
 from reverie.envs.check import check_env
 from reverie.envs.opposed import Opposed, Perfect, TreeSearch, made, opponent
-from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
+from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate, Malformed
 
 CONNECT_FOUR, TIC_TAC_TOE = "pettingzoo:connect_four_v3", "pettingzoo:tictactoe_v3"

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import reverie.envs.toy
+from reverie.envs.build import make_env
 from reverie.envs.gym import GymEnv
 from reverie.envs.spaces import observation_spaces
-from reverie.envs.spec import EnvSpec, UnusableEnv, env_spec, families, make_env
+from reverie.envs.spec import EnvSpec, UnusableEnv, env_spec, families
 
 MINE = """
 import gymnasium

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from reverie.envs.base import Env, Space, Step
-from reverie.envs.spec import EnvSpec, UnusableEnv, make_env
+from reverie.envs.build import make_env
+from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, native_action, observe
 

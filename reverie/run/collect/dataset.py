@@ -23,8 +23,9 @@ import numpy as np
 
 from reverie.config import ConfigError
 from reverie.envs.base import Arrays, Env, Step
+from reverie.envs.build import make_env
 from reverie.envs.spaces import leaves, normaliser
-from reverie.envs.spec import EnvSpec, make_env
+from reverie.envs.spec import EnvSpec
 from reverie.envs.values import Gate, Malformed, problem
 from reverie.envs.wrappers import innermost, observe
 from reverie.files import Folder

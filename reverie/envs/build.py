@@ -1,0 +1,290 @@
+"""Envs, built: what a spec names, translated and wrapped."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+from gymnasium.error import DependencyNotInstalled
+
+from reverie.envs import code, options
+from reverie.envs.base import DeviceEnv, Env
+from reverie.envs.code import UnusableEnv
+from reverie.envs.gym import GymEnv
+from reverie.envs.opposed import Opposed
+from reverie.envs.spec import (
+    DEVICE,
+    GYMNASIUM,
+    ROBOTICS,
+    TOYS,
+    EnvLike,
+    EnvSpec,
+    can_draw,
+    env_spec,
+    family_of,
+    is_name,
+    loaded,
+    on_device,
+)
+from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, TimeLimit
+from reverie.fields import meant
+
+
+def make_env(env: EnvLike, seed: int = 0) -> Env:
+    """Builds an env: adapter inside, wrappers around it.
+
+    Args:
+      seed: of its first reset, if that is known.
+
+    Raises:
+      UnusableEnv: (a ValueError) unknown id, missing package, unsupported space, not an env.
+      Exception: whatever the env's own constructor raises.
+    """
+    spec = env_spec(env)
+    if (on_device := device_env(spec)) is not None:
+        return adapt(on_device, spec.id)
+    raw = build(spec)
+    adapted = adapt(raw, spec.id, spec.obs_keys, seed)
+    try:
+        # The clock counts the env's own steps, so it sits inside the action repeat.
+        if spec.time_limit:
+            _lengthened(raw, spec.time_limit)
+            adapted = TimeLimit(adapted, spec.time_limit)
+        if spec.action_repeat > 1:
+            adapted = ActionRepeat(adapted, spec.action_repeat)
+        if spec.image_size:
+            adapted = ResizeImages(adapted, spec.image_size)
+        if spec.gray:
+            adapted = GrayImages(adapted)
+        if spec.targets != "none":
+            adapted = _with_body(adapted, raw)
+        if spec.opponent:
+            adapted = Opposed(adapted, spec.opponent, spec.seat)
+    except ValueError as error:
+        adapted.close()
+        raise UnusableEnv(f"{spec.id}: {error}") from error
+    return adapted
+
+
+def _with_body(env: Env, raw: Any) -> Env:
+    """`env` with the body of `raw`, the innermost of it, as targets; raises ValueError if it has none."""
+    if GYMNASIUM[-1].installed:
+        from reverie.envs.mujoco import Body, physics_of
+
+        if (physics := physics_of(raw)) is not None:
+            return Body(env, *physics)
+    raise ValueError("it has no body to predict (only envs of MuJoCo and dm_control do): leave --targets out")
+
+
+def device_env(env: EnvLike) -> DeviceEnv | None:
+    """The env as pure functions, its time limit included; None if it is one of the host.
+
+    Only the name decides, so that nothing of a host env is built or imported here.
+
+    Raises:
+      UnusableEnv: as `make_env`; or a flag is given that only works on the host.
+    """
+    spec = env_spec(env)
+    if not on_device(spec):
+        return None
+    given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size != 0, "--gray": spec.gray}
+    given |= {"--obs-keys": bool(spec.obs_keys), "--targets": spec.targets != "none"}
+    for flag in (flag for flag, wanted in given.items() if wanted):
+        raise UnusableEnv(f"{spec.id} lives on the device, where {flag} does not work: leave it out")
+    raw = build(spec)
+    if not isinstance(raw, DeviceEnv):
+        raise UnusableEnv(
+            f"{spec.id} built an object of type {type(raw).__name__}, expected a DeviceEnv (reverie.envs.base): init, "
+            f"step and row as pure functions. An env of the host is named without {DEVICE}"
+        )
+    from reverie.envs.device_wrappers import TimeLimit  # brings JAX, which a worker of the host does not need
+
+    while isinstance(raw, TimeLimit) and raw.limit <= spec.time_limit:
+        raw = raw.env
+    return TimeLimit(raw, spec.time_limit) if spec.time_limit else raw
+
+
+def build(spec: EnvSpec) -> Any:
+    """The bare object that the id names: a `gymnasium.Env`, an `Env` or a `DeviceEnv`, if all is well."""
+    if spec.factory is not None:
+        return spec.factory(**spec.arguments())
+    if spec.id.startswith(DEVICE):
+        module, _, name = spec.id.removeprefix(DEVICE).rpartition(":")
+        return _call(code.find(module or TOYS, name), spec)
+    if family := family_of(spec.id):
+        family.require(spec.id)
+        return _of_family(family.module, spec)
+    module, _, name = spec.id.rpartition(":")
+    if module and is_name(name):
+        return _call(code.find(module, name), spec)
+    return _registered(spec)
+
+
+def adapt(raw: Any, name: str, obs_keys: str = "", seed: int = 0) -> Env:
+    """`raw`, whose first reset is with `seed`, as an `Env` that shows what `obs_keys` chooses.
+
+    Raises UnusableEnv if it cannot be one.
+    """
+    if count := getattr(raw, "num_envs", 0):
+        raise UnusableEnv(
+            f"{name} is a vector env, a {type(raw).__name__} of {count} envs, expected a single one: return one of "
+            f"them, and type --envs {count} for as many copies of it"
+        )
+    try:
+        env = _translated(raw, name, obs_keys, seed)
+        for what, spaces in (("observation", env.obs_space), ("action", env.act_space)):
+            for key, space in spaces.items():
+                if not space.width:
+                    leave = f", or leave it out: --obs-keys '!{key}'" if what == "observation" else ""
+                    raise ValueError(f"{what} {key!r} holds no number: it is {space.describe()}. Give it a size{leave}")
+    except ValueError as error:
+        if isinstance(raw, gymnasium.Env):
+            raw.close()
+        raise error if isinstance(error, UnusableEnv) else UnusableEnv(f"{name}: {error}") from error
+    return env
+
+
+def _translated(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
+    if isinstance(raw, gymnasium.Env):
+        return GymEnv(raw, obs_keys, seed)
+    if any(cls.__module__.partition(".")[0] == "pettingzoo" for cls in type(raw).__mro__):
+        from reverie.envs.pettingzoo import as_game
+
+        raw = as_game(raw)
+    if isinstance(raw, Env):
+        return ObsKeys(raw, obs_keys) if obs_keys else raw
+    if isinstance(raw, DeviceEnv):
+        from reverie.envs.device_wrappers import HostView
+
+        return HostView(raw, name)
+    if any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
+        raise UnusableEnv(
+            f"{name} is an env of the old `gym` package, expected gymnasium: write `import gymnasium as gym`, return "
+            "obs, info from reset(seed=...) and five values from step(); or wrap it with the package shimmy"
+        )
+    raise UnusableEnv(
+        f"{name} built an object of type {type(raw).__name__}, expected a gymnasium.Env: `class MyEnv(gymnasium.Env):`"
+    )
+
+
+def _lengthened(env: Any, limit: int) -> None:
+    """Lets every time limit of Gymnasium around `env` that is shorter than `limit` wait as long."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            env._max_episode_steps = max(env._max_episode_steps, limit)
+        env = env.env
+
+
+# --------------------------------------------------------------------------------------- by family
+
+
+def _of_family(module: ModuleType, spec: EnvSpec) -> Any:
+    try:
+        given = options.read(module.Options, spec.arguments())
+        _once(given, spec)
+        return module.make(spec.id, given)
+    except (ValueError, DependencyNotInstalled) as error:
+        raise UnusableEnv(f"{spec.id}: {error}") from error
+
+
+def _once(given: Any, spec: EnvSpec) -> None:
+    """Raises ValueError where a wrapper would do again what the family does by itself."""
+    if hasattr(given, "repeat") and spec.action_repeat > 1:
+        raise ValueError(
+            f"it repeats every action by itself, {given.repeat} times: leave --action-repeat out, or change that "
+            f"with --env-kwargs '{{\"repeat\": {spec.action_repeat}}}'"
+        )
+    if hasattr(given, "size") and spec.image_size not in (0, given.size):
+        another = f", and type --env-kwargs '{{\"size\": {spec.image_size}}}' for another"
+        raise ValueError(
+            f"it makes images of {given.size} by itself: leave --image-size out"
+            + (another if isinstance(spec.image_size, int) else "")
+        )
+
+
+# ------------------------------------------------------------------------------------ by Gymnasium
+
+
+def _registered(spec: EnvSpec) -> gymnasium.Env:
+    module, _, name = spec.id.rpartition(":")
+    if module:
+        code.load(module)
+    if name not in gymnasium.registry and re.fullmatch(ROBOTICS.pattern, name):
+        ROBOTICS.require(name)
+        gymnasium.register_envs(importlib.import_module(ROBOTICS.package))
+    if name not in gymnasium.registry:
+        raise UnusableEnv(_unknown(name))
+    kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point
+    wrap: Callable[[gymnasium.Env], gymnasium.Env] = lambda env: env
+    for family in GYMNASIUM:
+        if re.match(family.pattern, str(entry_point)):
+            family.require(name)
+            wrap = family.module.wrap
+    if "render_mode" not in kwargs and can_draw(entry_point):
+        kwargs["render_mode"] = "rgb_array"
+    try:
+        # Our own gate and `check-env` replace Gymnasium's checker, which costs time at every step.
+        with _naming_arguments(spec, entry_point):
+            return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
+    except DependencyNotInstalled as error:
+        raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
+    return (
+        f"no env {name!r}: {hint} Expected a Gymnasium id such as CartPole-v1, or "
+        "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
+    )
+
+
+@contextmanager
+def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
+    """Raises UnusableEnv where `target`, or what it passes them on to, does not take one of the given arguments, and
+    where it needs one that is not given."""
+    try:
+        yield
+    except TypeError as error:
+        _, missing, listed = str(error).partition("missing ")
+        names = re.findall(r"'(\w+)'", listed)
+        if missing and names and set(names) <= _needed(target) - spec.arguments().keys():
+            example = json.dumps(dict.fromkeys(names, "...")).replace('"..."', "...")
+            plural = "arguments" if len(names) > 1 else "argument"
+            raise UnusableEnv(
+                f"{spec.id} needs the {plural} {', '.join(map(repr, names))}: type --env-kwargs '{example}'"
+            ) from error
+        foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
+        if not foreign:
+            raise
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        taken = [p.name for p in inspect.signature(loaded(target)).parameters.values() if p.kind in named]
+        it_takes = f"It takes {', '.join(taken) or 'none'}"
+        raise UnusableEnv(
+            f"{spec.id} takes no argument {foreign[0]!r}: {meant(foreign[0], taken)}{it_takes}"
+        ) from error
+
+
+def _needed(target: Any) -> set[str]:
+    """Names of the arguments without which an env class or function, or what a text leads to, cannot be called."""
+    parameters = inspect.signature(loaded(target)).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty}
+
+
+def _call(target: Any, spec: EnvSpec) -> Any:
+    code.check_builder(target, spec.id)
+    kwargs = spec.arguments()
+    draws = inspect.isclass(target) and can_draw(target)
+    if draws and "render_mode" in inspect.signature(target).parameters:
+        kwargs.setdefault("render_mode", "rgb_array")
+    with _naming_arguments(spec, target):
+        return target(**kwargs)
