@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import os
 import struct
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from reverie.envs.base import Arrays, Space, Spaces, Step, to_json
+from reverie.envs.base import Arrays, Step, to_json
+from reverie.envs.buffers import views
 from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate, Malformed
@@ -81,23 +81,6 @@ class Host:
         return Flags(step.reward, step.is_first, step.is_last, step.is_terminal, step.figures if step.is_last else {})
 
 
-def nbytes(obs_space: Spaces, act_space: Spaces, num: int) -> int:
-    """Bytes of the buffers of `num` envs."""
-    return sum(size for *_, size in _layout(obs_space, act_space, num))
-
-
-def views(memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, num: int) -> tuple[Arrays, Arrays]:
-    """`(obs, action)`: arrays `[num, ...]` over `memory`."""
-    arrays: dict[str, Arrays] = {"obs": {}, "action": {}}
-    offset = 0
-    for group, key, space, size in _layout(obs_space, act_space, num):
-        count = num * math.prod(space.shape)
-        flat = np.frombuffer(memory, space.dtype, count, offset)
-        arrays[group][key] = flat.reshape(num, *space.shape)
-        offset += size
-    return arrays["obs"], arrays["action"]
-
-
 def explain(error: BaseException) -> str:
     """What went wrong in an env, as text: a malformed value needs no traceback, the rest does."""
     if isinstance(error, Malformed):
@@ -136,10 +119,3 @@ def _reply(write: int, how: bytes, flags: Flags = NOTHING, text: str = "") -> No
     data = REPLY.pack(how, len(encoded), *flags[:4]) + encoded
     while data:
         data = data[os.write(write, data) :]
-
-
-def _layout(obs_space: Spaces, act_space: Spaces, num: int) -> Iterator[tuple[str, str, Space, int]]:
-    for group, spaces in (("obs", obs_space), ("action", act_space)):
-        for key, space in spaces.items():
-            size = num * math.prod(space.shape) * space.dtype.itemsize
-            yield group, key, space, -(-max(size, 1) // 64) * 64  # each array on its cache line

@@ -13,56 +13,28 @@ The timeline of one env. `send` and `recv` alternate; between them the env works
 from __future__ import annotations
 
 import logging
-import mmap
 import os
-import statistics
-import struct
-import tempfile
 import time
-import zlib
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from reverie.envs import host
-from reverie.envs.base import Arrays, Spaces, Step
-from reverie.envs.guard import Fault, Late, guarded
+from reverie.envs.base import Arrays, Spaces
+from reverie.envs.buffers import Buffers, anonymous_file
+from reverie.envs.guard import Fault
 from reverie.envs.host import Flags
+from reverie.envs.mode import Mode, resolve
 from reverie.envs.seats import Inline, Process, Seat
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
-from reverie.envs.values import allowed, legally, sample
+from reverie.envs.tape import Tape, split, to_arrays
 
-Mode = Literal["auto", "inline", "process"]
-
-CHEAP = 200e-6  # seconds a step: above, a process costs less than waiting for the env
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a rebuild, doubling
-PATIENCE = 20.0  # seconds for building and trying an env, imports on a busy machine included
-_FLAGS = struct.Struct("<f???")
 _log = logging.getLogger("reverie")
 
 
 class EnvFailed(RuntimeError):
     """An env failed too often, or could not be built at all. Says which, when, and how."""
-
-
-@dataclass
-class _Tape:
-    """What it takes to bring an env back to where it is: the open episode."""
-
-    episode: int = -1
-    ended: bool = True  # the next `send` is a reset
-    in_flight: bool = False
-    actions: list[bytes] = field(default_factory=list)
-    crcs: list[int] = field(default_factory=list)  # of the rows received: one more, or as many
-    steps: int = 0  # rows ever received from this env
-    failed_at: deque[int] = field(default_factory=deque)  # `steps` at the failures in the window
-
-    def clear(self) -> None:
-        self.actions.clear()
-        self.crcs.clear()
 
 
 class Workers:
@@ -115,25 +87,20 @@ class Workers:
         self.num = num
         self.failures = 0
         self.figures: list[Mapping[str, float]] = [{} for _ in range(num)]
-        self.mode: Literal["inline", "process"] = _resolve(self.spec, mode, memory)
+        self.mode: Literal["inline", "process"] = resolve(self.spec, mode, memory)
         self._seed, self._max_failures, self._window = seed, max_failures, window
-        self._tapes = [_Tape() for _ in range(num)]
+        self._tapes = [Tape() for _ in range(num)]
         self._cut = np.zeros(num, bool)
-        self._fd = _anonymous_file() if self.mode == "process" else -1
+        self._fd = anonymous_file() if self.mode == "process" else -1
         self._seats: list[Seat] = [self._seat(i, deadline, memory * 1e9) for i in range(num)]
         try:
             self.obs_space, self.act_space = self._build_all()
         except BaseException:
             self.close()
             raise
-        size = host.nbytes(self.obs_space, self.act_space, num)
-        shared: mmap.mmap | bytearray = bytearray(size)
-        if self.mode == "process":
-            os.ftruncate(self._fd, size)
-            shared = mmap.mmap(self._fd, size)
-        self._obs, self._action = host.views(shared, self.obs_space, self.act_space, num)
+        self._buffers = Buffers(self.obs_space, self.act_space, num, self._fd)
         for seat in self._seats:
-            seat.bind(self._obs, self._action)
+            seat.bind(self._buffers.obs, self._buffers.action)
 
     def send(self, indices: np.ndarray, actions: Arrays) -> None:
         """Begins one step of the envs `indices` [n]; does not wait.
@@ -146,10 +113,8 @@ class Workers:
         Raises:
           ValueError: an action that is not in `act_space`, or not legal: the policy is at fault, not the env.
         """
-        self._check_actions(len(indices), actions)
-        self._check_legal(indices, actions)
-        for key, buffer in self._action.items():
-            buffer[indices] = actions[key]
+        self._buffers.check(indices, actions, [tape.ended for tape in self._tapes])
+        self._buffers.put(indices, actions)
         for i in indices.tolist():
             tape = self._tapes[i]
             if tape.in_flight:
@@ -157,8 +122,7 @@ class Workers:
             if tape.ended:
                 self._begin(i)
             else:
-                tape.actions.append(self._action_bytes(i))
-                tape.in_flight = True
+                tape.act(self._buffers.action_of(i))
                 self._seats[i].step()
 
     def recv(self, indices: np.ndarray) -> tuple[Arrays, np.ndarray]:
@@ -179,11 +143,10 @@ class Workers:
             flags.append(self._receive(i))
         cut = self._cut[indices]
         self._cut[indices] = False
-        rows = {f"obs/{key}": buffer[indices] for key, buffer in self._obs.items()}
+        rows = self._buffers.rows(indices)
         rows["reward"] = np.array([f.reward for f in flags], np.float32)
-        rows["is_first"] = np.array([f.is_first for f in flags], bool)
-        rows["is_last"] = np.array([f.is_last for f in flags], bool)
-        rows["is_terminal"] = np.array([f.is_terminal for f in flags], bool)
+        for name in ("is_first", "is_last", "is_terminal"):
+            rows[name] = np.array([getattr(f, name) for f in flags], bool)
         return rows, cut
 
     def memory(self) -> list[int]:
@@ -192,21 +155,8 @@ class Workers:
 
     def state(self) -> Arrays:
         """What `restore` needs, at any time, also between `send` and `recv`; waits for nothing."""
-        tapes = self._tapes
-        actions = b"".join(b"".join(tape.actions) for tape in tapes)
-        width = len(self._action_bytes(0))
-        return {
-            "episode": np.array([tape.episode for tape in tapes], np.int64),
-            "ended": np.array([tape.ended for tape in tapes], bool),
-            "in_flight": np.array([tape.in_flight for tape in tapes], bool),
-            "steps": np.array([tape.steps for tape in tapes], np.int64),
-            "cut": self._cut.copy(),
-            "failures": np.array(self.failures, np.int64),
-            "actions": np.frombuffer(actions, np.uint8).reshape(-1, width).copy(),
-            "action_counts": np.array([len(tape.actions) for tape in tapes], np.int64),
-            "crcs": np.array([crc for tape in tapes for crc in tape.crcs], np.uint32),
-            "crc_counts": np.array([len(tape.crcs) for tape in tapes], np.int64),
-        }
+        tapes = to_arrays(self._tapes, len(self._buffers.action_of(0)))
+        return tapes | {"cut": self._cut.copy(), "failures": np.array(self.failures, np.int64)}
 
     def restore(self, state: Arrays) -> np.ndarray:
         """Brings fresh envs back to where they were, by re-enactment.
@@ -226,25 +176,11 @@ class Workers:
           ValueError: the state is of other envs.
           EnvFailed: as `recv`.
         """
-        width = len(self._action_bytes(0))
-        if state["episode"].shape != (self.num,) or state["actions"].shape[1:] != (width,):
-            raise ValueError(
-                f"the state is of {len(state['episode'])} envs with actions of "
-                f"{state['actions'].shape[-1]} bytes, expected {self.num} with {width}"
-            )
-        for key, own in self.state().items():
-            given, skip = state[key], int(key in ("actions", "crcs"))  # these are as long as the open episodes
-            if given.dtype != own.dtype or given.shape[skip:] != own.shape[skip:] or given.ndim != own.ndim:
-                raise ValueError(f"{key} is {given.dtype} {list(given.shape)}, expected {own.dtype} {list(own.shape)}")
-        for key, counts in (("actions", state["action_counts"]), ("crcs", state["crc_counts"])):
-            if (counts < 0).any() or counts.sum() != len(state[key]):
-                raise ValueError(f"{len(state[key])} {key} are saved, and counted {counts.tolist()}")
+        actions, crcs = split(state, self.state())
         if any(tape.in_flight for tape in self._tapes):
             raise RuntimeError("restore after send: expected Workers that have not begun")
         self.failures = int(state["failures"])
         self._cut[:] = state["cut"]
-        actions = np.split(state["actions"], np.cumsum(state["action_counts"])[:-1])
-        crcs = np.split(state["crcs"], np.cumsum(state["crc_counts"])[:-1])
         playing = []
         for i, tape in enumerate(self._tapes):
             tape.clear()
@@ -261,7 +197,10 @@ class Workers:
             for i in playing:
                 mismatch[i] = not self._repeats(i, int(crcs[i][t]))
                 if not mismatch[i] and t < len(actions[i]):
-                    self._retake(i, actions[i][t].tobytes())
+                    action = actions[i][t].tobytes()
+                    self._buffers.put_again(i, action)
+                    self._tapes[i].act(action)
+                    self._seats[i].step()
         for i in np.flatnonzero(mismatch).tolist():
             _log.warning(
                 "env %d of %s did not repeat episode %d after the resume: the episode is cut "
@@ -298,12 +237,8 @@ class Workers:
         return episode_seed(self._seed, i, self._tapes[i].episode + 1)
 
     def _begin(self, i: int) -> None:
-        tape = self._tapes[i]
-        tape.clear()
-        tape.episode += 1
-        tape.ended = False
-        tape.in_flight = True
-        self._seats[i].reset(episode_seed(self._seed, i, tape.episode))
+        self._tapes[i].begin()
+        self._seats[i].reset(episode_seed(self._seed, i, self._tapes[i].episode))
 
     def _receive(self, i: int) -> Flags:
         """The result of env i, whatever it takes; notes in `_cut` if the open episode is lost."""
@@ -329,62 +264,18 @@ class Workers:
             tape.clear()  # nothing to re-enact
             self.figures[i] = flags.figures
         else:
-            tape.crcs.append(self._crc(i, flags))
+            tape.crcs.append(self._buffers.crc(i, flags[:4]))
 
     def _repeats(self, i: int, crc: int) -> bool:
         """Whether the row that env i yields now is the one recorded as `crc`."""
+        self._tapes[i].in_flight = False
         try:
             flags = self._seats[i].result()
         except Fault as fault:
             self._revive(i, fault)
-            self._tapes[i].in_flight = False
             return False
-        self._tapes[i].in_flight = False
-        self._tapes[i].crcs.append(self._crc(i, flags))
+        self._tapes[i].crcs.append(self._buffers.crc(i, flags[:4]))
         return self._tapes[i].crcs[-1] == crc
-
-    def _retake(self, i: int, action: bytes) -> None:
-        offset = 0
-        for buffer in self._action.values():
-            row = buffer[i, ...]
-            flat = np.frombuffer(action, row.dtype, row.size, offset)
-            np.copyto(row, flat.reshape(row.shape))
-            offset += row.nbytes
-        self._tapes[i].actions.append(action)
-        self._tapes[i].in_flight = True
-        self._seats[i].step()
-
-    def _action_bytes(self, i: int) -> bytes:
-        return b"".join(buffer[i].tobytes() for buffer in self._action.values())
-
-    def _crc(self, i: int, flags: Flags) -> int:
-        crc = zlib.crc32(_FLAGS.pack(*flags[:4]))
-        for buffer in self._obs.values():
-            crc = zlib.crc32(buffer[i, ...].data, crc)
-        return crc
-
-    def _check_actions(self, n: int, actions: Arrays) -> None:
-        if actions.keys() != self.act_space.keys():
-            raise ValueError(f"actions {sorted(actions)}, expected {sorted(self.act_space)}")
-        for key, space in self.act_space.items():
-            value = actions[key]
-            if value.shape != (n, *space.shape) or value.dtype != space.dtype:
-                raise ValueError(
-                    f"action/{key}: {value.dtype} {list(value.shape)}, expected {space.dtype} {[n, *space.shape]}"
-                )
-            if space.kind == "discrete":
-                sound = (value >= 0).all() and (value.reshape(n, -1) < space.classes).all()
-            else:
-                sound = np.isfinite(value).all()
-            if not sound:
-                raise ValueError(f"action/{key}: {value} is not in {space.describe()}")
-
-    def _check_legal(self, indices: np.ndarray, actions: Arrays) -> None:
-        for at, i in enumerate(indices.tolist() if "legal" in self._obs else ()):
-            action, legal = {key: x[at, ...] for key, x in actions.items()}, self._obs["legal"][i]
-            if not (self._tapes[i].ended or allowed(action, legal, self.act_space)):
-                taken = {key: x.tolist() for key, x in action.items()}
-                raise ValueError(f"env {i}: action {taken}, expected one that is legal: {np.flatnonzero(legal)}")
 
     # ------------------------------------------------------------------------------- failures
 
@@ -404,23 +295,21 @@ class Workers:
             if spaces != (self.obs_space, self.act_space):
                 fault = Fault("it came back with other spaces")
                 continue
-            self._seats[i].bind(self._obs, self._action)
+            self._seats[i].bind(self._buffers.obs, self._buffers.action)
             return
 
     def _count(self, i: int, fault: Fault) -> None:
         tape = self._tapes[i]
         self.failures += 1
-        tape.failed_at.append(tape.steps)
-        while tape.failed_at[0] <= tape.steps - self._window:
-            tape.failed_at.popleft()
+        failures = tape.failed(self._window)
         where = (
             f"env {i} of {self.spec.id} failed in episode {tape.episode} after "
             f"{max(len(tape.crcs) - 1, 0)} steps of it ({tape.steps} rows in all); "
             f"last action {self._last_action(i)}; {fault}"
         )
-        if len(tape.failed_at) > self._max_failures:
+        if failures > self._max_failures:
             raise EnvFailed(
-                f"{len(tape.failed_at)} failures within {self._window} steps, "
+                f"{failures} failures within {self._window} steps, "
                 f"{self._max_failures} are allowed. The last one: {where}"
             ) from fault
         _log.warning("%s\nThe episode is cut (a truncation) and the env rebuilt", where)
@@ -428,7 +317,7 @@ class Workers:
     def _last_action(self, i: int) -> str:
         if not self._tapes[i].actions:
             return "none since the reset"
-        return str({key: buffer[i].tolist() for key, buffer in self._action.items()})
+        return str({key: buffer[i].tolist() for key, buffer in self._buffers.action.items()})
 
     # ------------------------------------------------------------------------------- building
 
@@ -454,62 +343,3 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     """The seed of one episode of one env: a pure function, so that it can be re-enacted."""
     state = np.random.SeedSequence(seed, spawn_key=(index, episode)).generate_state(1)
     return int(state[0] >> 1)  # 31 bits: some envs keep their seed in a C int
-
-
-def _resolve(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", "process"]:
-    if memory:
-        if mode == "inline":
-            raise UnusableEnv(
-                f"--worker-memory {memory:g} is a limit of processes, and with --workers inline or --debug "
-                f"{spec.id} runs in this one: leave one of them out"
-            )
-        if not os.path.exists("/proc/self/statm"):
-            raise UnusableEnv("--worker-memory needs Linux, which tells how much memory a process has: leave it out")
-        return "process"
-    if mode != "auto":
-        return mode
-    if spec.factory is not None:
-        return "inline"
-    if not _harmless(spec.id):
-        return "process"
-    try:
-        with guarded(PATIENCE):
-            return "inline" if _seconds_per_step(spec) < CHEAP else "process"
-    except Late:
-        return "process"  # whatever keeps it, the other envs need not wait for that
-    except Fault:
-        return "inline"  # building it in earnest meets the same fault, and tells
-
-
-def _harmless(name: str) -> bool:
-    """Whether the env is one that neither hangs nor crashes: it may run in this process."""
-    if name.startswith("reverie.envs.toy:"):
-        return name != "reverie.envs.toy:Faulty"
-    import gymnasium
-
-    registered = gymnasium.registry.get(name)
-    return registered is not None and str(registered.entry_point).startswith("gymnasium.")
-
-
-def _seconds_per_step(spec: EnvSpec) -> float:
-    subject = host.make_env(spec)
-    rng = np.random.default_rng(0)
-    times: list[float] = []
-    shown: Step | None = None
-    stop = time.perf_counter() + 5e-3
-    while len(times) < 5 or time.perf_counter() < stop:
-        legal = shown.obs.get("legal") if shown else None
-        action = legally(sample(subject.act_space, rng), legal, subject.act_space, rng)
-        began = time.perf_counter()
-        shown = subject.reset(0) if shown is None or shown.is_last else subject.step(action)
-        times.append(time.perf_counter() - began)
-    subject.close()
-    return statistics.median(times)
-
-
-def _anonymous_file() -> int:
-    """Shared memory without a name: nothing is left behind, however the processes end."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("reverie")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
