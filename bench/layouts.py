@@ -33,7 +33,8 @@ import numpy as np
 import tyro
 from solve import commit, processor
 
-from reverie.replay.sequences import Field, Replay, Row, bytes_per_row
+from reverie.replay.rows import Field, Row, bytes_per_row
+from reverie.replay.sequences import Replay
 
 UNROLL, STREAMS, SLICE = 5, 16, 200
 

@@ -22,8 +22,9 @@ import ml_dtypes
 import numpy as np
 import tyro
 
+from reverie.replay.rows import PRIORITY, Field, Row, bytes_per_row
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import PRIORITY, Field, Replay, Row, bytes_per_row
+from reverie.replay.sequences import Replay
 
 BATCH, CONTEXT, LENGTH, STREAMS = 16, 1, 65, 16
 CHUNK = 64  # steps that an env on the device hands over at once

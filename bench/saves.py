@@ -23,8 +23,9 @@ import numpy as np
 import tyro
 
 from reverie import files
+from reverie.replay.rows import Field
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Field, Replay
+from reverie.replay.sequences import Replay
 
 STREAMS, LENGTH, ADDED, WRITTEN = 16, 16, 256, 8192
 FIELDS = {

@@ -18,7 +18,7 @@ from reverie.envs.masks import METHOD_CALL
 from reverie.envs.values import Gate, Malformed
 from reverie.envs.wrappers import masks, native_action, observe
 from reverie.fields import INT64, short
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 from reverie.run.compiled import Compiled
 from reverie.run.traced import Traced
 

@@ -16,7 +16,7 @@ from reverie import afford, memory
 from reverie.agent import Agent, as_divided
 from reverie.assembly import described, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.replay.sequences import bytes_per_row
+from reverie.replay.rows import bytes_per_row
 from reverie.run import experience, loggers, phases
 from reverie.run.collect import offline
 from reverie.run.collect.script import Script

@@ -22,8 +22,8 @@ from reverie.envs.spec import EnvLike
 from reverie.envs.workers import episode_seed
 from reverie.export import export
 from reverie.fields import short
+from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Row
 from reverie.resolve import again, searching
 from reverie.run import dreams, experience, meta
 from reverie.run.checkpoint import Checkpoints

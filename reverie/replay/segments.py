@@ -35,7 +35,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reverie.files import Folder, Missing
-from reverie.replay.sequences import Replay, Row
+from reverie.replay.rows import Row
+from reverie.replay.sequences import Replay
 from reverie.saved import BYTES, COUNT, RELEASE, AnotherRun, Malformed, OtherVersion, fault
 
 VERSION = 2

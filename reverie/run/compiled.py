@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from reverie.agent import Agent, Carry, Mode, Part, State, as_divided
 from reverie.envs.device import DeviceEnvs
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
 from reverie.run.placement import Placement

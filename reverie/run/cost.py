@@ -16,7 +16,7 @@ import jax
 from jax.extend.core import Var
 
 from reverie.agent import Agent
-from reverie.replay.sequences import Field
+from reverie.replay.rows import Field
 
 FUSED = frozenset({
     "abs", "add", "and", "broadcast_in_dim", "convert_element_type", "div", "eq", "exp", "ge", "gt", "integer_pow",

@@ -12,7 +12,8 @@ from reverie.agent import Agent, Dream, State
 from reverie.config import RunConfig
 from reverie.envs.spec import EnvSpec
 from reverie.files import Folder
-from reverie.replay.sequences import Replay, Row
+from reverie.replay.rows import Row
+from reverie.replay.sequences import Replay
 from reverie.run import experience
 from reverie.run.compiled import Compiled
 from reverie.run.envs import collector, open_envs

@@ -11,7 +11,7 @@ import numpy as np
 from reverie.agent import Mode as Acting
 from reverie.agent import State
 from reverie.envs.workers import Workers
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 from reverie.run.arena import Game, scores
 from reverie.run.collect.base import Episode, mean_figures
 from reverie.run.collect.rollout import play

@@ -7,7 +7,8 @@ import numpy as np
 from reverie.agent import Agent
 from reverie.config import RunConfig
 from reverie.envs.base import Spaces
-from reverie.replay.sequences import Field, Replay, bytes_per_row
+from reverie.replay.rows import Field, bytes_per_row
+from reverie.replay.sequences import Replay
 from reverie.run.ratio import Ratio
 from reverie.run.seeds import seeds
 

@@ -12,7 +12,8 @@ import numpy as np
 from reverie.agent import DREAMT, State
 from reverie.config import RunConfig
 from reverie.files import Folder
-from reverie.replay.sequences import Replay, Row
+from reverie.replay.rows import Row
+from reverie.replay.sequences import Replay
 from reverie.run import dreams
 from reverie.run.clock import Clock
 from reverie.run.compiled import Compiled

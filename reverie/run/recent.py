@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from reverie.config import RunConfig
-from reverie.replay.sequences import Replay, Row
+from reverie.replay.rows import Row
+from reverie.replay.sequences import Replay
 from reverie.run import phases
 from reverie.run.clock import Clock
 from reverie.run.collect.base import Episode, mean_figures, pack, unpack

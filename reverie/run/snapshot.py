@@ -13,8 +13,9 @@ from reverie.agent import Agent, State, select
 from reverie.config import RunConfig
 from reverie.envs import base
 from reverie.health import NonFinite
+from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Replay, Row
+from reverie.replay.sequences import Replay
 from reverie.run import meta, phases
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect.base import Collector

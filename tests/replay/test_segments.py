@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from reverie import files
 from reverie.files import DiskError
 from reverie.replay import segments
+from reverie.replay.rows import ID_BITS, PRIORITY, Field, Row
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import ID_BITS, PRIORITY, Field, Replay, Row
+from reverie.replay.sequences import Replay
 from reverie.saved import AnotherRun, OtherVersion
 
 FIELDS = {

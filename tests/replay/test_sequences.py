@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.replay.sequences import ID_BITS, PRIORITY, Field, Replay, Row, bytes_per_row
+from reverie.replay.rows import ID_BITS, PRIORITY, Field, Row, bytes_per_row
+from reverie.replay.sequences import Replay
 
 FIELDS = {
     "obs/t": Field((), np.dtype(np.int32)),  # the row's own t
@@ -132,10 +133,10 @@ def test_online_windows_come_once_in_order_without_overlap(
     for i, add in enumerate(adds):
         feed.add(list(add), list(add.values()))
         if i % every == 0:
-            picks = replay._serve(1)
+            picks = replay._windows.serve(1)
             assert set(picks) <= feed.windows()
             served += picks
-    served += replay._serve(10**6)
+    served += replay._windows.serve(10**6)
     for s in range(3):
         starts = [start for stream, start in served if stream == s]
         assert (np.diff(starts) >= length).all()
@@ -166,7 +167,7 @@ def test_online_windows_overwritten_before_their_turn_are_dropped() -> None:
     feed = Feed(replay)
     for _ in range(25):  # rows 15..24 are held: the windows at 16 and 20 are whole
         feed.add([0])
-    assert replay._serve(10) == [(0, 16), (0, 20)]
+    assert replay._windows.serve(10) == [(0, 16), (0, 20)]
 
 
 @settings(max_examples=300)

@@ -14,8 +14,9 @@ from faulty_disk import FaultyDisk, Killed
 
 from reverie.files import DiskError
 from reverie.replay import segments
+from reverie.replay.rows import Field
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Field, Replay
+from reverie.replay.sequences import Replay
 from reverie.run.checkpoint import Checkpoints
 
 FIELDS = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from reverie.agent import Carry, Mode, State
 from reverie.envs.spec import EnvLike, summary
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 
 Policy = Callable[[State, Mode, Carry, Row], tuple[Carry, Row, Row]]  # -> carry, action, out; numpy arrays `[n, ...]`
 Add = Callable[[np.ndarray, Row], object]  # takes the rows of envs [n]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reverie.agent import select
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from reverie.envs.spec import EnvSpec
 from reverie.envs.values import Gate, Malformed, problem
 from reverie.envs.wrappers import innermost, observe
 from reverie.files import Folder
-from reverie.replay.sequences import Field, Replay, Row
+from reverie.replay.rows import Field, Row
+from reverie.replay.sequences import Replay
 
 MINARI = "minari:"  # before the name of a data set of Minari
 LARGEST = 1 << 34  # bytes of a file of one episode

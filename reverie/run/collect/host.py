@@ -17,7 +17,7 @@ import numpy as np
 
 from reverie.agent import Carry, Mode, State, select
 from reverie.envs.workers import Workers
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
 from reverie.run.collect.base import Add, Episode, Policy, Tally
 

@@ -14,8 +14,9 @@ from reverie import config
 from reverie.agent import Carry, Mode, State
 from reverie.config import ConfigError
 from reverie.envs.spec import EnvSpec
+from reverie.replay.rows import Field, Row
 from reverie.replay.segments import Segments
-from reverie.replay.sequences import Field, Replay, Row
+from reverie.replay.sequences import Replay
 from reverie.run import experience, meta
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import dataset

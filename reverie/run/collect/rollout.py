@@ -17,7 +17,7 @@ import numpy as np
 from reverie.agent import Agent, Carry, Mode, State
 from reverie.envs.device import DeviceEnvs, World
 from reverie.envs.workers import EnvFailed
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
 from reverie.run.collect.base import Add, Episode, Tally
 from reverie.run.stop import Stop

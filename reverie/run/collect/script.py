@@ -10,7 +10,7 @@ from reverie.agent import Carry, Mode, State, select
 from reverie.envs.base import Spaces
 from reverie.envs.code import UnusableEnv, check_function, find
 from reverie.envs.values import problem
-from reverie.replay.sequences import Row
+from reverie.replay.rows import Row
 from reverie.run.collect.base import Policy
 
 

@@ -1,0 +1,181 @@
+"""Rows in memory: preallocated rings, one array per key, so that memory is known before the first row and never grows.
+
+A row is named by its **id**, `stream << 40 | t`, with `t` counting from the first row of its stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from reverie.replay import priorities
+
+Row = dict[str, np.ndarray]
+
+ID_BITS = 40  # of an id, for t: 10^12 rows per stream
+_T = (1 << ID_BITS) - 1
+PRIORITY = "out/priority"
+# Bytes per row: held, unsaved, dirty; the begin of a window; two segment numbers in `segments`.
+_BOOKKEEPING = 3 + 8 + 2 * 4
+
+
+@dataclass(frozen=True)
+class Field:
+    """Shape and dtype of one key of a row, without leading axes. bfloat16 is allowed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def stored(self) -> np.dtype:
+        """The dtype in memory. numpy copies the types it does not know (bfloat16) one by one: as
+        integers of the same width they are fast."""
+        dtype = np.dtype(self.dtype)
+        return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def bytes_per_row(fields: Mapping[str, Field]) -> int:
+    """Memory of one row, bookkeeping included: known before anything is allocated."""
+    tree = priorities.BYTES if PRIORITY in fields else 0
+    return sum(f.nbytes for f in fields.values()) + _BOOKKEEPING + tree
+
+
+class Rings:
+    """The newest rows of each stream.
+
+    Args:
+      fields: key -> shape and dtype, of every key a row has.
+      ring: rows that each stream keeps.
+
+    For `segments` there are flat arrays of `capacity` slots: `arrays` (the rows), `held`
+    (the slot has a row), `unsaved` (the row came since the last save), `dirty` (its `out/` did).
+    """
+
+    def __init__(self, fields: Mapping[str, Field], streams: int, ring: int) -> None:
+        self.fields = dict(fields)
+        self.streams, self.ring, self.capacity = streams, ring, streams * ring
+        # Zeros cost nothing until they are written to: the pages come as the rings fill.
+        self.arrays = {k: np.zeros((self.capacity, *f.shape), f.stored) for k, f in fields.items()}
+        self.held, self.unsaved, self.dirty = np.zeros((3, self.capacity), bool)
+        self._count = np.zeros(streams, np.int64)  # rows ever added
+
+    def __len__(self) -> int:
+        """Rows held now."""
+        return int(np.count_nonzero(self.held))
+
+    @property
+    def added(self) -> int:
+        """Rows ever added."""
+        return int(self._count.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory when full."""
+        return self.capacity * bytes_per_row(self.fields)
+
+    def check(self, streams: np.ndarray, rows: Row) -> None:
+        """Raises what adding `rows` [n, ...] to `streams` [n] would raise, and adds nothing."""
+        streams = np.asarray(streams)
+        self._check(streams, rows, (streams.size,))
+
+    def _check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...]) -> None:
+        if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (
+            streams.size and streams.max() >= self.streams
+        ):
+            raise ValueError(f"streams must differ and be below {self.streams}; given {streams}")
+        faults = [f"{key}: not a key of the rows" for key in rows.keys() - self.fields.keys()]
+        for key, field in self.fields.items():
+            want = (*lead, *field.shape)
+            if key not in rows:
+                faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
+            elif rows[key].dtype != field.dtype or rows[key].shape != want:
+                got = rows[key]
+                faults.append(f"{key}: given {got.dtype} {list(got.shape)}, expected {field.dtype} {list(want)}")
+        if faults:
+            raise ValueError("rows do not fit the replay:\n  " + "\n  ".join(sorted(faults)))
+
+    def _put(self, streams: np.ndarray, rows: Row) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [U, n, ...] to streams [n], U at most the ring; returns their t [U, n] and their slots [U * n]."""
+        steps = len(next(iter(rows.values())))
+        t = self._count[streams] + np.arange(steps)[:, None]
+        slots = (streams * self.ring + t % self.ring).reshape(-1)  # numpy is fastest with one flat index
+        for key, array in self.arrays.items():
+            array[slots] = rows[key].view(array.dtype).reshape(-1, *array.shape[1:])
+        self.held[slots] = True
+        self.unsaved[slots] = True
+        self.dirty[slots] = False
+        self._count[streams] += steps
+        return t, slots
+
+    def _rows(self, first: np.ndarray, span: np.ndarray) -> Row:
+        """The rows held `span` [L] after the ids `first` [B]: key -> [B, L, ...]."""
+        ids = first[:, None] + span
+        slots = (ids >> ID_BITS) * self.ring + (ids & _T) % self.ring
+        rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
+        return {**rows, "id": ids}
+
+    def look(self, batch: int, length: int, rng: np.random.Generator) -> Row:
+        """`batch` windows of `length` rows that follow each other in one stream, uniform over all there are; `length`
+        need not be the replay's own, and episodes may begin anywhere inside.
+
+        Nothing of the replay changes, its random state included: whoever only looks takes nothing from training.
+
+        Returns key -> [batch, length, ...] as `sample` does; a window comes twice only if there are fewer than
+        `batch`. Raises ValueError while there is no window that long (`longest`).
+        """
+        starts = self._beginnings(length)
+        if not starts.size:
+            raise ValueError(f"no {length} rows follow each other: {len(self)} rows in {self.streams} streams")
+        return self._rows(rng.choice(starts, batch, replace=starts.size < batch), np.arange(length))
+
+    @property
+    def longest(self) -> int:
+        """Rows of the longest window that `look` finds."""
+        runs = (self._unbroken(s, within_episodes=False) for s in range(self.streams))
+        return max(int((t - run).max(initial=-1)) + 1 for t, run in runs)
+
+    def _beginnings(self, length: int) -> np.ndarray:
+        """The ids of all rows that begin a window of `length`."""
+        found = [np.zeros(0, np.int64)]
+        for s in range(self.streams):
+            t, run = self._unbroken(s, within_episodes=False)
+            found.append((s << ID_BITS) | (t[run <= t - (length - 1)] - (length - 1)))
+        return np.concatenate(found)
+
+    def slots(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rows `ids` [n] lie: (slots [m] of those not overwritten, their mask [n])."""
+        stream, t = ids >> ID_BITS, ids & _T
+        if ids.size and (ids.min() < 0 or stream.max() >= self.streams):
+            raise ValueError(f"ids name streams outside 0..{self.streams - 1}")
+        age = self._count[stream] - t
+        if ids.size and age.min() <= 0:
+            raise ValueError("ids name rows that were never added")
+        live = age <= self.ring
+        slots = stream * self.ring + t % self.ring
+        return (slots if live.all() else slots[live]), live
+
+    def ids(self, slots: np.ndarray) -> np.ndarray:
+        """The ids of the rows in `slots` [n]."""
+        stream, place = np.divmod(slots, self.ring)
+        newest = self._count[stream] - 1
+        return (stream << ID_BITS) | (newest - (newest - place) % self.ring)
+
+    def _unbroken(self, stream: int, within_episodes: bool) -> tuple[np.ndarray, np.ndarray]:
+        """`t` of all rows of a stream, and for each the t since when rows follow each other up to it."""
+        count = int(self._count[stream])
+        t = np.arange(max(0, count - self.ring), count)
+        slots = stream * self.ring + t % self.ring
+        held = self.held[slots]
+        seam = ~held
+        seam[1:] |= ~held[:-1]
+        seam[:1] = True
+        if within_episodes:
+            seam |= self.arrays["is_first"][slots]
+        return t, np.maximum.accumulate(np.where(seam, t + ~held, 0))
