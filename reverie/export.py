@@ -105,8 +105,22 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
         "begin": jax.export.export(jax.jit(begin), platforms=PLATFORMS)(jax.ShapeDtypeStruct((), jnp.uint32)),
         "act": jax.export.export(jax.jit(acting), platforms=PLATFORMS)(shaped(parameters), carried, shown),
     }
-    run = conf.run
-    told = {
+    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
+    table = io.BytesIO()
+    np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
+    written |= {
+        "parameters.npz": table.getvalue(),
+        "spaces.json": json.dumps(_said(agent, env, conf, mode, envs), indent=1).encode(),
+    }
+    for name, data in {**written, "example.py": EXAMPLE.encode()}.items():
+        files.replace(path / name, data)
+
+
+def _said(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dict[str, Any]:
+    """What `spaces.json` says."""
+    run, seen, done = conf.run, _native(env, "observation_space"), _native(env, "action_space")
+    described = lambda key, space: {**to_json({key: space})[key], "dtype": str(space.dtype)}
+    return {
         "reverie": RELEASE,
         "algorithm": conf.algorithm,
         "env": run.env,
@@ -114,20 +128,12 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
         "envs": envs,
         "wrapped": {name: getattr(run, name) for name in ("action_repeat", "time_limit", "image_size", "gray")},
         "obs": {
-            key: {**to_json({key: space})[key], "dtype": str(space.dtype), **_offset(seen.get(key))}
-            for key, space in obs_space.items()
+            key: {**described(key, space), **_offset(seen.get(key))}
+            for key, space in agent.obs_space.items()
+            if space.kind != "target"
         },
-        "action": {
-            key: {**to_json({key: space})[key], "dtype": str(space.dtype), **_bounds(done.get(key))}
-            for key, space in agent.act_space.items()
-        },
+        "action": {key: {**described(key, x), **_bounds(done.get(key))} for key, x in agent.act_space.items()},
     }
-    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
-    table = io.BytesIO()
-    np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
-    written |= {"parameters.npz": table.getvalue(), "spaces.json": json.dumps(told, indent=1).encode()}
-    for name, data in {**written, "example.py": EXAMPLE.encode()}.items():
-        files.replace(path / name, data)
 
 
 def named(tree: Any) -> dict[str, Any]:

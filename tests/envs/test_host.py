@@ -2,26 +2,10 @@ import numpy as np
 import pytest
 
 from reverie.envs.base import Space, Step
-from reverie.envs.host import Host, explain, nbytes, views
+from reverie.envs.buffers import Buffers
+from reverie.envs.host import Host, explain
 from reverie.envs.spec import env_spec
 from reverie.envs.values import Malformed
-
-OBS = {"a": Space("image", (3, 3, 1)), "b": Space("vector", (2,)), "c": Space("discrete", (), (9,))}
-ACT = {"x": Space("vector", ())}
-
-
-def test_buffers_do_not_overlap():
-    memory = bytearray(nbytes(OBS, ACT, 5))
-    obs, action = views(memory, OBS, ACT, 5)
-    arrays = [*obs.values(), *action.values()]
-    for number, array in enumerate(arrays):
-        array[...] = number
-    for number, array in enumerate(arrays):
-        assert (array == number).all()
-        assert array.ctypes.data % array.itemsize == 0
-    assert [array.shape for array in arrays] == [(5, 3, 3, 1), (5, 2), (5,), (5,)]
-    again, _ = views(memory, OBS, ACT, 5)
-    np.testing.assert_array_equal(again["c"], obs["c"])
 
 
 class Confused:
@@ -46,8 +30,9 @@ class Confused:
 
 def test_is_first_belongs_to_resets_and_actions_to_the_env():
     host = Host(env_spec(lambda: Confused()))
-    obs, action = views(bytearray(nbytes(OBS, ACT, 1)), host.env.obs_space, host.env.act_space, 1)
-    host.bind(obs, action, 0)
+    buffers = Buffers(host.env.obs_space, host.env.act_space, 1)
+    action = buffers.action
+    host.bind(buffers.obs, action, 0)
     assert host.reset(0).is_first
     action["x"][:] = 1
     with pytest.raises(Malformed, match="is_first is True, expected it on reset and only there"):
