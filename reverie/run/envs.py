@@ -76,13 +76,8 @@ def collector(
       policy: for envs of the host; on the device, that of `compiled` is part of the same program.
       add, extend: take `(envs [n], rows)`, one row of each env `[n, ...]`, or U of them `[U, n, ...]`.
       scan: U, steps of device envs in one call.
-      groups: that take turns.
-
-    Raises:
-      UnusableEnv: the envs cannot take turns.
+      groups: that take turns, of envs of the host.
     """
     if envs.mode != "device":
         return HostCollector(envs, policy, add, groups)
-    if groups > 1:
-        raise UnusableEnv(f"{envs.spec.id} lives on the device: all envs step together, leave --groups out")
     return DeviceCollector(compiled.rollout(envs, scan), extend)

@@ -136,21 +136,20 @@ class Training:
 
     def _collector(self) -> Collector:
         """What commits the rows of this run, with its first carry."""
-        run, spent = self.run, self.clock.spent
+        run, workers, spent = self.run, self.workers, self.clock.spent
+        if workers.mode == "device":
+            if run.groups > 1:
+                raise UnusableEnv(f"{workers.spec.id} lives on the device: all envs step together, leave --groups out")
+            if run.collector:
+                raise UnusableEnv(f"{workers.spec.id} lives on the device, where no --collector reaches: leave it out")
+        if run.offline:
+            return OfflineCollector(run.offline, workers.spec, run.envs, self.replay)
         policy: Policy = self.compiled.decide
         if run.collector:
-            if self.workers.mode == "device":
-                raise UnusableEnv(
-                    f"{self.workers.spec.id} lives on the device, where no --collector reaches: leave it out"
-                )
             script = Script(run.collector, self.agent.act_space, seeds(run.seed).envs)
             policy = script.instead_of(policy, lambda: self.progress.step)
         add, extend = spent("replay")(self.replay.add), spent("replay")(self.replay.extend)
-        if run.offline:
-            return OfflineCollector(run.offline, self.workers.spec, run.envs, self.replay)
-        made = collector(
-            self.workers, self.compiled, spent("policy")(policy), add, extend, scan=run.scan, groups=run.groups
-        )
+        made = collector(workers, self.compiled, spent("policy")(policy), add, extend, scan=run.scan, groups=run.groups)
         act = keys(run.seed).policy
         made.carry = [
             self.agent.init_carry(len(envs), jax.random.fold_in(act, group)) for group, envs in enumerate(made.groups)
