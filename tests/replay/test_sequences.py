@@ -207,12 +207,14 @@ def test_extend_is_that_many_calls_of_add(
         one.extend(streams, rows)
         for u in range(steps):
             other.add(streams, {k: x[u] for k, x in rows.items()})
-        for name in ("_run", "_head", "_tail", "_cursor", "held", "unsaved", "dirty"):
+        for name in ("_run", "held", "unsaved", "dirty"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+        for name in ("_head", "_tail", "_cursor"):
+            np.testing.assert_array_equal(getattr(one._windows, name), getattr(other._windows, name), name)
         for key in fields:
             np.testing.assert_array_equal(one.arrays[key], other.arrays[key], key)
         assert one.state() == other.state()
-        assert one._serve(served) == other._serve(served)
+        assert one._windows.serve(served) == other._windows.serve(served)
         if one.can_sample():
             expected, actual = other.sample(30), one.sample(30)
             for key in expected:
@@ -339,7 +341,7 @@ def test_memory_is_known_before_anything_is_allocated() -> None:
     assert row >= 64 * 64 * 3 + 4 + 4 + 1 + 4
     replay = make()
     own = sum(a.nbytes for a in replay.arrays.values()) + replay.held.nbytes * 3
-    assert replay.nbytes == 20 * bytes_per_row(FIELDS) == own + replay._starts.nbytes + 20 * 8
+    assert replay.nbytes == 20 * bytes_per_row(FIELDS) == own + replay._windows._starts.nbytes + 20 * 8
 
 
 @pytest.mark.parametrize(
