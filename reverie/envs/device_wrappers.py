@@ -117,7 +117,8 @@ def check(env: DeviceEnv, name: str) -> None:
 
 
 def _changed(before: Any, after: Any) -> list[str]:
-    one, other = str(jax.tree.structure(before)), str(jax.tree.structure(after))
+    one: Any = jax.tree.structure(before)
+    other: Any = jax.tree.structure(after)
     if one != other:
         return [f"step gives a state of another structure: {other}, expected {one}"]
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(before)[0]]

@@ -6,7 +6,6 @@ own truncates at the same step: what is terminal then is the world's end alone.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 
 from reverie.envs.base import DeviceEnv, Space, Spaces
 from reverie.envs.device_wrappers import TimeLimit
+from reverie.envs.options import unknown
 
 try:
     import gymnax
@@ -102,8 +102,7 @@ def make(name: str, options: Options) -> DeviceEnv:
     """The env of an id such as `gymnax:CartPole-v1`; raises ValueError if there is none that can be used."""
     name, known = name.removeprefix("gymnax:"), gymnax.registered_envs
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        raise ValueError(f"no such env: did you mean {' or '.join(f'gymnax:{x}' for x in near or known)}?")
+        raise unknown(name, known, "gymnax")
     env, params = gymnax.make(name)
     limit = getattr(params, "max_steps_in_episode", 0)
     if not limit:

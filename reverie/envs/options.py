@@ -1,8 +1,9 @@
-"""Keyword arguments of a family of envs: known by name and type, checked before anything is built."""
+"""What is typed of a family of envs, its ids and keyword arguments: checked before anything is built."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from reverie.fields import fits, meant, told
@@ -28,3 +29,9 @@ def read(options: type[T], given: Mapping[str, Any]) -> T:
         if not fits(value, types[name]):
             raise ValueError(f"option {name} is {value!r}, expected {told(types[name])}")
     return options(**given)
+
+
+def unknown(name: str, known: Sequence[str], family: str) -> ValueError:
+    """What to raise for an id `family:name` that is not known: it says the nearest ones."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    return ValueError(f"no such env: did you mean {' or '.join(f'{family}:{x}' for x in near)}?")

@@ -5,7 +5,6 @@ pgx names the players by a number drawn at the beginning; here 0 is always the o
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import pgx
 
 from reverie.envs.base import Space, Spaces
+from reverie.envs.options import unknown
 
 # Games of two whose rules give every player one move at a time; where one cannot move, passing is a move. In the others
 # (backgammon, Leduc hold'em) the same player may move again.
@@ -92,8 +92,7 @@ def make(name: str, options: Options) -> Game:
     """The env of an id such as `pgx:connect_four`; raises ValueError if there is none, or more than two play it."""
     name, known = name.removeprefix("pgx:"), pgx.available_envs()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ValueError(f"no such game: did you mean {' or '.join(f'pgx:{x}' for x in near or known)}?")
+        raise unknown(name, known, "pgx")
     game = pgx.make(name)
     if game.num_players > 2:
         raise ValueError(f"{game.num_players} players take part, expected 1 or 2: try pgx:connect_four")

@@ -61,6 +61,9 @@ _FAMILIES = (
     _Known("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
     _Known("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
     _Known("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
+    _Known("jumanji, on the device: jumanji:Snake-v1", r"jumanji:.*", "jumanji", "jumanji", True),
+    _Known("brax, on the device: brax:ant", r"brax:.*", "brax", "brax", True),
+    _Known("Craftax, on the device: craftax:Craftax-Symbolic-v1", r"craftax:.*", "craftax", "craftax", True),
 )
 DEVICE = "device:"  # before the name of a class of one's own that is a `DeviceEnv`
 TOYS = "reverie.envs.device_toy"

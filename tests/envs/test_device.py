@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from reverie import algos
-from reverie.algos import dreamer_v3
+from reverie.algos.dreamer import v3 as dreamer_v3
 from reverie.envs import base, toy
 from reverie.envs.base import DeviceEnv, Space
 from reverie.envs.build import device_env, make_env

@@ -1,0 +1,86 @@
+"""Craftax (Matthews et al., 2024): Crafter, and a deeper world of nine floors, as pure functions.
+
+Craftax reports one `done`, whether the player died or the clock ran out. Here its clock is taken away, and one of our
+own truncates at the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from craftax.craftax_env import make_craftax_env_from_name
+
+from reverie.envs.base import DeviceEnv, Space, Spaces
+from reverie.envs.device_wrappers import TimeLimit
+from reverie.envs.options import unknown
+
+NAMES = tuple(f"Craftax-{world}{view}-v1" for world in ("", "Classic-") for view in ("Symbolic", "Pixels"))
+NEVER = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of `craftax:...` ids: none; a shorter `--time-limit` is possible."""
+
+
+class State(NamedTuple):
+    """Craftax's own state; what it showed and said last; whether an episode has just begun."""
+
+    inner: Any
+    obs: Any
+    reward: Any
+    is_first: Any
+    is_terminal: Any
+
+
+class Task:
+    """One world as a `DeviceEnv` without a clock.
+
+    Observation: `obs`, a float32 `vector` of the map in front of the player and of what he has, or `image`, uint8
+    `[H, W, 3]`. Action: `action`, `discrete`.
+    """
+
+    players = 1
+
+    def __init__(self, env: Any) -> None:
+        self._env, self._params = env, env.default_params.replace(max_timesteps=NEVER)
+        shape = env.observation_space(self._params).shape
+        self._key, space = ("image", Space("image", shape)) if len(shape) == 3 else ("obs", Space("vector", shape))
+        self.obs_space: Spaces = {self._key: space}
+        self.act_space: Spaces = {"action": Space("discrete", (), (env.num_actions,))}
+
+    def init(self, key: Any) -> State:
+        obs, inner = self._env.reset_env(key, self._params)
+        return State(inner, self._seen(obs), jnp.float32(0), jnp.bool_(True), jnp.bool_(False))
+
+    def step(self, state: State, action: Any, key: Any) -> State:
+        obs, inner, reward, done, _ = self._env.step_env(key, state.inner, action["action"], self._params)
+        return State(inner, self._seen(obs), jnp.asarray(reward, jnp.float32), jnp.bool_(False), done)
+
+    def row(self, state: State) -> dict[str, Any]:
+        return {
+            f"obs/{self._key}": state.obs,
+            "reward": state.reward,
+            "is_first": state.is_first,
+            "is_last": state.is_terminal,
+            "is_terminal": state.is_terminal,
+        }
+
+    def _seen(self, obs: Any) -> Any:
+        """Pixels come as numbers between 0 and 1."""
+        return jnp.round(255 * obs).astype(jnp.uint8) if self._key == "image" else obs.astype(jnp.float32)
+
+
+def make(name: str, options: Options) -> DeviceEnv:
+    """The env of an id such as `craftax:Craftax-Classic-Symbolic-v1`; raises ValueError if there is none."""
+    name = name.removeprefix("craftax:")
+    if name not in NAMES:
+        raise unknown(name, NAMES, "craftax")
+    with contextlib.redirect_stdout(sys.stderr):  # it tells when it draws its textures, once after it was installed
+        env = make_craftax_env_from_name(name, auto_reset=False)
+    return TimeLimit(Task(env), env.default_params.max_timesteps)
