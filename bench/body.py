@@ -23,8 +23,9 @@ import tyro
 
 from reverie import api
 from reverie.agent import SEEN
-from reverie.algos.dreamer import Dreamer
-from reverie.model.rssm import features
+from reverie.algos.dreamer.agent import Dreamer
+from reverie.algos.dreamer.report import open_loop
+from reverie.model.dynamics import features
 
 Readout = Callable[[np.ndarray], np.ndarray]
 RIDGE = 10.0  # of features and targets of variance 1, over thousands of rows
@@ -52,7 +53,7 @@ def states(loaded: api.LoadedAgent, rows: dict[str, np.ndarray]) -> tuple[np.nda
     rows = {k: v for k, v in rows.items() if not k.startswith("out/")} | {
         f"out/{k}": np.zeros((*rows["reward"].shape, *s.shape), s.dtype) for k, s in agent.out_space.items()
     }
-    _, seen, dreamt, valid = jax.jit(agent._open_loop, static_argnums=2)(loaded.state, rows, SEEN)
+    _, seen, dreamt, valid = jax.jit(open_loop, static_argnums=(0, 3))(agent, loaded.state, rows, SEEN)
     return np.asarray(features(seen), np.float64), np.asarray(features(dreamt), np.float64), np.asarray(valid)
 
 

@@ -36,8 +36,8 @@ import tyro
 from jax import Array, lax
 from solve import commit, processor
 
-from reverie.algos.gumbel_muzero import Config, GumbelMuZero
-from reverie.algos.muzero import Model
+from reverie.algos.muzero.gumbel import Config, GumbelMuZero
+from reverie.algos.muzero.model import Model
 from reverie.behavior.search import Found
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import RunConfig

@@ -29,7 +29,7 @@ from solve import commit, evaluated, processor
 from reverie import algos, config
 from reverie.envs.build import make_env
 from reverie.envs.values import sample
-from reverie.model.rssm import features
+from reverie.model.dynamics import features
 from reverie.run.log import read
 
 SCENARIOS: dict[str, dict[str, str]] = {

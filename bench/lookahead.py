@@ -28,7 +28,7 @@ import tyro
 from baseline import Score, on_device, tried
 
 from reverie import api
-from reverie.algos.muzero import MuZero
+from reverie.algos.muzero.muzero import MuZero
 from reverie.envs.device import DeviceEnvs
 
 TURNS = 100  # of `siblings`

@@ -33,8 +33,8 @@ from gymnasium import spaces
 from solve import commit, processor
 
 from reverie.agent import SEEN, Dream
-from reverie.algos.dreamer import State
-from reverie.algos.dreamer_v3 import Config, DreamerV3, make_agent
+from reverie.algos.dreamer.state import State
+from reverie.algos.dreamer.v3 import Config, DreamerV3, make_agent
 from reverie.envs.base import Env
 from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec

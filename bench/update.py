@@ -22,7 +22,7 @@ import tyro
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from reverie.agent import Row
-from reverie.algos import dreamer_v3
+from reverie.algos.dreamer import v3 as dreamer_v3
 from reverie.envs.base import Space, Spaces
 from reverie.memory import use_huge_pages
 from reverie.run.traced import gradient_options

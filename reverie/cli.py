@@ -33,7 +33,7 @@ OVERVIEW = """\
 reverie: agents that learn a model of their world and act by imagining it
 
   reverie train ALGORITHM --env ENV [--run PATH] [--preset NAME] [--dry-run] [flags]
-  reverie eval RUN [--episodes N] [--video out.mp4] [--planner none|gumbel|puct] [--simulations N]
+  reverie eval RUN [--episodes N] [--video out.mp4] [--planner none|gumbel|puct|mppi] [--simulations N]
   reverie dream RUN [--out FILE] [--key NAME] [--fresh] [--policy]
   reverie think RUN [--step N] [--out FILE.svg|.png] [--planner gumbel|puct] [--simulations N]
   reverie list [PRESET]

@@ -73,11 +73,11 @@ class Eval(OfRun):
     opponent: str = ""
     """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
     from each seat. Empty: that of the run's own evaluations."""
-    planner: Literal["none", "gumbel", "puct"] | None = None
-    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
-    was trained."""
+    planner: Literal["none", "gumbel", "puct", "mppi"] | None = None
+    """How a Dreamer plans in its dreams before every action: gumbel and puct where that is one discrete choice, mppi
+    where all are continuous. None: as the run was trained."""
     simulations: Annotated[int | None, Within(1, 2**16)] = None
-    """Of each search: imagined steps per decision. None: those of the run."""
+    """Imagined steps of each search, or sequences of mppi. None: those of the run."""
     planner_scale: Annotated[float | None, Within(TINY)] = None
     """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
     eval_mode: Literal["greedy", "sample"] | None = None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from reverie import config, presets
-from reverie.algos.muzero import Config as MuZeroConfig
+from reverie.algos.muzero.values import Config as MuZeroConfig
 from reverie.assembly import spec_of
 from reverie.config import Config, ConfigError
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec

@@ -15,6 +15,7 @@ import numpy as np
 from reverie import actor, config
 from reverie.actor import Actor, Carried
 from reverie.agent import DREAMT, SEEN, Dream, Mode, as_driving, as_searching
+from reverie.algos.dreamer.planning import TREES
 from reverie.assembly import env_here, make_agent, spec_of
 from reverie.config import ConfigError
 from reverie.envs.base import Arrays, Step
@@ -297,7 +298,7 @@ class LoadedAgent:
           ConfigError: the algorithm does not search, or the episode ends before this step.
         """
         agent = as_searching(self.agent)
-        if agent is None or getattr(self.config.agent, "planner", "") == "none":
+        if agent is None or getattr(self.config.agent, "planner", TREES[0]) not in TREES:
             raise ConfigError(
                 f"{self.config.algorithm} does not search, so there is no tree of what it thinks: "
                 f"`reverie dream {shlex.quote(str(self.path))}` shows what it imagines, and where actions are one "

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie import presets
-from reverie.algos.dreamer_v3 import Config, make_agent
+from reverie.algos.dreamer.v3 import Config, make_agent
 from reverie.envs.base import Space
 
 OBS = {"vector": Space("vector", (3,)), "token": Space("discrete", (), (4,))}

@@ -12,7 +12,7 @@ from dreamer import OBS, random_batch, small_agent
 
 import reverie
 from reverie import algos, config
-from reverie.algos import dream_ppo
+from reverie.algos.dreamer import ppo as dream_ppo
 from reverie.envs.base import Space
 from reverie.envs.toy import Counting
 from reverie.model.rssm import BlockGRU, DenseGRU, PlainGRU
@@ -145,7 +145,9 @@ def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
     cores = {PlainGRU: "GRU", DenseGRU: "LayerNorm GRU", BlockGRU: "GRU of 8 blocks"}
     norms = {NoNorm: "none", LayerNorm: "LayerNorm", RMSNorm: "RMSNorm"}
     acts = dict.fromkeys({"elu": "ELU", "relu": "ReLU", "silu": "SiLU"}[x] for x in (dyn.act, state.model.enc.act))
-    when = "of the mean" if agent.granted(jnp.zeros((2, 2))).shape == () else "at every step"
+    batch = random_batch(agent, 3)
+    losses = jax.eval_shape(agent.world_loss, state.model, batch, state.key)[0]
+    when = "of the mean" if losses["dynamics"].shape == () else "at every step"
     ways = {"score": sorted(BOTH.keys() - agent.differentiable), "dynamics": sorted(agent.differentiable)}
     slow = {
         "dreamer_v1": "the critic itself",

@@ -127,7 +127,8 @@ def test_no_period_is_measured_by_a_clock_that_may_jump():
         assert not found, f"{path}: {found}; time.monotonic never goes back"
 
 
-ON_DEVICE = {f"envs/{name}.py" for name in ("device", "device_toy", "device_wrappers", "gymnax", "opponents", "pgx")}
+DEVICE = ("brax", "craftax", "device", "device_toy", "device_wrappers", "gymnax", "jumanji", "opponents", "pgx")
+ON_DEVICE = {f"envs/{name}.py" for name in DEVICE}
 
 
 def test_workers_start_without_jax():

@@ -7,18 +7,19 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from reverie.envs.base import Spaces
 from reverie.fields import meant
 
 ALGORITHMS = {
-    "dreamer_v1": "reverie.algos.dreamer_v1",
-    "dreamer_v2": "reverie.algos.dreamer_v2",
-    "dreamer_v3": "reverie.algos.dreamer_v3",
-    "dream_ppo": "reverie.algos.dream_ppo",
-    "muzero": "reverie.algos.muzero",
-    "gumbel_muzero": "reverie.algos.gumbel_muzero",
-    "efficientzero": "reverie.algos.efficientzero",
-    "sampled_muzero": "reverie.algos.sampled_muzero",
-    "stochastic_muzero": "reverie.algos.stochastic_muzero",
+    "dreamer_v1": "reverie.algos.dreamer.v1",
+    "dreamer_v2": "reverie.algos.dreamer.v2",
+    "dreamer_v3": "reverie.algos.dreamer.v3",
+    "dream_ppo": "reverie.algos.dreamer.ppo",
+    "muzero": "reverie.algos.muzero.muzero",
+    "gumbel_muzero": "reverie.algos.muzero.gumbel",
+    "efficientzero": "reverie.algos.muzero.efficientzero",
+    "sampled_muzero": "reverie.algos.muzero.sampled",
+    "stochastic_muzero": "reverie.algos.muzero.stochastic",
 }
 
 
@@ -41,3 +42,12 @@ def module(name: str) -> str:
 def load(name: str) -> Any:
     """The module of an algorithm; raises UnknownAlgorithm, naming the nearest."""
     return importlib.import_module(module(name))
+
+
+def check_choice(act_space: Spaces, instead: str) -> None:
+    """Raises Unsuitable, with the advice `instead`, unless the actions are one discrete choice."""
+    if len(act_space) != 1 or any(s.kind != "discrete" or len(s.classes) != 1 for s in act_space.values()):
+        kinds = {k: s.describe() for k, s in act_space.items()}
+        raise Unsuitable(
+            f"this search tries every action, so there must be one discrete one; the env has {kinds}. {instead}"
+        )

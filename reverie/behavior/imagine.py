@@ -1,16 +1,87 @@
-"""Rollouts inside a world model."""
+"""Imagined trajectories: what comes of acting inside a world model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import WorldModel
+from reverie.behavior.returns import lambda_return
+
+
+class Trajectory(NamedTuple):
+    """Imagined trajectories and their returns, time-major; `H1` is `H + 1`.
+
+        latent      s0   s1   ...   sH       s0 is a replayed state
+        action      a0   a1   ...   (aH)     a_t chosen at s_t; aH leads nowhere
+        reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
+        discount    .    d1   ...   dH       gamma times the chance that s_t is not the end
+        value       v0   v1   ...   vH       what the critic says of s_t
+        target      R0   R1   ...   .        lambda-returns of s_t; sH only bootstraps
+        weight      w0   w0d1 ...            how likely the trajectory is to get this far, without a gradient
+
+    Where the actions carry a gradient, so do reward, discount, value and target.
+    """
+
+    latent: Any
+    action: Any
+    reward: Float[Array, "H1 M"]
+    discount: Float[Array, "H1 M"]
+    value: Float[Array, "H1 M"]
+    target: Float[Array, "H M"]
+    weight: Float[Array, "H1 M"]
+
+    def figures(self) -> dict[str, Array]:
+        """What is worth knowing of it; `length` is steps, `[M]`."""
+        names = {"return": self.target, "reward": self.reward, "value": self.value, "discount": self.discount}
+        return names | {"length": self.weight[:-1].sum(0)}
+
+
+def imagine(
+    model: WorldModel,
+    policy: Callable[[Any, PRNGKeyArray], Any],
+    judge: Callable[[Any], tuple[Float[Array, "H1 M"], Float[Array, "H1 M"], Float[Array, "H1 M"]]],
+    start: Any,
+    horizon: int,
+    key: PRNGKeyArray,
+    *,
+    lam: float,
+    first: Float[Array, " M"] | None = None,
+) -> Trajectory:
+    """Imagines `horizon` steps from every start state, and what they are worth.
+
+    Args:
+      model: its own gradient is the caller's to stop.
+      policy: `(latent, key) -> action`, batched like `start`.
+      judge: latents `[H + 1, M, ...]` -> reward and discount of their own step, and their value.
+      start: latents with a leading axis `[M, ...]`.
+      lam: lambda of the returns.
+      first: w0, the weight of the start state. None: d0, as the model predicts it.
+    """
+    latent, action = rollout(model, policy, start, horizon, key)
+    return trajectory(latent, action, *judge(latent), lam=lam, first=first)
+
+
+def trajectory(
+    latent: Any,
+    action: Any,
+    reward: Float[Array, "H1 M"],
+    discount: Float[Array, "H1 M"],
+    value: Float[Array, "H1 M"],
+    *,
+    lam: float,
+    first: Float[Array, " M"] | None = None,
+) -> Trajectory:
+    """The `Trajectory` of these predictions (DreamerV3, eq. 4)."""
+    target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, lam), value.T).T
+    chances = discount if first is None else discount.at[0].set(first)
+    weight = lax.stop_gradient(jnp.cumprod(chances, 0))
+    return Trajectory(latent, action, reward, discount, value, target, weight)
 
 
 def rollout(

@@ -7,7 +7,7 @@ posterior: stoch_t ~ q(. | deter_t, tokens_t)                observe: with it
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,30 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.stoch import Stoch
+from reverie.model.dynamics import Latent, bounded, flat_stoch
+from reverie.model.stoch import Categorical, Stoch
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, biased, per_block
 from reverie.nn.norm import LayerNorm, Norm
 
 Recurrence = Literal["block", "dense", "plain"]
-
-
-class Latent(NamedTuple):
-    """A state of the model: `deter` `[*B, D]` and samples `stoch` `[*B, S, Z]` in the compute dtype. Z: the classes of
-    one-hot variables, 1 for Gaussian ones."""
-
-    deter: Float[Array, "*B d"]
-    stoch: Float[Array, "*B s z"]
-
-
-def features(latent: Latent) -> Float[Array, "*B f"]:
-    """What the heads read: `[stoch, deter]`."""
-    stoch = latent.stoch.reshape(*latent.stoch.shape[:-2], -1)
-    return jnp.concatenate([stoch, latent.deter], -1)
-
-
-def bounded(action: Float[Array, "*B a"]) -> Float[Array, "*B a"]:
-    """Actions as the recurrence sees them: beyond [-1, 1] only their sign is left."""
-    return action / lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
 
 
 class BlockGRU(eqx.Module):
@@ -196,7 +178,7 @@ def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array
 
 
 class RSSM(eqx.Module):
-    """Dynamics and beliefs. All methods take any leading batch shape unless they name a time axis.
+    """`Dynamics` with a recurrence.
 
     Args:
       action, tokens: widths of the inputs.
@@ -249,7 +231,7 @@ class RSSM(eqx.Module):
         self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
-        """No state: what stands where a sequence begins with `is_first`."""
+        """As `Dynamics.zeros`: what stands where a sequence begins with `is_first`."""
         return Latent(
             jnp.zeros((*batch, self.deter), dtype),
             jnp.zeros((*batch, self.stoch, self.kind.width), dtype),
@@ -262,9 +244,9 @@ class RSSM(eqx.Module):
         deter = jnp.tanh(self.first).astype(dtype)
         return Latent(deter, self.kind.best(self._prior(deter)).astype(dtype))
 
-    def prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
-        """The belief (log-probabilities, or means and standard deviations) about stoch given deter alone."""
-        return self.kind.belief(self._prior(deter))
+    def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
+        """As `Dynamics.prior`: of deter alone."""
+        return self.kind.belief(self._prior(latent.deter))
 
     def observe(
         self,
@@ -274,19 +256,7 @@ class RSSM(eqx.Module):
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
-        """Latents of observed sequences.
-
-            tokens    x1   x2   x3         of the rows themselves
-            actions   a0   a1   a2         taken BEFORE the rows: the caller shifts them
-            latents   s1   s2   s3
-
-        Args:
-          start: s0, `[B, ...]`.
-          resets: `is_first` of the rows: there the state is the one before an episode and the action zero.
-
-        Returns:
-          Latents `[B, T, ...]` (samples) and the posterior's belief.
-        """
+        """As `Dynamics.observe`, one step after the other."""
         dtype = start.deter.dtype
         # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
         drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
@@ -298,7 +268,7 @@ class RSSM(eqx.Module):
             drive, seen, reset, noise = xs
             fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
             latent = jax.tree.map(fresh, latent, first)
-            deter = self.core(latent.deter, self._flat(latent.stoch), drive)
+            deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
             out = self._posterior(deter, seen)
             latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
             return latent, (latent, out)
@@ -309,12 +279,28 @@ class RSSM(eqx.Module):
         return latents, self.kind.belief(out)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
-        """The latent that follows when `action` is taken, sampled from the prior."""
+        """As `Dynamics.imagine`."""
         drive = self.core.drive(action, latent.deter.dtype)
-        deter = self.core(latent.deter, self._flat(latent.stoch), drive)
+        deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
         out = self._prior(deter)
         noise = self.kind.noise(key, out.shape[:-1])
         return Latent(deter, self.kind.sample(out, noise).astype(deter.dtype))
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Latents in replay cost more than a vector observation: half precision for deter, one byte per code."""
+        assert isinstance(self.kind, Categorical), self.kind
+        return {
+            "deter": jax.ShapeDtypeStruct((self.deter,), jnp.bfloat16),
+            "stoch": jax.ShapeDtypeStruct((self.stoch,), jnp.uint8),
+        }
+
+    def to_replay(self, latent: Latent) -> dict[str, Array]:
+        stoch = jnp.argmax(latent.stoch, -1).astype(jnp.uint8)
+        return {"deter": latent.deter.astype(jnp.bfloat16), "stoch": stoch}
+
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
+        stoch = jax.nn.one_hot(row["stoch"], self.kind.width, dtype=dtype)
+        return Latent(row["deter"].astype(dtype), stoch)
 
     def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
         return self._grouped(self.prior_out(self.prior_mlp(deter)))
@@ -325,6 +311,3 @@ class RSSM(eqx.Module):
 
     def _grouped(self, x: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
         return x.reshape(*x.shape[:-1], self.stoch, self.kind.parameters)
-
-    def _flat(self, stoch: Float[Array, "*B s z"]) -> Float[Array, "*B sz"]:
-        return stoch.reshape(*stoch.shape[:-2], -1)

@@ -60,7 +60,8 @@ class Environment:
     workers: Literal["auto", "inline", "process"] = "auto"
     """In this process, in one supervised process each, or what is measured to be cheaper."""
     scan: Annotated[int, Within(1, 2**20)] = 16
-    """Steps that envs on the device (pgx:, gymnax:, device:) take together in one compiled call. Host envs: unused."""
+    """Steps that envs on the device (pgx:, brax:, device: and others) take together in one compiled call. Host envs:
+    unused."""
     deadline: Annotated[float, Within(TINY, 1e9)] = 60.0
     """Seconds that a reset or a step may take before the env is killed and rebuilt."""
     worker_memory: Annotated[float, Within(0, 1e9)] = 0.0

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, random_batch
 
-from reverie.algos import dreamer_v1, dreamer_v2
-from reverie.algos.dream_ppo import PPO, Config, Values, drawn, make_agent
+from reverie.algos.dreamer import v1 as dreamer_v1
+from reverie.algos.dreamer import v2 as dreamer_v2
+from reverie.algos.dreamer.ppo import PPO, Config, Values, drawn, make_agent
 
 SMALL = {"size": "200k", "imagination": 3, "lr_warmup": 0, "learning_rate": 3e-3, "behavior_learning_rate": 3e-3}
 SMALL |= {"model_minibatches": 2, "minibatch": 16, "ppo_updates": 3, "epochs": 2, "value_clip": 0.5}
@@ -78,7 +79,7 @@ def test_what_goes_back_to_replay_is_where_it_was(agent, practised, train, batch
     # The deterministic state of the first row follows from the stored latent and the action alone.
     state, out, _ = practised
     again, out, _ = train(state, batch)
-    _, latents, _ = jax.jit(agent._observe)(again.model, batch, KEY)
+    latents = jax.jit(agent.observe)(again.model, batch, KEY)[0].latents
     assert out["out/deter"].shape == (B, T, 256)
     assert out["out/stoch"].shape == (B, T, 32)
     found, expected = (np.asarray(x[:, 0], np.float32) for x in (out["out/deter"], latents.deter))

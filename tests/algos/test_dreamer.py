@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, random_batch
 
-from reverie.algos import dreamer_v1, dreamer_v2
-from reverie.algos.dreamer import Seen
+from reverie.algos.dreamer import v1 as dreamer_v1
+from reverie.algos.dreamer import v2 as dreamer_v2
+from reverie.algos.dreamer.world import Posterior, free_nats_of_mean
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
-from reverie.model.rssm import Latent
+from reverie.model.dynamics import Latent
 
 MODULES = {"v1": dreamer_v1, "v2": dreamer_v2}
 SMALL = {"deter": 16, "hidden": 16, "units": 16, "depth": 1, "imagination": 3}
@@ -99,7 +100,7 @@ def test_the_slow_critic_is_a_copy_now_and_then(learned):
     if version == "v1":
         assert state.slow is None
         return
-    slowed = jax.jit(lambda m, s, n: agent.slowed(m, s, n))
+    slowed = jax.jit(lambda m, s, n: agent.target_critic(m, s, n))
     old = slowed(first.model, None, 0)
     assert bits(slowed(state.model, old, 99)) == bits(old)
     assert bits(slowed(state.model, old, 200)) == bits(state.model.val)
@@ -138,8 +139,8 @@ def test_the_kl_is_balanced():
     kind = filled_state(agent).model.dyn.kind
 
     def loss(p, q):
-        dynamics = agent.granted(kind.kl(jax.lax.stop_gradient(p), q))
-        representation = agent.granted(kind.kl(p, jax.lax.stop_gradient(q)))
+        dynamics = free_nats_of_mean(kind.kl(jax.lax.stop_gradient(p), q), 0.0)
+        representation = free_nats_of_mean(kind.kl(p, jax.lax.stop_gradient(q)), 0.0)
         return agent.scales["dynamics"] * dynamics + agent.scales["representation"] * representation
 
     value, (by_p, by_q) = jax.value_and_grad(loss, (0, 1))(p, q)
@@ -151,16 +152,16 @@ def test_the_kl_is_balanced():
 
 
 def test_free_nats_are_those_of_the_mean():
-    agent = agent_of("v1", free_nats=3.0)
-    np.testing.assert_allclose(agent.granted(jnp.array([[1.0, 9.0]])), 5.0)  # of each step: 3 and 9, 6 in the mean
-    np.testing.assert_allclose(agent.granted(jnp.array([[1.0, 2.0]])), 3.0)
+    np.testing.assert_allclose(
+        free_nats_of_mean(jnp.array([[1.0, 9.0]]), 3.0), 5.0
+    )  # of each step: 3 and 9, 6 in the mean
+    np.testing.assert_allclose(free_nats_of_mean(jnp.array([[1.0, 2.0]]), 3.0), 3.0)
 
 
 @BOTH
 def test_the_discount_head_knows_gamma_and_its_absence_means_for_ever(version):
     scale = {"v1": "continue_scale", "v2": "discount_scale"}[version]
     agent = agent_of(version)
-    np.testing.assert_allclose(agent.continues(jnp.array([[1.0, 0.0]])), [[0.99, 0.0]])
     feat = jnp.ones((2, sum((agent.widths[0], agent.widths[1] * agent.widths[2]))))
     model = filled_state(agent).model
     np.testing.assert_allclose(model.discount(feat), model.con(feat).prob())
@@ -170,7 +171,7 @@ def test_the_discount_head_knows_gamma_and_its_absence_means_for_ever(version):
 
 
 def test_rewards_of_v2_may_be_squashed():
-    np.testing.assert_allclose(agent_of("v2", reward_squash="tanh").measured(jnp.array([2.0])), np.tanh([2.0]))
+    np.testing.assert_allclose(agent_of("v2", reward_squash="tanh").transform_reward(jnp.array([2.0])), np.tanh([2.0]))
 
 
 def dreamt_loss(agent, state, name="policy"):
@@ -179,8 +180,8 @@ def dreamt_loss(agent, state, name="policy"):
     latents = Latent(*(jnp.asarray(rng.normal(size=(1, 3, *s)), jnp.float32) for s in ((deter,), stoch)))
 
     def loss(model):
-        seen = Seen({}, latents, jnp.array([[1.0, 1.0, 0.0]]))
-        losses, *_ = agent.behave(model, state.slow, ReturnScale(), seen, KEY)
+        seen = Posterior({}, latents, jnp.array([[1.0, 1.0, 0.0]]))
+        losses, *_ = agent.behavior_loss(model, state.slow, ReturnScale(), seen, KEY)
         return losses[name].sum(), losses[name]
 
     return jax.jit(jax.grad(loss, has_aux=True))
@@ -239,7 +240,7 @@ def test_actions_lie_in_their_spaces(version, mode):
 def test_v1_explores_by_noise():
     agent = agent_of("v1", act={"box": BOX["box"], "token": Space("discrete", (), (50,))}, exploration=0.3)
     action = {"box": jnp.zeros((4000, 2, 1)), "token": jnp.zeros(4000, jnp.int32)}
-    noisy = jax.jit(agent.explored)(action, None, KEY)
+    noisy = jax.jit(agent.add_noise)(action, None, KEY)
     assert abs(float(noisy["box"].std()) - 0.3) < 0.01
     assert abs(float((noisy["token"] != 0).mean()) - 0.3 * 49 / 50) < 0.03
 

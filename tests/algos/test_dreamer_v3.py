@@ -23,7 +23,7 @@ from dreamer import (
 )
 
 from reverie.agent import Dream
-from reverie.algos.dreamer_v3 import SIZES, Config, make_agent
+from reverie.algos.dreamer.v3 import SIZES, Config, make_agent
 from reverie.envs.base import Space
 
 
@@ -451,8 +451,8 @@ def test_sixty_four_steps_are_dreamt_below_one_percent_of_their_variance(task, m
 def test_a_dream_speaks_in_the_units_of_the_env(agent, batch):
     state = filled_state(agent)
     out = jax.jit(agent.dream)(state, batch)
-    _, latents, _ = agent._observe(state.model, batch, jax.random.fold_in(state.key, state.updates))
-    vector = np.asarray(agent._decode(state.model, latents)["vector"].mean[:, :5])
+    post, _ = agent.observe(state.model, batch, jax.random.fold_in(state.key, state.updates))
+    vector = np.asarray(state.model.decode(post.latents)["vector"].mean[:, :5])
     raw = np.sign(vector) * np.expm1(np.abs(vector))
     np.testing.assert_allclose(out.dream["obs/vector"][:, :5], raw, rtol=1e-4, atol=1e-5)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL2023, bits, filled_state, random_batch, small_agent
 
-from reverie.algos.dreamer import Seen
-from reverie.algos.dreamer_v3 import make_optimizer
+from reverie.algos.dreamer.v3 import make_optimizer
+from reverie.algos.dreamer.world import Posterior
 from reverie.envs.base import Space
-from reverie.model.rssm import Latent
+from reverie.model.dynamics import Latent
 
 MIXED = {k: EVERY_ACTION[k] for k in ("multi", "box")}
 BOX = {"box": EVERY_ACTION["box"]}
@@ -120,15 +120,17 @@ def test_world_model_actor_and_critic_are_clipped_and_moved_apart():
 def test_the_dynamics_gradient_moves_the_policy_and_nothing_else():
     found, rng = {}, np.random.default_rng(0)
     for kind in ("reinforce", "auto"):
-        agent = small_agent(OBS, BOX, actor_gradient=kind, entropy=0.0)
+        agent = small_agent(OBS, BOX, actor_gradient=kind, entropy=0.0, replay_value_scale=0.0)
         state = filled_state(agent)
         latents = Latent(
             jnp.asarray(rng.normal(size=(1, 3, 256)), jnp.float32),
             jax.nn.one_hot(jnp.asarray(rng.integers(0, 4, (1, 3, 32))), 4),
         )
 
-        def loss(model, agent=agent, state=state, latents=latents):
-            losses, *_ = agent.imagined(model, state.slow, state.returns, Seen({}, latents, jnp.ones((1, 3))), KEY)
+        post = Posterior({}, latents, jnp.ones((1, 3)))
+
+        def loss(model, agent=agent, state=state, post=post):
+            losses, *_ = agent.behavior_loss(model, state.slow, state.returns, post, KEY)
             return losses["policy"].sum()
 
         grads = jax.jit(jax.grad(loss))(state.model)

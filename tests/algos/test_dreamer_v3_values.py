@@ -8,8 +8,7 @@ import pytest
 from dreamer import KEY
 
 from reverie import config, presets
-from reverie.algos.dreamer_v3 import make_agent
-from reverie.algos.dreamer_v3_values import SIZES, Config
+from reverie.algos.dreamer.v3 import SIZES, Config, make_agent
 from reverie.envs.base import Space
 
 PRESETS = presets.of("dreamer_v3").named

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from dreamer import KEY, OBS, filled_state, random_batch
 
-from reverie.algos import dreamer_v1
+from reverie.algos.dreamer import v1 as dreamer_v1
 from reverie.envs.base import Space
-from reverie.model.rssm import features
+from reverie.model.dynamics import features
 from reverie.model.stoch import Gaussian
 
 ACT = {"box": Space("vector", (2,), low=(-1.0,) * 2, high=(1.0,) * 2)}
@@ -40,8 +40,8 @@ def test_a_drive_is_the_dream_of_what_the_greedy_policy_does():
     @jax.jit
     def by_hand(batch):
         """The actions from the last row seen on, `[B, DRIVEN, 2]`."""
-        _, latents, _ = agent._observe(model, batch, KEY)
-        latent, actions = latents.__class__(*(x[:, -1] for x in latents)), []
+        latents = agent.observe(model, batch, KEY)[0].latents
+        latent, actions = jax.tree.map(lambda x: x[:, -1], latents), []
         for _ in range(DRIVEN):
             actions.append(jnp.clip(model.pol(features(latent))["box"].pred(), -1, 1))
             latent = model.imagine(latent, {"box": actions[-1]}, KEY)

@@ -13,7 +13,7 @@ import pytest
 
 from reverie.agent import Mode
 from reverie.algos import load
-from reverie.algos.dreamer import Dreamer
+from reverie.algos.dreamer.agent import Dreamer
 from reverie.envs.base import Space
 from reverie.model.heads import LegalHead
 

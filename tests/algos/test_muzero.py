@@ -13,6 +13,8 @@ from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, ran
 
 from reverie import health, thinking
 from reverie.algos import Unsuitable
+from reverie.algos.muzero.frames import observed, raw, see
+from reverie.algos.muzero.imagination import imagination_losses
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space
 from reverie.model.unroll import Towers
@@ -303,7 +305,7 @@ def test_unrolled_values_may_be_those_of_what_is_seen(monkeypatch):
     for changed in (batch, batch | {"reward": batch["reward"] + 1, "out/value": batch["out/value"] + 1}):
         agent.loss(model, changed, jnp.int32(0), KEY)
     one, other = (window.value for window in windows)
-    seen = model.represent({k: v[:, 1 : last + 1] for k, v in agent._raw(batch).items()})
+    seen = model.represent({k: v[:, 1 : last + 1] for k, v in raw(agent, batch).items()})
     told = model.val(model.body.read(seen.state)).pred().at[0, last - 1].set(0.0)
     np.testing.assert_allclose(one[:, 1:], told, atol=1e-6)
     np.testing.assert_array_equal(one[:, 1:], other[:, 1:])
@@ -337,10 +339,10 @@ def test_frames_are_stacked_alike_when_acting_and_when_training(network):
     first[0, 4] = first[1, 1] = True
     carry, shown = agent.init_carry(2, KEY), []
     for t in range(steps):
-        seen, carry = agent._see(carry, {"obs/board": jnp.asarray(frames[:, t]), "is_first": jnp.asarray(first[:, t])})
+        seen, carry = see(agent, carry, {"obs/board": jnp.asarray(frames[:, t]), "is_first": jnp.asarray(first[:, t])})
         shown.append(seen["board"])
     rows = {"obs/board": jnp.asarray(frames), "is_first": jnp.asarray(first)}
-    replayed = agent.observed(rows, 0, agent.rows)["board"]
+    replayed = observed(agent, rows, 0, agent.rows)["board"]
     np.testing.assert_array_equal(replayed, jnp.stack(shown[agent.context :], 1))
     assert replayed.shape[-1] == 6
     assert (np.asarray(replayed[0, 4 - agent.context, ..., :4]) == 0).all(), "nothing of the episode before"
@@ -428,7 +430,7 @@ def test_value_prefixes_begin_anew_at_their_horizon():
 def test_the_step_size_rises_and_falls_to_a_tenth_again_and_again():
     from types import SimpleNamespace
 
-    from reverie.algos.muzero import make_optimizer
+    from reverie.algos.muzero.muzero import make_optimizer
 
     values = {"learning_rate": 0.2, "lr_warmup": 4, "lr_drop_every": 10, "clip": 1e9, "weight_decay": 0.0}
     for drop, tenths in ((10, lambda count: count // 10), (0, lambda count: 0)):
@@ -560,7 +562,7 @@ def test_the_policy_learns_what_is_best_inside_the_model():
     assert np.unique(np.sign(discount)).tolist() == [-1, 1]
 
     def losses(model, window, key):
-        losses, _ = agent.imagined(model, states, window, key)
+        losses, _ = imagination_losses(agent, model, states, window, key)
         return losses["policy"][1].mean() + losses["imagined_value"][1].mean(), losses
 
     optimizer, gradient = optax.adam(0.03), jax.value_and_grad(losses, has_aux=True)

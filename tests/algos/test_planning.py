@@ -10,12 +10,12 @@ import pytest
 from dreamer import EVERY_ACTION, KEY, B, T, filled_state, random_batch, small_agent
 
 from reverie.algos import Unsuitable, load
-from reverie.algos.dreamer import Seen
-from reverie.algos.dreamer_v3 import DreamerV3
-from reverie.algos.planning import Planning, search
+from reverie.algos.dreamer.planning import Planning, search
+from reverie.algos.dreamer.v3 import DreamerV3
+from reverie.algos.dreamer.world import Posterior
 from reverie.behavior.search import Found
 from reverie.envs.base import Space
-from reverie.model.rssm import Latent, features
+from reverie.model.dynamics import Latent, features
 from reverie.nn.dists import OneHot, Squared
 
 # The actor likes action 0, which leads to state 1, where nothing is to be had. Action 1 leads to state 2, from where
@@ -142,12 +142,12 @@ def seen_by(agent, alive):
     rng = np.random.default_rng(0)
     deter, stoch, classes = agent.widths
     draw = lambda *shape: jnp.asarray(rng.normal(size=(B, T, *shape)), jnp.float32)
-    return Seen({}, Latent(draw(deter), draw(stoch, classes)), alive)
+    return Posterior({}, Latent(draw(deter), draw(stoch, classes)), alive)
 
 
 def logp(agent, model, seen):
     """Of the actor at every row, `[B * T, A]`."""
-    read = jax.jit(lambda model: model.pol(features(agent.starts(seen)))["action"].logp[:, 0])
+    read = jax.jit(lambda model: model.pol(features(seen.starts()))["action"].logp[:, 0])
     return np.asarray(read(model))
 
 
@@ -162,7 +162,7 @@ def test_the_actor_is_moved_to_what_the_search_prefers_and_nothing_else_is(monke
     monkeypatch.setattr(agent, "search", spied)
 
     def loss(model):
-        distance, metrics = agent.improved(model, seen, KEY)
+        distance, metrics = agent.search_loss(model, seen, KEY)
         return distance.mean(), (metrics, plans[-1].policy)
 
     (before, (metrics, target)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(model)
@@ -181,7 +181,7 @@ def test_the_loss_is_the_cross_entropy_where_the_world_goes_on(monkeypatch):
     target = jnp.tile(jnp.array([0.5, 0.5, 0.0]), (B * T, 1))
     monkeypatch.setattr(agent, "search", lambda *args, **kwargs: Found(*[None] * 6)._replace(policy=target))
     seen = seen_by(agent, alive)
-    distance, metrics = jax.jit(agent.improved)(model, seen, KEY)
+    distance, metrics = jax.jit(agent.search_loss)(model, seen, KEY)
     expected = -logp(agent, model, seen)[:, :2].mean(-1)
     np.testing.assert_allclose(distance.ravel(), expected * np.ravel(alive), rtol=1e-5)
     kl = (expected - np.log(2))[np.ravel(alive) == 1].mean()

@@ -9,7 +9,7 @@ import pytest
 from dreamer import EVERY_ACTION, KEY, OBS, SMALL, filled_state, random_batch, small_agent
 
 from reverie import presets
-from reverie.algos.dreamer_v3 import Config
+from reverie.algos.dreamer.v3 import Config
 from reverie.envs.base import Space
 
 IMAGE = {"image": Space("image", (48, 48, 3))}

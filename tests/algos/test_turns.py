@@ -16,7 +16,8 @@ from planners import VECTOR, random_batch, small_agent
 from rich.console import Console
 
 from reverie import api, config
-from reverie.algos import muzero, stochastic_muzero
+from reverie.algos.muzero import muzero
+from reverie.algos.muzero import stochastic as stochastic_muzero
 from reverie.behavior.returns import Window
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs import base

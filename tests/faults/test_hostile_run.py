@@ -118,9 +118,15 @@ ENVS: dict[str, tuple[dict[str, Any], str]] = {
         env("reverie.envs.toy:Faulty", script={"build": "raise"}, once=ALARM),
         "import 'reverie.envs.toy' and call Faulty",
     ),
-    "a function of Reverie": (env("reverie.files:create", path=ALARM, chunks=[]), "call create(path='alarm'"),
+    "a function of Reverie": (
+        env("reverie.files:create", path=ALARM, chunks=[]),
+        "call create(chunks=[], path='alarm'",
+    ),
     "a maker of envs": (env("gymnasium:make", id="evil:Mine-v0"), "call make(id='evil:Mine-v0')"),
-    "a pickle": (env("numpy:load", file="x/level.npy", allow_pickle=True), "call load(file='x/level.npy'"),
+    "a pickle": (
+        env("numpy:load", file="x/level.npy", allow_pickle=True),
+        "call load(allow_pickle=True, file='x/level.npy'",
+    ),
     "an argument of a registered env": (env("Loads-v0", level="x/evil.py"), "hand level='x/evil.py' to Loads-v0"),
 }
 COLLECTORS: dict[str, tuple[dict[str, Any], str]] = {

@@ -10,7 +10,7 @@ import numpy as np
 import planners
 import pytest
 
-from reverie.algos import dreamer_v2
+from reverie.algos.dreamer import v2 as dreamer_v2
 from reverie.run.checkpoint import flatten
 from reverie.run.compiled import Compiled
 

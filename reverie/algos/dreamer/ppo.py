@@ -29,13 +29,17 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Metrics, Part, Row
-from reverie.algos import dreamer_v3
-from reverie.algos.dreamer import BEHAVIOR, Dreamer, Dreamt, Model, Seen, State, behavior_metrics
-from reverie.algos.dreamer_v3 import DreamerV3
-from reverie.behavior.policy_gradient import clipped_surrogate, clipped_value_loss, log_probability
+from reverie.algos.dreamer import v3
+from reverie.algos.dreamer.agent import BEHAVIOR, Dreamer, behavior_metrics
+from reverie.algos.dreamer.state import State
+from reverie.algos.dreamer.v3 import DreamerV3
+from reverie.algos.dreamer.world import Model, Posterior
+from reverie.behavior.actor_critic import clipped_surrogate, clipped_value_loss, log_probability
+from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale, generalized_advantage
 from reverie.envs.base import Spaces
 from reverie.fields import TINY, ConfigError, Positive, Share, Weight, Within, check
+from reverie.model.dynamics import features
 from reverie.model.heads import PolicyHead, ScalarHead
 from reverie.nn.optim import adam, each
 
@@ -75,7 +79,7 @@ class Values:
 
 
 @dataclass(frozen=True)
-class Config(Values, dreamer_v3.Config):
+class Config(Values, v3.Config):
     """The values of DreamerV3, and those of PPO."""
 
     first_continue: Literal["predicted", "true"] = "true"
@@ -85,7 +89,7 @@ class Config(Values, dreamer_v3.Config):
 
     def __post_init__(self) -> None:
         Values.__post_init__(self)
-        dreamer_v3.Config.__post_init__(self)
+        v3.Config.__post_init__(self)
         own = {"actor_gradient": "reinforce", "first_continue": "true", "replay_value_scale": 0.0, "improve": 0.0}
         for name, only in own.items():
             if (given := getattr(self, name)) != only:
@@ -100,17 +104,23 @@ class Behavior(NamedTuple):
     val: ScalarHead
 
 
-class Imagined(NamedTuple):
-    """What the policy did in the dream, as it is learned from for some epochs; time-major `[H, M]`.
+class Rollout(NamedTuple):
+    """What the policy did in the dream, as it is learned from for some epochs; time-major `[H, M]`, no gradient.
 
     Attributes:
+      imagined: with the returns that the advantages belong to.
+      feat: features of the states in which something was done.
+      legal: what was legal there; None: everything.
       before: log-probability of what was done.
       advantage: of it, scaled.
-      slow: what the critic's slow copy says, if there is one.
+      slow: what the target critic says, if there is one.
       limit: how far a value may move.
     """
 
-    dreamt: Dreamt
+    imagined: Trajectory
+    feat: Float[Array, "H M f"]
+    action: dict[str, Array]
+    legal: Bool[Array, "H M a"] | None
     before: Float[Array, "H M"]
     advantage: Float[Array, "H M"]
     slow: Float[Array, "H M"] | None
@@ -191,7 +201,7 @@ class PPO(Dreamer):
         """The world model after one update by every minibatch, its optimizer, whether all was finite, and metrics."""
 
         def loss(world: Model, rows: Row, key: PRNGKeyArray) -> tuple[Array, Metrics]:
-            losses, _, metrics = self.learn(world, rows, key)
+            losses, _, metrics = self.world_loss(world, rows, key)
             total, parts = self.weighed(losses)
             return total, metrics | parts
 
@@ -204,23 +214,22 @@ class PPO(Dreamer):
         (world, optimizer), (finite, metrics) = lax.scan(update, (world, optimizer), (minibatches, keys))
         return world, optimizer, finite.all(), {k: v.mean() for k, v in metrics.items()}
 
-    def encode(self, world: Model, minibatches: Row, key: PRNGKeyArray) -> tuple[Row, Seen]:
+    def encode(self, world: Model, minibatches: Row, key: PRNGKeyArray) -> tuple[Row, Posterior]:
         """What goes back to replay, `[B, T]`, and the latents that dreams start from: as sequences of one, `[M, 1]`."""
         updates, sequences, length = minibatches["reward"].shape
         rows = sequences * (length - self.context)
-        deter, stoch, classes = self.widths
-        bytes_each = self.dtype.itemsize * (deter + stoch * classes) + 4  # the flag of an end as float32
+        latent = jax.tree.leaves(jax.eval_shape(lambda: self.dyn.zeros((), self.dtype)))
+        bytes_each = sum(x.size * x.dtype.itemsize for x in latent) + 4  # the flag of an end as float32
         kept = max(1, min(rows, int(self.config.start_gb * 1e9) // bytes_each // updates))
 
-        def some(nothing: None, xs: tuple[Row, PRNGKeyArray]) -> tuple[None, tuple[Row, Seen]]:
+        def some(nothing: None, xs: tuple[Row, PRNGKeyArray]) -> tuple[None, tuple[Row, Posterior]]:
             observe_key, choose_key = jax.random.split(xs[1])
-            shown, latents, _ = self._observe(world, xs[0], observe_key)
-            seen = Seen({}, latents, 1 - shown["is_terminal"].astype(jnp.float32))
-            seen = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), seen)
-            if kept < len(seen.alive):
-                chosen = jax.random.permutation(choose_key, len(seen.alive))[:kept]
-                seen = jax.tree.map(lambda x: x[chosen], seen)
-            return nothing, (self.refreshed(latents), seen)
+            post, _ = self.observe(world, xs[0], observe_key)
+            starts = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), post._replace(rows={}, feat=()))
+            if kept < len(starts.alive):
+                chosen = jax.random.permutation(choose_key, len(starts.alive))[:kept]
+                starts = jax.tree.map(lambda x: x[chosen], starts)
+            return nothing, (self.refreshed(post.latents), starts)
 
         _, (out, starts) = lax.scan(some, None, (minibatches, jax.random.split(key, updates)))
         out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), out)
@@ -229,7 +238,7 @@ class PPO(Dreamer):
     # ------------------------------------------------------------- the behavior
 
     def learn_behavior(
-        self, world: Model, learner: Learner, starts: Seen, key: PRNGKeyArray
+        self, world: Model, learner: Learner, starts: Posterior, key: PRNGKeyArray
     ) -> tuple[Learner, Bool[Array, ""], Metrics]:
         """The learner after `ppo_updates` PPO updates, whether all of them were finite, and metrics."""
         config = self.config
@@ -238,65 +247,73 @@ class PPO(Dreamer):
         def update(learner: Learner, xs: tuple[Array, PRNGKeyArray]) -> tuple[Learner, Any]:
             chosen, key = xs
             model = joined(world, learner.behavior)
-            dreamt = self.dreamt(model, model.val, jax.tree.map(lambda x: x[chosen], starts), key)
-            return self._updated(world, learner, dreamt)
+            post = jax.tree.map(lambda x: x[chosen], starts)
+            imagined = self.imagine(model, model.val, post, post.alive.ravel(), key)
+            return self._updated(model, learner, imagined)
 
         chosen = drawn(len(starts.alive), config.ppo_updates, config.minibatch, draw_key)
         keys = jax.random.split(key, config.ppo_updates)
         learner, (finite, metrics) = lax.scan(update, learner, (chosen, keys))
         return learner, finite.all(), {k: v.mean() for k, v in metrics.items()}
 
-    def _updated(self, world: Model, learner: Learner, dreamt: Dreamt) -> tuple[Learner, Any]:
+    def _updated(self, model: Model, learner: Learner, imagined: Trajectory) -> tuple[Learner, Any]:
         """One PPO update on what the learner's own policy did."""
-        config, fixed, value = self.config, dreamt.fixed[:-1], dreamt.value[:-1]
+        config, value = self.config, imagined.value[:-1]
         advantage = generalized_advantage(
-            dreamt.reward.T, dreamt.discount.T, jnp.full_like(dreamt.value.T, config.lam), dreamt.value.T
+            imagined.reward.T, imagined.discount.T, jnp.full_like(imagined.value.T, config.lam), imagined.value.T
         ).T
-        dreamt = dreamt._replace(target=value + advantage)
-        returns = learner.returns.update(dreamt.target, config.return_rate)
-        imagined = Imagined(
-            dreamt,
-            log_probability(learner.behavior.pol(fixed, chosen_from(dreamt)), taken(dreamt)),
+        imagined = imagined._replace(target=value + advantage)
+        returns = learner.returns.update(imagined.target, config.return_rate)
+        feat = stop_gradient(features(imagined.latent))
+        feat, action, legal = jax.tree.map(
+            lambda x: x[:-1], (feat, imagined.action, model.legal(feat, imagined.action))
+        )
+        rollout = Rollout(
+            imagined,
+            feat,
+            action,
+            legal,
+            log_probability(learner.behavior.pol(feat, legal), action),
             advantage / returns.scale(),
-            None if learner.slow is None else learner.slow(fixed).pred(),
+            None if learner.slow is None else learner.slow(feat).pred(),
             config.value_clip * returns.scale(),
         )
         learner = learner._replace(returns=returns)
 
         def epoch(learner: Learner, _: None) -> tuple[Learner, Any]:
             behavior, optimizer, finite, metrics = stepped(
-                "behavior", self.behavior_optimizer, self.surrogate, learner.behavior, learner.optimizer, imagined
+                "behavior", self.behavior_optimizer, self.surrogate, learner.behavior, learner.optimizer, rollout
             )
-            slow = self.slowed(joined(world, behavior), learner.slow, learner.steps)
+            slow = self.target_critic(joined(model, behavior), learner.slow, learner.steps)
             return Learner(behavior, slow, returns, optimizer, learner.steps + 1), (finite, metrics)
 
         learner, (finite, metrics) = lax.scan(epoch, learner, length=config.epochs)
         figures = {
             "policy/return_scale": returns.scale(),
-            "policy/advantage": jnp.abs(imagined.advantage).mean(),
-            "value/explained": 1 - jnp.var(dreamt.target - value) / jnp.var(dreamt.target),
+            "policy/advantage": jnp.abs(rollout.advantage).mean(),
+            "value/explained": 1 - jnp.var(imagined.target - value) / jnp.var(imagined.target),
         }
         return learner, (finite.all(), {k: v[-1] for k, v in metrics.items()} | figures)
 
-    def surrogate(self, behavior: Behavior, imagined: Imagined) -> tuple[Float[Array, ""], Metrics]:
+    def surrogate(self, behavior: Behavior, rollout: Rollout) -> tuple[Float[Array, ""], Metrics]:
         """PPO's objective (Schulman et al. 2017, eqs. 7 and 9) on one imagined rollout, as a loss, and metrics."""
-        config, dreamt = self.config, imagined.dreamt
-        fixed = dreamt.fixed[:-1]
-        policy, value = behavior.pol(fixed, chosen_from(dreamt)), behavior.val(fixed)
-        logp = log_probability(policy, taken(dreamt))
+        config, imagined = self.config, rollout.imagined
+        weight = imagined.weight[:-1]
+        policy, value = behavior.pol(rollout.feat, rollout.legal), behavior.val(rollout.feat)
+        logp = log_probability(policy, rollout.action)
         entropy = jnp.sum(jnp.stack([dist.entropy() for dist in policy.values()]), 0)
-        acting = clipped_surrogate(logp, imagined.before, imagined.advantage, config.ratio_clip)
+        acting = clipped_surrogate(logp, rollout.before, rollout.advantage, config.ratio_clip)
         if config.value_clip:
-            valuing = clipped_value_loss(value, dreamt.target, dreamt.value[:-1], imagined.limit)
+            valuing = clipped_value_loss(value, imagined.target, imagined.value[:-1], rollout.limit)
         else:
-            valuing = value.loss(dreamt.target)
-        if imagined.slow is not None:
-            valuing += value.loss(imagined.slow)
+            valuing = value.loss(imagined.target)
+        if rollout.slow is not None:
+            valuing += value.loss(rollout.slow)
         loss, metrics = self.weighed(
-            {"policy": dreamt.weight * (acting - config.entropy * entropy), "value": dreamt.weight * valuing}
+            {"policy": weight * (acting - config.entropy * entropy), "value": weight * valuing}
         )
-        change = logp - imagined.before
-        metrics |= behavior_metrics(policy, **dreamt.figures())
+        change = logp - rollout.before
+        metrics |= behavior_metrics(policy, **imagined.figures())
         metrics["policy/clipped"] = jnp.mean(jnp.abs(jnp.expm1(change)) > config.ratio_clip)
         metrics["policy/kl"] = jnp.mean(jnp.expm1(change) - change)
         return loss, stop_gradient(metrics)
@@ -325,16 +342,6 @@ def joined(world: Model, behavior: Behavior) -> Model:
     return model
 
 
-def taken(dreamt: Dreamt) -> dict[str, Array]:
-    """The actions that led somewhere, `[H, M, ...]`."""
-    return jax.tree.map(lambda x: x[:-1], dreamt.actions)
-
-
-def chosen_from(dreamt: Dreamt) -> Bool[Array, "H M a"] | None:
-    """What was legal where they were taken; None: everything."""
-    return None if dreamt.legal is None else dreamt.legal[:-1]
-
-
 def stepped(
     name: str, rule: optax.GradientTransformation, loss: Any, params: Any, optimizer: Any, *args: Any
 ) -> tuple[Any, Any, Bool[Array, ""], Metrics]:
@@ -352,8 +359,8 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: as `dreamer_v3.make_agent`.
+      Unsuitable: as `v3.make_agent`.
     """
-    agent = dreamer_v3.make_agent(config, obs_space, act_space, precision=precision, kind=DreamPPO)
+    agent = v3.make_agent(config, obs_space, act_space, precision=precision, kind=DreamPPO)
     assert isinstance(agent, DreamPPO)
     return agent

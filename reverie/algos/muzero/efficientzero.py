@@ -18,7 +18,8 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reverie.agent import Mode, Row
-from reverie.algos import muzero
+from reverie.algos.muzero import model, muzero
+from reverie.algos.muzero.frames import observed
 from reverie.behavior.returns import Window
 from reverie.envs.base import Spaces
 from reverie.fields import Count, Number, Share, Weight, Width, Within
@@ -67,7 +68,7 @@ class Path(NamedTuple):
     steps: Int[Array, "*B"]  # since then
 
 
-class Model(muzero.Model):
+class Model(model.Model):
     """MuZero's, with a memory of rewards and a space in which states are compared."""
 
     prefix: LSTM
@@ -141,7 +142,7 @@ class EfficientZero(muzero.MuZero):
         self, model: Any, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         losses, reward = super().losses(model, states, window, batch)
-        seen = model.body.represent(self.observed(batch, 1, self.config.unroll), jnp.dtype(model.dtype))
+        seen = model.body.represent(observed(self, batch, 1, self.config.unroll), jnp.dtype(model.dtype))
         apart = -model.agreement(states.state[:, 1:], seen)
         # The end of an episode is still observed; what follows it is of another.
         there = window.followed.astype(jnp.float32)
@@ -163,5 +164,5 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     Raises:
       Unsuitable: actions that are not one discrete choice.
     """
-    muzero.check(config, obs_space, act_space)
+    model.check(config, obs_space, act_space)
     return EfficientZero(config, obs_space, act_space, precision)

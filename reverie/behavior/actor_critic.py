@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
+from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.envs.base import Spaces
 from reverie.nn.dists import Action, Squared, TwoHot
@@ -100,61 +101,42 @@ def clipped_value_loss(
     return jnp.where(jnp.abs(stopped - target) > jnp.abs(mean - target), stop_gradient(loss), loss)
 
 
-class Imagined(NamedTuple):
-    """Losses and figures of imagined trajectories, time-major `[H, M]`; `H1` is `H + 1`."""
+class ActorCritic(NamedTuple):
+    """Losses of an imagined trajectory, time-major `[H, M]`, and what they are made of."""
 
     actor: Float[Array, "H M"]
     critic: Float[Array, "H M"]
-    target: Float[Array, "H M"]
     advantage: Float[Array, "H M"]
-    weight: Float[Array, "H1 M"]
 
 
-def imagined_losses(
+def actor_critic_losses(
     policy: Mapping[str, Action],
-    actions: Mapping[str, Array],
     value: TwoHot | Squared,
-    slow: Float[Array, "H1 M"],
-    reward: Float[Array, "H1 M"],
-    discount: Float[Array, "H1 M"],
+    target_value: Float[Array, "H1 M"],
+    imagined: Trajectory,
+    weight: Float[Array, "H1 M"],
     returns: ReturnScale,
     *,
-    lam: float,
     entropy: float,
     rate: float = 0.01,
-    gamma: float = 1.0,
-    baseline: Float[Array, "H1 M"] | None = None,
     differentiable: frozenset[str] = frozenset(),
-) -> tuple[Imagined, ReturnScale]:
-    """Actor and critic losses on imagined trajectories (DreamerV3, eqs. 4-7).
-
-        latent      s0   s1   ...   sH       s0 is a replayed state
-        action      a0   a1   ...   (aH)     a_t chosen at s_t
-        reward      .    r1   ...   rH       predicted from s_t, gained by a_{t-1}
-        discount    d0   d1   ...   dH       gamma times the chance that s_t is not the end
-        weight      d0   d0d1 ...            how likely the trajectory is to get this far; over gamma, see below
-        return      R0   R1   ...   .        of s_t; sH only bootstraps
-        loss        L0   L1   ...   .
+) -> tuple[ActorCritic, ReturnScale]:
+    """Actor and critic losses on imagined trajectories (DreamerV3, eqs. 5-7).
 
     Args:
       policy, value: distributions of the features of all states, `[H + 1, M]`.
-      slow: the slow critic's mean.
+      target_value: the target critic's mean.
+      weight: of each state's losses.
       returns: the running scale; it is moved before it is used.
-      gamma: what `discount` holds besides the model's own prediction, if anything: the weights begin with that alone.
-      baseline: the critic's mean with a gradient by the states, for `differentiable` actions; else taken from `value`.
-      differentiable: the actions by which reward, discount and baseline have a gradient (see `through_dynamics`).
+      differentiable: the actions that follow the trajectory's own gradient (see `through_dynamics`).
     """
-    mean = stop_gradient(value.pred()) if baseline is None else baseline
-    target = lambda_return(reward.T, discount.T, jnp.full_like(mean.T, lam), mean.T).T
-    returns = returns.update(target, rate)
-    advantage = (target - mean[:-1]) / returns.scale()
-    weight = stop_gradient(jnp.cumprod(discount, 0))
-    weight = weight / gamma if gamma != 1 else weight
+    returns = returns.update(imagined.target, rate)
+    advantage = (imagined.target - imagined.value[:-1]) / returns.scale()
     # The last state has no target: its losses are computed along with the others and dropped.
     pad = lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])], 0)
-    acting = (weight * actor(policy, actions, pad(advantage), entropy, differentiable))[:-1]
-    valuing = (weight * critic(value, pad(target), slow))[:-1]
-    return Imagined(acting, valuing, target, advantage, weight), returns
+    acting = (weight * actor(policy, imagined.action, pad(advantage), entropy, differentiable))[:-1]
+    valuing = (weight * critic(value, pad(imagined.target), target_value))[:-1]
+    return ActorCritic(acting, valuing, advantage), returns
 
 
 def replayed_value_loss(

@@ -15,17 +15,28 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.lax import stop_gradient
+from jaxtyping import Array, PRNGKeyArray
 
-from reverie.agent import Metrics
-from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
-from reverie.algos.planning import Planning
+from reverie.agent import Metrics, Row
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check, in_parts
+from reverie.algos.dreamer.planning import Planning
+from reverie.algos.dreamer.world import (
+    Model,
+    Posterior,
+    divergences,
+    free_nats_of_mean,
+    latent_metrics,
+    legal_head,
+    prediction_losses,
+)
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Layers, Positive, Share, Weight, Width, Within
 from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
+from reverie.model.dynamics import Dynamics, features
 from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
 from reverie.model.rssm import RSSM
@@ -33,6 +44,8 @@ from reverie.model.stoch import Gaussian
 from reverie.nn.init import Weights
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam
+
+STYLE = Style(norm="none", fan="average", act="elu")
 
 
 @dataclass(frozen=True)
@@ -78,9 +91,26 @@ class Config(Planning, Exploration, Weights):
     """Largest gradient norm of each of the three. 0 clips nothing."""
 
 
+def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
+    """What moves the latents of this paper."""
+    style = STYLE._replace(init=config.hidden_init)
+    return RSSM(
+        action=width(act_space),
+        tokens=tokens,
+        deter=config.deter,
+        stoch=config.stoch,
+        kind=Gaussian(),
+        hidden=config.hidden,
+        recurrence="plain",
+        prior_layers=1,
+        style=style,
+        key=key,
+    )
+
+
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
     """The networks of this paper."""
-    keys, style = jax.random.split(key, 7), Style(norm="none", fan="average", act="elu", init=config.hidden_init)
+    keys, style = jax.random.split(key, 7), STYLE._replace(init=config.hidden_init)
     feat, units = config.deter + config.stoch, config.units
     shared: dict[str, Any] = {
         "units": units,
@@ -93,18 +123,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
         "image_act": "relu",
     }
     enc = Encoder(obs_space, **shared, key=keys[0])
-    dyn = RSSM(
-        action=width(act_space),
-        tokens=enc.outputs,
-        deter=config.deter,
-        stoch=config.stoch,
-        kind=Gaussian(),
-        hidden=config.hidden,
-        recurrence="plain",
-        prior_layers=1,
-        style=style,
-        key=keys[1],
-    )
+    dyn = dynamics(config, act_space, enc.outputs, keys[1])
     dec = Decoder(obs_space, deter=config.deter, stoch=config.stoch, blocks=1, pixels="shift", **shared, key=keys[2])
     scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
     rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
@@ -139,7 +158,6 @@ class DreamerV1(Dreamer):
             act_space,
             dtype,
             canvas=(INSIDE, INSIDE),
-            widths=(config.deter, config.stoch, 1),
             optimizer=in_parts(adam(config.learning_rate, clip=config.clip), *behavior),
             differentiable=frozenset(act_space),
             scales={
@@ -154,13 +172,13 @@ class DreamerV1(Dreamer):
             },
         )
 
+    def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
+        return dynamics(self.config, self.act_space, tokens, key)
+
     def networks(self, key: PRNGKeyArray) -> Model:
         return networks(self.config, self.obs_space, self.act_space, key)
 
-    def continues(self, alive: Float[Array, "B T"]) -> Float[Array, "B T"]:
-        return self.config.gamma * alive
-
-    def explored(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
+    def add_noise(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
         amount, noisy = self.config.exploration, {}
         random = self.random_action(len(next(iter(action.values()))), legal, key)
         for name, own_key in zip(sorted(action), jax.random.split(key, len(action)), strict=True):
@@ -171,16 +189,31 @@ class DreamerV1(Dreamer):
                 noisy[name] = value + amount * jax.random.normal(own_key, value.shape)
         return noisy
 
-    def behave(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, seen: Seen, key: PRNGKeyArray
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
+        """The variational bound on what was seen and earned (eq. 10): likelihoods, and a KL above the free nats."""
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
+            "representation": free_nats_of_mean(representation, self.config.free_nats),
+        }
+        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+
+    def behavior_loss(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
         """The actor climbs the returns (eq. 7), the critic learns them (eq. 8)."""
-        dreamt = self.dreamt(model, model.val, seen, key)
+        imagined = self.imagine(model, model.val, post, post.alive.ravel(), key)
+        feat, action = stop_gradient((features(imagined.latent), imagined.action))
+        weight = imagined.weight[:-1]
         losses = {
-            "policy": -dreamt.weight * dreamt.target,
-            "value": dreamt.weight * model.val(dreamt.fixed[:-1]).loss(dreamt.target),
+            "policy": -weight * imagined.target,
+            "value": weight * model.val(feat[:-1]).loss(imagined.target),
         }
-        return losses, returns, behavior_metrics(model.policy(dreamt.fixed, dreamt.legal), **dreamt.figures())
+        policy = model.policy(feat, model.legal(feat, action))
+        return losses, returns, behavior_metrics(policy, **imagined.figures())
 
 
 def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV1:

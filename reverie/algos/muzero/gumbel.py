@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.algos import muzero
+from reverie.algos.muzero import muzero
+from reverie.algos.muzero.model import Model, check
 from reverie.behavior.search import Found, gumbel
 from reverie.envs.base import Spaces
 from reverie.fields import Weight, Within
@@ -39,7 +40,7 @@ class GumbelMuZero(muzero.MuZero):
 
     def search(
         self,
-        model: muzero.Model,
+        model: Model,
         root: Hidden,
         key: PRNGKeyArray,
         legal: Bool[Array, "B a"] | None,
@@ -68,5 +69,5 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     Raises:
       Unsuitable: actions that are not one discrete choice.
     """
-    muzero.check(config, obs_space, act_space)
+    check(config, obs_space, act_space)
     return GumbelMuZero(config, obs_space, act_space, precision)

@@ -17,16 +17,26 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import Metrics
-from reverie.algos.dreamer import Dreamer, Model, Seen, behavior_metrics, check, in_parts, legal_head
-from reverie.algos.planning import Planning
+from reverie.agent import Metrics, Row
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check, in_parts
+from reverie.algos.dreamer.planning import Planning
+from reverie.algos.dreamer.world import (
+    Model,
+    Posterior,
+    divergences,
+    free_nats_of_mean,
+    latent_metrics,
+    legal_head,
+    prediction_losses,
+)
+from reverie.behavior.actor_critic import actor
 from reverie.behavior.explore import Exploration
-from reverie.behavior.policy_gradient import actor
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Count, Layers, Positive, Share, Weight, Width, Within
 from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
+from reverie.model.dynamics import Dynamics, features
 from reverie.model.encode import Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
 from reverie.model.rssm import RSSM
@@ -96,9 +106,31 @@ class Config(Planning, Exploration, Weights):
     """Share of every parameter that is lost at each update."""
 
 
+def style_of(config: Config) -> Style:
+    """What all layers have in common."""
+    return Style(config.norm, fan="average", act="elu", init=config.hidden_init)
+
+
+def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
+    """What moves the latents of this paper."""
+    style = style_of(config)
+    return RSSM(
+        action=width(act_space),
+        tokens=tokens,
+        deter=config.deter,
+        stoch=STOCH,
+        kind=Categorical(config.classes, unimix=0.0),
+        hidden=config.hidden,
+        recurrence="dense",
+        prior_layers=1,
+        style=style,
+        key=key,
+    )
+
+
 def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
     """The networks of this paper."""
-    keys, style = jax.random.split(key, 7), Style(config.norm, fan="average", act="elu", init=config.hidden_init)
+    keys, style = jax.random.split(key, 7), style_of(config)
     stoch = STOCH * config.classes
     feat, units, layers = config.deter + stoch, config.units, config.layers
     shared: dict[str, Any] = {
@@ -111,18 +143,7 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
         "style": style,
     }
     enc = Encoder(obs_space, **shared, key=keys[0])
-    dyn = RSSM(
-        action=width(act_space),
-        tokens=enc.outputs,
-        deter=config.deter,
-        stoch=STOCH,
-        kind=Categorical(config.classes, unimix=0.0),
-        hidden=config.hidden,
-        recurrence="dense",
-        prior_layers=1,
-        style=style,
-        key=keys[1],
-    )
+    dyn = dynamics(config, act_space, enc.outputs, keys[1])
     dec = Decoder(obs_space, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", **shared, key=keys[2])
     scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
     rew = ScalarHead(feat, units, layers, **scalar, key=keys[3])
@@ -159,7 +180,6 @@ class DreamerV2(Dreamer):
             act_space,
             dtype,
             canvas=(INSIDE, INSIDE),
-            widths=(config.deter, STOCH, config.classes),
             optimizer=in_parts(*(adam(rate, eps=1e-5, clip=config.clip, decay=config.decay) for rate in rates)),
             differentiable={
                 "auto": continuous,
@@ -179,39 +199,53 @@ class DreamerV2(Dreamer):
             },
         )
 
+    def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
+        return dynamics(self.config, self.act_space, tokens, key)
+
     def networks(self, key: PRNGKeyArray) -> Model:
         return networks(self.config, self.obs_space, self.act_space, key)
 
-    def slowed(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead:
+    def target_critic(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead:
         """A copy of the critic, renewed now and then."""
         if slow is None:
             return jax.tree.map(jnp.copy, model.val)
         due = updates % self.config.slow_every == 0
         return jax.tree.map(lambda new, old: jnp.where(due, new, old), model.val, slow)
 
-    def measured(self, reward: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    def transform_reward(self, reward: Float[Array, "*B"]) -> Float[Array, "*B"]:
         return jnp.tanh(reward) if self.config.reward_squash == "tanh" else reward
 
-    def continues(self, alive: Float[Array, "B T"]) -> Float[Array, "B T"]:
-        return self.config.gamma * alive
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
+        """Likelihoods of what was seen and earned, and a balanced KL (eq. 2, algorithm 2)."""
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
+            "representation": free_nats_of_mean(representation, self.config.free_nats),
+        }
+        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
-    def behave(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, seen: Seen, key: PRNGKeyArray
+    def behavior_loss(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
-        """Actor (eq. 6) and critic (eq. 5); both look at returns that the slow critic closes (eq. 4)."""
+        """Actor (eq. 6) and critic (eq. 5); both look at returns that the target critic closes (eq. 4)."""
         config = self.config
         assert slow is not None
-        dreamt = self.dreamt(model, slow, seen, key)
-        fixed = dreamt.fixed[:-1]
-        policy = model.policy(fixed, None if dreamt.legal is None else dreamt.legal[:-1])
-        actions = jax.tree.map(lambda x: x[:-1], dreamt.actions)
-        advantage = dreamt.target - stop_gradient(dreamt.value[:-1])
+        imagined = self.imagine(model, slow, post, post.alive.ravel(), key)
+        feat, action = stop_gradient((features(imagined.latent), imagined.action))
+        legal = model.legal(feat, action)
+        feat, action, legal = jax.tree.map(lambda x: x[:-1], (feat, action, legal))
+        policy = model.policy(feat, legal)
+        advantage = imagined.target - stop_gradient(imagined.value[:-1])
         mix = config.actor_mix if config.actor_gradient == "both" else 1.0
+        weight = imagined.weight[:-1]
         losses = {
-            "policy": dreamt.weight * actor(policy, actions, advantage, config.entropy, self.differentiable, mix),
-            "value": dreamt.weight * model.val(fixed).loss(dreamt.target),
+            "policy": weight * actor(policy, action, advantage, config.entropy, self.differentiable, mix),
+            "value": weight * model.val(feat).loss(imagined.target),
         }
-        return losses, returns, behavior_metrics(policy, **dreamt.figures())
+        return losses, returns, behavior_metrics(policy, **imagined.figures())
 
 
 def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV2:

@@ -22,7 +22,8 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Row
-from reverie.algos import muzero
+from reverie.algos.muzero import model, muzero
+from reverie.algos.muzero.frames import observed
 from reverie.behavior.returns import Window
 from reverie.behavior.search import TINY, Found, gumbel
 from reverie.behavior.tree import ILLEGAL
@@ -62,13 +63,13 @@ class Config(muzero.Config):
 class Chance(eqx.Module):
     """An afterstate's own networks, and the encoder of what came of it."""
 
-    body: muzero.Body  # of which only `advance` is used, from a state by an action
+    body: model.Body  # of which only `advance` is used, from a state by an action
     prob: tuple[MLP, Linear]
     val: ScalarHead
     enc: tuple[MLP, Linear]
 
 
-class Model(muzero.Model):
+class Model(model.Model):
     """MuZero's, whose dynamics take a code of chance instead of an action, with afterstates. `memory` of a latent is
     bool `[*B]`: whether it is an afterstate."""
 
@@ -80,10 +81,10 @@ class Model(muzero.Model):
         base, *keys = jax.random.split(key, 8)
         super().__init__(config, obs_space, act_space, dtype, base, moves=config.codes)
         self.actions, self.codes = sum(s.width for s in act_space.values()), config.codes
-        seen = muzero.seen_space(obs_space, config.stack)
+        seen = model.seen_space(obs_space, config.stack)
         read, units = self.body.outputs, config.units
         self.after = Chance(
-            body=muzero.make_body(config, seen, self.actions, keys[0]),
+            body=model.make_body(config, seen, self.actions, keys[0]),
             prob=(MLP(read, units, config.layers, key=keys[1]), Linear(units, self.codes, key=keys[2], scale=0.0)),
             val=ScalarHead(read, units, config.layers, **config.scalar(), key=keys[3]),
             enc=(MLP(2 * read, units, config.layers, key=keys[4]), Linear(units, self.codes, key=keys[5])),
@@ -177,11 +178,11 @@ class StochasticMuZero(muzero.MuZero):
         """States 0 to K; `memory` of state k holds what led to it: the afterstate, the code that came, and the code's
         probabilities by the encoder (of state 0: by nothing)."""
         config = self.config
-        seen = model.body.represent(self.observed(batch, 0, config.unroll + 1), jnp.dtype(model.dtype))
+        seen = model.body.represent(observed(self, batch, 0, config.unroll + 1), jnp.dtype(model.dtype))
         probs = model.encode(seen[:, :-1], seen[:, 1:])  # [B, K, C]
         hard = jax.nn.one_hot(jnp.argmax(probs, -1), config.codes)
         codes = straight_through(hard, probs)
-        root = model.represent({k: v[:, 0] for k, v in self.observed(batch, 0, 1).items()})
+        root = model.represent({k: v[:, 0] for k, v in observed(self, batch, 0, 1).items()})
 
         def step(hidden: Hidden, xs: tuple[Array, Array]) -> tuple[Hidden, tuple[Hidden, Array]]:
             action, code = xs
@@ -235,5 +236,5 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     Raises:
       Unsuitable: actions that are not one discrete choice.
     """
-    muzero.check(config, obs_space, act_space)
+    model.check(config, obs_space, act_space)
     return StochasticMuZero(config, obs_space, act_space, precision)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Row, select
-from reverie.algos import muzero
+from reverie.algos.muzero import model, muzero
 from reverie.behavior.returns import Window
 from reverie.behavior.search import Found, gumbel
 from reverie.envs.base import Space, Spaces
@@ -49,7 +49,7 @@ class Config(muzero.Config):
 Policy = dict[str, OneHot | BoundedNormal]
 
 
-class Model(muzero.Model):
+class Model(model.Model):
     """MuZero's, whose latents hold the candidates of the next step: `memory` is float32 `[*B, K, a]`, flat actions
     as they were drawn (what lies beyond [-1, 1] acts like its end), and the logarithm of their prior `[*B, K]`."""
 
@@ -217,5 +217,5 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     Raises:
       Unsuitable: there are no boards for --decode-scale to read off.
     """
-    muzero.check_states(config, obs_space)
+    model.check_states(config, obs_space)
     return SampledMuZero(config, obs_space, act_space, precision)

@@ -3,16 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reverie.behavior.imagine import rollout
-from reverie.behavior.policy_gradient import (
+from reverie.behavior.actor_critic import (
     actor,
+    actor_critic_losses,
     clipped_surrogate,
     clipped_value_loss,
-    imagined_losses,
     log_probability,
     replayed_value_loss,
     through_dynamics,
 )
+from reverie.behavior.imagine import imagine, trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
 from reverie.nn.dists import BoundedNormal, OneHot, Squared, TwoHot
@@ -20,7 +20,7 @@ from reverie.nn.transforms import symexp_bins
 
 
 def imagined(g, value_logits, policy_logits, policy_mean):
-    """`imagined_losses` of a golden case, whose arrays are batch-major."""
+    """`actor_critic_losses` of a golden case, whose arrays are batch-major."""
     s, x = g.spec, {k: jnp.swapaxes(v, 0, 1) for k, v in g.inputs.items()}
     bins, time_major = symexp_bins(s["bins"]), lambda a: jnp.swapaxes(a, 0, 1)
     mean = time_major(policy_mean)
@@ -28,22 +28,24 @@ def imagined(g, value_logits, policy_logits, policy_mean):
         "discrete": OneHot(time_major(policy_logits), (3,), ()),
         "vector": BoundedNormal(mean, jnp.zeros_like(mean), (2,), s["cont_std"], s["cont_std"]),
     }
-    losses, returns = imagined_losses(
+    value = TwoHot(time_major(value_logits), bins)
+    actions = {"discrete": x["act_disc"], "vector": x["act_cont"]}
+    mean = jax.lax.stop_gradient(value.pred())
+    dreamt = trajectory(None, actions, x["rew"], x["con"], mean, lam=s["lam"])
+    losses, returns = actor_critic_losses(
         policy,
-        {"discrete": x["act_disc"], "vector": x["act_cont"]},
-        TwoHot(time_major(value_logits), bins),
+        value,
         TwoHot(x["slow_logits"], bins).pred(),
-        x["rew"],
-        x["con"],
+        dreamt,
+        dreamt.weight,
         ReturnScale(s["retnorm"]["lo0"], s["retnorm"]["hi0"]),
-        lam=s["lam"],
         entropy=s["actent"],
         rate=s["retnorm"]["rate"],
     )
     return {
         "policy_loss": losses.actor.T,
         "value_loss": losses.critic.T,
-        "ret": losses.target.T,
+        "ret": dreamt.target.T,
         "retnorm_lo": returns.low,
         "retnorm_hi": returns.high,
     }
@@ -123,47 +125,45 @@ def slide_loss(push, differentiable):
         shape = (*x.shape, 1)
         return {"push": BoundedNormal(jnp.broadcast_to(push.reshape((1,) * len(shape)), shape), jnp.zeros(shape), (1,))}
 
-    act = lambda x, key: {"push": policy(x)["push"].sample(key)}
-    states, actions = rollout(world, act, start, 4, jax.random.key(3))
-    if not differentiable:
-        states, actions = jax.lax.stop_gradient((states, actions))
-    reward, discount = world.predict(states)
-    baseline = 0.3 * states
-    losses, _ = imagined_losses(
-        policy(jax.lax.stop_gradient(states)),
-        actions,
-        Squared(baseline, 0),
-        baseline,
-        reward,
-        discount,
+    def act(x, key):
+        action = {"push": policy(x)["push"].sample(key)}
+        return action if differentiable else jax.lax.stop_gradient(action)
+
+    dreamt = imagine(
+        world, act, lambda states: (*world.predict(states), 0.3 * states), start, 4, jax.random.key(3), lam=0.9
+    )
+    losses, _ = actor_critic_losses(
+        policy(jax.lax.stop_gradient(dreamt.latent)),
+        Squared(dreamt.value, 0),
+        dreamt.value,
+        dreamt,
+        dreamt.weight,
         ReturnScale(),
-        lam=0.9,
         entropy=0.0,
         rate=0.0,
-        baseline=baseline if differentiable else None,
         differentiable=frozenset({"push"} if differentiable else ()),
     )
-    return losses
+    return losses, dreamt.weight
 
 
 def test_the_dynamics_gradient_is_the_slope_of_the_return():
     push, losses = jnp.array(0.2), jax.jit(lambda p: slide_loss(p, True))
-    weight = np.asarray(losses(push).weight)[:-1]
+    weight = np.asarray(losses(push)[1])[:-1]
 
     def weighted_advantage(push):
         # The weights are constants to the actor: those of the point where the slope is taken.
-        return float((weight * np.asarray(losses(push).advantage, np.float64)).sum())
+        return float((weight * np.asarray(losses(push)[0].advantage, np.float64)).sum())
 
     step = 1e-2
     slope = (weighted_advantage(push + step) - weighted_advantage(push - step)) / (2 * step)
-    gradient = jax.jit(jax.grad(lambda p: slide_loss(p, True).actor.sum()))(push)
+    gradient = jax.jit(jax.grad(lambda p: slide_loss(p, True)[0].actor.sum()))(push)
     np.testing.assert_allclose(gradient, -slope, rtol=2e-3)
     assert abs(slope) > 0.1
 
 
 def test_the_score_function_sees_no_slope_through_the_world():
     gradients = [
-        jax.jit(jax.grad(lambda p, through=through: slide_loss(p, through).actor.sum()))(jnp.array(0.2))
+        jax.jit(jax.grad(lambda p, through=through: slide_loss(p, through)[0].actor.sum()))(jnp.array(0.2))
         for through in (False, True)
     ]
     assert abs(gradients[0] - gradients[1]) > 0.01
@@ -184,23 +184,13 @@ def test_mixed_actions_learn_each_in_its_own_way():
     np.testing.assert_allclose(slope, [-1.0])
 
 
-def test_weights_begin_with_what_the_model_predicted_itself():
+def test_weights_begin_as_they_are_told():
     ones = jnp.ones((4, 2))
-    values = Squared(0 * ones, 0)
-    policy = {"a": OneHot(jnp.zeros((4, 2, 3)), (3,), ())}
-    losses, _ = imagined_losses(
-        policy,
-        {"a": jnp.zeros((4, 2), jnp.int32)},
-        values,
-        0 * ones,
-        ones,
-        0.9 * ones,
-        ReturnScale(),
-        lam=0.95,
-        entropy=0.0,
-        gamma=0.9,
-    )
-    np.testing.assert_allclose(losses.weight[:, 0], [1, 0.9, 0.81, 0.729], rtol=1e-5)
+    predicted = trajectory(None, None, ones, 0.9 * ones, 0 * ones, lam=0.95)
+    np.testing.assert_allclose(predicted.weight[:, 0], [0.9, 0.81, 0.729, 0.6561], rtol=1e-5)
+    known = trajectory(None, None, ones, 0.9 * ones, 0 * ones, lam=0.95, first=jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(known.weight[:, 0], [1, 0.9, 0.81, 0.729], rtol=1e-5)
+    np.testing.assert_allclose(known.weight[:, 1], 0)
 
 
 def test_the_clipped_surrogate_by_hand():

@@ -1,0 +1,1 @@
+"""The Dreamers: a paper is a file."""

@@ -1,0 +1,36 @@
+"""What changes: all that training moves, and what the policy remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.algos.dreamer.world import Model
+from reverie.behavior.explore import Held
+from reverie.behavior.returns import ReturnScale
+from reverie.model.dynamics import Latent
+from reverie.model.heads import ScalarHead
+
+
+class State(eqx.Module):
+    """Everything training changes."""
+
+    model: Model
+    slow: ScalarHead | None  # a critic that follows the other one; None where the paper has none
+    returns: ReturnScale
+    optimizer: Any
+    key: PRNGKeyArray
+    updates: Array  # int32, applied updates
+    nonfinite: Array  # int32 [2]: updates skipped in all, and in a row
+
+
+class Carry(eqx.Module):
+    """What the policy remembers between steps: the belief, the action just taken, and random ones that go on."""
+
+    latent: Latent
+    action: Float[Array, "N a"]
+    key: PRNGKeyArray
+    held: Held | None = None  # None: random actions are not repeated
+    plan: Any = None  # what a planner remembers

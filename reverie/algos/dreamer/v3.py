@@ -1,0 +1,419 @@
+"""DreamerV3 (Hafner et al., Nature 2025; arXiv 2301.04104, v1 of 2023 and v2).
+
+A recurrent model of the world is learned from replayed sequences; an actor and a critic are learned inside it, from
+imagined continuations of every replayed state. One backward pass, one set of values for all domains.
+
+The defaults are the final version; `v3-2023` is another set of values (`presets/dreamer_v3.toml`), and what the answers
+mean and cost is in `docs/choices.md`.
+Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does mix in 1 % uniform, as the papers say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+from jaxtyping import Array, PRNGKeyArray
+
+from reverie.agent import Metrics, Row
+from reverie.algos import Unsuitable
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check, in_parts
+from reverie.algos.dreamer.planning import Planning
+from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, legal_head, prediction_losses
+from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss, through_dynamics
+from reverie.behavior.explore import Exploration
+from reverie.behavior.returns import ReturnScale
+from reverie.envs.base import Spaces
+from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within
+from reverie.model.canvas import Size, canvas, halvings, images
+from reverie.model.decode import Decoder
+from reverie.model.dynamics import Dynamics, features
+from reverie.model.encode import Encoder, width
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
+from reverie.model.memoryless import Memoryless
+from reverie.model.rssm import RSSM
+from reverie.model.stoch import Categorical
+from reverie.model.transformer import Transformer
+from reverie.nn.init import Weights
+from reverie.nn.layers import Style
+from reverie.nn.optim import adam, laprop
+
+STOCH = 32  # categorical variables
+BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
+DYNAMICS: dict[str, Callable[..., Dynamics]] = {"rssm": RSSM, "transformer": Transformer, "none": Memoryless}
+DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths and depths of one named size."""
+
+    deter: int
+    units: int
+    classes: int
+    depth: int
+    predictors: int = 1
+    """Layers of the reward and continue heads."""
+    behavior: int = 3
+    """Layers of actor and critic."""
+
+
+SIZES = {
+    "200k": Widths(deter=256, units=32, classes=4, depth=2),  # ours, for laptops and tests
+    # The final version: only widths change (reference `configs.yaml`).
+    "1m": Widths(deter=512, units=64, classes=4, depth=4),
+    "12m": Widths(deter=2048, units=256, classes=16, depth=16),
+    "25m": Widths(deter=3072, units=384, classes=24, depth=24),
+    "50m": Widths(deter=4096, units=512, classes=32, depth=32),
+    "100m": Widths(deter=6144, units=768, classes=48, depth=48),
+    "200m": Widths(deter=8192, units=1024, classes=64, depth=64),
+    "400m": Widths(deter=12288, units=1536, classes=96, depth=96),
+    # 2023 (arXiv v1, table B.1): heads, actor and critic grow deeper together.
+    "XS": Widths(deter=256, units=256, classes=32, depth=24, predictors=1, behavior=1),
+    "S": Widths(deter=512, units=512, classes=32, depth=32, predictors=2, behavior=2),
+    "M": Widths(deter=1024, units=640, classes=32, depth=48, predictors=3, behavior=3),
+    "L": Widths(deter=2048, units=768, classes=32, depth=64, predictors=4, behavior=4),
+    "XL": Widths(deter=4096, units=1024, classes=32, depth=96, predictors=5, behavior=5),
+}
+SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", "XS", "S", "M", "L", "XL"]
+
+
+@dataclass(frozen=True)
+class Config(Planning, Exploration, Weights):
+    """The values of the final paper, but for the size. Every one is a flag."""
+
+    # Networks
+    size: SIZE_NAMES = "1m"
+    """Width of all networks, named after the number of parameters; XS to XL are those of 2023."""
+    dynamics: Literal["rssm", "transformer", "none"] = "rssm"
+    """What moves the latents: a recurrent state-space model; a causal transformer over the last 32 steps; or none, a
+    state that is a function of the latest observation alone, without a memory."""
+    recurrence: Literal["block", "dense"] = "block"
+    """A GRU of eight blocks, or a dense one whose gates are normalised."""
+    first_state: Literal["zeros", "learned"] = "zeros"
+    """What an episode starts from."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm behind layers without bias."""
+    fan: Literal["in", "average"] = "in"
+    """Variance of initial weights: one over the inputs of a unit, or over the mean of its inputs and outputs."""
+    convolutions: Literal["pool", "stride"] = "pool"
+    """Stages of the image networks: max-pooling and nearest upsampling, four of them; or strided and transposed
+    convolutions, until the image is 4x4."""
+    kernel: Annotated[int, Within(1, 64)] = 5
+    """Side of the convolutions' kernels. With strides, the code of 2023 has 4, its paper 3."""
+    pixels: Literal["sigmoid", "shift"] = "sigmoid"
+    """What makes brightness of the image decoder's output: a sigmoid, or adding a half."""
+    prior_layers: Layers = 2
+    """Hidden layers of the prior."""
+    vector_layers: Annotated[int, Within(0, 1000)] = 3
+    """Layers that read and write vectors and discrete values. 0: as many as the size gives the reward head."""
+    vector_units: Annotated[int, Within(0, 2**16)] = 0
+    """Width of these layers. 0: that of the size."""
+    policy_scale: Weight = 0.01
+    """Scale of the policy's initial output weights."""
+
+    # What is learned from, and how far from right it is
+    images: Literal["normalised", "symlogged"] = "normalised"
+    """Brightness as it is, or its symlog; both scaled to [0, 1]."""
+    image_loss: Literal["squared", "gaussian"] = "squared"
+    """Squared error, or the likelihood of a Gaussian with the most likely variance."""
+    vectors: Literal["symlogged", "plain"] = "symlogged"
+    """Float vectors squashed before they are read and predicted, or not."""
+    scalars: Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared"] = "symexp_two_hot"
+    """Reward and value: a two-hot code over exponential bins, the same over equal bins of the symlog, or squared
+    error of the symlog."""
+    kl: Literal["summed", "averaged"] = "summed"
+    """KL over the categorical variables, before free nats are granted."""
+    free_nats: Weight = 1.0
+    """KL below which the dynamics and representation losses are constant."""
+    dynamics_scale: Weight = 1.0
+    """Weight of the KL that trains the prior."""
+    representation_scale: Weight = 0.1
+    """Weight of the KL that trains the posterior."""
+    unimix: Share = 0.01
+    """Share of uniform distribution in the latent categoricals."""
+    straight_through: bool = True
+    """Whether sampled latents carry the gradient of their probabilities."""
+    initial: Literal["zeros", "stored", "stored+refreshed"] = "stored+refreshed"
+    """What a replayed sequence starts from: zeros (the first state of an episode), the latent stored by the policy, or
+    that latent kept fresh by writing back what training recomputes."""
+
+    # Behaviour
+    imagination: Annotated[int, Within(1, 2**12)] = 15
+    """Imagined steps from every replayed state."""
+    horizon: Count = 333
+    """Discount horizon in steps: gamma = 1 - 1 / horizon."""
+    discount: Literal["learned", "fixed"] = "learned"
+    """Gamma inside the continue head, whose probability is used; or outside of it, times its more probable flag."""
+    first_continue: Literal["predicted", "true"] = "predicted"
+    """Whether imagination may go on from a replayed state: as the head predicts, or as replay knows."""
+    lam: Share = 0.95
+    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
+    actor_gradient: Literal["reinforce", "dynamics", "auto"] = "reinforce"
+    """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
+    entropy: Weight = 3e-4
+    """Weight of the policy's entropy."""
+    policy_unimix: Share = 0.01
+    """Share of uniform distribution in discrete actions."""
+    replay_value_scale: Weight = 0.3
+    """Weight of the critic loss on replayed steps."""
+    slow_rate: Share = 0.02
+    """Share of the critic that moves into the slow critic at every update."""
+    return_rate: Share = 0.01
+    """Share of the new percentiles that moves into the return scale at every update."""
+
+    # Optimisation
+    optimizer: Literal["laprop", "adam"] = "laprop"
+    """LaProp for everything together, or one Adam each for world model, actor and critic."""
+    learning_rate: Positive = 4e-5
+    """Step size after warm-up."""
+    lr_warmup: Number = 1000
+    """Updates over which the learning rate rises from zero."""
+    clip: Weight = 0.3
+    """Largest gradient norm. laprop: of a tensor, as a share of the tensor's own norm. adam: of the whole gradient.
+    0 clips nothing."""
+    eps: Positive = 1e-20
+    """What keeps the optimizer from dividing by zero."""
+    behavior_learning_rate: Positive = 3e-5
+    """adam: step size of actor and critic."""
+    behavior_clip: Weight = 100.0
+    """adam: largest gradient norm of the actor, and of the critic."""
+    behavior_eps: Positive = 1e-5
+    """adam: eps of actor and critic."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kernels = {"pool": (3, 5), "stride": (3, 4, 5)}[self.convolutions]
+        if self.kernel not in kernels:
+            known = " or ".join(map(str, kernels))
+            raise ConfigError(f"--kernel must be {known} with --convolutions {self.convolutions}, got {self.kernel}")
+
+
+def style_of(config: Config) -> Style:
+    """What all layers have in common."""
+    return Style(config.norm, config.fan, init=config.hidden_init)
+
+
+def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
+    """What moves the latents of this paper."""
+    size, style = SIZES[config.size], style_of(config)
+    return DYNAMICS[config.dynamics](
+        action=width(act_space),
+        tokens=tokens,
+        deter=size.deter,
+        stoch=STOCH,
+        kind=Categorical(size.classes, config.unimix, config.straight_through),
+        hidden=size.units,
+        recurrence=config.recurrence,
+        blocks=BLOCKS,
+        prior_layers=config.prior_layers,
+        first=config.first_state,
+        style=style,
+        key=key,
+    )
+
+
+def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
+    """The networks of this paper."""
+    size, style = SIZES[config.size], style_of(config)
+    keys = jax.random.split(key, 7)
+    stoch = STOCH * size.classes
+    feat = size.deter + stoch
+    shared: dict[str, Any] = {
+        "units": config.vector_units or size.units,
+        "layers": config.vector_layers or size.predictors,
+        "depths": image_depths(config, obs_space),
+        "kernel": config.kernel,
+        "convolutions": config.convolutions,
+        "symlog_vectors": config.vectors == "symlogged",
+        "symlog_images": config.images == "symlogged",
+        "style": style,
+    }
+    enc = Encoder(obs_space, **shared, key=keys[0])
+    dyn = dynamics(config, act_space, enc.outputs, keys[1])
+    dec = Decoder(
+        obs_space,
+        deter=size.deter,
+        stoch=stoch,
+        map_units=size.units,
+        blocks=BLOCKS,
+        pixels=config.pixels,
+        image_loss=config.image_loss,
+        **shared,
+        key=keys[2],
+    )
+    scalar: dict[str, Any] = {"kind": config.scalars, "style": style}
+    rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
+    con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
+    leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
+    pol = PolicyHead(
+        act_space,
+        feat,
+        size.units,
+        size.behavior,
+        unimix=config.policy_unimix,
+        scale=config.policy_scale,
+        mean_init=config.mean_init,
+        std_init=config.std_init,
+        style=style,
+        key=keys[5],
+    )
+    val = ScalarHead(feat, size.units, size.behavior, **scalar, init=config.critic_init, key=keys[6])
+    gamma = 1.0 if config.discount == "learned" else 1 - 1 / config.horizon
+    return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
+
+
+def image_depths(config: Config, obs_space: Spaces) -> tuple[int, ...]:
+    """Channels after each stage of the image networks: four with pooling; with strides, until 4x4 is reached."""
+    multiples = DEPTHS if config.convolutions == "pool" else [1 << stage for stage in range(halvings(obs_space))]
+    return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
+
+
+def image_canvas(config: Config, obs_space: Spaces) -> Size:
+    """Height and width at which the image networks see."""
+    pictures = images(obs_space)
+    return canvas(pictures, len(image_depths(config, obs_space)), config.convolutions) if pictures else (0, 0)
+
+
+class DreamerV3(Dreamer):
+    """The `Agent`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+        super().__init__(
+            config,
+            obs_space,
+            act_space,
+            dtype,
+            canvas=image_canvas(config, obs_space),
+            optimizer=make_optimizer(config),
+            differentiable=through_dynamics(act_space, config.actor_gradient),
+            scales={
+                "dynamics": config.dynamics_scale,
+                "representation": config.representation_scale,
+                "reward": 1.0,
+                "continue": 1.0,
+                "policy": 1.0,
+                "value": 1.0,
+                "replay_value": config.replay_value_scale,
+                **{f"decode/{key}": 1.0 for key in obs_space},
+            },
+        )
+        self.gamma = 1 - 1 / config.horizon
+        if config.initial != "zeros":
+            self.context = 1
+            self.out_space = self.dyn.stored()
+        self.refreshes = config.initial == "stored+refreshed"
+
+    def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
+        return dynamics(self.config, self.act_space, tokens, key)
+
+    def networks(self, key: PRNGKeyArray) -> Model:
+        return networks(self.config, self.obs_space, self.act_space, key)
+
+    def target_critic(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead:
+        """A moving average of the critic."""
+        if slow is None:
+            return jax.tree.map(jnp.copy, model.val)
+        return optax.incremental_update(model.val, slow, self.config.slow_rate)
+
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
+        """Prediction, dynamics and representation losses (eqs. 2 and 3); free nats are granted at every step."""
+        config = self.config
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        if config.kl == "averaged":
+            dynamics, representation = dynamics / STOCH, representation / STOCH
+        losses = {
+            "dynamics": jnp.maximum(dynamics, config.free_nats),
+            "representation": jnp.maximum(representation, config.free_nats),
+        }
+        continues = self.gamma * post.alive if config.discount == "learned" else post.alive
+        predictions, metrics = prediction_losses(model, post, self.decode_targets(post.rows), continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+
+    def behavior_loss(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+        """Actor and critic learn from imagined trajectories (eqs. 4 to 7), the critic from replayed ones, too."""
+        config, shape = self.config, post.alive.shape
+        assert slow is not None
+
+        # Imagination
+        known = model.gamma * post.alive.ravel() if config.first_continue == "true" else None
+        imagined = self.imagine(model, model.val, post, known, key)
+        feat = stop_gradient(features(imagined.latent))  # [H + 1, M, F]; time-major, as the loop leaves it
+        discount = imagined.discount if known is None else imagined.discount.at[0].set(known)
+        # The weights begin with what the model itself predicts of the start state, or what is known of it: no gamma.
+        weight = imagined.weight / model.gamma if model.gamma != 1 else imagined.weight
+
+        # Actor and critic
+        policy = model.policy(feat, model.legal(feat, imagined.action))
+        value, slow_value = model.val(feat), slow(feat).pred()
+        learned, returns = actor_critic_losses(
+            policy,
+            value,
+            slow_value,
+            imagined,
+            weight,
+            returns,
+            entropy=config.entropy,
+            rate=config.return_rate,
+            differentiable=self.differentiable,
+        )
+        losses = {"policy": learned.actor.mean(0).reshape(shape), "value": learned.critic.mean(0).reshape(shape)}
+        metrics = behavior_metrics(
+            policy,
+            **{"return": imagined.target, "reward": imagined.reward, "value": slow_value, "discount": discount},
+            length=weight.sum(0),
+        )
+        metrics["policy/return_scale"] = returns.scale()
+        metrics["policy/advantage"] = stop_gradient(jnp.abs(learned.advantage).mean())
+
+        # The critic also learns from what really happened; this gradient reaches the world model.
+        if config.replay_value_scale:
+            feat = features(post.latents)
+            losses["replay_value"], target = replayed_value_loss(
+                model.val(feat),
+                slow(stop_gradient(feat)).pred(),
+                post.rows["reward"],
+                self.gamma * post.alive,
+                post.rows["is_last"].astype(jnp.float32),
+                imagined.target[0].reshape(shape),
+                lam=config.lam,
+            )
+            metrics["replay/return"] = target.mean()
+        return losses, returns, metrics
+
+
+def make_agent(
+    config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str, kind: type[DreamerV3] = DreamerV3
+) -> DreamerV3:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: actions that have no gradient where one is asked for, or a game of two players.
+    """
+    check(obs_space)
+    try:
+        return kind(config, obs_space, act_space, jnp.dtype(precision))
+    except ValueError as error:
+        raise Unsuitable(str(error)) from error
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """LaProp over all parameters; or three times Adam, over the world model, the actor and the critic."""
+    if config.optimizer == "laprop":
+        return laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip, eps=config.eps)
+    behavior = adam(
+        config.behavior_learning_rate,
+        eps=config.behavior_eps,
+        clip=config.behavior_clip,
+        warmup=config.lr_warmup,
+    )
+    model = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
+    return in_parts(model, behavior, behavior)

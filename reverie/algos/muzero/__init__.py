@@ -1,0 +1,1 @@
+"""The MuZero family: a paper is a file."""

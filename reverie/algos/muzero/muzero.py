@@ -1,0 +1,323 @@
+"""MuZero (Schrittwieser et al., Nature 2020; arXiv 1911.08265), with Reanalyse (arXiv 2104.06294).
+
+A model that predicts nothing but what planning needs - reward, value, policy - is unrolled along the actions that were
+taken, and learns to predict what a tree search over itself found better, and the returns that came. Acting is search.
+The other members of the family are differences from this file.
+
+With `--behavior actor-critic` nothing searches. The policy acts alone, and learns like a Dreamer's: by the score
+function, from what comes of it when it plays on inside the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reverie.agent import SEEN, Dream, Metrics, Row
+from reverie.algos import Unsuitable
+from reverie.algos.muzero import report, targets
+from reverie.algos.muzero.acting import Acting
+from reverie.algos.muzero.frames import observed
+from reverie.algos.muzero.imagination import imagination_losses
+from reverie.algos.muzero.model import Model, check, irregular, seen_space, towering
+from reverie.algos.muzero.state import State
+from reverie.algos.muzero.values import Config as Config
+from reverie.behavior.returns import Window, n_step_return
+from reverie.envs.base import Spaces
+from reverie.health import Symptom, action_blind, constant_reward, cut, policy_certain, policy_random
+from reverie.model.canvas import Size, canvas, halvings, images, resized
+from reverie.model.encode import boards
+from reverie.model.unroll import Hidden, halve_gradient, tower_canvas
+from reverie.nn import transforms
+from reverie.nn.dists import Binary
+from reverie.nn.layers import Conv
+from reverie.nn.optim import finite, guarded
+
+
+def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> MuZero:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: actions that are not one discrete choice.
+    """
+    check(config, obs_space, act_space)
+    return MuZero(config, obs_space, act_space, precision)
+
+
+class MuZero(Acting):
+    """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
+
+    A batch is windows of C + T rows; the first trained row is the root, K rows are unrolled, n more are for targets:
+
+        row      -C ..  -1 | 0      1    ..   K   ..   K + n          C = stack - 1, T = K + n + 1
+                  frames   | root   ---unroll--   ---targets
+    """
+
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
+        self.config = config
+        self.obs_space, self.act_space = obs_space, act_space
+        self.precision = precision
+        if config.behavior == "actor-critic":
+            self.check_imagination()
+        self.context = config.stack - 1
+        self.rows = config.unroll + config.n_step + 1
+        self.trained = 1  # the replay ratio counts roots
+        (self.action,) = sorted(act_space) if len(act_space) == 1 else ("",)
+        self.seen_space = seen_space(obs_space, config.stack)
+        self.resized: Mapping[str, Size] = resized(obs_space, self.canvas()) if images(obs_space) else {}
+        self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {
+            "policy": jax.ShapeDtypeStruct((self.choices,), jnp.float32),
+            "value": jax.ShapeDtypeStruct((), jnp.float32),
+            **self.stored(),
+            **({"priority": jax.ShapeDtypeStruct((), jnp.float32)} if config.prioritized else {}),
+        }
+        self.optimizer = make_optimizer(config)
+        self.added: tuple[str, ...] = ("turn",) if irregular(obs_space) else ()
+        self.symptoms: tuple[Symptom, ...] = (
+            constant_reward(),
+            action_blind(),
+            cut(config.support),
+            *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
+        )
+
+    def canvas(self) -> Size:
+        """Height and width at which the networks see images."""
+        seen = self.seen_space
+        return tower_canvas(seen) if towering(self.config, seen) else canvas(images(seen), halvings(seen))
+
+    minibatches: int = 1
+    searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
+    enumerated: bool = True  # a number means the same action at every node of a tree
+    played: bool = True  # a step of the model is one of the env, by an action of the policy: it can be played in
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What is stored beside a step besides policy, value and priority."""
+        return {}
+
+    def check_imagination(self) -> None:
+        """Raises Unsuitable unless the policy can play on in the model alone."""
+        if not self.played:
+            raise Unsuitable(
+                "--behavior actor-critic plays on in the model, one action of the policy after the other, and this "
+                "algorithm's model takes drawn candidates or codes of chance: `muzero`, `gumbel_muzero` and "
+                "`efficientzero` have such a model; --behavior search searches"
+            )
+
+    # ---------------------------------------------------------------- acting
+
+    def make_model(self, key: PRNGKeyArray) -> Model:
+        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
+
+    def init(self, key: PRNGKeyArray) -> State:
+        model_key, key = jax.random.split(key)
+        model = self.make_model(model_key)
+        return State(
+            model=model,
+            target=jax.tree.map(jnp.copy, model),
+            optimizer=self.optimizer.init(model),
+            key=key,
+            updates=jnp.zeros((), jnp.int32),
+            nonfinite=jnp.zeros(2, jnp.int32),
+        )
+
+    def parameters(self, state: State) -> dict[str, int]:
+        parts = [f.name for f in fields(state.model) if not f.metadata.get("static")]
+        return {n: sum(x.size for x in jax.tree.leaves(getattr(state.model, n))) for n in parts}
+
+    # -------------------------------------------------------------- learning
+
+    def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
+        key = jax.random.fold_in(state.key, state.updates)
+        before = batch
+        if self.config.bootstrap != "stored":
+            batch = targets.revalued(self, state.target, batch)
+        batch, out, found = targets.reanalysed(self, state.target, batch, before, key)
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (priority, metrics)), grads = grad(state.model, batch, state.updates, key)
+        norm = optax.tree.norm(grads)
+        changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, changes)
+        updates = state.updates + 1
+        renew = updates % self.config.target_every == 0
+        target = jax.tree.map(lambda new, old: jnp.where(renew, new, old), model, state.target)
+        new = State(model, target, optimizer, state.key, updates, state.nonfinite)
+
+        if self.config.prioritized:
+            out["out/priority"] = priority[:, None]
+        stored = {k: before[k][:, self.context :][:, : v.shape[1]] for k, v in out.items()}
+        state, out, counts = guarded(finite((loss, norm)), state, new, out, stored)
+        metrics |= found | {"loss/total": loss, "gradient/norm": norm} | counts
+        return state, out, metrics
+
+    def loss(
+        self, model: Model, batch: Row, updates: Int[Array, ""], key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, " B"], Metrics]]:
+        """The whole objective of one batch.
+
+            k          0      1     ..   K
+            state      s0     s1         sK      s0 from the observation, s_k from s_{k-1} and a_{k-1}
+            action     a0     a1
+            reward            u1         uK      not at the root
+            value      z0     z1         zK      n-step returns; z1 to zK perhaps v(o1) to v(oK) (`targets.as_seen`)
+            policy     pi0    pi1        piK     of the searches
+            weight     1      1/K        1/K     and the gradient into s_{k-1} is halved at every step
+
+        Returns:
+          the loss, and `(priority [B], metrics)`.
+        """
+        config = self.config
+        rows = {k: v[:, self.context :] for k, v in batch.items() if k != "weight"}
+        window = n_step_return(
+            rows["reward"],
+            rows["is_last"],
+            rows["is_terminal"],
+            rows["out/value"],
+            unroll=config.unroll,
+            steps=config.n_step,
+            discount=config.discount,
+            player=rows.get("obs/player"),
+            lam=config.lam,
+            fewer=self.trusted(rows, updates),
+        )
+        actions = self.taken(rows)[:, : config.unroll]
+        if config.unrolled_value == "seen":
+            window = targets.as_seen(self, stop_gradient(model), window, batch)
+        states = self.unroll(model, batch, actions)
+        losses, reward = self.losses(model, states, window, batch)
+        imagined: Metrics = {}
+        if config.behavior == "actor-critic":
+            behavior, imagined = imagination_losses(self, model, states, window, key)
+            losses |= behavior
+        step = jnp.concatenate([jnp.ones(1), jnp.full(config.unroll, 1 / config.unroll)])[None]
+        weight = batch["weight"][:, None] * step if "weight" in batch else step
+        means = {name: (weight * each).sum(1).mean() for name, (_, each) in losses.items()}
+        loss = jnp.sum(jnp.stack([scale * means[name] for name, (scale, _) in losses.items()]))
+        priority = jnp.abs(rows["out/value"][:, 0] - window.value[:, 0])
+        known = window.known[:, 1:].astype(jnp.float32)
+        target = window.reward[:, 1:]
+        mean = (known * target).sum() / known.sum()
+        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | report.diagnosed(self, model, states, actions)
+        metrics |= {
+            "replay/reward": mean,
+            "reward/variance": (known * (target - mean) ** 2).sum() / known.sum(),
+            "reward/error": (known * (stop_gradient(reward) - target) ** 2).sum() / known.sum(),
+            "value/target": window.value[:, 0].mean(),
+            "value/error": priority.mean(),
+        }
+        beyond = lambda x: jnp.abs(transforms.h(x)) > config.support
+        metrics |= {
+            "value/cut": beyond(window.value[:, 0]).mean(dtype=jnp.float32),
+            "reward/cut": (known * beyond(target)).sum() / known.sum(),
+        }
+        return loss, (priority, metrics)
+
+    def trusted(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
+        """Rewards that a value target may use, if not n everywhere: what was done long ago is not what would be."""
+        return None
+
+    def unroll(self, model: Model, batch: Row, actions: Array) -> Hidden:
+        """The states 0 to K of the root and the actions after it, `[B, K + 1, ...]`."""
+        root = model.represent({k: v[:, 0] for k, v in observed(self, batch, 0, 1).items()})
+
+        def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
+            after = self.step(model, hidden._replace(state=halve_gradient(hidden.state)), action)
+            return after, after
+
+        # No loop: on the CPU, the gradient of a convolution inside one takes ten times as long.
+        _, rest = lax.scan(step, root, jnp.swapaxes(actions, 0, 1), unroll=True)
+        return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
+
+    def losses(
+        self, model: Any, states: Hidden, window: Window, batch: Row
+    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
+        """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
+        config = self.config
+        value = model.val(model.body.read(states.state))
+        reward = model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
+        known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
+        first = jnp.zeros_like(known[:, :1])
+        losses = {
+            "policy": (config.policy_scale, -real * self.likelihood(model, states, batch)),
+            "value": (config.value_scale, known * value.loss(window.value)),
+            "reward": (
+                config.reward_scale,
+                jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
+            ),
+        }
+        if model.turn is not None:
+            turn = model.turn(model.body.read(states.state[:, 1:])).loss(window.turned[:, 1:].astype(jnp.float32))
+            losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
+        if model.leg is not None:
+            seen = batch["obs/legal"][:, self.context : self.context + config.unroll + 1]
+            losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), seen))
+        if model.dec is not None:
+            # What a state should be is seen at its row, also where the world ended there.
+            there = jnp.concatenate([jnp.ones_like(first), window.followed], 1)
+            for key, nats in self.misread(model.dec, states, batch).items():
+                losses[f"decode/{key}"] = (config.decode_scale, there * nats)
+        return losses, states.reward[:, 1:]
+
+    def misread(self, decode: Conv, states: Hidden, batch: Row) -> dict[str, Float[Array, "B k"]]:
+        """Nats that each board costs at positions 0 to K when it is read off the states (Anand et al. 2022, "Procedural
+        generalization by planning with self-supervised world models")."""
+        logits, cost = decode(states.state).astype(jnp.float32), {}
+        for key, space in boards(self.obs_space).items():
+            mine, logits = jnp.split(logits, [space.shape[2]], -1)
+            seen = batch[f"obs/{key}"][:, self.context : self.context + self.config.unroll + 1].astype(jnp.float32)
+            cost[key] = Binary(mine).loss(seen).sum((-3, -2, -1))
+        return cost
+
+    def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:
+        """Log-probability of what the searches found, at positions 0 to K."""
+        target = batch["out/policy"][:, self.context : self.context + self.config.unroll + 1]
+        return (target * model.judge(states)[0].logp[..., 0, :]).sum(-1)
+
+    def taken(self, rows: Row) -> Array:
+        """The actions of rows as the dynamics take them, `[B, T, ...]`."""
+        return rows[f"action/{self.action}"]
+
+    def step(self, model: Model, hidden: Hidden, action: Array) -> Hidden:
+        """One step of the dynamics along what was done."""
+        return model.advance(hidden, action)
+
+    def other(self, actions: Array) -> Array:
+        """Other actions than these, `[B, ...]`."""
+        return (actions + 1) % self.choices
+
+    def rewarded(self, window: Window) -> Float[Array, "B k"]:
+        """What the model's reward head is to say."""
+        return window.reward
+
+    # ------------------------------------------------------------- reporting
+
+    def report(self, state: State, batch: Row) -> Metrics:
+        """See `report.report`."""
+        return report.report(self, state, batch)
+
+    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+        return report.dream(self, state, batch, seen)
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """AdamW or SGD with momentum, behind a bound on the gradient."""
+    rate = (
+        optax.linear_schedule(0.0, config.learning_rate, config.lr_warmup) if config.lr_warmup else config.learning_rate
+    )
+    if config.lr_drop_every:
+        warm = rate if callable(rate) else optax.constant_schedule(rate)
+        rate = lambda count: warm(count) * 0.1 ** (count // config.lr_drop_every)
+    if config.optimizer == "adam":
+        return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay))
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(rate, momentum=0.9),
+    )

@@ -1,0 +1,139 @@
+"""The contract of what moves a Dreamer's latents, and the parts that every kind of it has.
+
+A latent has a deterministic half `deter` and random variables `stoch`; a kind of dynamics may keep more beside them
+(a memory). Heads, losses and imagination read the two halves and pass the rest on, so a new kind is one file that
+answers `Dynamics`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from reverie.model.stoch import Stoch
+from reverie.nn.layers import ACTIVATIONS, Act, Linear, Style
+from reverie.nn.norm import Norm
+
+
+class Latent(NamedTuple):
+    """A state of the model: `deter` `[*B, D]` and samples `stoch` `[*B, S, Z]` in the compute dtype. Z: the classes of
+    one-hot variables, 1 for Gaussian ones. `memory`: whatever more the next latent is computed from."""
+
+    deter: Float[Array, "*B d"]
+    stoch: Float[Array, "*B s z"]
+    memory: Any = ()
+
+
+class Beliefs(NamedTuple):
+    """About the random half of latents, `[B, T, S, P]`: log-probabilities, or means and standard deviations.
+
+    Attributes:
+      posterior: with the observation.
+      prior: without it.
+    """
+
+    posterior: Float[Array, "B T s p"]
+    prior: Float[Array, "B T s p"]
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """How latents follow one another, seen or imagined. Methods take any leading batch shape unless they name axes.
+
+    Attributes:
+      deter, stoch: numbers of the deterministic half, and of random variables.
+      kind: of these variables.
+    """
+
+    deter: int
+    stoch: int
+    kind: Stoch
+    act: Act
+
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Any:
+        """The latent of which nothing is known, with these leading axes; of shapes alone, it needs no parameters."""
+        ...
+
+    def observe(
+        self,
+        start: Any,
+        tokens: Float[Array, "B T e"],
+        actions: Float[Array, "B T a"],
+        resets: Bool[Array, "B T"],
+        key: PRNGKeyArray,
+    ) -> tuple[Any, Float[Array, "B T s p"]]:
+        """Latents of observed sequences.
+
+            tokens    x1   x2   x3         of the rows themselves
+            actions   a0   a1   a2         taken BEFORE the rows: the caller shifts them
+            latents   s1   s2   s3
+
+        Args:
+          start: s0, `[B, ...]`.
+          resets: `is_first` of the rows: there the state is the one before an episode and the action zero.
+
+        Returns:
+          Latents `[B, T, ...]` (samples), and the posterior's belief about their random half.
+        """
+        ...
+
+    def prior(self, latent: Any) -> Float[Array, "*B s p"]:
+        """What was believed about the random half of a latent before its observation."""
+        ...
+
+    def imagine(self, latent: Any, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Any:
+        """The latent that follows when `action` is taken, sampled from the prior."""
+        ...
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What replay keeps of a latent; nothing if sequences always start from `zeros`."""
+        ...
+
+    def to_replay(self, latent: Any) -> dict[str, Array]:
+        """A latent as replay keeps it, by the keys of `stored`."""
+        ...
+
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Any:
+        """Inverse of `to_replay`: latents `[B, ...]`."""
+        ...
+
+
+def features(latent: Latent) -> Float[Array, "*B f"]:
+    """What the heads read: `[stoch, deter]`."""
+    return jnp.concatenate([flat_stoch(latent.stoch), latent.deter], -1)
+
+
+def flat_stoch(stoch: Float[Array, "*B s z"]) -> Float[Array, "*B sz"]:
+    """All variables of a latent, one after the other."""
+    return stoch.reshape(*stoch.shape[:-2], -1)
+
+
+def bounded(action: Float[Array, "*B a"]) -> Float[Array, "*B a"]:
+    """Actions as dynamics see them: beyond [-1, 1] only their sign is left."""
+    return action / lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+
+
+class TokenPosterior(eqx.Module):
+    """What an observation alone says of the random variables: one hidden layer."""
+
+    hidden: Linear
+    norm: Norm
+    out: Linear
+    stoch: int = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
+
+    def __init__(self, tokens: int, hidden: int, stoch: int, parameters: int, *, key: PRNGKeyArray, style: Style):
+        keys = jax.random.split(key)
+        self.hidden = Linear(tokens, hidden, key=keys[0], bias=style.bias, style=style)
+        self.norm = style.norm_of(hidden)
+        self.out = Linear(hidden, stoch * parameters, key=keys[1], style=style.out)
+        self.stoch, self.act = stoch, style.act
+
+    def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:
+        out = self.out(ACTIVATIONS[self.act](self.norm(self.hidden(tokens))))
+        return out.reshape(*out.shape[:-1], self.stoch, -1)

@@ -1,0 +1,109 @@
+"""Dynamics without a memory: the state is a function of the latest observation alone.
+
+posterior: stoch_t ~ q(. | tokens_t)
+deter_t    = g(stoch_t)
+prior    : stoch_t ~ p(. | stoch_{t-1}, action_{t-1})
+
+Enough where an observation tells all there is to know; what was seen earlier is forgotten, so it is also the measure of
+what a memory is worth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from reverie.model.dynamics import Latent, TokenPosterior, bounded, flat_stoch
+from reverie.model.stoch import Stoch
+from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
+
+
+class Memoryless(eqx.Module):
+    """`Dynamics` of one step. Arguments as those of `RSSM`; those of a recurrence mean nothing here."""
+
+    posterior: TokenPosterior
+    prior_mlp: MLP
+    prior_out: Linear
+    expand: MLP
+    deter: int = eqx.field(static=True)
+    stoch: int = eqx.field(static=True)
+    kind: Stoch = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        action: int,
+        tokens: int,
+        deter: int,
+        stoch: int,
+        kind: Stoch,
+        hidden: int,
+        key: PRNGKeyArray,
+        prior_layers: int = 2,
+        style: Style = FINAL,
+        **recurrence: Any,
+    ):
+        keys = jax.random.split(key, 4)
+        self.posterior = TokenPosterior(tokens, hidden, stoch, kind.parameters, key=keys[0], style=style)
+        self.prior_mlp = MLP(stoch * kind.width + action, hidden, prior_layers, key=keys[1], style=style)
+        self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[2], style=style.out)
+        self.expand = MLP(stoch * kind.width, deter, 1, key=keys[3], style=style)
+        self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
+
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
+        """As `Dynamics.zeros`."""
+        stoch = jnp.zeros((*batch, self.stoch, self.kind.width), dtype)
+        return Latent(
+            jnp.zeros((*batch, self.deter), dtype), stoch, jnp.zeros((*batch, self.stoch, self.kind.parameters), dtype)
+        )
+
+    def observe(
+        self,
+        start: Latent,
+        tokens: Float[Array, "B T e"],
+        actions: Float[Array, "B T a"],
+        resets: Bool[Array, "B T"],
+        key: PRNGKeyArray,
+    ) -> tuple[Latent, Float[Array, "B T s p"]]:
+        """As `Dynamics.observe`."""
+        dtype, out = start.deter.dtype, self.posterior(tokens)
+        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
+        fresh = resets[..., None]
+        before = jnp.concatenate([start.stoch[:, None], stoch[:, :-1]], 1)
+        before = jnp.where(fresh[..., None], jnp.zeros_like(before), before)
+        prior = self._prior(before, jnp.where(fresh, 0.0, actions))
+        return self._latent(stoch, prior), self.kind.belief(out)
+
+    def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
+        """As `Dynamics.prior`."""
+        return self.kind.belief(latent.memory)
+
+    def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
+        """As `Dynamics.imagine`."""
+        out = self._prior(latent.stoch, action)
+        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1]))
+        return self._latent(stoch.astype(latent.deter.dtype), out)
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Nothing: what came before matters for one step only."""
+        return {}
+
+    def to_replay(self, latent: Latent) -> dict[str, Array]:
+        return {}
+
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
+        return self.zeros((batch,), dtype)
+
+    def _latent(self, stoch: Float[Array, "*B s z"], prior: Float[Array, "*B s p"]) -> Latent:
+        """The latent; its memory is only what was expected of it."""
+        return Latent(self.expand(flat_stoch(stoch)), stoch, prior)
+
+    def _prior(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B s p"]:
+        x = jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1)
+        out = self.prior_out(self.prior_mlp(x))
+        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)

@@ -1,0 +1,222 @@
+"""Dynamics by attention: a causal transformer over past latents and actions, instead of a recurrence.
+
+posterior: stoch_t ~ q(. | tokens_t)                                    no loop over time in training
+deter_t    = transformer((stoch_{t-1}, action_{t-1}), those before it)  of the same episode, at most `WINDOW` steps back
+prior    : stoch_t ~ p(. | deter_t)
+
+The memory of a latent is what attention needs of the past: keys and values of the last steps, in every layer. Imagining
+a step computes one new entry and forgets the oldest (the world models of Micheli et al. 2023, arXiv 2209.00588, and
+Zhang et al. 2023, arXiv 2310.09615, are of this kind). How far back an entry lies is told by a learned bias for every
+distance, so that an entry never has to be computed anew when it moves.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reverie.model.dynamics import Latent, TokenPosterior, bounded, flat_stoch
+from reverie.model.stoch import Stoch
+from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
+from reverie.nn.norm import RMSNorm
+
+WINDOW = 32  # steps that are remembered
+BLOCKS = 2
+HEADS = 4
+NEVER = -1e9  # attention to what may not be seen
+
+
+class Memory(NamedTuple):
+    """The past of a latent, the oldest first; `[*B, blocks, W, D]` and, bool, `[*B, W]`."""
+
+    keys: Float[Array, "*B n w d"]
+    values: Float[Array, "*B n w d"]
+    there: Bool[Array, "*B w"]
+
+
+class Block(eqx.Module):
+    """Attention, then an MLP, each behind a norm and added to what came in."""
+
+    norms: tuple[RMSNorm, RMSNorm]
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
+    widen: Linear
+    narrow: Linear
+    distance: Float[Array, "h w1"]
+
+    def __init__(self, width: int, *, key: PRNGKeyArray, style: Style):
+        keys, plain = jax.random.split(key, 6), style.out
+        self.norms = RMSNorm(width), RMSNorm(width)
+        self.query, self.key, self.value, self.out = (
+            Linear(width, width, key=k, bias=False, style=plain) for k in keys[:4]
+        )
+        self.widen = Linear(width, 2 * width, key=keys[4], style=style)
+        self.narrow = Linear(2 * width, width, key=keys[5], style=plain)
+        self.distance = jnp.zeros((HEADS, WINDOW + 1), jnp.float32)
+
+    def entries(self, x: Float[Array, "*B d"]) -> tuple[Array, Array, Array]:
+        """Query, key and value of inputs."""
+        x = self.norms[0](x)
+        return self.query(x), self.key(x), self.value(x)
+
+    def __call__(
+        self,
+        x: Float[Array, "*B q d"],
+        query: Float[Array, "*B q d"],
+        keys: Float[Array, "*B k d"],
+        values: Float[Array, "*B k d"],
+        back: Int[Array, "q k"],
+        seen: Bool[Array, "*B q k"],
+    ) -> Float[Array, "*B q d"]:
+        """The outputs of inputs `x`; entry k lies `back[q, k]` steps before q, and is `seen` from there or not."""
+        split = lambda x: x.reshape(*x.shape[:-1], HEADS, -1)
+        query, keys, values = split(query), split(keys), split(values)
+        scores = jnp.einsum("...qhc,...khc->...hqk", query, keys, preferred_element_type=jnp.float32)
+        bias = self.distance[:, jnp.clip(back, 0, WINDOW)]
+        scores = scores / math.sqrt(query.shape[-1]) + bias.reshape((1,) * (scores.ndim - 3) + bias.shape)
+        weights = jax.nn.softmax(jnp.where(seen[..., None, :, :], scores, NEVER), -1).astype(values.dtype)
+        found = jnp.einsum("...hqk,...khc->...qhc", weights, values)
+        x = x + self.out(found.reshape(x.shape))
+        return x + self.narrow(jax.nn.silu(self.widen(self.norms[1](x))))
+
+
+class Transformer(eqx.Module):
+    """`Dynamics` by attention. Arguments as those of `RSSM`; those of a recurrence mean nothing here."""
+
+    posterior: TokenPosterior
+    embed: Linear
+    blocks: tuple[Block, ...]
+    norm: RMSNorm
+    out: Linear
+    prior_mlp: MLP
+    prior_out: Linear
+    width: int = eqx.field(static=True)
+    deter: int = eqx.field(static=True)
+    stoch: int = eqx.field(static=True)
+    kind: Stoch = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        action: int,
+        tokens: int,
+        deter: int,
+        stoch: int,
+        kind: Stoch,
+        hidden: int,
+        key: PRNGKeyArray,
+        prior_layers: int = 2,
+        style: Style = FINAL,
+        **recurrence: Any,
+    ):
+        keys = jax.random.split(key, 5 + BLOCKS)
+        self.width = 2 * hidden
+        self.posterior = TokenPosterior(tokens, hidden, stoch, kind.parameters, key=keys[0], style=style)
+        self.embed = Linear(stoch * kind.width + action, self.width, key=keys[1], style=style.out)
+        self.blocks = tuple(Block(self.width, key=k, style=style) for k in keys[5:])
+        self.norm = RMSNorm(self.width)
+        self.out = Linear(self.width, deter, key=keys[2], style=style.out)
+        self.prior_mlp = MLP(deter, hidden, prior_layers, key=keys[3], style=style)
+        self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style.out)
+        self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
+
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
+        """As `Dynamics.zeros`: an empty memory."""
+        past = jnp.zeros((*batch, BLOCKS, WINDOW, self.width), dtype)
+        memory = Memory(past, past, jnp.zeros((*batch, WINDOW), bool))
+        stoch = jnp.zeros((*batch, self.stoch, self.kind.width), dtype)
+        return Latent(jnp.zeros((*batch, self.deter), dtype), stoch, memory)
+
+    def observe(
+        self,
+        start: Latent,
+        tokens: Float[Array, "B T e"],
+        actions: Float[Array, "B T a"],
+        resets: Bool[Array, "B T"],
+        key: PRNGKeyArray,
+    ) -> tuple[Latent, Float[Array, "B T s p"]]:
+        """As `Dynamics.observe`, all steps at once.
+
+        entry     m1 .. mW | u1   u2   ...  uT       W of the memory of `start`, then (stoch_{t-1}, action_{t-1})
+        query                u1   u2   ...  uT
+        seen      in the same episode, not later, at most W steps before
+        """
+        dtype, out, steps = start.deter.dtype, self.posterior(tokens), tokens.shape[1]
+        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
+        fresh = resets[..., None]
+        before = jnp.concatenate([start.stoch[:, None], stoch[:, :-1]], 1)
+        before = jnp.where(fresh[..., None], jnp.zeros_like(before), before)
+        x = self._embedded(before, jnp.where(fresh, 0.0, actions))
+
+        episode = jnp.cumsum(resets, 1)
+        episodes = jnp.concatenate([jnp.zeros((len(resets), WINDOW), episode.dtype), episode], 1)
+        there = jnp.concatenate([start.memory.there, jnp.ones_like(resets)], 1)
+        at = jnp.arange(WINDOW + steps)
+        back = at[WINDOW:, None] - at[None]
+        near = (back >= 0) & (back <= WINDOW)
+        seen = near[None] & there[:, None] & (episode[..., None] == episodes[:, None])
+
+        keys, values = [], []
+        for n, block in enumerate(self.blocks):
+            query, k, v = block.entries(x)
+            keys.append(jnp.concatenate([start.memory.keys[:, n], k], 1))
+            values.append(jnp.concatenate([start.memory.values[:, n], v], 1))
+            x = block(x, query, keys[-1], values[-1], back, seen)
+        deter = self._deter(x)
+
+        # The memory after step t: entries t + 1 to t + W of all, those of the episode that t belongs to.
+        span = jnp.arange(steps)[:, None] + 1 + jnp.arange(WINDOW)[None]
+        past = lambda all: jnp.stack(all, 1)[:, :, span].swapaxes(1, 2)  # [B, T, n, W, D]
+        lasting = there[:, span] & (episodes[:, span] == episode[..., None])
+        latents = Latent(deter, stoch, Memory(past(keys), past(values), lasting))
+        return latents, self.kind.belief(out)
+
+    def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
+        """As `Dynamics.prior`."""
+        return self.kind.belief(self._prior(latent.deter))
+
+    def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
+        """As `Dynamics.imagine`: one new entry, and the oldest is forgotten."""
+        x = self._embedded(latent.stoch, action)[..., None, :]
+        one = jnp.ones((*latent.memory.there.shape[:-1], 1), bool)
+        there = jnp.concatenate([latent.memory.there, one], -1)
+        back = jnp.arange(WINDOW, -1, -1)[None]
+        keys, values = [], []
+        for n, block in enumerate(self.blocks):
+            query, k, v = block.entries(x)
+            keys.append(jnp.concatenate([latent.memory.keys[..., n, :, :], k], -2))
+            values.append(jnp.concatenate([latent.memory.values[..., n, :, :], v], -2))
+            x = block(x, query, keys[-1], values[-1], back, there[..., None, :])
+        deter = self._deter(x[..., 0, :])
+        out = self._prior(deter)
+        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(deter.dtype)
+        newest = lambda all: jnp.stack(all, -3)[..., 1:, :]
+        return Latent(deter, stoch, Memory(newest(keys), newest(values), there[..., 1:]))
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Nothing: a memory is many times as large as what is seen, and every sequence makes its own."""
+        return {}
+
+    def to_replay(self, latent: Latent) -> dict[str, Array]:
+        return {}
+
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
+        return self.zeros((batch,), dtype)
+
+    def _embedded(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
+        return self.embed(jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1))
+
+    def _deter(self, x: Float[Array, "*B d"]) -> Float[Array, "*B e"]:
+        return jnp.tanh(self.out(self.norm(x)))
+
+    def _prior(self, deter: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:
+        out = self.prior_out(self.prior_mlp(deter))
+        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)
