@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,23 @@ def killed(what: str, *numbers: int) -> tuple[int, str]:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    while not hangs(process.pid):
+        pass
     for number in numbers:
         assert process.poll() is None, f"it ended before {signal.Signals(number).name}"
         process.send_signal(number)
         while process.poll() is None and pending(process.pid):
             pass
     return process.wait(60), process.communicate()[1]
+
+
+def hangs(pid: int, seconds: float = 0.05) -> bool:
+    """Whether the main thread sleeps, and is not woken for a while."""
+    status = Path(f"/proc/{pid}/task/{pid}/status")
+    before = status.read_text()
+    time.sleep(seconds)
+    counts = lambda text: [line for line in text.splitlines() if "ctxt_switches" in line]
+    return "State:\tS" in before and counts(before) == counts(status.read_text())
 
 
 def pending(pid: int) -> bool:
