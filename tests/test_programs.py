@@ -134,6 +134,7 @@ def arrays(path: Path) -> bytes:
     return (path / "checkpoints" / "step-000000000060" / "arrays.safetensors").read_bytes()
 
 
+@pytest.mark.slow  # four processes that compile
 def test_a_loaded_program_computes_the_same_bits_and_no_directory_breaks_a_run(tmp_path: Path) -> None:
     fresh, cold, warm, worn = (tmp_path / name for name in ("fresh", "cold", "warm", "worn"))
     home, file = tmp_path / "home", tmp_path / "file"

@@ -26,7 +26,7 @@ def test_the_gradient_reaches_every_parameter(kind):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
 
 
-@OTHERS
+@pytest.mark.parametrize("kind", ["transformer", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_sequence_is_learned_by_heart_and_acted_on(kind):
     agent, traces = small_agent(dynamics=kind), []
     state, batch = jax.jit(agent.init)(KEY), random_batch(agent)

@@ -47,7 +47,7 @@ def train(name: str, path: Path, steps: int, **more: Any) -> api.Result:
     return result
 
 
-QUICK = ("dreamer_v1", "gumbel_muzero")
+QUICK = ("gumbel_muzero",)
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS]
 
 

@@ -59,7 +59,8 @@ def train_on_four(path: Path, **values: Any) -> str:
     return child(str(Path(fakes.__file__)), "train", "fake", *argv).stdout
 
 
-@pytest.mark.parametrize("obs", [pytest.param("vector", marks=pytest.mark.slow), "image"])
+@pytest.mark.slow
+@pytest.mark.parametrize("obs", ["vector", "image"])
 def test_four_devices_compute_what_one_does(tmp_path: Path, obs: str) -> None:
     child(str(HERE / "several_devices.py"), str(tmp_path), obs)
     one, four = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "four"))
