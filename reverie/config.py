@@ -95,9 +95,10 @@ def apply_preset(config: Config, name: str) -> Config:
     if name in (PLAIN, PAPER):
         return config
     if presets.is_file(name):
+        values = presets.own(name, config.algorithm)
         try:
-            return override(config, **presets.own(name, config.algorithm))
-        except TypeError as error:
+            return override(config, **values)
+        except (ConfigError, TypeError) as error:
             raise ConfigError(f"{name}: {error}") from error
     named = presets.of(config.algorithm).named
     if name not in named:
