@@ -138,8 +138,7 @@ def puct(
       legal: actions that may be taken at the roots; None: those whose logits are not `ILLEGAL`. A root without any
         takes action 0.
       dirichlet_alpha, dirichlet_fraction: of the noise, and its share of the root's prior; fraction 0 for none.
-      temperature: the action is drawn with probability ~ visits^(1 / temperature); 0: the most visited, of several the
-        one of the highest value. May be traced, and be one for every root.
+      temperature: see `by_visits`. May be traced, and be one for every root.
       bounds: lowest and highest return, where they are known (board games: -1 and 1).
       least_range: of the values that are moved to [0, 1]; see `normalised`.
       max_depth: see `tree.grow`.
@@ -175,15 +174,22 @@ def puct(
         max_depth=max_depth,
     )
     policy = tree.child_visits[:, 0] / simulations
+    action = by_visits(policy, tree.q[:, 0], temperature, action_key)
+    return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
+
+
+def by_visits(
+    policy: Float[Array, "B A"], q: Float[Array, "B A"], temperature: float | Float[Array, "*B"], key: PRNGKeyArray
+) -> Int[Array, " B"]:
+    """An action drawn with probability ~ visits^(1 / temperature), of which `policy` has the shares; at 0 the most
+    visited, of several the one of the highest `q`: with few simulations several are often equal."""
     tempered = _log(policy)
     heat = jnp.maximum(jnp.broadcast_to(jnp.asarray(temperature), policy.shape[:1]), TINY)
     tempered = (tempered - tempered.max(-1, keepdims=True)) / heat[:, None]
-    # Of the most visited, the one of the highest value: with few simulations several are often equal.
     equal = tempered == 0
-    behind = equal & (tree.q[:, 0] < jnp.where(equal, tree.q[:, 0], -jnp.inf).max(-1, keepdims=True))
+    behind = equal & (q < jnp.where(equal, q, -jnp.inf).max(-1, keepdims=True))
     tempered = jnp.where(behind & (heat == TINY)[:, None], -jnp.inf, tempered)
-    action = jax.random.categorical(action_key, tempered).astype(jnp.int32)
-    return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
+    return jax.random.categorical(key, tempered).astype(jnp.int32)
 
 
 def completed(
