@@ -103,6 +103,23 @@ class Dynamics(Protocol):
         ...
 
 
+class Unstored(eqx.Module):
+    """Dynamics of which replay keeps nothing: every sequence starts from `zeros`."""
+
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
+        """As `Dynamics.zeros`."""
+        raise NotImplementedError
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {}
+
+    def to_replay(self, latent: Latent) -> dict[str, Array]:
+        return {}
+
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
+        return self.zeros((batch,), dtype)
+
+
 def features(latent: Latent) -> Float[Array, "*B f"]:
     """What the heads read: `[stoch, deter]`."""
     return jnp.concatenate([flat_stoch(latent.stoch), latent.deter], -1)

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, TokenPosterior, bounded, flat_stoch
+from reverie.model.dynamics import Latent, TokenPosterior, Unstored, bounded, flat_stoch
 from reverie.model.stoch import Stoch
 from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
 
 
-class Memoryless(eqx.Module):
-    """`Dynamics` of one step. Arguments as those of `RSSM`; those of a recurrence mean nothing here."""
+class Memoryless(Unstored):
+    """`Dynamics` of one step. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
+    What came before matters for one step only, so replay keeps nothing."""
 
     posterior: TokenPosterior
     prior_mlp: MLP
@@ -88,16 +89,6 @@ class Memoryless(eqx.Module):
         out = self._prior(latent.stoch, action)
         stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1]))
         return self._latent(stoch.astype(latent.deter.dtype), out)
-
-    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Nothing: what came before matters for one step only."""
-        return {}
-
-    def to_replay(self, latent: Latent) -> dict[str, Array]:
-        return {}
-
-    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
-        return self.zeros((batch,), dtype)
 
     def _latent(self, stoch: Float[Array, "*B s z"], prior: Float[Array, "*B s p"]) -> Latent:
         """The latent; its memory is only what was expected of it."""

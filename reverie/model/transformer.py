@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, TokenPosterior, bounded, flat_stoch
+from reverie.model.dynamics import Latent, TokenPosterior, Unstored, bounded, flat_stoch
 from reverie.model.stoch import Stoch
 from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
 from reverie.nn.norm import RMSNorm
@@ -87,8 +87,9 @@ class Block(eqx.Module):
         return x + self.narrow(jax.nn.silu(self.widen(self.norms[1](x))))
 
 
-class Transformer(eqx.Module):
-    """`Dynamics` by attention. Arguments as those of `RSSM`; those of a recurrence mean nothing here."""
+class Transformer(Unstored):
+    """`Dynamics` by attention. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
+    A memory is many times as large as what is seen, so every sequence makes its own."""
 
     posterior: TokenPosterior
     embed: Linear
@@ -200,16 +201,6 @@ class Transformer(eqx.Module):
         stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(deter.dtype)
         newest = lambda all: jnp.stack(all, -3)[..., 1:, :]
         return Latent(deter, stoch, Memory(newest(keys), newest(values), there[..., 1:]))
-
-    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Nothing: a memory is many times as large as what is seen, and every sequence makes its own."""
-        return {}
-
-    def to_replay(self, latent: Latent) -> dict[str, Array]:
-        return {}
-
-    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
-        return self.zeros((batch,), dtype)
 
     def _embedded(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
         return self.embed(jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1))

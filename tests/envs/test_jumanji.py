@@ -89,11 +89,13 @@ def test_agents_are_masked_side_by_side_paid_together_and_cut_off_by_the_clock()
     env = device_env("jumanji:LevelBasedForaging-v0")
     assert env.act_space == {"action": Space("discrete", (2,), (6, 6))}
     assert env.obs_space["agents_view"] == Space("discrete", (2, 12), (10,) * 24)
-    for t, (row, seen) in enumerate(beside("LevelBasedForaging-v0", 200)):  # noqa: B007
+    steps = list(beside("LevelBasedForaging-v0", 200))
+    for row, seen in steps:
         np.testing.assert_array_equal(row["obs/agents_view"] - 1, seen.observation.agents_view)
         np.testing.assert_array_equal(row["obs/legal"], np.ravel(seen.observation.action_mask))
         np.testing.assert_allclose(row["reward"], np.sum(seen.reward), rtol=1e-6)
-    assert t == 100
+    assert len(steps) == 101
+    row, seen = steps[-1]
     assert (row["is_last"], row["is_terminal"]) == (True, False), "a discount of 1 on the last step"
     assert seen.discount.min() == 1
 

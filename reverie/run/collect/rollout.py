@@ -69,11 +69,10 @@ class DeviceCollector:
       extend: takes `(envs [N], rows [U, N, ...])`.
     """
 
-    pending: list[Row] = [{}]  # noqa: RUF012 (of its one group, and never any)
-
     def __init__(self, rollout: Rollout, extend: Add) -> None:
         self.groups = [np.arange(rollout.envs.num)]
         self.carry: list[Carry] = [None]
+        self.pending: list[Row] = [{}]  # of its one group, and never any
         self._rollout, self._extend = rollout, extend
         self._world = rollout.envs.begin()
         self._tally = Tally(rollout.envs.num)
