@@ -21,11 +21,13 @@ check: $(READY)
 	$(VENV)/bin/mypy
 
 test: check
-	$(VENV)/bin/pytest --numprocesses 3 --dist worksteal  # one more than cores: tests wait for processes of theirs
+	$(VENV)/bin/pytest --numprocesses 3 --dist worksteal $(if $(TIMES),--times $(TIMES))  # tests wait for processes of theirs
 
-# Learning runs and long sweeps of faults (200 kills, random streams, compiled against not), which take about two hours.
+# Learning runs and long sweeps of faults (200 kills, random streams, compiled against not), which take hours:
+# `make slow PART=2/4` runs the second quarter.
+PART ?= 1/1
 slow: $(READY)
-	$(VENV)/bin/pytest -m slow --timeout 7200 --numprocesses 2 --dist worksteal
+	$(VENV)/bin/pytest -m slow --part $(PART) --timeout 7200 --numprocesses 2 --dist worksteal
 
 # Every test that docs/reliability.md names, quick or slow.
 reliability: $(READY)

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from reverie import api
-from reverie.agent import SEEN
+from reverie.agent import CONTEXT_ROWS
 from reverie.algos.dreamer.agent import Dreamer
 from reverie.algos.dreamer.report import open_loop
 from reverie.model.dynamics import features
@@ -53,7 +53,7 @@ def states(loaded: api.LoadedAgent, rows: dict[str, np.ndarray]) -> tuple[np.nda
     rows = {k: v for k, v in rows.items() if not k.startswith("out/")} | {
         f"out/{k}": np.zeros((*rows["reward"].shape, *s.shape), s.dtype) for k, s in agent.out_space.items()
     }
-    _, seen, dreamt, valid = jax.jit(open_loop, static_argnums=(0, 3))(agent, loaded.state, rows, SEEN)
+    _, seen, dreamt, valid = jax.jit(open_loop, static_argnums=(0, 3))(agent, loaded.state, rows, CONTEXT_ROWS)
     return np.asarray(features(seen), np.float64), np.asarray(features(dreamt), np.float64), np.asarray(valid)
 
 
@@ -81,11 +81,11 @@ def main(args: Args) -> None:
         for name in body:
             given, truth = (x[f"obs/{name}"][:, -args.length :].astype(np.float64) for x in (learn, ask))
             given, truth = (x.reshape(*x.shape[:2], -1) for x in (given, truth))
-            flat = lambda x: x[:, SEEN:].reshape(-1, x.shape[-1])
+            flat = lambda x: x[:, CONTEXT_ROWS:].reshape(-1, x.shape[-1])
             read = readout(flat(known), flat(given))
             shares = {"seen": share(read, flat(seen), flat(truth))}
             for h in HORIZONS:
-                at = SEEN + h - 1
+                at = CONTEXT_ROWS + h - 1
                 there = valid[:, at]
                 shares[f"dreamt/{h}"] = share(read, dreamt[there, at], truth[there, at])
             line = {

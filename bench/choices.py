@@ -30,17 +30,17 @@ PLANNED = ("--planner", "gumbel", "--simulations", "8")
 # Row of the results -> the task it is asked on, and the flags of each other answer. `docs/choices.md` has a paragraph
 # for each.
 CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
-    "images": ("catch", {"symlogged": ("--images", "symlogged")}),
-    "image_loss": ("catch", {"gaussian": ("--image-loss", "gaussian")}),
-    "vectors": ("cartpole", {"plain": ("--vectors", "plain")}),
+    "images": ("catch", {"symlogged": ("--choices", '{"images": "symlogged"}')}),
+    "image_loss": ("catch", {"gaussian": ("--choices", '{"image_loss": "gaussian"}')}),
+    "vectors": ("cartpole", {"plain": ("--choices", '{"vectors": "plain"}')}),
     "scalars": (
         "cartpole",
         {
-            "symlog_two_hot": ("--scalars", "symlog_two_hot"),
-            "symlog_squared": ("--scalars", "symlog_squared"),
+            "symlog_two_hot": ("--choices", '{"scalars": "symlog_two_hot"}'),
+            "symlog_squared": ("--choices", '{"scalars": "symlog_squared"}'),
         },
     ),
-    "kl": ("cartpole", {"averaged": ("--kl", "averaged")}),
+    "kl": ("cartpole", {"averaged": ("--choices", '{"kl": "averaged"}')}),
     "free_nats": ("cartpole", {"0": ("--free-nats", "0")}),
     "replay": ("cartpole", {"within_episodes": ("--within-episodes",)}),
     "initial": (
@@ -49,7 +49,7 @@ CHOICES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     ),
     "unimix": ("cartpole", {"0": ("--unimix", "0")}),
     "policy_unimix": ("cartpole", {"0": ("--policy-unimix", "0")}),
-    "straight_through": ("cartpole", {"off": ("--no-straight-through",)}),
+    "straight_through": ("cartpole", {"off": ("--choices", '{"straight_through": false}')}),
     "targets": ("balance", {"proprio": ("--targets", "proprio")}),
     "targets_pendulum": ("pendulum_pixels", {"proprio": ("--targets", "proprio")}),
     "returns": ("cartpole", {"one_step": ("--lam", "0"), "monte_carlo": ("--lam", "1")}),

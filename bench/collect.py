@@ -38,7 +38,7 @@ from solve import commit, processor
 
 from reverie.algos.muzero.gumbel import Config, GumbelMuZero
 from reverie.algos.muzero.model import Model
-from reverie.behavior.search import Found
+from reverie.behavior.search import SearchResult
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import RunConfig
 from reverie.envs.device import DeviceEnvs
@@ -46,7 +46,7 @@ from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import Workers
 from reverie.run.collect.host import HostCollector
 from reverie.run.collect.rollout import DeviceCollector, Rollout
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.experience import replay_of
 
 
@@ -88,7 +88,7 @@ class Treeless(GumbelMuZero):
 
     def search(
         self, model: Model, root: Any, key: Array, legal: Array | None, greedy: bool, temperature: Array
-    ) -> Found:
+    ) -> SearchResult:
         logits, value = model.evaluate(root)
 
         # What follows depends on all that was predicted, so that nothing of it is left out by the compiler.
@@ -104,7 +104,7 @@ class Treeless(GumbelMuZero):
         allowed = logits if legal is None else jnp.where(legal, logits, ILLEGAL)
         action = jax.random.categorical(key, allowed).astype(jnp.int32)
         nothing = jnp.zeros_like(logits)
-        return Found(action, jax.nn.softmax(allowed, -1), value + last, nothing, nothing, None)  # type: ignore[arg-type]
+        return SearchResult(action, jax.nn.softmax(allowed, -1), value + last, nothing, nothing, None)  # type: ignore[arg-type]
 
 
 class Turn(NamedTuple):
@@ -148,7 +148,7 @@ def collected(rollout: Rollout, state: Any) -> Callable[[], int]:
 def hosted(workers: Workers, agent: GumbelMuZero, state: Any) -> Callable[[], int]:
     """One step of envs of the host, their rows in a replay."""
     replay = replay_of(RunConfig(envs=workers.num), agent)
-    collector = HostCollector(workers, Compiled(agent).decide, replay.add)
+    collector = HostCollector(workers, JittedAgent(agent).decide, replay.add)
     collector.carry = [agent.init_carry(workers.num, jax.random.key(1))]
     return lambda: collector.step(state, "train")
 

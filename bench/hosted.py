@@ -24,7 +24,7 @@ from solve import commit, processor
 from reverie import api
 from reverie.envs.spec import EnvSpec
 from reverie.run import evaluation
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.envs import open_evaluation
 from reverie.run.seeds import evaluation_key
 
@@ -61,7 +61,9 @@ def played(agent: Any, name: str, args: Args) -> dict[str, Any]:
         if (envs.obs_space, envs.act_space) != (space, agent.env.act_space):
             raise SystemExit(f"{name} shows {envs.obs_space}, and the agent was trained with {space}")
         key = evaluation_key(args.seed, 0)
-        found = evaluation.evaluate(Compiled(agent.agent), agent.state, envs, args.games, key, opponent=args.opponent)
+        found = evaluation.evaluate(
+            JittedAgent(agent.agent), agent.state, envs, args.games, key, opponent=args.opponent
+        )
     assert found is not None
     wins = found.returns.count(1.0)
     told = {"env": name, "opponent": args.opponent, "games": args.games, "wins": wins, "seats": found.seats}

@@ -93,10 +93,16 @@ def observations(task: str, steps: int = 200) -> tuple[Any, dict[str, np.ndarray
     return env, {f"obs/{k}": np.stack([x[k] for x in seen])[:, None] for k in env.obs_space}
 
 
+def scenario_values(args: Args, scenario: dict[str, str]) -> dict[str, str]:
+    """A scenario as values of the algorithm: DreamerV3 has them among its choices."""
+    chosen = hasattr(config.default(args.algorithm).agent, "choices")
+    return {"choices": json.dumps(scenario)} if chosen else scenario
+
+
 def coverage(args: Args, task: str, scenario: dict[str, str]) -> dict[str, float]:
     """Shares of the action range that is taken and of the samples that are clipped, before training."""
     env, obs = observations(task)
-    conf = config.override(config.default(args.algorithm, args.preset), env=task, **scenario)
+    conf = config.override(config.default(args.algorithm, args.preset), env=task, **scenario_values(args, scenario))
     agent = algos.load(args.algorithm).make_agent(conf.agent, env.obs_space, env.act_space, precision="float32")
     first = {"is_first": jnp.ones(1, bool)}
     (name,) = env.act_space
@@ -130,7 +136,8 @@ def curve(args: Args, task: str, scenario: dict[str, str], seed: int, run: Path)
     """Step and mean return of the training episodes."""
     command = [sys.executable, "-m", "reverie.cli", "train", args.algorithm, "--preset", args.preset, "--env", task]
     command += ["--seed", str(seed), "--run", str(run), "--eval-episodes", "0", "--report-every", "0", "--json"]
-    command += [*TASKS[task], *(word for k, v in scenario.items() for word in (f"--{k.replace('_', '-')}", v))]
+    own = scenario_values(args, scenario).items()
+    command += [*TASKS[task], *(word for k, v in own for word in (f"--{k.replace('_', '-')}", v))]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = read(run / "metrics.jsonl")
     return [[row["step"], round(row["episode/return"], 2)] for row in rows if "episode/return" in row]

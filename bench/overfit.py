@@ -32,7 +32,7 @@ import tyro
 from gymnasium import spaces
 from solve import commit, processor
 
-from reverie.agent import SEEN, Dream
+from reverie.agent import CONTEXT_ROWS, Dream
 from reverie.algos.dreamer.state import State
 from reverie.algos.dreamer.v3 import Config, DreamerV3, make_agent
 from reverie.envs.base import Env
@@ -130,7 +130,7 @@ def batch_of(agent: DreamerV3, rows: dict[str, np.ndarray]) -> dict[str, np.ndar
 def unexplained(dream: Dream, key: str) -> tuple[float, float]:
     """The error's share of the variance: of all elements together, and of the worst that moves at least a little (of a
     picture, a pixel that the edge of the ball touches once: this says little there)."""
-    error, variance = (np.asarray(x, np.float64) for x in dream.squares(key, SEEN))
+    error, variance = (np.asarray(x, np.float64) for x in dream.squares(key, CONTEXT_ROWS))
     moves = variance > 1e-2 * variance.max()
     return float(error.sum() / variance.sum()), float((error[moves] / variance[moves]).max())
 

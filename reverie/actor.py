@@ -19,16 +19,16 @@ from reverie.envs.values import Gate, Malformed
 from reverie.envs.wrappers import masks, native_action, observe
 from reverie.fields import INT64, short
 from reverie.replay.rows import Row
-from reverie.run.compiled import Compiled
-from reverie.run.traced import Traced
+from reverie.run.compiled import JittedAgent
+from reverie.run.traced import CountedJit
 
 DRAWS: frozenset[Mode] = frozenset({"train", "sample", "random"})  # modes in which episodes are to differ
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["owner", "envs"])
 @dataclass(frozen=True)
-class Carried:
-    """What an agent remembers of its open episodes, between two decisions.
+class EpisodeMemory:
+    """The memory of an agent's open episodes between two decisions.
 
     Attributes:
       inner: the carry of the policy, arrays `[N, ...]` and a random key.
@@ -54,18 +54,20 @@ class Actor:
         self.agent, self.state, self.env = agent, state, env
         self._seed, self._owner = seed, owner
         self._gate = Gate(env.obs_space)
-        self._policy = defaultdict[int, dict[Mode, Traced]](lambda: Compiled(agent).policy)  # by the number of envs
+        self._policy = defaultdict[int, dict[Mode, CountedJit]](
+            lambda: JittedAgent(agent).policy
+        )  # by the number of envs
         self._begun = 0  # calls that began episodes in a mode that draws
 
-    def act(self, obs: Any, carry: Any, mode: Any, seed: Any, mask: Any = None) -> tuple[Any, Carried]:
+    def act(self, obs: Any, carry: Any, mode: Any, seed: Any, mask: Any = None) -> tuple[Any, EpisodeMemory]:
         """`LoadedAgent.act`."""
         seen = self.observed(obs, mask)
-        (action,), held = self.decide([seen], *self.remembered(carry, 1, mode, seed), mode)
+        (action,), held = self.decide([seen], *self.memory_of(carry, 1, mode, seed), mode)
         return native_action(self.env, action), held
 
     def act_batch(
         self, obs: Any, carry: Any, first: Any, mode: Any, seed: Any, mask: Any = None
-    ) -> tuple[Any, Carried]:
+    ) -> tuple[Any, EpisodeMemory]:
         """`LoadedAgent.act_batch`."""
         seen, several = [], _apart(obs)
         if mask is not None and len(mask) != len(several):
@@ -75,7 +77,7 @@ class Actor:
                 seen.append(self.observed(each, None if mask is None else mask[at]))
             except Malformed as error:
                 raise Malformed(f"env {at}: {error}") from error
-        held, begins = self.remembered(carry, len(seen), mode, seed)
+        held, begins = self.memory_of(carry, len(seen), mode, seed)
         if first is not None:
             first = np.asarray(first)
             if first.dtype != bool or first.shape != begins.shape:
@@ -87,8 +89,8 @@ class Actor:
         return jax.tree.map(lambda *each: np.stack(each), *[native_action(self.env, x) for x in actions]), held
 
     def decide(
-        self, seen: Sequence[Arrays], carry: Carried, first: np.ndarray, mode: Mode
-    ) -> tuple[list[Arrays], Carried]:
+        self, seen: Sequence[Arrays], carry: EpisodeMemory, first: np.ndarray, mode: Mode
+    ) -> tuple[list[Arrays], EpisodeMemory]:
         """Actions in [-1, 1] and class numbers, of what N envs show.
 
         Args:
@@ -97,10 +99,10 @@ class Actor:
         inner, action, _ = self._policy[len(seen)][mode](self.state, carry.inner, rows(seen, first))
         action = {key: np.asarray(x) for key, x in select(action, "action/").items()}
         single = [{key: x[at, ...] for key, x in action.items()} for at in range(len(seen))]
-        return single, Carried(inner, self._owner, len(seen))
+        return single, EpisodeMemory(inner, self._owner, len(seen))
 
     def observed(self, obs: Any, mask: Any = None) -> Arrays:
-        """What the agent sees where the env itself shows `obs`, and allows the actions of `mask`.
+        """The agent's observation where the env itself shows `obs`, and allows the actions of `mask`.
 
         Raises:
           ConfigError: a mask is missing, or there is one too many.
@@ -124,14 +126,14 @@ class Actor:
         except Malformed as error:
             raise Malformed(f"{error}{_advice(obs, space, str(error))}") from None
         except Exception as error:  # of an object that is anybody's, on its way into arrays
-            told = ", ".join(f"obs/{key} {x.describe()}" for key, x in space.items())
+            wording = ", ".join(f"obs/{key} {x.describe()}" for key, x in space.items())
             reason = f"{type(error).__name__}: {short(str(error))}"
             raise Malformed(
-                f"obs: {short(obs)} is no observation ({reason}), expected {told}{_advice(obs, space, '')}"
+                f"obs: {short(obs)} is no observation ({reason}), expected {wording}{_advice(obs, space, '')}"
             ) from error
         return seen
 
-    def remembered(self, carry: Any, envs: int, mode: Any, seed: Any = None) -> tuple[Carried, np.ndarray]:
+    def memory_of(self, carry: Any, envs: int, mode: Any, seed: Any = None) -> tuple[EpisodeMemory, np.ndarray]:
         """The carry of `envs` envs, and where an episode begins, bool `[N]`: everywhere or nowhere.
 
         Raises:
@@ -147,7 +149,7 @@ class Actor:
             if seed is None and mode in DRAWS:
                 key = jax.random.fold_in(key, self._begun) if self._begun else key
                 self._begun += 1
-            return Carried(self.agent.init_carry(envs, key), self._owner, envs), np.ones(envs, bool)
+            return EpisodeMemory(self.agent.init_carry(envs, key), self._owner, envs), np.ones(envs, bool)
         if seed is not None:
             raise ConfigError("seed is of a whole episode: give it where one begins, with carry=None")
         if fault := self._fault(carry, envs):
@@ -155,8 +157,8 @@ class Actor:
         return carry, np.zeros(envs, bool)
 
     def _fault(self, carry: Any, envs: int) -> str:
-        """What is wrong with a carry that somebody gives; empty if nothing is."""
-        if not isinstance(carry, Carried):
+        """The fault of a carry that somebody gives; empty if there is none."""
+        if not isinstance(carry, EpisodeMemory):
             return f"a {type(carry).__name__}"
         if carry.owner != self._owner:
             return f"of another agent ({carry.owner}), and this is {self._owner}"
@@ -172,7 +174,7 @@ class Actor:
 
 
 def rows(seen: Sequence[Arrays], first: np.ndarray) -> Row:
-    """What a policy takes, arrays `[N, ...]`: N observations, and where an episode begins."""
+    """The input of a policy, arrays `[N, ...]`: N observations, and where an episode begins."""
     table = {f"obs/{key}": np.stack([each[key] for each in seen]) for key in seen[0]}
     flags = {"is_first": first, "is_last": np.zeros_like(first), "is_terminal": np.zeros_like(first)}
     return {**table, **flags, "reward": np.zeros(len(seen), np.float32)}
@@ -204,7 +206,7 @@ def _apart(obs: Any) -> list[Any]:
 
 
 def _advice(obs: Any, space: Spaces, error: str) -> str:
-    """What a person may have meant, as the end of a sentence."""
+    """The nearest known word, as the end of a sentence."""
     if isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[1], Mapping):
         return ". It looks like (obs, info), as reset() returns it: give obs alone, `obs, info = env.reset()`"
     values = obs if isinstance(obs, Mapping) else dict.fromkeys(space, obs)

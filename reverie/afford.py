@@ -26,7 +26,7 @@ Make = Callable[[Config], Agent]
 
 
 def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates: int, make: Make) -> list[str]:
-    """What a person should know of an update of this model on these devices; nothing if it is bearable or small.
+    """A warning about the cost of an update of this model on these devices; empty if it is bearable or small.
 
     Args:
       updates: of the whole run.
@@ -45,9 +45,9 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
         )
     if number * run.batch * experience.window(run, agent) < LARGE or not updates:
         return []
-    cost, told = _cost(conf, agent), []
+    cost, wording = _cost(conf, agent), []
     if cost.bytes > SHARE * room:
-        told.append(
+        wording.append(
             f"An update may take about {cost.bytes / 1e9:.1f} GB (parameters, optimizer, gradients and activations), "
             f"and this process may take {room / 1e9:.1f} GB: it would be killed. "
             f"Instead: {_smaller(conf, make, lambda less: less.bytes <= SHARE * room)}"
@@ -56,18 +56,18 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
         speed = products_per_second()
         seconds = cost.flops / speed
         if seconds > SLOW:
-            told.append(
+            wording.append(
                 f"An update takes {duration(seconds)} here at best ({cost.flops / 1e9:,.0f} GFLOP at "
                 f"{speed / 1e9:,.0f} GFLOP/s), all {updates:,} of them {duration(updates * seconds)}. "
                 f"Instead: {_smaller(conf, make, lambda less: less.flops / speed <= SLOW / 10)}"
             )
-    return told
+    return wording
 
 
 def limit(device: jax.Device) -> int:
     """Bytes that may be computed in: the machine's, or those of a GPU."""
-    told = device.memory_stats() or {}
-    return int(told["bytes_limit"]) if device.platform == "gpu" and "bytes_limit" in told else memory.limit()
+    wording = device.memory_stats() or {}
+    return int(wording["bytes_limit"]) if device.platform == "gpu" and "bytes_limit" in wording else memory.limit()
 
 
 def products_per_second(side: int = 768) -> float:
@@ -88,7 +88,7 @@ def _cost(conf: Config, agent: Agent) -> Cost:
 
 
 def _smaller(conf: Config, make: Make, will_do: Callable[[Cost], bool]) -> str:
-    """What to type for a model that will do, or for a smaller one."""
+    """The flags for a model that will do, or for a smaller one."""
     for size, smaller in _sizes(conf, make):
         if will_do(_cost(smaller, make(smaller))):
             return f"type --size {size}"

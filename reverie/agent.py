@@ -48,9 +48,9 @@ Mode = Literal["train", "eval", "sample", "random"]
 Part = Literal["all", "model", "behavior"]  # what an update moves
 X = TypeVar("X")
 
-SEEN = 5  # rows that a dream is shown before it is told only the actions (DreamerV1 to V3 show 5 and dream 45)
+CONTEXT_ROWS = 5  # rows that a dream is shown before it is told only the actions (DreamerV1 to V3 show 5 and dream 45)
 HORIZONS = (1, 5, 15, 45)  # steps after the last row seen at which the error of a dream is reported
-DREAMT = SEEN + HORIZONS[-1]  # T of a batch that reaches all of them
+DREAMT = CONTEXT_ROWS + HORIZONS[-1]  # T of a batch that reaches all of them
 
 
 def select(rows: Mapping[str, X], prefix: str) -> dict[str, X]:
@@ -58,13 +58,13 @@ def select(rows: Mapping[str, X], prefix: str) -> dict[str, X]:
     return {k.removeprefix(prefix): v for k, v in rows.items() if k.startswith(prefix)}
 
 
-def prefixed(prefix: str, arrays: Mapping[str, X]) -> dict[str, X]:
+def add_prefix(prefix: str, arrays: Mapping[str, X]) -> dict[str, X]:
     """The arrays with `prefix` before their names."""
     return {prefix + k: v for k, v in arrays.items()}
 
 
 class Dream(NamedTuple):
-    """What happened, and what the model made of it: open loop, with numpy or with JAX arrays.
+    """Real sequences beside the model's open-loop predictions of them, with numpy or with JAX arrays.
 
     Attributes:
       truth: `obs/<key>` and `reward` -> `[B, T, ...]`. Images are float32 in [0, 1], vectors and rewards float32 in the
@@ -79,7 +79,7 @@ class Dream(NamedTuple):
     dream: dict[str, Any]
     valid: Any
 
-    def squares(self, key: str, seen: int = SEEN) -> tuple[Any, Any]:
+    def squares(self, key: str, seen: int = CONTEXT_ROWS) -> tuple[Any, Any]:
         """Squared error and variance of the imagined rows, both `[...]`: sums over all valid rows, element by element.
 
         The variance is that in time: of every element, its mean over the imagined rows of its own sequence is taken
@@ -95,7 +95,7 @@ class Dream(NamedTuple):
 
 @runtime_checkable
 class Agent(Protocol):
-    """What `run` trains. Built by an algorithm from spaces and its own config."""
+    """The thing that `run` trains. Built by an algorithm from spaces and its own config."""
 
     obs_space: Spaces
     act_space: Spaces
@@ -154,7 +154,7 @@ class Agent(Protocol):
         """
         ...
 
-    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+    def dream(self, state: State, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
         """Shows the model the first `seen` of the T rows of a batch and tells it only the actions of the others.
 
         Changes nothing; the same state and batch give the same dream. `seen` is static under jit, 1 to T - 1.
@@ -167,7 +167,7 @@ class Agent(Protocol):
 
 
 @runtime_checkable
-class Divided(Agent, Protocol):
+class TwoPhaseAgent(Agent, Protocol):
     """An agent that can learn its model without its behaviour, and the reverse."""
 
     parts: tuple[Part, ...]  # all three
@@ -188,7 +188,7 @@ class Searches(Agent, Protocol):
     enumerated: bool  # a number means the same action at every node of a tree
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Any]:
-        """The search behind a greedy decision: the actions that it chose among, and a `behavior.search.Found`."""
+        """The search behind a greedy decision: the actions at its root, and a `behavior.search.SearchResult`."""
         ...
 
 
@@ -201,9 +201,9 @@ class Drives(Agent, Protocol):
         ...
 
 
-def as_divided(agent: Agent) -> Divided | None:
+def as_two_phase(agent: Agent) -> TwoPhaseAgent | None:
     """The agent, if it can learn in parts."""
-    return agent if isinstance(agent, Divided) else None
+    return agent if isinstance(agent, TwoPhaseAgent) else None
 
 
 def as_searching(agent: Agent) -> Searches | None:
@@ -218,7 +218,7 @@ def as_driving(agent: Agent) -> Drives | None:
 
 @runtime_checkable
 class WorldModel(Protocol):
-    """What imagination and search both need. Latents are pytrees with any leading axes."""
+    """The part of a model that imagination and search both need. Latents are pytrees with any leading axes."""
 
     def imagine(self, latent: Any, action: Any, key: PRNGKeyArray) -> Any:
         """One step without data: the latent that follows `latent` when `action` is taken."""

@@ -1,4 +1,4 @@
-"""What a person calls, from Python or through the command line: train, load, evaluate, plan.
+"""The library's front door, from Python or through the command line: train, load, evaluate, plan.
 
 Everything here is assembly: a config becomes envs, an agent and a directory, and those go to `run`.
 """
@@ -28,7 +28,7 @@ from reverie.resolve import resolve, settle
 from reverie.run import evaluation, loggers, loop
 from reverie.run.callbacks import Callbacks
 from reverie.run.collect.base import Episode
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import open_envs, open_evaluation
 from reverie.run.evaluation import ACTING, Evaluation
@@ -105,7 +105,7 @@ def train(
         saved=saved,
         env=spec.id if spec else "",
         preset=preset or "",
-        vouched=CODE if trust else values.keys() & {*CODE},
+        trust=CODE if trust else values.keys() & {*CODE},
     )
     given, named = ask()
     factory = spec.factory if spec else None
@@ -113,8 +113,8 @@ def train(
         given, _ = ask(chosen={x.name: x.value for x in found})
         defaults.tell(Console(markup=False), given, found)
     path = Path(run) if run else new_path(given)
-    heard = Callbacks(on_log, on_eval, on_episode, on_checkpoint)
-    result = run_training(given, path, Console(markup=False), factory, heard)
+    callbacks = Callbacks(on_log, on_eval, on_episode, on_checkpoint)
+    result = run_training(given, path, Console(markup=False), factory, callbacks)
     if result.stopped == "SIGINT":
         raise KeyboardInterrupt
     env = dataclasses.replace(spec_of(given.run), factory=factory)
@@ -139,7 +139,7 @@ def run_training(
     run = conf.run
     with (
         Stop() as stop,
-        RunDirectory(path).locked() as directory,
+        RunDirectory(path).with_lock() as directory,
         computing(run) as (devices, run),
         open_envs(
             run,
@@ -153,9 +153,9 @@ def run_training(
         forecast = plan(conf, agent, devices)
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
         conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
-        directory.write_config(config.to_text(config.as_typed(conf, config.saved(path))))  # what may be refused was
+        directory.write_config(config.to_text(config.typed_code(conf, config.saved(path))))  # what may be refused was
         forecast.tell(console, conf, path, workers.mode)
-        with loggers.opened(run.logger, conf, path) as tracker:
+        with loggers.open_logger(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
             return loop.train(session, console)
 
@@ -194,13 +194,13 @@ def check_env(
     for name in [algorithm] if algorithm else algos.ALGORITHMS:
         if why := _refusal(name, spec, *spaces):
             refusals.setdefault(why, []).append(name)
-    return check.ordered(found + [Finding("error", why, algorithms=tuple(names)) for why, names in refusals.items()])
+    return check.by_severity(found + [Finding("error", why, algorithms=tuple(names)) for why, names in refusals.items()])
 
 
 def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces) -> str:
     """Why `train` would refuse an env with these spaces; empty if it would not."""
     try:
-        conf = config.apply_preset(config.default(algorithm), config.suited(algorithm, spec.id) or config.PLAIN)
+        conf = config.apply_preset(config.default(algorithm), config.preset_for(algorithm, spec.id) or config.PLAIN)
         conf = settle(None, config.override(conf, **spec_values(spec, {})))
         with computing(conf.run) as (devices, run):
             conf = dataclasses.replace(conf, run=run)
@@ -285,7 +285,7 @@ def evaluate(
     space = agent.env.obs_space
     with open_evaluation(run, agent.spec, space, episodes, seed, opponent) as envs:
         key = evaluation_key(run.seed, agent.moment)
-        compiled = Compiled(agent.agent)
+        compiled = JittedAgent(agent.agent)
         acting = ACTING[mode]
         played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent, mode=acting)
     assert played is not None, "only a signal gives up an evaluation"

@@ -16,7 +16,7 @@ from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs.base import Env, Spaces
 from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec
-from reverie.envs.workers import EnvFailed
+from reverie.envs.workers import EnvError
 
 
 def spec_of(run: RunConfig) -> EnvSpec:
@@ -83,7 +83,7 @@ def computing(run: RunConfig) -> Iterator[tuple[list[jax.Device], RunConfig]]:
         yield devices, run
 
 
-def described(devices: Sequence[jax.Device], batch: int) -> str:
+def describe_devices(devices: Sequence[jax.Device], batch: int) -> str:
     """The devices in words, and how they share a batch."""
     first, count = devices[0], len(devices)
     kind = f"gpu ({first.device_kind})" if first.platform == "gpu" else first.platform
@@ -102,4 +102,4 @@ def env_here(spec: EnvSpec) -> Env:
     except Exception as error:  # the border of the user's code
         if type(error).__module__.startswith("reverie"):
             raise
-        raise EnvFailed(f"{spec.id} could not be built: {type(error).__name__}: {error}") from error
+        raise EnvError(f"{spec.id} could not be built: {type(error).__name__}: {error}") from error

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from reverie import __version__, algos, config, help, pictures, presets
 from reverie.config import Config, ConfigError
-from reverie.flags import Answered, CheckEnv, Diff, Eval, Import, List, parse, parse_train, peek
+from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
 from reverie.memory import use_huge_pages
 from reverie.outlet import open_outlets
 from reverie.programs import keep_programs
@@ -66,18 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _output("--json" in rest, values)
         return code
     except KeyboardInterrupt:
-        _failed("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
+        _print_error("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
         return 130
     except Exception as error:  # the boundary to the person at the terminal
         return _explain(error, debug, [verb, *rest])
 
 
-def train(argv: list[str], console: Console, debug: bool) -> Answered:
-    argv, facts = _named(argv, console)
+def train(argv: list[str], console: Console, debug: bool) -> VerbResult:
+    argv, facts = _with_algorithm(argv, console)
     conf, session, path = parse_train(argv, debug)
     if session.preset and not peek(argv, "--preset"):
-        told = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
-        console.print(told, highlight=False, soft_wrap=True)
+        wording = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
+        console.print(wording, highlight=False, soft_wrap=True)
     if conf.run.device == "cpu":
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -97,7 +97,7 @@ def train(argv: list[str], console: Console, debug: bool) -> Answered:
         console.print(f"{result.stopped}: saved at step {result.steps:,}.", highlight=False)
         console.print(f"To continue: the same command, with --run {shlex.quote(str(path))}", soft_wrap=True)
     else:
-        console.print(_done(result, conf, path), soft_wrap=True)
+        console.print(_farewell(result, conf, path), soft_wrap=True)
     return {
         "path": str(path),
         "steps": result.steps,
@@ -108,8 +108,8 @@ def train(argv: list[str], console: Console, debug: bool) -> Answered:
     }, 130 if result.stopped == "SIGINT" else 0
 
 
-def _done(result: Any, conf: Config, path: Path) -> str:
-    """What came of a run that went to its end, and what to type to see more of it."""
+def _farewell(result: Any, conf: Config, path: Path) -> str:
+    """The outcome of a run that went to its end, and the commands that show more of it."""
     from reverie.envs.spec import draws
     from reverie.run.log import show
 
@@ -126,7 +126,7 @@ def _done(result: Any, conf: Config, path: Path) -> str:
     )
 
 
-def evaluate(argv: list[str], console: Console, debug: bool) -> Answered:
+def evaluate(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(Eval, argv, "eval")
     from reverie import api
     from reverie.run.evaluation import ACTING
@@ -140,10 +140,10 @@ def evaluate(argv: list[str], console: Console, debug: bool) -> Answered:
         agent.require_pictures()
     mode = flags.eval_mode or agent.config.run.eval_mode
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
-    told = {"greedy": "greedy", "sample": "sampled"}[mode]
+    wording = {"greedy": "greedy", "sample": "sampled"}[mode]
     console.print(
         Text.assemble(
-            f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {told} episodes: mean return ",
+            f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {wording} episodes: mean return ",
             (_score(played.mean_return), "bold"),
             f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}",
         ),
@@ -165,12 +165,12 @@ def _score(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 1e6 else show(value)
 
 
-def list_all(argv: list[str], console: Console, debug: bool) -> Answered:
+def list_all(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(List, argv, "list")
     from reverie.envs.spec import families
 
     if flags.preset:
-        values = config.called(flags.preset).values()
+        values = config.lookup(flags.preset).all_values()
         console.print(help.table(flags.preset, ["value"], {k: [v] for k, v in values.items()}))
         return {"preset": flags.preset, "values": values}, 0
     modules = {name: algos.load(name) for name in algos.ALGORITHMS}
@@ -178,7 +178,7 @@ def list_all(argv: list[str], console: Console, debug: bool) -> Answered:
         name: {"sizes": list(getattr(module, "SIZES", ())), "presets": presets.of(name).named}
         for name, module in modules.items()
     }
-    envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.installed} for f in families()}
+    envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.is_installed} for f in families()}
     for name, entry in algorithms.items():
         console.print(Text.assemble((name, "bold"), f": {help.summary(name)}"), soft_wrap=True)
         if entry["sizes"]:
@@ -192,15 +192,15 @@ def list_all(argv: list[str], console: Console, debug: bool) -> Answered:
     return {"algorithms": algorithms, "envs": envs}, 0
 
 
-def diff(argv: list[str], console: Console, debug: bool) -> Answered:
+def diff(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(Diff, argv, "diff")
-    found = config.differences(config.called(flags.a), config.called(flags.b))
+    found = config.differences(config.lookup(flags.a), config.lookup(flags.b))
     same = f"{flags.a} and {flags.b} have the same values"
     console.print(help.table("", [flags.a, flags.b], found) if found else same)
     return {"a": flags.a, "b": flags.b, "differences": found}, 0
 
 
-def check_env(argv: list[str], console: Console, debug: bool) -> Answered:
+def check_env(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(CheckEnv, argv, "check-env")
     if flags.algorithm:
         algos.load(flags.algorithm)  # a typo is an error before anything else
@@ -208,8 +208,8 @@ def check_env(argv: list[str], console: Console, debug: bool) -> Answered:
     from reverie import api
     from reverie.envs.spec import EnvSpec
 
-    wrapped = {k: getattr(flags, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "obs_keys")}
-    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs, **wrapped)
+    wrapper_values = {k: getattr(flags, k) for k in ("action_repeat", "time_limit", "image_size", "gray", "obs_keys")}
+    spec = EnvSpec(flags.env, kwargs=flags.env_kwargs, **wrapper_values)
     findings = api.check_env(spec, flags.algorithm or None, deadline=flags.deadline)
     colours = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
@@ -222,11 +222,11 @@ def check_env(argv: list[str], console: Console, debug: bool) -> Answered:
     sound = [name for name in names if not any(name in (e.algorithms or names) for e in errors)]
     verdict = f"can be trained on by {', '.join(sound)}" if sound else "needs repair first"
     console.print(f"{flags.env} {verdict}", soft_wrap=True)
-    listed = [dataclasses.asdict(finding) for finding in findings]
-    return {"env": flags.env, "ok": bool(sound), "algorithms": sound, "findings": listed}, 0 if sound else 1
+    finding_rows = [dataclasses.asdict(finding) for finding in findings]
+    return {"env": flags.env, "ok": bool(sound), "algorithms": sound, "findings": finding_rows}, 0 if sound else 1
 
 
-def import_episodes(argv: list[str], console: Console, debug: bool) -> Answered:
+def import_episodes(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(Import, argv, "import")
     from reverie.envs.spec import EnvSpec
     from reverie.recorded import import_episodes
@@ -239,7 +239,7 @@ def import_episodes(argv: list[str], console: Console, debug: bool) -> Answered:
     return {"path": flags.run, "rows": rows}, 0
 
 
-VERBS: dict[str, Callable[[list[str], Console, bool], Answered]] = {
+VERBS: dict[str, Callable[[list[str], Console, bool], VerbResult]] = {
     "train": train,
     "eval": evaluate,
     "dream": pictures.dream,
@@ -251,7 +251,7 @@ VERBS: dict[str, Callable[[list[str], Console, bool], Answered]] = {
 }
 
 
-def _named(argv: list[str], console: Console) -> tuple[list[str], Any]:
+def _with_algorithm(argv: list[str], console: Console) -> tuple[list[str], Any]:
     """The command with an algorithm: that of the run to continue, or the one for what the env is; and the env's facts,
     if that took a look at it."""
     named = bool(argv) and not argv[0].startswith("-")
@@ -298,46 +298,48 @@ def _logging(console: Console, debug: bool) -> None:
 def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
     """Tells the user what happened: what can be told in a sentence without a traceback."""
     from reverie.envs.spec import UnusableEnv
-    from reverie.envs.workers import EnvFailed
+    from reverie.envs.workers import EnvError
     from reverie.files import DiskError
     from reverie.health import NonFinite
-    from reverie.run.checkpoint import AllDamaged, Mismatch
-    from reverie.run.directory import RunGone, RunLocked
-    from reverie.run.trust import Untrusted
+    from reverie.run.checkpoint import Mismatch, NoSoundCheckpoint
+    from reverie.run.directory import RunGone, RunInUse
+    from reverie.run.trust import NeedsTrust
     from reverie.saved import AnotherRun, Malformed, OtherVersion
     from reverie.view.video import NoVideo
 
-    asked = (
+    user_errors = (
         ConfigError,
         algos.UnknownAlgorithm,
         algos.Unsuitable,
         UnusableEnv,
         Mismatch,
-        AllDamaged,
+        NoSoundCheckpoint,
         Malformed,
         OtherVersion,
         AnotherRun,
-        RunLocked,
+        RunInUse,
         NoVideo,
     )
-    met = (EnvFailed, DiskError, NonFinite, RunGone)
+    run_errors = (EnvError, DiskError, NonFinite, RunGone)
     wanted, kind = "--json" in argv, type(error).__name__
-    if debug or not isinstance(error, (*asked, *met)):
-        _failed(wanted, f"{kind}: {error}", kind, 1)
+    if debug or not isinstance(error, (*user_errors, *run_errors)):
+        _print_error(wanted, f"{kind}: {error}", kind, 1)
         raise error
-    told = str(error)
-    if isinstance(error, Untrusted) and error.missing:
+    wording = str(error)
+    if isinstance(error, NeedsTrust) and error.missing:
         again = [x for name, value in error.missing.items() for x in (config.flag(name), value)]
-        told = f"{error.what}. If you trust it, type\n  reverie {shlex.join([*argv, *again])}\nor add --trust instead"
-    print(f"reverie: {told}", file=sys.stderr)
-    code = 2 if isinstance(error, asked) else 1
-    _failed(wanted, told, kind, code)
+        wording = (
+            f"{error.what}. If you trust it, type\n  reverie {shlex.join([*argv, *again])}\nor add --trust instead"
+        )
+    print(f"reverie: {wording}", file=sys.stderr)
+    code = 2 if isinstance(error, user_errors) else 1
+    _print_error(wanted, wording, kind, code)
     return code
 
 
-def _failed(wanted: bool, told: str, kind: str, code: int) -> None:
+def _print_error(wanted: bool, wording: str, kind: str, code: int) -> None:
     """The JSON object of a command that did not do what was asked."""
-    _output(wanted, {"error": told, "kind": kind, "exit": code})
+    _output(wanted, {"error": wording, "kind": kind, "exit": code})
 
 
 def _output(wanted: bool, values: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from reverie import algos, presets
+from reverie.earlier import upgrade
 from reverie.fields import (
     ConfigError,
     flag,  # noqa: F401 (a value as it is typed: `config.flag`)
@@ -72,6 +73,13 @@ class Config:
         """All fields in one flat dict; the names of run and algorithm never collide."""
         return dataclasses.asdict(self.run) | dataclasses.asdict(self.agent)
 
+    def all_values(self) -> dict[str, Any]:
+        """`values`, with every constant of the paper in place of `choices`."""
+        values = self.values()
+        if values.pop("choices", None) is not None:
+            values |= dataclasses.asdict(self.agent.chosen())
+        return values
+
 
 def default(algorithm: str, preset: str | None = None) -> Config:
     """The defaults of an algorithm, with a preset applied; raises ConfigError for unknown names."""
@@ -84,9 +92,9 @@ PLAIN = "none"  # as a preset: none, even where there is one for the env; values
 PAPER = "paper"  # as a preset: the algorithm's own values, and nothing chosen
 
 
-def suited(algorithm: str, env: str) -> str:
+def preset_for(algorithm: str, env: str) -> str:
     """The preset that a new run in this env has unless another is asked for; empty if there is none."""
-    return presets.of(algorithm).suited.get(env, "")
+    return presets.of(algorithm).preset_for.get(env, "")
 
 
 def apply_preset(config: Config, name: str) -> Config:
@@ -103,11 +111,13 @@ def apply_preset(config: Config, name: str) -> Config:
     named = presets.of(config.algorithm).named
     if name not in named:
         known = f"Expected one of {', '.join(named)}, or a file.toml" if named else "It has no presets"
+        if others := [other for other in algos.ALGORITHMS if name in presets.of(other).named]:
+            raise ConfigError(f"{config.algorithm} has no preset {name!r}: it is one of {' and '.join(others)}")
         raise ConfigError(f"{config.algorithm} has no preset {name!r}{_nearest(name, named) or '.'} {known}")
     return override(config, **named[name])
 
 
-def called(name: str) -> Config:
+def lookup(name: str) -> Config:
     """The config that a name means: a run's directory, an algorithm for its defaults, a preset of any algorithm,
     `algorithm:preset` where several have one of that name (alone, it is the first one's), or a file of one's own.
 
@@ -137,7 +147,7 @@ def called(name: str) -> Config:
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """Name -> the two values, of everything that differs; None for a value that only the other algorithm has."""
-    before, after = {"algorithm": a.algorithm} | a.values(), {"algorithm": b.algorithm} | b.values()
+    before, after = {"algorithm": a.algorithm} | a.all_values(), {"algorithm": b.algorithm} | b.all_values()
     names = dict.fromkeys([*before, *after])
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
@@ -203,12 +213,16 @@ def from_text(text: str, name: str = "the config") -> Config:
         raise ConfigError(f"files is {short(files)}, expected absolute paths by {' and '.join(CODE)}")
     if more := data.keys() - _PARTS.keys() - {*_ALSO, "files"}:
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
-    values = data["run"] | data["agent"]
+    try:
+        algorithm, agent = upgrade(data["algorithm"], data["agent"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    values = data["run"] | agent
     for key, value in values.items():
         if isinstance(value, str) and not _is_printable(value):
             raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
     try:
-        config = override(default(data["algorithm"]), **values)
+        config = override(default(algorithm), **values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     return dataclasses.replace(config, id=data.get("id", ""), files=files)
@@ -241,7 +255,7 @@ class InFile(NamedTuple):
 
 
 def in_file(code: str) -> InFile | None:
-    """What a value names, if that is code in a file."""
+    """The file and name of a value that is code in a file."""
     prefix = "device:" if code.startswith("device:") else ""
     path, _, name = code.removeprefix(prefix).rpartition(":")
     return InFile(prefix, path, name) if path.endswith(".py") else None
@@ -266,7 +280,7 @@ def here(config: Config) -> Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **moved)) if moved else config
 
 
-def as_typed(config: Config, before: Config | None) -> Config:
+def typed_code(config: Config, before: Config | None) -> Config:
     """Inverse of `here`: the code of a run is called as in what was saved `before`, whatever was typed to go on."""
     names: dict[str, Any] = {key: getattr(before.run, key) for key in CODE} if before else {}
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **names))
@@ -323,8 +337,8 @@ def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def continued(saved: Config, given: Config) -> Config:
-    """What a run continues with: its own values, and those of `given` that may change."""
+def continuation(saved: Config, given: Config) -> Config:
+    """The config that a run continues with: its own values, and those of `given` that may change."""
     free = {name: getattr(given.run, name) for name in _free(saved.run)}
     return dataclasses.replace(saved, run=dataclasses.replace(saved.run, **free))
 

@@ -39,7 +39,7 @@ class Choice:
 
 
 def suit(conf: Config, facts: Facts) -> list[Choice]:
-    """What to choose for an env.
+    """The values that suit an env.
 
     Args:
       conf: what would be without it.
@@ -62,7 +62,7 @@ def choices(
     facts: Facts | None = None,
     factory: Callable[..., Any] | None = None,
 ) -> list[Choice]:
-    """What to choose for the env of a run: nothing if it is continued, has a preset, or cannot be played.
+    """The values that suit the env of a run: none if it is continued, has a preset, or cannot be played.
 
     Args:
       facts: of the env, if they are known.
@@ -92,7 +92,7 @@ def algorithm(env: str, facts: Facts) -> Choice:
     (space,) = facts.act_space.values() if len(facts.act_space) == 1 else (None,)
     one_choice = space is not None and space.kind == "discrete" and space.shape == ()
     if one_choice and _is_game(facts):
-        name = "stochastic_muzero" if config.suited("stochastic_muzero", env) else "gumbel_muzero"
+        name = "stochastic_muzero" if config.preset_for("stochastic_muzero", env) else "gumbel_muzero"
         chance = "with chance " if name.startswith("stochastic") else ""
         return Choice("algorithm", name, f"a game {chance}is won by looking ahead, and its moves can be searched")
     return Choice("algorithm", "dreamer_v3", "it learns from few env steps, whatever is observed and done")
@@ -152,6 +152,8 @@ def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     yield Choice("learning_rate", 5e-4, few)
     yield Choice("lr_warmup", 200, few)
     yield Choice("slow_rate", 0.1, f"{few}: the slow critic follows five times faster")
+    if own.get("behavior_learning_rate", 1.0) < 1e-4:  # Adam of 2023
+        yield Choice("behavior_learning_rate", 3e-4, few)
     if (length := max(facts.plain.length, facts.held.length)) <= LONG:
         yield Choice("horizon", 100, f"episodes have about {length:.0f} steps")
     if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3

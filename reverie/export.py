@@ -81,19 +81,21 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         no = jnp.zeros(envs, bool)
         row = {"is_first": carry["is_first"], "is_last": no, "is_terminal": no, "reward": jnp.zeros(envs, jnp.float32)}
-        row |= {f"obs/{key}": _counted(x, seen.get(key)) for key, x in obs.items()}
+        row |= {f"obs/{key}": _to_index(x, seen.get(key)) for key, x in obs.items()}
         row |= {f"obs/{key}": jnp.zeros((envs, *space.shape), space.dtype) for key, space in hidden.items()}
-        whole = unnamed(state, parameters)
-        after, action, _ = agent.policy(whole, unnamed(like, carry), row, mode)
-        action = {key: _rescaled(x, done.get(key)) for key, x in select(action, "action/").items()}
+        whole = rebuild(state, parameters)
+        after, action, _ = agent.policy(whole, rebuild(like, carry), row, mode)
+        action = {key: _rescale(x, done.get(key)) for key, x in select(action, "action/").items()}
         return action, named(after) | {"is_first": no}
 
-    shaped = lambda arrays: {key: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for key, x in arrays.items()}
+    shapes_of = lambda arrays: {key: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for key, x in arrays.items()}
     shown = {key: jax.ShapeDtypeStruct((envs, *space.shape), space.dtype) for key, space in obs_space.items()}
-    carried = jax.eval_shape(begin, jnp.uint32(0))
+    carry_shapes = jax.eval_shape(begin, jnp.uint32(0))
 
     # Most of a state is of no concern to the policy: the optimizer, slow networks, what only training reads.
-    whole = jax.export.export(jax.jit(lambda *x: act(*x)), platforms=PLATFORMS)(shaped(parameters), carried, shown)
+    whole = jax.export.export(jax.jit(lambda *x: act(*x)), platforms=PLATFORMS)(
+        shapes_of(parameters), carry_shapes, shown
+    )
     order = sorted(parameters)  # of the leaves of a dict
     parameters = {order[at]: parameters[order[at]] for at in whole.module_kept_var_idx if at < len(order)}
     others = {key: jnp.zeros(np.shape(x), x.dtype) for key, x in named(state).items() if key not in parameters}
@@ -103,23 +105,23 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
 
     functions = {
         "begin": jax.export.export(jax.jit(begin), platforms=PLATFORMS)(jax.ShapeDtypeStruct((), jnp.uint32)),
-        "act": jax.export.export(jax.jit(acting), platforms=PLATFORMS)(shaped(parameters), carried, shown),
+        "act": jax.export.export(jax.jit(acting), platforms=PLATFORMS)(shapes_of(parameters), carry_shapes, shown),
     }
     written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
     table = io.BytesIO()
     np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
     written |= {
         "parameters.npz": table.getvalue(),
-        "spaces.json": json.dumps(_said(agent, env, conf, mode, envs), indent=1).encode(),
+        "spaces.json": json.dumps(_content(agent, env, conf, mode, envs), indent=1).encode(),
     }
     for name, data in {**written, "example.py": EXAMPLE.encode()}.items():
         files.replace(path / name, data)
 
 
-def _said(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dict[str, Any]:
-    """What `spaces.json` says."""
+def _content(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dict[str, Any]:
+    """The content of `spaces.json`."""
     run, seen, done = conf.run, _native(env, "observation_space"), _native(env, "action_space")
-    described = lambda key, space: {**to_json({key: space})[key], "dtype": str(space.dtype)}
+    describe_space = lambda key, space: {**to_json({key: space})[key], "dtype": str(space.dtype)}
     return {
         "reverie": RELEASE,
         "algorithm": conf.algorithm,
@@ -128,11 +130,11 @@ def _said(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dict[s
         "envs": envs,
         "wrapped": {name: getattr(run, name) for name in ("action_repeat", "time_limit", "image_size", "gray")},
         "obs": {
-            key: {**described(key, space), **_offset(seen.get(key))}
+            key: {**describe_space(key, space), **_offset(seen.get(key))}
             for key, space in agent.obs_space.items()
             if space.kind != "target"
         },
-        "action": {key: {**described(key, x), **_bounds(done.get(key))} for key, x in agent.act_space.items()},
+        "action": {key: {**describe_space(key, x), **_bounds(done.get(key))} for key, x in agent.act_space.items()},
     }
 
 
@@ -142,7 +144,7 @@ def named(tree: Any) -> dict[str, Any]:
     return dict(zip(_places(tree), values, strict=True))
 
 
-def unnamed(like: Any, arrays: Mapping[str, Any]) -> Any:
+def rebuild(like: Any, arrays: Mapping[str, Any]) -> Any:
     """Inverse of `named`, with the structure of `like`."""
     values = (arrays[place] for place in _places(like))
     pairs = zip(jax.tree.leaves(like), values, strict=True)
@@ -167,13 +169,13 @@ def _native(env: Env, name: str) -> dict[str, gymnasium.Space]:
     return leaves(getattr(inside.env, name), inside.obs_space if name == "observation_space" else inside.act_space)
 
 
-def _counted(value: Any, space: gymnasium.Space | None) -> Any:
+def _to_index(value: Any, space: gymnasium.Space | None) -> Any:
     """Classes counted from 0, which the env counts from elsewhere."""
     start = np.asarray(getattr(space, "start", 0))
     return value - start[None].astype(np.int32) if start.any() else value
 
 
-def _rescaled(value: Any, space: gymnasium.Space | None) -> Any:
+def _rescale(value: Any, space: gymnasium.Space | None) -> Any:
     """An action in [-1, 1] or a class number, in the env's own words (`envs.spaces.actor`), float32 or int32."""
     if isinstance(space, spaces.Box):
         low, high = (np.asarray(x, np.float32)[None] for x in (space.low, space.high))
@@ -188,7 +190,7 @@ def _offset(space: gymnasium.Space | None) -> dict[str, Any]:
 
 
 def _bounds(space: gymnasium.Space | None) -> dict[str, Any]:
-    """What the env says of an action: here bounds are its own, no longer -1 and 1."""
+    """The env's own space of an action: here bounds are its own, no longer -1 and 1."""
     if not isinstance(space, spaces.Box):
         return _offset(space)
     ends = {"low": space.low, "high": space.high}

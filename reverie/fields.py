@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 TINY, HUGE = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # the least normal and the largest finite float32
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest integers of these types
@@ -37,7 +39,7 @@ class Within:
     def __contains__(self, value: float) -> bool:
         return self.least <= value <= self.most
 
-    def told(self, value: float) -> str:
+    def wording(self, value: float) -> str:
         """The range in words, for a sentence that refuses `value`; a bound that only machines set is told where met."""
         if (self.least, self.most) == (-HUGE, HUGE):
             return "a finite number"
@@ -72,17 +74,17 @@ def ranges(kind: Any) -> dict[str, Within]:
     """Name -> the range of every field of a dataclass that has one."""
     hints = get_type_hints(kind, include_extras=True).items()
     found = {name: [x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Within)] for name, hint in hints}
-    return {name: ranged[0] for name, ranged in found.items() if ranged}
+    return {name: bounds[0] for name, bounds in found.items() if bounds}
 
 
-def check(values: Any) -> None:
+def check(values: Any, label: Callable[[str], str] = flag) -> None:
     """Raises ConfigError for a number outside the range of its field; names the flag, the value and the range."""
     kind: Any = type(values)
     for name, within in ranges(kind).items():
         value = getattr(values, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and number not in within:
-                raise ConfigError(f"{flag(name)} must be {within.told(number)}, got {number}")
+                raise ConfigError(f"{label(name)} must be {within.wording(number)}, got {number}")
 
 
 def whole(text: str) -> int:
@@ -110,6 +112,32 @@ def parsed(text: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def replace_from_json(values: T, text: str, name: str) -> T:
+    """A dataclass with the values of a JSON object in place of its own.
+
+    Args:
+      name: of the field that holds the text.
+
+    Raises:
+      ConfigError: the text is no JSON object, or has an unknown name or a value that cannot be; names the flag.
+    """
+    try:
+        given = parsed(text)
+    except ValueError as error:
+        given = error
+    if not isinstance(given, dict):
+        raise ConfigError(f'{flag(name)} must be a JSON object such as \'{{"norm": "layer"}}\', got {short(text)}')
+    kinds = get_type_hints(type(values))
+    for key in given.keys() - kinds.keys():
+        raise ConfigError(
+            f"{flag(name)} has no {short(key)}: {did_you_mean(key, kinds)}Expected one of {', '.join(kinds)}"
+        )
+    try:
+        return replace(values, **{key: taken(key, value, kinds[key]) for key, value in given.items()})  # type: ignore[type-var]
+    except (TypeError, ConfigError) as error:
+        raise ConfigError(f"{flag(name)}: {error}") from None
 
 
 def plain_size(size: int | tuple[int, int]) -> int | tuple[int, int]:
@@ -140,7 +168,7 @@ def taken(key: str, value: Any, kind: Any) -> Any:
     if int in kinds and isinstance(value, float) and value.is_integer():
         return int(value)
     if not fits(value, kind):
-        raise TypeError(f"{key} is {short(value)} ({type(value).__name__}), expected {told(kind)}")
+        raise TypeError(f"{key} is {short(value)} ({type(value).__name__}), expected {wording(kind)}")
     return float(value) if float in kinds and value is not None else value
 
 
@@ -162,14 +190,14 @@ def fits(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-def told(kind: Any) -> str:
+def wording(kind: Any) -> str:
     """`kind` in words, for "expected ..."."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(x) for x in get_args(kind))
     if get_origin(kind) is UnionType:
-        return " or ".join(told(one) for one in get_args(kind))
+        return " or ".join(wording(one) for one in get_args(kind))
     if get_origin(kind) is tuple:
-        return "a pair of " + told(get_args(kind)[0]).removeprefix("a ") + "s"
+        return "a pair of " + wording(get_args(kind)[0]).removeprefix("a ") + "s"
     if kind is type(None):
         return "null"
     if kind is bool:
@@ -190,18 +218,18 @@ def chosen(names: Iterable[str], patterns: str) -> frozenset[str]:
     given = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     for pattern in given:
         if not fnmatch.filter(names, pattern.removeprefix("!")):
-            hint = meant(pattern.removeprefix("!"), names)
+            hint = did_you_mean(pattern.removeprefix("!"), names)
             raise ConfigError(f"--obs-keys {patterns}: no observation is called {pattern!r}: {hint}There are {names}")
     of = lambda name, patterns: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     wanted = [pattern for pattern in given if not pattern.startswith("!")] or ["*"]
-    unwanted = [pattern[1:] for pattern in given if pattern.startswith("!")]
-    kept = frozenset(name for name in names if of(name, wanted) and not of(name, unwanted))
+    exclude = [pattern[1:] for pattern in given if pattern.startswith("!")]
+    kept = frozenset(name for name in names if of(name, wanted) and not of(name, exclude))
     if not kept:
         raise ConfigError(f"--obs-keys {patterns} leaves nothing to see of {names}")
     return kept
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name nearest to `name` as "did you mean ...? ", for a sentence to follow; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"did you mean {near[0]!r}? " if near else ""

@@ -57,7 +57,7 @@ class NotPlain(DiskError):
 
 
 @contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
+def _explain_errors(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -73,7 +73,7 @@ def make_dir(path: Path) -> None:
     """Makes `path` and its missing parents, each entered durably in the directory above it."""
     missing = [p for p in (path, *path.parents) if not p.is_dir()]
     for folder in reversed(missing):
-        with _explained("make the directory", folder):
+        with _explain_errors("make the directory", folder):
             os.mkdir(folder)
         Folder(folder.parent).sync()
 
@@ -110,9 +110,9 @@ class Folder:
     # --- reading ----------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Of all entries, sorted; none if there is no such directory."""
+        """Names of all entries, sorted; none if there is no such directory."""
         try:
-            with self._entered() as handle, _explained("read the directory", self.path):
+            with self._enter() as handle, _explain_errors("read the directory", self.path):
                 return sorted(os.listdir(handle))
         except Missing:
             return []
@@ -120,15 +120,15 @@ class Folder:
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """A handle of a plain file, for the caller to close. A file that is written to in place has only this one name,
         or the other would change with it."""
-        with self._entered() as folder:
+        with self._enter() as folder:
             try:
                 handle = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644, dir_fd=folder)
             except OSError as error:
                 self._refuse(name, folder)
-                with _explained("open", self.path / name):
+                with _explain_errors("open", self.path / name):
                     raise error
         try:
-            with _explained("look at", self.path / name):
+            with _explain_errors("look at", self.path / name):
                 found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode):
                 raise _not_plain(self.path / name, _KINDS.get(stat.S_IFMT(found.st_mode), "something else"), "a file")
@@ -147,7 +147,7 @@ class Folder:
     def read(self, name: str, most: int | None = None) -> bytes:
         """The content of a file, or the first `most` bytes of it."""
         handle = self.open(name)
-        with os.fdopen(handle, "rb") as file, _explained("read", self.path / name):
+        with os.fdopen(handle, "rb") as file, _explain_errors("read", self.path / name):
             return file.read() if most is None else file.read(most)
 
     def size(self, name: str) -> int:
@@ -165,16 +165,16 @@ class Folder:
         make_dir(self.root)
         for depth, name in enumerate(self.parts):
             above = Folder(self.root, *self.parts[:depth])
-            with above._entered() as handle:
+            with above._enter() as handle:
                 try:
                     os.mkdir(name, dir_fd=handle)
                 except FileExistsError:
                     continue
                 except OSError as error:
-                    with _explained("make the directory", above.path / name):
+                    with _explain_errors("make the directory", above.path / name):
                         raise error
             above.sync()
-        with self._entered():
+        with self._enter():
             pass  # what was there already is a directory, and no link to one
 
     def create(self, name: str, chunks: Iterable[bytes | memoryview]) -> int:
@@ -193,12 +193,12 @@ class Folder:
         try:
             for chunk in chunks:
                 view = memoryview(chunk).cast("B")
-                with _explained(f"write {view.nbytes} bytes at {at} of", path):
+                with _explain_errors(f"write {view.nbytes} bytes at {at} of", path):
                     while view.nbytes:
                         written = os.pwrite(handle, view[:_WRITE], at)
                         at += written
                         view = view[written:]
-            with _explained("flush", path):
+            with _explain_errors("flush", path):
                 os.fsync(handle)
         finally:
             os.close(handle)
@@ -208,14 +208,14 @@ class Folder:
         """Cuts a file to `length` bytes."""
         handle = self.open(name, os.O_WRONLY)
         try:
-            with _explained(f"cut to {length} bytes", self.path / name):
+            with _explain_errors(f"cut to {length} bytes", self.path / name):
                 os.ftruncate(handle, length)
         finally:
             os.close(handle)
 
     def rename(self, source: str, target: str) -> None:
         """Gives an entry, whatever it is, another name; durable after `sync`."""
-        with self._entered() as handle, _explained(f"rename {source} to", self.path / target):
+        with self._enter() as handle, _explain_errors(f"rename {source} to", self.path / target):
             os.rename(source, target, src_dir_fd=handle, dst_dir_fd=handle)
 
     def set_aside(self, name: str) -> str:
@@ -236,20 +236,20 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Removes an entry: of a directory all that is in it, of a link the link."""
-        with self._entered() as handle, _explained("remove", self.path / name):
+        with self._enter() as handle, _explain_errors("remove", self.path / name):
             _remove(name, handle)
 
     def sync(self) -> None:
         """Makes the names in the directory durable."""
-        with self._entered() as handle, _explained("flush the directory", self.path):
+        with self._enter() as handle, _explain_errors("flush the directory", self.path):
             os.fsync(handle)
 
     # --- the way in -------------------------------------------------------------------------------
 
     @contextmanager
-    def _entered(self) -> Iterator[int]:
+    def _enter(self) -> Iterator[int]:
         """A handle of the directory, to which no link led."""
-        with _explained("open the directory", self.root):
+        with _explain_errors("open the directory", self.root):
             handle = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
         try:
             path = self.root
@@ -260,7 +260,7 @@ class Folder:
                     handle = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
                 except OSError as error:
                     Folder(path.parent)._refuse(name, above, "a directory")
-                    with _explained("open the directory", path):
+                    with _explain_errors("open the directory", path):
                         raise error
                 os.close(above)
             yield handle

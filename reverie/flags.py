@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from reverie import algos, config, help
+from reverie import algos, config, earlier, help
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
 
-Answered = tuple[dict[str, Any], int]  # by a verb: what `--json` prints, and the exit code
+VerbResult = tuple[dict[str, Any], int]  # by a verb: what `--json` prints, and the exit code
 
 TRAIN = """\
 Trains an agent in an env, and continues the run in --run if there is one: killed at any moment, the same command goes \
@@ -27,7 +27,7 @@ on, and ends as if nothing had happened. Any flag that is left out has the value
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What every verb can be asked for."""
+    """The flags of every verb."""
 
     json: bool = False
     """Print one JSON object as the last line of stdout; everything else goes to stderr."""
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class OfRun(Answer):
-    """What a verb is told that looks at a run."""
+    """The flags of a verb that looks at a run."""
 
     run: tyro.conf.Positional[str]
     """The run's directory."""
@@ -69,7 +69,7 @@ class Eval(OfRun):
     video: str = ""
     """A file for a video of the first episodes: .mp4, .gif or .webp."""
     seed: Annotated[int | None, Within(0, INT64)] = None
-    """Of the episodes. None: that of the run's own evaluations."""
+    """Seed of the episodes. None: that of the run's own evaluations."""
     opponent: str = ""
     """In games of two: random, perfect (small games), or mcts:N with N rollouts a move; half of the games are played
     from each seat. Empty: that of the run's own evaluations."""
@@ -79,7 +79,7 @@ class Eval(OfRun):
     simulations: Annotated[int | None, Within(1, 2**16)] = None
     """Imagined steps of each search, or sequences of mppi. None: those of the run."""
     planner_scale: Annotated[float | None, Within(TINY)] = None
-    """Of the planner gumbel: how much values outweigh the actor. None: that of the run."""
+    """The planner gumbel: how much values outweigh the actor. None: that of the run."""
     eval_mode: Literal["greedy", "sample"] | None = None
     """The most probable actions, or such as are drawn from the policy (of the search, where one searches). None: those
     of the run's own evaluations."""
@@ -106,7 +106,7 @@ class Dream(OfRun):
     fresh: bool = False
     """Dream of new greedy episodes, from their beginnings on, instead of sequences out of the run's replay."""
     seed: Seed = 0
-    """Of the draw of sequences, or of the episodes."""
+    """Seed of the draw of sequences, or of the episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,23 +116,23 @@ class Think(OfRun):
     node: below the root, #3 is number 3 of a node's own. What chance does is called c3."""
 
     step: Number = 0
-    """Of a greedy episode, 0 its beginning. In games of two, the agent moves for both."""
+    """Step of a greedy episode, 0 is its beginning. In games of two, the agent moves for both."""
     seed: Seed = 0
-    """Of the episode."""
+    """Seed of the episode."""
     out: str = ""
     """A picture: .png or .svg. Empty: think-<step>.png in the run's videos/."""
     depth: Count = 3
     """Steps from the root that the picture shows."""
     planner: Literal["none", "gumbel", "puct"] | None = None
-    """Of a Dreamer whose actions are one discrete choice: search in its dreams before every action. None: as the run
+    """Dreamers whose actions are one discrete choice: search in the dreams before every action. None: as the run
     was trained."""
     simulations: Annotated[int | None, Within(1, 2**16)] = None
-    """Of this search. None: those of the run. The steps before are decided with those of the run."""
+    """Simulations of this search. None: those of the run. The steps before are decided with those of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class List(Answer):
-    """What there is: algorithms with their sizes and the names of their presets, and families of envs."""
+    """The lists to print: algorithms with their sizes and the names of their presets, and families of envs."""
 
     preset: tyro.conf.Positional[str] = ""
     """Only this preset, or file of your own, with all of its values."""
@@ -145,7 +145,7 @@ class Diff(Answer):
     a: tyro.conf.Positional[str]
     """A preset, a file of your own, a run's directory, or an algorithm for its defaults."""
     b: tyro.conf.Positional[str]
-    """What to compare with it."""
+    """The other preset, algorithm or run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +214,7 @@ def parse_train(
         raise SystemExit(0)
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
+    _refuse_obsolete(algorithm, flags)
     path = Path(peek(flags, "--run")) if peek(flags, "--run") else None
     session = Session()
 
@@ -234,9 +235,23 @@ def parse_train(
         preset=peek(flags, "--preset"),
         env=peek(flags, "--env"),
         chosen=chosen,
-        vouched={name for name in config.CODE if peek(flags, f"--{name}") or "--trust" in flags},
+        trust={name for name in config.CODE if peek(flags, f"--{name}") or "--trust" in flags},
     )
     return conf, dataclasses.replace(session, preset=preset), path
+
+
+def _refuse_obsolete(algorithm: str, flags: list[str]) -> None:
+    """Raises ConfigError for a flag that earlier versions had; says what to type instead."""
+    known = config.default(algorithm).values()
+    for typed, following in itertools.pairwise([*flags, ""]):
+        name, _, value = typed.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if name.startswith("no_"):
+            name, value = name.removeprefix("no_"), "false"
+        if not typed.startswith("--") or name in known:
+            continue
+        if wording := earlier.instead(algorithm, name, value or ("" if following.startswith("--") else following)):
+            raise ConfigError(f"there is no {typed.partition('=')[0]} any more: {wording}")
 
 
 # The bases of RunConfig, in the order of `--help`.
@@ -287,28 +302,28 @@ def parse(flags: Any, argv: list[str], verb: str) -> Any:
       ConfigError: one is not.
       SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
     """
-    if marked := [x for x in argv if x in help.MARKS]:
+    if help_marks := [x for x in argv if x in help.MARKS]:
         algorithm = verb.removeprefix("train ")
         about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else flags.__doc__
         positional = [x.name.upper() for x in dataclasses.fields(flags) if "Positional" in str(x.type)]
         usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
-        print(help.page(flags, usage, about, "--help-all" in marked))
+        print(help.page(flags, usage, about, "--help-all" in help_marks))
         raise SystemExit(0)
-    told = io.StringIO()
+    wording = io.StringIO()
     try:
-        with redirect_stderr(told) if "--json" in argv else nullcontext():
-            parsed = _parsed(flags, argv, verb)
+        with redirect_stderr(wording) if "--json" in argv else nullcontext():
+            parsed = _parse(flags, argv, verb)
     except SystemExit:
-        if not told.getvalue():
+        if not wording.getvalue():
             raise
-        words = told.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
+        words = wording.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
         raise ConfigError(f"{' '.join(words)}. `reverie {verb} --help` has the flags") from None
     check(parsed)
     return parsed
 
 
-def _parsed(flags: Any, argv: list[str], verb: str) -> Any:
-    """What tyro makes of the flags of a verb; it says on stderr what it cannot read, and leaves."""
+def _parse(flags: Any, argv: list[str], verb: str) -> Any:
+    """The flags of a verb, parsed by tyro; it says on stderr what it cannot read, and leaves."""
     return tyro.cli(
         flags,
         args=argv,

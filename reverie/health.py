@@ -50,21 +50,21 @@ class Watch:
 
     def __init__(self, symptoms: tuple[Symptom, ...], grace: int = GRACE, patience: int = PATIENCE) -> None:
         self.symptoms, self.grace, self.patience = symptoms, grace, patience
-        self._seen = 0.0  # updates, as of the last record
+        self._updates = 0.0  # updates, as of the last record
         self._count = {symptom.name: 0.0 for symptom in symptoms}  # 0 to `patience`
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def look(self, values: Values) -> list[Symptom]:
-        """What has shown for long enough as of this record and was not told since it was last over.
+        """Symptoms that have lasted long enough as of this record and were not told since they were last over.
 
         Args:
           values: a record of metrics; without `updates` nothing is counted.
         """
         updates = values.get("updates")
         found: list[Symptom] = []
-        if updates is None or updates <= self._seen:
+        if updates is None or updates <= self._updates:
             return found
-        before, self._seen = self._seen, updates
+        before, self._updates = self._updates, updates
         if before < self.grace:  # its figures are means over some of the grace
             return found
         more = min(updates - before, self.patience / 2)  # one record alone tells nothing
@@ -74,15 +74,15 @@ class Watch:
                 continue
             self._count[name] = min(max(self._count[name] + (more if shows else -more), 0.0), float(self.patience))
             if self._count[name] == 0:
-                self._told.discard(name)
-            elif self._count[name] == self.patience and name not in self._told:
-                self._told.add(name)
+                self._reported.discard(name)
+            elif self._count[name] == self.patience and name not in self._reported:
+                self._reported.add(name)
                 found.append(symptom)
         return found
 
     def figures(self) -> dict[str, float]:
         """`health/<name>`: 1 from when a symptom is told until it was gone for as long as it takes to tell it."""
-        return {f"health/{s.name}": float(s.name in self._told) for s in self.symptoms}
+        return {f"health/{s.name}": float(s.name in self._reported) for s in self.symptoms}
 
 
 def kl_at_floor(free_nats: float) -> Symptom:

@@ -1,4 +1,4 @@
-"""What `--help` prints: of every verb the flags used most, and with `--help-all` all of them. And tables of values."""
+"""The pages of `--help`: of every verb the flags used most, and with `--help-all` all of them. And tables of values."""
 
 from __future__ import annotations
 
@@ -55,9 +55,13 @@ def page(kind: Any, usage: str, about: str, everything: bool) -> str:
         known = {x.name: x for group in groups for x in group.flags}
         groups = [Group("", "", [known[name] for name in USUAL if name in known])]
     shown = sum(len(group.flags) for group in groups)
-    parts = [f"usage: {usage}", *(wrapped(text) for text in about.split("\n\n"))]
+    parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]
     for group in groups:
-        title = [f"{group.title} options", *([wrapped(group.about, 2)] if group.about else [])] if group.title else []
+        title = (
+            [f"{group.title} options", *([wrap(group.about, 2)] if group.about else [])]
+            if group.title
+            else []
+        )
         parts.append("\n".join([*title, *(_line(x) for x in group.flags)]))
     parts.append(_row("-h, --help", "This page; --help-all has all flags." if shown < number else "This page."))
     more = f"These are the {shown} flags used most, of {number}: --help-all prints the others."
@@ -74,7 +78,7 @@ def summary(algorithm: str) -> str:
     return (algos.load(algorithm).__doc__ or "").strip().partition("\n")[0]
 
 
-def wrapped(text: str, indent: int = 0) -> str:
+def wrap(text: str, indent: int = 0) -> str:
     """`text` wrapped once, to the terminal; a text of indented lines stays as it is."""
     if text.startswith("  "):
         return text
@@ -122,8 +126,8 @@ def _flags(kind: Any, defaults: dict[str, Any]) -> Iterator[Flag]:
         default, hint = defaults[one.name], hints[one.name]
         typed = one.name.upper() if tyro.conf.Positional in _marks(hint) else f"{flag(one.name)} {_word(hint)}".strip()
         unsaid = default is None or default is False or default == "" or default is dataclasses.MISSING
-        told = "" if unsaid else f" (default {_value(default)})"
-        yield Flag(one.name, typed, f"{' '.join(texts.get(one.name, '').split())}{told}")
+        wording = "" if unsaid else f" (default {_value(default)})"
+        yield Flag(one.name, typed, f"{' '.join(texts.get(one.name, '').split())}{wording}")
 
 
 def _marks(hint: Any) -> Collection[Any]:

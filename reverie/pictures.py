@@ -11,11 +11,11 @@ from rich.table import Table
 
 from reverie import files
 from reverie.config import ConfigError
-from reverie.flags import Answered, Dream, Think, parse
+from reverie.flags import Dream, Think, VerbResult, parse
 from reverie.help import table
 
 
-def dream(argv: list[str], console: Console, debug: bool) -> Answered:
+def dream(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(Dream, argv, "dream")
     from reverie import api
     from reverie.envs.base import RULES
@@ -30,7 +30,7 @@ def dream(argv: list[str], console: Console, debug: bool) -> Answered:
         )
     agent = api.load(flags.run, flags.env or None, trust=flags.trust)
     seen = {name: space for name, space in agent.env.obs_space.items() if space.kind not in RULES}
-    images = [name for name, space in seen.items() if space.pictured]
+    images = [name for name, space in seen.items() if space.is_picture]
     if flags.policy:
         key = _subject([*seen, "reward"], images, flags.key, suffix)
         return _drive(flags, console, agent, key if key in images else "")
@@ -63,7 +63,7 @@ def dream(argv: list[str], console: Console, debug: bool) -> Answered:
     return {"path": str(path), "step": agent.step, "seen": flags.seen, "errors": errors}, 0
 
 
-def _drive(flags: Dream, console: Console, agent: Any, key: str) -> Answered:
+def _drive(flags: Dream, console: Console, agent: Any, key: str) -> VerbResult:
     """The other half of `dream`: the policy acts in its imagination."""
     from reverie.view import dream as view
     from reverie.view import video
@@ -73,14 +73,14 @@ def _drive(flags: Dream, console: Console, agent: Any, key: str) -> Answered:
     path = _place(flags.out, agent.path, f"drive-{agent.moment:09d}{video.BEST}")
     rows = agent.drive(flags.sequences, flags.seen + flags.dreamt, flags.seen, flags.fresh, flags.seed)
     video.write(path, view.driven(rows, f"obs/{key}", flags.seen), view.FPS)
-    gained = (rows["reward"] * rows["valid"])[:, flags.seen :].sum(1)
+    dream_return = (rows["reward"] * rows["valid"])[:, flags.seen :].sum(1)
     console.print(
         f"{agent.config.run.env} after {agent.step:,} steps: {flags.sequences} imagined drives of {flags.dreamt} steps "
-        f"from {flags.seen} rows seen, mean reward {gained.mean():.3g} in all",
+        f"from {flags.seen} rows seen, mean reward {dream_return.mean():.3g} in all",
         soft_wrap=True,
     )
     console.print(f"picture: {path}", soft_wrap=True)
-    return {"path": str(path), "step": agent.step, "seen": flags.seen, "rewards": gained.tolist()}, 0
+    return {"path": str(path), "step": agent.step, "seen": flags.seen, "rewards": dream_return.tolist()}, 0
 
 
 def _place(out: str, run: Path, name: str) -> Path:
@@ -108,7 +108,7 @@ def _subject(known: Sequence[str], images: Sequence[str], key: str, suffix: str)
     return key
 
 
-def think(argv: list[str], console: Console, debug: bool) -> Answered:
+def think(argv: list[str], console: Console, debug: bool) -> VerbResult:
     flags = parse(Think, argv, "think")
     from reverie import api
     from reverie.view import tree as view
@@ -135,7 +135,7 @@ def think(argv: list[str], console: Console, debug: bool) -> Answered:
             "q": float(found.q[a]) if found.visits[a] else None,
             "policy": float(found.policy[a]),
         }
-        for a in found.ranked
+        for a in found.ranking
     ]
     files.replace(path, view.draw(found, title, suffix, flags.depth))
     console.print(
@@ -148,7 +148,7 @@ def think(argv: list[str], console: Console, debug: bool) -> Answered:
     table = Table("action", box=None, pad_edge=False)
     for name in ("prior", "visits", "Q", "improved policy"):
         table.add_column(name, justify="right")
-    for entry, a in zip(entries[: view.ACTIONS], found.ranked, strict=False):
+    for entry, a in zip(entries[: view.ACTIONS], found.ranking, strict=False):
         q = "-" if entry["q"] is None else f"{entry['q']:.3g}"
         cells = (entry["action"], f"{entry['prior']:.1%}", str(entry["visits"]), q, f"{entry['policy']:.1%}")
         table.add_row(*cells, style="bold" if a == found.chosen else None)
@@ -159,5 +159,5 @@ def think(argv: list[str], console: Console, debug: bool) -> Answered:
         console.print(f"the picture shows {missing}")
     console.print(f"picture: {path}", soft_wrap=True)
     values = {"raw": found.raw, "searched": found.value}
-    told = {"path": str(path), "trained": agent.step, "step": flags.step, "player": found.player, "value": values}
-    return told | {"action": found.actions[found.chosen], "why": found.why, "actions": entries}, 0
+    wording = {"path": str(path), "trained": agent.step, "step": flags.step, "player": found.player, "value": values}
+    return wording | {"action": found.actions[found.chosen], "why": found.why, "actions": entries}, 0

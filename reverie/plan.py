@@ -1,4 +1,4 @@
-"""What a run comes to, told before it begins: its size, its updates, its memory, and what may not have been meant."""
+"""The plan of a run, printed before it begins: its size, its updates, its memory, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from reverie import afford, memory
-from reverie.agent import Agent, as_divided
-from reverie.assembly import described, make_agent, spec_of
+from reverie.agent import Agent, as_two_phase
+from reverie.assembly import describe_devices, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.replay.rows import bytes_per_row
 from reverie.run import experience, loggers, phases
@@ -85,7 +85,7 @@ class Plan:
 
 
 def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
-    """What `conf` comes to.
+    """The plan of `conf`.
 
     Raises:
       ConfigError: replay cannot hold what it must, or more than the machine has; a batch cannot be split; the model is
@@ -93,7 +93,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
       UnusableEnv: there is no such collector.
     """
     run = conf.run
-    if run.schedule == "model-then-policy" and as_divided(agent) is None:
+    if run.schedule == "model-then-policy" and as_two_phase(agent) is None:
         raise ConfigError(
             f"--schedule {run.schedule}, but in {conf.algorithm} one loss trains model and policy: neither can wait "
             "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
@@ -115,17 +115,17 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     if run.offline:
         source = offline.source(run.offline, spec_of(run), run.envs)
         # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
-        source.check(experience.fields(agent), run.envs, searched=as_divided(agent) is None)
+        source.check(experience.fields(agent), run.envs, search_keys=as_two_phase(agent) is None)
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
     loggers.require(run.logger)
     if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
-    allowed = memory.limit()
-    if rows * width > 0.9 * allowed:
+    may_act = memory.limit()
+    if rows * width > 0.9 * may_act:
         raise ConfigError(
-            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {allowed / 1e9:.1f} GB (what "
+            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {may_act / 1e9:.1f} GB (what "
             "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
         )
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
@@ -135,12 +135,12 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=rows * width,
         replay_rows=rows,
-        device=described(devices, run.batch),
+        device=describe_devices(devices, run.batch),
         precision=run.precision,
         size=getattr(conf.agent, "size", None),
         updates=updates,
         env_steps=phases.env_steps(run),
-        images=tuple(_pictured(agent)),
+        images=tuple(_image_notes(agent)),
         warnings=warnings,
     )
 
@@ -165,8 +165,8 @@ def idle(run: RunConfig, agent: Agent) -> str:
     )
 
 
-def _pictured(agent: Agent) -> Iterator[str]:
-    """What is done to images on their way to the networks, a sentence each."""
+def _image_notes(agent: Agent) -> Iterator[str]:
+    """The changes to images on their way to the networks, a sentence each."""
     for key, space in agent.obs_space.items():
         if space.channels_first:
             yield f"{key}: the env shows channels first, turned around to height, width, channels"

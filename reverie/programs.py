@@ -56,12 +56,12 @@ def borrow(shelf: Path) -> Path:
       OSError: the shelf cannot be written to.
     """
     files.make_dir(shelf)
-    for abandoned in shelf.glob(f"{_OWN}*"):
+    for stale in shelf.glob(f"{_OWN}*"):
         with suppress(OSError):  # it is locked, or another process is faster
-            os.close(_locked(abandoned))
-            files.Folder(shelf).remove(abandoned.name)
+            os.close(_lock(stale))
+            files.Folder(shelf).remove(stale.name)
     own = Path(tempfile.mkdtemp(prefix=_OWN, dir=shelf))
-    _locked(own)  # open, and with it locked, as long as the process lives
+    _lock(own)  # open, and with it locked, as long as the process lives
     for kept in shelf.glob("*-cache.*"):
         name, _, digest = kept.name.rpartition(".")
         with suppress(FileNotFoundError, FileExistsError):  # too old by now; or compiled by two at the same time
@@ -89,7 +89,7 @@ def hand_on(own: Path, shelf: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _locked(directory: Path) -> int:
+def _lock(directory: Path) -> int:
     """An open handle with the directory's lock; raises BlockingIOError if a living process has it."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

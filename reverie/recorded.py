@@ -49,10 +49,10 @@ def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], env
     fields = experience.row_fields(data.obs_space, data.act_space)
     replay = Replay(fields, streams=envs, length=1, capacity=conf.run.replay_size, seed=0, online=False)
     data.pour(replay)
-    with RunDirectory(path).locked() as directory:
+    with RunDirectory(path).with_lock() as directory:
         manifest = Segments(directory.replay, conf.id).save(replay)
         progress = Progress(step=data.rows)
-        said = meta.said(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
-        Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, said)
+        describe_run = meta.describe_run(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
+        Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, describe_run)
         directory.write_config(config.to_text(conf))
     return data.rows

@@ -1,4 +1,4 @@
-"""What a run is to be, of all that has a say: what is saved, a preset, what was chosen for its env, what was typed.
+"""The config of a run, of all that has a say: the saved one, a preset, the choices for its env, the flags typed.
 
 In rising order: the defaults of the algorithm (of a run that is continued: its own values), a preset, what was chosen
 by what the env shows, and what a person typed. The command line and the library both ask here.
@@ -26,7 +26,7 @@ def resolve(
     preset: str = "",
     env: str = "",
     chosen: Mapping[str, Any] | None = None,
-    vouched: Collection[str] = (),
+    trust: Collection[str] = (),
 ) -> tuple[Config, str]:
     """The config of a run, and the preset that it has.
 
@@ -42,16 +42,16 @@ def resolve(
       ConfigError: an unknown name, a value that cannot be, or one that contradicts what is saved; names all that do.
     """
     base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
-    preset = preset or ("" if saved else config.suited(algorithm, env))
+    preset = preset or ("" if saved else config.preset_for(algorithm, env))
     base = config.apply_preset(base, preset) if preset else base
     given = typed(config.override(base, **(chosen or {})))
     if saved is None and presets.is_file(preset):
-        check_code(vouched, spec_of(given.run), given.run.collector, "a preset runs no code that only its file names")
-    return settle(saved, given, vouched), preset
+        check_code(trust, spec_of(given.run), given.run.collector, "a preset runs no code that only its file names")
+    return settle(saved, given, trust), preset
 
 
-def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -> Config:
-    """What to run: `given`, or the saved config with what may change in it.
+def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> Config:
+    """The config to run: `given`, or the saved config with what may change in it.
 
     Args:
       vouched: names of the values that a person typed, and that may therefore name code.
@@ -82,8 +82,8 @@ def settle(saved: Config | None, given: Config, vouched: Collection[str] = ()) -
             + "\n  ".join(lines)
             + "\nLeave them out to continue it, or give a new run another directory with --run"
         )
-    check_code(vouched, spec_of(saved.run), saved.run.collector)
-    return config.continued(saved, given)
+    check_code(trust, spec_of(saved.run), saved.run.collector)
+    return config.continuation(saved, given)
 
 
 def again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
@@ -113,7 +113,9 @@ def searching(conf: Config, planner: str | None, simulations: int | None, planne
             own_way = "it searches in its own way, and --simulations N says how much"
             has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
             raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
-        own |= {"planner": planner, "improve": 0.0}  # which is a loss, and of no concern here
+        own["planner"] = planner
+        if hasattr(conf.agent, "improve"):
+            own["improve"] = 0.0  # which is a loss, and of no concern here
     if simulations is not None:
         own["simulations"] = simulations
         if own.get("planner", getattr(conf.agent, "planner", "")) == "none":

@@ -1,4 +1,4 @@
-"""What a run saved, held against what it must be. Checksums tell damage; they do not tell who wrote a file."""
+"""Checks of saved files against what they must be. Checksums tell damage; they do not tell who wrote a file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AnotherRun(ValueError):
 
 
 def fault(value: Any, form: Any, name: str = "") -> str:
-    """What is wrong with a value out of JSON, with its place; empty if nothing is.
+    """The fault of a value out of JSON, with its place; empty if there is none.
 
     Args:
       form: a `range` for a whole number in it; `float` for any number; `str`; `bool`; `None` for null; `object` for
@@ -71,9 +71,9 @@ def fault(value: Any, form: Any, name: str = "") -> str:
     elif isinstance(form, dict):
         faults = (_member(value, k, x, name) for k, x in form.items()) if isinstance(value, dict) else None
     else:
-        return "" if _is(value, form) else f"{name or 'it'} is {_short(value)}, expected {_told(form)}"
+        return "" if _is(value, form) else f"{name or 'it'} is {_short(value)}, expected {_reported(form)}"
     if faults is None:
-        return f"{name or 'it'} is {_short(value)}, expected {_told(form)}"
+        return f"{name or 'it'} is {_short(value)}, expected {_reported(form)}"
     return next((each for each in faults if each), "")
 
 
@@ -95,7 +95,7 @@ def _is(value: Any, form: Any) -> bool:
     return value is None if form is None else form is object or type(value) is form
 
 
-def _told(form: Any) -> str:
+def _reported(form: Any) -> str:
     if isinstance(form, range):
         return f"a whole number from {form.start} to {form.stop - 1}"
     if isinstance(form, list | dict):
@@ -109,8 +109,8 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def understood(path: Path) -> Iterator[None]:
-    """Whatever in what was saved under `path` surprises the block is `Malformed`; errors that say more pass."""
+def reading(path: Path) -> Iterator[None]:
+    """Turns every surprise in a file saved under `path` into `Malformed`; errors that say more pass."""
     try:
         yield
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, ValueError) as error:

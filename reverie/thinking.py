@@ -1,4 +1,4 @@
-"""What a search found, as a person looks at it."""
+"""Search results as a person looks at them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from reverie.behavior.search import Found
+from reverie.behavior.search import SearchResult
 from reverie.behavior.tree import ILLEGAL
-from reverie.view.tree import Branches, Thought
+from reverie.view.tree import Branches, SearchReport
 
 
-def thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, player: int | None) -> Thought:
+def search_report(
+    enumerated: bool, actions: Mapping[str, np.ndarray], found: SearchResult, player: int | None
+) -> SearchReport:
     """A search of one root, in numpy arrays.
 
     Args:
@@ -22,18 +24,18 @@ def thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, p
     """
     tree = jax.tree.map(lambda x: x[0], found.tree)
     policy, visits, q = (np.asarray(x[0]) for x in (found.policy, found.visits, found.q))
-    names = [_named({k: x[a, ...] for k, x in actions.items()}) for a in range(len(policy))]
+    names = [_name_of({k: x[a, ...] for k, x in actions.items()}) for a in range(len(policy))]
     inside = names if enumerated else [f"#{a}" for a in range(len(names))]
 
     # Slots that a limit of depth left empty have no parent either.
     nodes = np.flatnonzero((tree.parent >= 0) | (np.arange(len(tree.parent)) == 0))
     parents, taken = tree.parent[nodes], tree.action[nodes]
-    called = [
+    label = [
         "" if parent < 0 else f"c{a}" if tree.chance[parent] else inside[a] if parent else names[a]
         for parent, a in zip(parents, taken, strict=True)
     ]
     logits = tree.logits[0, : len(policy)]
-    return Thought(
+    return SearchReport(
         actions=names,
         legal=logits > ILLEGAL,
         prior=np.where(logits > ILLEGAL, np.exp(logits), 0.0),
@@ -47,7 +49,7 @@ def thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, p
         tree=Branches(
             parent=np.searchsorted(nodes, parents).astype(np.int32) - (parents < 0),
             action=taken,
-            name=called,
+            name=label,
             visits=tree.visits[nodes],
             q=np.where(parents < 0, tree.value[0], tree.q[parents, taken]),
             chance=tree.chance[nodes],
@@ -55,7 +57,7 @@ def thought(enumerated: bool, actions: Mapping[str, np.ndarray], found: Found, p
     )
 
 
-def _named(action: Mapping[str, np.ndarray]) -> str:
+def _name_of(action: Mapping[str, np.ndarray]) -> str:
     """An action as text: class numbers, and vectors in [-1, 1]."""
     number = lambda x: f"{x:+.2f}" if np.issubdtype(np.asarray(x).dtype, np.floating) else str(x)
     parts = {k: " ".join(number(x) for x in np.ravel(value)) for k, value in action.items()}

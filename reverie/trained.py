@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from reverie import actor, config
-from reverie.actor import Actor, Carried
-from reverie.agent import DREAMT, SEEN, Dream, Mode, as_driving, as_searching
+from reverie.actor import Actor, EpisodeMemory
+from reverie.agent import CONTEXT_ROWS, DREAMT, Dream, Mode, as_driving, as_searching
 from reverie.algos.dreamer.planning import TREES
 from reverie.assembly import env_here, make_agent, spec_of
 from reverie.config import ConfigError
@@ -31,9 +31,9 @@ from reverie.run.checkpoint import Checkpoints
 from reverie.run.directory import RunDirectory
 from reverie.run.snapshot import agent_state
 from reverie.run.trust import CODE, check_code
-from reverie.saved import understood
-from reverie.thinking import thought
-from reverie.view.tree import Thought
+from reverie.saved import reading
+from reverie.thinking import search_report
+from reverie.view.tree import SearchReport
 
 logger = logging.getLogger("reverie")
 
@@ -74,7 +74,7 @@ class LoadedAgent:
         self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
         self.spec, self.env = spec, env_here(spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
-        with understood(checkpoint.path):
+        with reading(checkpoint.path):
             self.state = agent_state(self.agent, checkpoint)
         named = f"{saved.id or self.path} after {self.step:,} steps"
         self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, named)
@@ -85,11 +85,11 @@ class LoadedAgent:
     def act(
         self,
         obs: Any,
-        carry: Carried | Any = None,
+        carry: EpisodeMemory | Any = None,
         mode: Mode | Any = "eval",
         seed: int | Any = None,
         action_mask: Any = None,
-    ) -> tuple[Any, Carried]:
+    ) -> tuple[Any, EpisodeMemory]:
         """One decision.
 
         Args:
@@ -115,12 +115,12 @@ class LoadedAgent:
     def act_batch(
         self,
         obs: Any,
-        carry: Carried | Any = None,
+        carry: EpisodeMemory | Any = None,
         first: Any = None,
         mode: Mode | Any = "eval",
         seed: int | Any = None,
         action_mask: Any = None,
-    ) -> tuple[Any, Carried]:
+    ) -> tuple[Any, EpisodeMemory]:
         """One decision for each of N envs, such as those of a `gymnasium.vector` env.
 
             actions, carry = agent.act_batch(obs, carry, first=terminated | truncated)
@@ -209,7 +209,7 @@ class LoadedAgent:
         if not fresh:
             replay = experience.replay_of(run, self.agent)
             directory = RunDirectory(self.path).replay
-            with understood(directory):
+            with reading(directory):
                 Segments(directory, self.config.id).load(replay, self._replay)
             if replay.longest > self.agent.context + 1:
                 return dreams.look(replay, sequences, total, np.random.default_rng(seed))
@@ -220,12 +220,12 @@ class LoadedAgent:
         self,
         sequences: int = 4,
         length: int = DREAMT,
-        seen: int = SEEN,
+        seen: int = CONTEXT_ROWS,
         fresh: bool = False,
         seed: int = 0,
         rows: Row | None = None,
     ) -> Dream:
-        """What the model makes of real sequences when it sees the first rows of each and then only the actions.
+        """The model's open-loop predictions of real sequences: it sees their first rows, then only the actions.
 
             dream = agent.dream()
             error = dream.dream["obs/image"] - dream.truth["obs/image"]   # float32 [B, T, H, W, C]
@@ -253,11 +253,11 @@ class LoadedAgent:
         self,
         sequences: int = 4,
         length: int = DREAMT,
-        seen: int = SEEN,
+        seen: int = CONTEXT_ROWS,
         fresh: bool = False,
         seed: int = 0,
     ) -> Row:
-        """What the policy does in the model's imagination alone, after a few real rows.
+        """The policy's trajectory in the model's imagination alone, after a few real rows.
 
         Args:
           sequences, fresh, seed: of `rows`.
@@ -283,9 +283,9 @@ class LoadedAgent:
         seed: int = 0,
         simulations: int | None = None,
         obs: Any = None,
-        carry: Carried | None = None,
+        carry: EpisodeMemory | None = None,
         action_mask: Any = None,
-    ) -> Thought:
+    ) -> SearchReport:
         """The search behind one greedy decision: what the network proposed, what was looked at, what came of it.
 
         Args:
@@ -314,14 +314,14 @@ class LoadedAgent:
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
         seen, carry = self._reach(step, seed) if obs is None else (self._actor.observed(obs, action_mask), carry)
-        held, first = self._actor.remembered(carry, 1, "eval")
+        held, first = self._actor.memory_of(carry, 1, "eval")
         rows = actor.rows([seen], first)
         actions, found = jax.device_get(self._think[simulations](self.state, held.inner, rows))
         player = rows.get("obs/player")
-        return thought(agent.enumerated, actions, found, None if player is None else int(player[0]))
+        return search_report(agent.enumerated, actions, found, None if player is None else int(player[0]))
 
-    def _reach(self, step: int, seed: int) -> tuple[Arrays, Carried | None]:
-        """What is seen at a step of a greedy episode, and the carry with which it is decided."""
+    def _reach(self, step: int, seed: int) -> tuple[Arrays, EpisodeMemory | None]:
+        """The observation at a step of a greedy episode, and the carry with which it is decided."""
         for played, (now, carry) in enumerate(self._episode(episode_seed(seed, 0, 0), "eval")):
             if played == step and not now.is_last:
                 return now.obs, carry
@@ -330,14 +330,14 @@ class LoadedAgent:
             f"type --step 0 to {played - 1}, or another --seed"
         )
 
-    def _episode(self, seed: int, mode: Mode) -> Iterator[tuple[Step, Carried | None]]:
+    def _episode(self, seed: int, mode: Mode) -> Iterator[tuple[Step, EpisodeMemory | None]]:
         """Plays an episode: what is seen, its end included, and the carry with which is decided what to do."""
         now, carry = self.env.reset(seed), None
         while True:
             yield now, carry
             if now.is_last:
                 return
-            (action,), carry = self._actor.decide([now.obs], *self._actor.remembered(carry, 1, mode), mode)
+            (action,), carry = self._actor.decide([now.obs], *self._actor.memory_of(carry, 1, mode), mode)
             now = self.env.step(action)
 
 

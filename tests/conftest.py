@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import time
 import typing
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,38 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
 def looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An env without a preset is looked at, as it is for a user; in this process, and not for long."""
     monkeypatch.setattr("reverie.envs.facts.STEPS", 1000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", default="1/1", metavar="K/N", help="Run only part K of N of the selected tests.")
+    parser.addoption("--times", default="", metavar="FILE", help="Add a JSON line: seconds of every room of tests/.")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`--part 2/4` keeps the second test of every four: long ones lie side by side in a file."""
+    part, parts = map(int, config.getoption("part").split("/"))
+    if not 1 <= part <= parts:
+        raise pytest.UsageError(f"--part {part}/{parts}: expected for example 2/4, the second of four")
+    items[:] = items[part - 1 :: parts]
+
+
+ROOMS, BEGAN = Counter[str](), time.monotonic()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    room = report.nodeid.split("/")[1]
+    ROOMS["." if "::" in room else room] += round(report.duration * 1000)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Rooms take seconds of a process; several processes work at once."""
+    path = session.config.getoption("times")
+    if path and not hasattr(session.config, "workerinput"):
+        rooms = {room: round(thousandths / 1000, 1) for room, thousandths in sorted(ROOMS.items())}
+        minutes = round((time.monotonic() - BEGAN) / 60, 2)
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"bench": "tests", "minutes": minutes, "seconds": rooms}) + "\n")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,11 +1,13 @@
 """Small Dreamers and batches for them."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie import presets
-from reverie.algos.dreamer.v3 import Config, make_agent
+from reverie.algos.dreamer import v3, v3_2023
 from reverie.envs.base import Space
 
 OBS = {"vector": Space("vector", (3,)), "token": Space("discrete", (), (4,))}
@@ -18,19 +20,25 @@ EVERY_ACTION = {
 }
 # The first update of a warm-up changes nothing: tests do without.
 SMALL = {"size": "200k", "imagination": 3, "lr_warmup": 0, "learning_rate": 3e-3}
-# The same algorithm as `v3-2023`, in the smallest of all sizes.
-SMALL2023 = {k: v for k, v in presets.of("dreamer_v3").named["v3-2023"].items() if k in Config.__dataclass_fields__} | {
-    "size": "200k",
-    "imagination": 3,
-    "vector_layers": 1,
-    "vector_units": 32,
-}
+SMALL2023 = {"size": "200k", "imagination": 3, "vector_layers": 1, "vector_units": 32}
 KEY = jax.random.key(0)
 B, T = 2, 7
 
 
+def config_of(module, **values):
+    """The config of a paper, whose constants may stand among the values."""
+    names = {field.name for field in dataclasses.fields(module.Config().paper())}
+    choices = json.loads(values.pop("choices", "{}"))
+    choices |= {name: values.pop(name) for name in names & values.keys()}
+    return module.Config(**values, choices=json.dumps(choices))
+
+
 def small_agent(obs=OBS, act=ACT, precision="float32", **values):
-    return make_agent(Config(**(SMALL | values)), obs, act, precision=precision)
+    return v3.make_agent(config_of(v3, **SMALL | values), obs, act, precision=precision)
+
+
+def agent_2023(obs=OBS, act=ACT, precision="float32", **values):
+    return v3_2023.make_agent(config_of(v3_2023, **SMALL2023 | values), obs, act, precision=precision)
 
 
 def random_values(rng, spaces, prefix, lead):

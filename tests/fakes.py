@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from reverie import algos
-from reverie.agent import SEEN, Dream, Metrics, Mode, Part, Row
+from reverie.agent import CONTEXT_ROWS, Dream, Metrics, Mode, Part, Row
 from reverie.envs.base import Spaces
 
 SIZES = {"tiny": 3, "small": 5}
@@ -149,7 +149,7 @@ class Fake:
     def report(self, state: Any, batch: Row) -> Metrics:
         return {"reward": batch["reward"].mean(), "weight": state["weights"].mean()}
 
-    def dream(self, state: Any, batch: Row, seen: int = SEEN) -> Dream:
+    def dream(self, state: Any, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
         """Repeats the last row it saw."""
         rows = {k: x[:, self.context :] for k, x in batch.items()}
         truth = {"reward": rows["reward"]}

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dreamer import config_of
 
 from reverie import algos
 from reverie.envs.base import Space
@@ -35,7 +36,11 @@ SMALL: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "muzero": {},
     "gumbel_muzero": {},
-    "efficientzero": {"projection": 8, "predictor": 4, "prefix_units": 4, "reanalyse": 0.5, "trust_updates": 3},
+    "efficientzero": {
+        "choices": '{"projection": 8, "predictor": 4, "prefix_units": 4}',
+        "reanalyse": 0.5,
+        "trust_updates": 3,
+    },
     "sampled_muzero": {"candidates": 4},
     "stochastic_muzero": {"codes": 3},
 }
@@ -46,7 +51,7 @@ B = 4
 def small_agent(algorithm: str, obs: Any = VECTOR, act: Any = None, precision: str = "float32", **values: Any) -> Any:
     module = algos.load(algorithm)
     act = act or (BOX if algorithm == "sampled_muzero" else FIVE)
-    return module.make_agent(module.Config(**(SMALL | OWN[algorithm] | values)), obs, act, precision=precision)
+    return module.make_agent(config_of(module, **(SMALL | OWN[algorithm] | values)), obs, act, precision=precision)
 
 
 def random_batch(agent: Any, seed: int = 0, batch: int = B) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 import reverie
 from reverie import algos, api, config, resolve
 from reverie.config import ConfigError
-from reverie.run.trust import Untrusted
+from reverie.run.trust import NeedsTrust
 
 QUICK: dict[str, Any] = {
     "steps": 40,
@@ -305,7 +305,7 @@ def test_a_run_in_a_file_of_ones_own_goes_on_from_anywhere(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     # The path is of a file that came with the run, so a person has to type it, or to trust it.
-    with pytest.raises(Untrusted, match=f"would run the file '{where}'") as refused:
+    with pytest.raises(NeedsTrust, match=f"would run the file '{where}'") as refused:
         reverie.load(path)
     assert refused.value.missing == {"env": f"{where}:Maze"}
     assert f"maze.py is not in {elsewhere.resolve()}; the run had it from {where}" in caplog.text

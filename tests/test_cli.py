@@ -311,6 +311,7 @@ def test_diff_prints_what_differs_between_presets_and_runs(capsys: pytest.Captur
     assert found["steps"] == [100_000, 40]
     assert "rate" not in found
     _, out, _ = run(capsys, "diff", "v3-2023", "v3-nature")
+    assert ["algorithm", "dreamer_v3_2023", "dreamer_v3"] in [line.split() for line in out.splitlines()]
     assert ["recurrence", "dense", "block"] in [line.split() for line in out.splitlines()]
     _, out, _ = run(capsys, "diff", "quick", "quick")
     assert "same values" in out
@@ -353,7 +354,23 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         ([*TRAIN, "--env", "no_such_module:Env"], "no_such_module"),
         (["train", "dreamer_v3", "--env", "CartPole-v1", "--actor-gradient", "dynamics"], "--actor-gradient auto"),
         ([*TRAIN, "--image-size", "64", "0"], "--image-size must be a height and a width"),
-        (["train", "dreamer_v3", "--env", "CartPole-v1", "--kernel", "4"], "3 or 5 with --convolutions pool"),
+        (
+            ["train", "dreamer_v3", "--env", "CartPole-v1", "--choices", '{"kernel": 4}'],
+            "--choices: kernel must be 3 or 5 with convolutions",
+        ),
+        (
+            ["train", "dreamer_v3", "--env", "CartPole-v1", "--no-straight-through"],
+            """there is no --no-straight-through any more: type --choices '{"straight_through": false}'""",
+        ),
+        (
+            ["train", "efficientzero", "--env", "CartPole-v1", "--projection=64"],
+            """there is no --projection any more: type --choices '{"projection": 64}'""",
+        ),
+        (
+            ["train", "dreamer_v3", "--optimizer", "adam"],
+            "the three Adams of the first paper are those of dreamer_v3_2023",
+        ),
+        (["train", "dreamer_v3", "--preset", "v3-2023"], "has no preset 'v3-2023': it is one of dreamer_v3_2023"),
         (["train", "dream_ppo", "--env", "CartPole-v1", "--batch", "6"], "try --batch 8"),
         ([*TRAIN, "--collector", "a:b"], "--schedule model-then-policy"),
         ([*TRAIN, "--schedule", "model-then-policy", "--collector", "a:b"], "no module 'a'"),
@@ -361,7 +378,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["diff", "v3-natur", "quick"], "did you mean 'v3-nature'?"),
         (["diff", "quick", "runs/nowhere"], "no run's directory"),
         (["list", "quikc"], "did you mean 'quick'?"),
-        (["train", "dreamer_v3", "--preset", "v3-2032/crafter"], "did you mean 'v3-2023/crafter'?"),
+        (["train", "dreamer_v3", "--preset", "v3-natur/crafter"], "did you mean 'v3-nature/crafter'?"),
         (["eval", "nowhere"], "no run in nowhere"),
         (["eval"], "Required options"),
         (["dream", "nowhere"], "no run in nowhere"),
@@ -398,7 +415,7 @@ def test_a_bad_video_name_is_found_before_the_evaluation(
 
 
 def test_a_run_in_use_names_its_holder(capsys: pytest.CaptureFixture[str]) -> None:
-    with RunDirectory(Path("x").resolve()).locked():
+    with RunDirectory(Path("x").resolve()).with_lock():
         code, _, err = run(capsys, *TRAIN, "--run", "x")
     assert code == 2
     assert str(os.getpid()) in err

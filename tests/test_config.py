@@ -98,7 +98,7 @@ def test_unknown_preset_and_algorithm() -> None:
 def test_a_run_may_continue_on_another_number_of_devices(base: Config) -> None:
     saved, given = config.override(base, devices=4), config.override(base, devices=0)
     assert config.contradictions(saved, given) == []
-    assert config.continued(saved, given).run.devices == 0
+    assert config.continuation(saved, given).run.devices == 0
 
 
 def test_contradictions_list_all_that_differs_but_may_not(base: Config) -> None:
@@ -112,7 +112,7 @@ def test_contradictions_list_all_that_differs_but_may_not(base: Config) -> None:
 def test_continued_takes_only_what_may_change(base: Config) -> None:
     given = config.override(base, steps=7, log_every=3, precision="auto")
     saved = config.override(base, precision="bfloat16")
-    assert config.continued(saved, given) == config.override(saved, steps=7, log_every=3)
+    assert config.continuation(saved, given) == config.override(saved, steps=7, log_every=3)
 
 
 @pytest.mark.parametrize("name", ["fake", "dreamer_v3"])

@@ -125,7 +125,7 @@ def test_symptoms_read_metrics_that_the_agent_writes(algorithm: str) -> None:
 DREAMERS = {
     "V1": ("dreamer_v1", ""),
     "V2": ("dreamer_v2", ""),
-    "V3 (2023)": ("dreamer_v3", "v3-2023"),
+    "V3 (2023)": ("dreamer_v3_2023", "v3-2023"),
     "V3 (final)": ("dreamer_v3", "v3-nature"),
 }
 BOTH = {"discrete": Space("discrete", (), (6,)), "box": Space("vector", (2,), low=(-1.0,) * 2, high=(1.0,) * 2)}
@@ -153,11 +153,11 @@ def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
         "dreamer_v1": "the critic itself",
         "dreamer_v2": f"a copy, every {getattr(own, 'slow_every', 0)} updates",
         "dreamer_v3": f"the critic itself, held by a moving average ({getattr(own, 'slow_rate', 0):g})",
-    }[algorithm]
+    }[algorithm.removesuffix("_2023")]
     slow += ", and on replay" if getattr(own, "replay_value_scale", 0) else ""
     rates = [own.learning_rate]
     rates += [getattr(own, n) for n in ("actor_learning_rate", "critic_learning_rate") if hasattr(own, n)]
-    if getattr(own, "optimizer", "") == "adam":
+    if algorithm == "dreamer_v3_2023":
         rates += [own.behavior_learning_rate] * 2
     optimizer = "Adam x 3" if len(rates) == 3 else "LaProp, AGC"
     optimizer += ", weight decay" if getattr(own, "decay", 0) else ""
@@ -172,11 +172,11 @@ def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
         "continuous policy": f"{state.model.pol.continuous} normal",
         "actor's gradient": "; ".join(f"{way}: {', '.join(names) or 'none'}" for way, names in ways.items()),
         "value target": slow,
-        "return scale": "percentiles" if algorithm == "dreamer_v3" else "none",
+        "return scale": "percentiles" if algorithm.startswith("dreamer_v3") else "none",
         "optimizer": f"{optimizer}, {' / '.join(f'{r:g}' for r in rates)}",
         "gamma": f"{gamma:.3g}",
         "a replayed sequence starts from": {"zeros": "zeros"}.get(getattr(own, "initial", "zeros"), "its stored latent")
-        if getattr(own, "first_state", "zeros") == "zeros"
+        if algorithm != "dreamer_v3_2023"
         else "a learned state",
         "batch": f"{run.batch} x {run.length}",
         "parameters, 64 x 64 pixels": f"{sum(agent.parameters(state).values()) / 1e6:.1f} M",
@@ -223,3 +223,15 @@ def test_the_tests_of_a_fault_exist(row: tuple[str, ...]) -> None:
     for file, name in named:
         body = ast.parse((TESTS / file).read_text()).body
         assert name in {x.name for x in body if isinstance(x, ast.FunctionDef)}, f"tests/{file} has no {name}"
+
+
+# ------------------------------------------------------------------------------------------- results
+
+
+def test_the_tables_of_scores_are_what_results_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[1]
+    monkeypatch.syspath_prepend(str(root / "bench"))
+    import scores  # type: ignore[import-not-found]
+
+    assert scores.table() in (root / "docs" / "results.md").read_text(), f"docs/results.md should hold {scores.table()}"
+    assert scores.short() in (root / "README.md").read_text(), f"README.md should hold {scores.short()}"

@@ -18,7 +18,7 @@ from reverie import cli
 from reverie.envs.spec import draws
 from reverie.run import log, traced
 from reverie.run.pace import Pace
-from reverie.view.tree import Branches, Thought
+from reverie.view.tree import Branches, SearchReport
 
 
 class Blind(gymnasium.Env):
@@ -157,7 +157,7 @@ def test_the_terminal_has_a_bar_and_json_has_none(tmp_path: Path) -> None:
 
 def test_a_long_compilation_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traced, "PATIENCE", 0.02)
-    slow = traced.Traced("train", lambda x: time.sleep(0.3) or x + 1)
+    slow = traced.CountedJit("train", lambda x: time.sleep(0.3) or x + 1)
     with caplog.at_level("INFO", "reverie"):
         slow(jnp.float32(1))
         slow(jnp.float32(2))
@@ -175,7 +175,7 @@ def test_large_numbers_are_short(value: float, told: str) -> None:
 
 def test_a_search_says_why_it_does_not_take_what_it_prefers() -> None:
     branches = Branches(*(np.zeros(1, int) for _ in range(2)), [""], *(np.zeros(1) for _ in range(3)))
-    thought = Thought(
+    thought = SearchReport(
         ["left", "right"], np.ones(2, bool), np.array([0.9, 0.1]), np.array([0.7, 0.3]), np.array([1, 4]),
         np.array([0.1, 0.2]), 1, None, 0.0, 0.0, branches,
     )  # fmt: skip

@@ -59,7 +59,7 @@ def test_what_lies_outside_is_refused_by_its_flag(name: str) -> None:
 @pytest.mark.parametrize("name", algos.ALGORITHMS)
 def test_both_ends_of_a_range_are_inside(name: str) -> None:
     """Alone, or with what the refusal says belongs to it: a range that refuses everything would pass the test above."""
-    base, apart = config.default(name), {"groups", "devices", "kernel", "improve", "batch", "replay_value_scale"}
+    base, apart = config.default(name), {"groups", "devices", "improve", "batch"}
     for part in (base.run, base.agent):
         for key, within in ranges(type(part)).items():
             if key not in apart:

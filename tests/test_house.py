@@ -1,11 +1,16 @@
-"""The house stays as it is drawn: small files, no circles, contracts instead of questions, and the README's tree."""
+"""The house stays as it is drawn: small files, no circles, contracts instead of questions, the README's tree, names
+that are nouns and verbs, and texts that stand alone."""
 
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
+import docstring_parser
 import pytest
+
+from reverie import algos
 
 PACKAGE = Path(__file__).parents[1] / "reverie"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -35,9 +40,9 @@ def test_files_classes_and_functions_are_small() -> None:
     "path", [x for x in FILES if name(x).startswith("run/")] + [PACKAGE / "api.py", PACKAGE / "trained.py"], ids=name
 )
 def test_nobody_asks_an_agent_an_env_or_a_collector_what_it_is(path: Path) -> None:
-    """They answer a contract: `agent.as_divided` and its like, `mode` of envs, `Collector`."""
+    """They answer a contract: `agent.as_two_phase` and its like, `mode` of envs, `Collector`."""
     ours = re.compile(
-        r"\b(Agent|Dreamer|MuZero|Divided|Searches|Drives|\w*Collector|Workers|DeviceEnvs?|GymEnv|LoadedAgent|Env)\b"
+        r"\b(Agent|Dreamer|MuZero|TwoPhaseAgent|JittedAgent|Searches|Drives|\w*Collector|Workers|DeviceEnvs?|GymEnv|LoadedAgent|Env)\b"
     )
     calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
     asked = [ast.unparse(n) for n in calls if isinstance(n.func, ast.Name) and n.func.id == "isinstance"]
@@ -87,3 +92,115 @@ def test_the_readme_draws_the_tree_as_it_is() -> None:
     files, folders = drawn()
     assert files == {name(path) for path in FILES if path.name != "__init__.py"}
     assert folders == {f"{name(path.parent)}/" for path in FILES if path.name == "__init__.py"} - {"./"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+# Past participles that do not end in -ed, and words in -ed that are none.
+IRREGULAR = {
+    "drawn",
+    "given",
+    "found",
+    "known",
+    "taken",
+    "seen",
+    "told",
+    "kept",
+    "made",
+    "held",
+    "written",
+    "gone",
+    "said",
+    "hidden",
+    "chosen",
+    "won",
+    "built",
+}
+IRREGULAR |= {
+    "met",
+    "heard",
+    "left",
+    "lost",
+    "meant",
+    "born",
+    "thought",
+    "understood",
+    "spent",
+    "got",
+    "sent",
+    "worn",
+    "broken",
+    "frozen",
+    "shown",
+}
+NO_PARTICIPLE = {"seed", "feed", "need", "speed", "embed", "red", "pred", "indeed"}
+
+
+def identifiers() -> set[str]:
+    """Every name that the package defines: functions, classes, arguments, variables and attributes."""
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.arg):
+                found.add(node.arg)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+    return found
+
+
+def is_participle(word: str) -> bool:
+    last = word.lower().rstrip("0123456789").rpartition("_")[2]
+    return last in IRREGULAR or (last.endswith("ed") and last not in NO_PARTICIPLE)
+
+
+def test_names_are_nouns_and_verbs() -> None:
+    """A name that ends in a participle says what was done, not what it is."""
+    names = identifiers()
+    found = sorted(word for word in names if is_participle(word))
+    assert len(found) <= 0.03 * len(names), f"{len(found)} of {len(names)}: {' '.join(found)}"
+    assert {is_participle(x) for x in ("weighed", "as_seen", "_told")} == {True}
+    assert {is_participle(x) for x in ("weigh", "speed", "seed", "loss")} == {False}
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Place and text of every docstring, those of fields included."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            for child in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
+                if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                    yield f"{name(path)}:{child.lineno}", str(child.value.value)
+
+
+def test_texts_stand_alone() -> None:
+    """A docstring names its subject: it neither asks what, nor leans on the line above it."""
+    found = [place for place, text in texts() if re.match(r"(What|Whatever|Of) ", text)]
+    assert found == []
+    assert sum(1 for _ in texts()) > 1000
+
+
+@pytest.mark.parametrize("algorithm", algos.ALGORITHMS)
+def test_an_algorithm_has_few_flags_and_each_says_what_it_is(algorithm: str) -> None:
+    config = algos.load(algorithm).Config
+    assert len(fields(config)) <= 35
+    said = {
+        x.arg_name: x.description
+        for kind in config.__mro__[:-1]
+        for x in docstring_parser.parse_from_object(kind).params
+    }
+    assert [field.name for field in fields(config) if not said.get(field.name)] == []
+
+
+@pytest.mark.parametrize("algorithm", algos.ALGORITHMS)
+def test_every_flag_of_an_algorithm_is_read(algorithm: str) -> None:
+    """By the code of its family, or of what every agent is made of."""
+    folder = PACKAGE / "algos" / algos.module(algorithm).split(".")[2]
+    code = [*folder.glob("*.py"), *(PACKAGE / "behavior").glob("*.py"), PACKAGE / "algos" / "choices.py"]
+    read = {n.attr for p in code for n in ast.walk(ast.parse(p.read_text())) if isinstance(n, ast.Attribute)}
+    assert {field.name for field in fields(algos.load(algorithm).Config)} - read == set()
+    constants = algos.load(algorithm).Config()
+    if hasattr(constants, "paper"):
+        assert {field.name for field in fields(constants.paper())} - read == set()

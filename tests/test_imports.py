@@ -29,7 +29,8 @@ ALLOWED = {
     "programs": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory", "saved"},
     "view": {"view", "agent", "envs", "files"},
-    "config": {"algos", "fields", "files", "presets", "run.config", "saved"},  # algorithms are imported by name
+    "config": {"algos", "earlier", "fields", "files", "presets", "run.config", "saved"},  # algorithms by name
+    "earlier": {"algos", "fields"},
     "presets": {"algos", "fields"},
     "run": {"run", "agent", "envs", "replay", "view", "config", "fields", "files", "health", "memory", "saved"},
 }

@@ -10,7 +10,7 @@ import pytest
 
 from reverie import algos, cli, config, flags, presets
 from reverie.config import ConfigError
-from reverie.run.trust import Untrusted
+from reverie.run.trust import NeedsTrust
 
 FOLDER = Path(presets.__file__).parent
 
@@ -45,11 +45,14 @@ def test_no_base_is_unused_and_every_suited_preset_has_an_env():
 
 def test_a_preset_is_its_bases_in_order_and_then_its_own_values():
     named = presets.of("dreamer_v3").named
-    assert named["v3-2023"]["replay_size"] == 1_000_000
-    both = named["v3-2023/atari100k"]
-    assert (both["recurrence"], both["envs"], both["size"], both["replay_ratio"]) == ("dense", 1, "S", 1024.0)
+    both = named["v3-nature/atari100k"]
+    assert (both["first_continue"], both["envs"], both["size"], both["replay_ratio"]) == ("true", 1, "200m", 128.0)
+    first = presets.of("dreamer_v3_2023")
+    assert (first.defaults["replay_size"], first.named["v3-2023/atari100k"]["size"]) == (1_000_000, "S")
     assert json.loads(both["env_kwargs"])["repeat"] == 4
     assert presets.of("dream_ppo").named["catch"]["entropy"] == named["catch"]["entropy"]
+    toy, atari = (json.loads(presets.of("efficientzero").named[n]["choices"]) for n in ("atari-toy", "atari100k"))
+    assert toy == atari | {"projection": 128, "predictor": 64, "prefix_units": 32}, "constants are changed one by one"
 
 
 def test_a_file_of_ones_own_trains_lists_and_differs(mine, capsys):
@@ -95,14 +98,14 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, mine):
         with pytest.raises(ConfigError, match=r"there is no file|has no preset"):
             flags.parse_train(["dreamer_v3", "--env", "CartPole-v1", "--preset", str(path)])
     with pytest.raises(ConfigError, match='write algorithm = "dreamer_v3" into it'):
-        config.called(mine("batch = 3\n"))
+        config.lookup(mine("batch = 3\n"))
     with pytest.raises(algos.UnknownAlgorithm, match="did you mean 'dreamer_v3'"):
-        config.called(mine("algorithm = 'dreamer_v4'\n"))
+        config.lookup(mine("algorithm = 'dreamer_v4'\n"))
 
 
 def test_a_file_runs_no_code_that_nobody_typed(mine):
     path = mine("env = 'mine.py:Env'\n")
-    with pytest.raises(Untrusted, match="a preset runs no code that only its file names"):
+    with pytest.raises(NeedsTrust, match="a preset runs no code that only its file names"):
         flags.parse_train(["dreamer_v3", "--preset", path])
     for vouched in (["--env", "mine.py:Env"], ["--trust"]):
         conf, _, _ = flags.parse_train(["dreamer_v3", "--preset", path, *vouched])

@@ -8,12 +8,13 @@ import importlib
 from typing import Any
 
 from reverie.envs.base import Spaces
-from reverie.fields import meant
+from reverie.fields import did_you_mean
 
 ALGORITHMS = {
     "dreamer_v1": "reverie.algos.dreamer.v1",
     "dreamer_v2": "reverie.algos.dreamer.v2",
     "dreamer_v3": "reverie.algos.dreamer.v3",
+    "dreamer_v3_2023": "reverie.algos.dreamer.v3_2023",
     "dream_ppo": "reverie.algos.dreamer.ppo",
     "muzero": "reverie.algos.muzero.muzero",
     "gumbel_muzero": "reverie.algos.muzero.gumbel",
@@ -35,7 +36,7 @@ def module(name: str) -> str:
     """The module of an algorithm by name; raises UnknownAlgorithm, naming the nearest."""
     if name not in ALGORITHMS:
         known = ", ".join(ALGORITHMS)
-        raise UnknownAlgorithm(f"no algorithm {name!r}: {meant(name, ALGORITHMS)}Expected one of {known}")
+        raise UnknownAlgorithm(f"no algorithm {name!r}: {did_you_mean(name, ALGORITHMS)}Expected one of {known}")
     return ALGORITHMS[name]
 
 

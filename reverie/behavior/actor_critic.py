@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale, lambda_return
 from reverie.envs.base import Spaces
-from reverie.nn.dists import Action, Squared, TwoHot
+from reverie.nn.dists import Action, SquaredError, TwoHot
 
 ActorGradient = Literal["reinforce", "dynamics", "auto"]
 
@@ -47,8 +47,8 @@ def actor(
     one, that share of it and for the rest the score (DreamerV2, eq. 6).
     """
     shares = {name: 1 - mix if name in differentiable else 1.0 for name in policy}
-    scored = [(dist, actions[name], shares[name]) for name, dist in policy.items() if shares[name]]
-    logp = sum(share * dist.logp_of(stop_gradient(action)) for dist, action, share in scored)
+    terms = [(dist, actions[name], shares[name]) for name, dist in policy.items() if shares[name]]
+    logp = sum(share * dist.logp_of(stop_gradient(action)) for dist, action, share in terms)
     entropy = sum(dist.entropy() for dist in policy.values())
     gain = logp * stop_gradient(advantage)
     if differentiable:
@@ -57,14 +57,14 @@ def actor(
 
 
 def critic(
-    value: TwoHot | Squared, target: Float[Array, "*B"], slow: Float[Array, "*B"], slow_scale: float = 1.0
+    value: TwoHot | SquaredError, target: Float[Array, "*B"], slow: Float[Array, "*B"], slow_scale: float = 1.0
 ) -> Float[Array, "*B"]:
     """Distance to the return, and to the slow critic's own mean, which keeps targets from running away."""
     return value.loss(target) + slow_scale * value.loss(slow)
 
 
 def log_probability(policy: Mapping[str, Action], actions: Mapping[str, Array]) -> Float[Array, "..."]:
-    """Of all actions together, in nats, without a gradient by the actions."""
+    """Log-probability of all actions together, in nats, without a gradient by the actions."""
     return jnp.sum(jnp.stack([dist.logp_of(stop_gradient(actions[name])) for name, dist in policy.items()]), 0)
 
 
@@ -86,7 +86,7 @@ def clipped_surrogate(
 
 
 def clipped_value_loss(
-    value: TwoHot | Squared, target: Float[Array, "*B"], before: Float[Array, "*B"], limit: float | Array
+    value: TwoHot | SquaredError, target: Float[Array, "*B"], before: Float[Array, "*B"], limit: float | Array
 ) -> Float[Array, "*B"]:
     """The critic's loss, without a gradient where its mean has gone `limit` or more from what it said `before`, and
     would be further from the target had it stopped there: the same trust region as that of the policy.
@@ -96,9 +96,9 @@ def clipped_value_loss(
     not go, it has no gradient either.
     """
     mean, target = stop_gradient(value.pred()), stop_gradient(target)
-    stopped = jnp.clip(mean, before - limit, before + limit)
+    clipped_mean = jnp.clip(mean, before - limit, before + limit)
     loss = value.loss(target)
-    return jnp.where(jnp.abs(stopped - target) > jnp.abs(mean - target), stop_gradient(loss), loss)
+    return jnp.where(jnp.abs(clipped_mean - target) > jnp.abs(mean - target), stop_gradient(loss), loss)
 
 
 class ActorCritic(NamedTuple):
@@ -111,7 +111,7 @@ class ActorCritic(NamedTuple):
 
 def actor_critic_losses(
     policy: Mapping[str, Action],
-    value: TwoHot | Squared,
+    value: TwoHot | SquaredError,
     target_value: Float[Array, "H1 M"],
     imagined: Trajectory,
     weight: Float[Array, "H1 M"],
@@ -140,7 +140,7 @@ def actor_critic_losses(
 
 
 def replayed_value_loss(
-    value: TwoHot | Squared,
+    value: TwoHot | SquaredError,
     slow: Float[Array, "B T"],
     reward: Float[Array, "B T"],
     discount: Float[Array, "B T"],

@@ -32,7 +32,7 @@ class Exploration:
     to this, and every random action a number of steps up to that bound. 1: no repetition."""
 
 
-class Held(eqx.Module):
+class RepeatedAction(eqx.Module):
     """The random actions that are being repeated, of N envs.
 
     Attributes:
@@ -46,23 +46,23 @@ class Held(eqx.Module):
     bound: Int[Array, " N"]
 
 
-def unheld(action: dict[str, Array]) -> Held:
+def unheld(action: dict[str, Array]) -> RepeatedAction:
     """Nothing is being repeated. `action`: of the shapes that will be, `[N, ...]`."""
     none = jnp.zeros(len(next(iter(action.values()))), jnp.int32)
-    return Held(action, none, jnp.ones_like(none))
+    return RepeatedAction(action, none, jnp.ones_like(none))
 
 
 def explore(
     values: Exploration,
-    held: Held,
+    held: RepeatedAction,
     chosen: dict[str, Array],
     drawn: dict[str, Array],
     first: Bool[Array, " N"],
     key: PRNGKeyArray,
     share: float,
-    allowed: Bool[Array, " N"] | None = None,
-) -> tuple[Held, dict[str, Array]]:
-    """What is done: what was chosen, or a random action, begun now or before.
+    may_act: Bool[Array, " N"] | None = None,
+) -> tuple[RepeatedAction, dict[str, Array]]:
+    """The actions taken: the chosen ones, or random ones, begun now or before.
 
     Args:
       chosen, drawn: what the policy would do, and fresh random actions, `[N, ...]`.
@@ -74,8 +74,8 @@ def explore(
     powers = 1 + int(math.log2(values.hold))
     bound = jnp.where(first, 2 ** jax.random.randint(bound_key, held.bound.shape, 0, powers), held.bound)
     going = (held.left > 0) & ~first
-    if allowed is not None:
-        going &= allowed
+    if may_act is not None:
+        going &= may_act
     mean = (bound + 1) / 2  # steps of a random action
     begin = ~going & jax.random.bernoulli(begin_key, share / (share + (1 - share) * mean))
     length = jax.random.randint(length_key, bound.shape, 1, bound + 1)
@@ -86,4 +86,4 @@ def explore(
         return jnp.where(over(going), before, jnp.where(over(begin), drawn, chosen))
 
     action = {k: each(held.action[k], chosen[k], drawn[k]) for k in chosen}
-    return Held(action, left, bound), action
+    return RepeatedAction(action, left, bound), action

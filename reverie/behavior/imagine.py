@@ -37,7 +37,7 @@ class Trajectory(NamedTuple):
     weight: Float[Array, "H1 M"]
 
     def figures(self) -> dict[str, Array]:
-        """What is worth knowing of it; `length` is steps, `[M]`."""
+        """Metrics of the trajectory; `length` is steps, `[M]`."""
         names = {"return": self.target, "reward": self.reward, "value": self.value, "discount": self.discount}
         return names | {"length": self.weight[:-1].sum(0)}
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 ITERATIONS = 6
 ELITES = 8  # one sequence in so many moves the plan
-GUIDED = 16  # one in so many is the policy's own
+POLICY_SHARE = 16  # one in so many is the policy's own
 TEMPERATURE = 0.5  # of the weights of the elites, whose returns are spread from 0 to 1
 WIDEST, NARROWEST = 1.0, 0.05  # standard deviations of an action
 
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     value: Float[Array, " N"]
 
     def moved_on(self) -> Float[Array, "N h a"]:
-        """What the next step begins with: the rest of the plan, and nothing yet for its last step."""
+        """The first guess of the next step: the rest of the plan, and zeros for its last step."""
         return jnp.concatenate([self.mean[:, 1:], jnp.zeros_like(self.mean[:, :1])], 1)
 
 
@@ -61,7 +61,7 @@ def mppi(
       samples: sequences that are imagined in each iteration.
     """
     envs, steps, width = mean.shape
-    guided, elites = max(1, samples // GUIDED), max(1, samples // ELITES)
+    from_policy, elites = max(1, samples // POLICY_SHARE), max(1, samples // ELITES)
     guide_key, judge_key, key = jax.random.split(key, 3)
     spread = lambda x, count: jax.tree.map(lambda x: jnp.repeat(x, count, 0), x)
 
@@ -70,12 +70,12 @@ def mppi(
         action = jnp.clip(policy(latent, act_key), -1, 1)
         return imagine(latent, action, step_key), action
 
-    _, own = lax.scan(follow, spread(latent, guided), jax.random.split(guide_key, steps))
-    own = jnp.moveaxis(own.reshape(steps, envs, guided, width), 0, 2)  # [N, G, H, A]
+    _, own = lax.scan(follow, spread(latent, from_policy), jax.random.split(guide_key, steps))
+    own = jnp.moveaxis(own.reshape(steps, envs, from_policy, width), 0, 2)  # [N, G, H, A]
     # All sequences of all iterations meet the same chance: what differs between them is what was done.
     chances = jax.random.split(judge_key, steps)
 
-    def judged(actions: Float[Array, "N s h a"]) -> Float[Array, "N s"]:
+    def judge_plans(actions: Float[Array, "N s h a"]) -> Float[Array, "N s"]:
         """Return of every sequence."""
         flat = jnp.moveaxis(actions.reshape(-1, steps, width), 1, 0)
 
@@ -90,10 +90,10 @@ def mppi(
         return (total + weight * value(last)).reshape(envs, samples)
 
     def iterate(plan: Plan, key: PRNGKeyArray) -> tuple[Plan, None]:
-        noise = jax.random.normal(key, (envs, samples - guided, steps, width))
+        noise = jax.random.normal(key, (envs, samples - from_policy, steps, width))
         drawn = jnp.clip(plan.mean[:, None] + plan.std[:, None] * noise, -1, 1)
         actions = jnp.concatenate([own, drawn], 1)
-        best, at = lax.top_k(judged(actions), elites)
+        best, at = lax.top_k(judge_plans(actions), elites)
         chosen = jnp.take_along_axis(actions, at[..., None, None], 1)
         range_ = jnp.maximum(best[:, :1] - best[:, -1:], 1e-6)
         weight = jax.nn.softmax((best - best[:, :1]) / range_ / TEMPERATURE, -1)[..., None, None]

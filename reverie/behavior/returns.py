@@ -66,7 +66,7 @@ def generalized_advantage(
 
 
 class Window(NamedTuple):
-    """What a window of rows says of its first `K + 1` positions. Position k is row k; all are `[B, K + 1]`.
+    """The targets at the first `K + 1` positions of a window of rows. Position k is row k; all are `[B, K + 1]`.
 
     Attributes:
       value: the return from there, in the view of whom it is to move there; 0 from the end of the world on.
@@ -81,11 +81,11 @@ class Window(NamedTuple):
     reward: Float[Array, "B k"]
     known: Bool[Array, "B k"]
     real: Bool[Array, "B k"]
-    turned: Bool[Array, "B k"]
+    player_changes: Bool[Array, "B k"]
 
     @property
-    def followed(self) -> Bool[Array, "B u"]:
-        """Of positions 0 to K - 1: whether the next row came of this one. After a cut it is another episode's."""
+    def same_episode(self) -> Bool[Array, "B u"]:
+        """At positions 0 to K - 1, whether the next row came of this one. After a cut it is another episode's."""
         return self.real[:, :-1] & self.known[:, 1:]
 
 
@@ -141,13 +141,13 @@ def n_step_return(
     # The first end among the positions decides what lies at and beyond it: nothing more, or nobody knows.
     ends = here_last | here_end
     beyond = jnp.cumsum(ends, 1) - ends > 0
-    absorbed = jnp.cumsum(ends & ~beyond & here_end, 1) > 0
+    in_absorbing = jnp.cumsum(ends & ~beyond & here_end, 1) > 0
     return Window(
-        value=jnp.where(absorbed, 0.0, total),
+        value=jnp.where(in_absorbing, 0.0, total),
         reward=jnp.where(beyond, 0.0, reward[:, :width]),
-        known=absorbed | ~beyond,
-        real=~absorbed & ~beyond,
-        turned=jnp.diff(first, axis=1, prepend=first[:, :1]) != 0,
+        known=in_absorbing | ~beyond,
+        real=~in_absorbing & ~beyond,
+        player_changes=jnp.diff(first, axis=1, prepend=first[:, :1]) != 0,
     )
 
 

@@ -19,8 +19,8 @@ from reverie.behavior.tree import ILLEGAL, Nodes, Planner, Tree, best, grow
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
-class Found(NamedTuple):
-    """What a search found at its roots.
+class SearchResult(NamedTuple):
+    """The result of a search at its roots.
 
     Attributes:
       action: to take.
@@ -54,7 +54,7 @@ def gumbel(
     mixed: bool = True,
     least_range: float = 0.0,
     max_depth: int | None = None,
-) -> Found:
+) -> SearchResult:
     """Gumbel MuZero (Danihelka et al. 2022, "Policy improvement by planning with Gumbel"). The policy improves with any
     number of simulations from 2 on, if the values are right.
 
@@ -78,7 +78,7 @@ def gumbel(
     if considered < 1:
         raise ValueError(f"considered={considered}: the root must look at some action, so considered=1 or more")
     logits, value = model.evaluate(latent)
-    logits = _masked(logits, legal)
+    logits = _mask(logits, legal)
     legal = logits > ILLEGAL
     noise_key, key = jax.random.split(key)
     noise = scale * jax.random.gumbel(noise_key, logits.shape).T
@@ -108,7 +108,7 @@ def gumbel(
     root = _root(tree)
     action = best(halving(noise + improved(root), root.visits, root.visits.max(0)), legal.T)
     policy = jax.nn.softmax(jnp.where(legal, improved(root).T, ILLEGAL), -1)
-    return Found(action, policy, root.value, tree.child_visits[:, 0], tree.q[:, 0], tree)
+    return SearchResult(action, policy, root.value, tree.child_visits[:, 0], tree.q[:, 0], tree)
 
 
 def puct(
@@ -126,7 +126,7 @@ def puct(
     bounds: tuple[float, float] | None = None,
     least_range: float = 0.0,
     max_depth: int | None = None,
-) -> Found:
+) -> SearchResult:
     """MuZero (Schrittwieser et al. 2020, appendix B): the action with the highest
 
         Q(s, a) + P(s, a) sqrt(N(s)) / (1 + N(s, a)) (c1 + log((N(s) + c2 + 1) / c2)),        N(s) = 1 + sum of N(s, a)
@@ -156,7 +156,7 @@ def puct(
         noise = jnp.where(legal, jax.random.loggamma(noise_key, dirichlet_alpha, logits.shape), ILLEGAL)
         prior = jax.nn.softmax(jnp.where(legal, logits, ILLEGAL), -1)
         prior = (1 - dirichlet_fraction) * prior + dirichlet_fraction * jax.nn.softmax(noise, -1)
-    logits = _masked(_log(prior), legal)
+    logits = _mask(_log(prior), legal)
 
     def inside(nodes: Nodes) -> Array:
         explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[None]
@@ -175,7 +175,7 @@ def puct(
     )
     policy = tree.child_visits[:, 0] / simulations
     action = by_visits(policy, tree.q[:, 0], temperature, action_key)
-    return Found(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
+    return SearchResult(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)
 
 
 def by_visits(
@@ -183,13 +183,13 @@ def by_visits(
 ) -> Int[Array, " B"]:
     """An action drawn with probability ~ visits^(1 / temperature), of which `policy` has the shares; at 0 the most
     visited, of several the one of the highest `q`: with few simulations several are often equal."""
-    tempered = _log(policy)
+    scaled_logits = _log(policy)
     heat = jnp.maximum(jnp.broadcast_to(jnp.asarray(temperature), policy.shape[:1]), TINY)
-    tempered = (tempered - tempered.max(-1, keepdims=True)) / heat[:, None]
-    equal = tempered == 0
+    scaled_logits = (scaled_logits - scaled_logits.max(-1, keepdims=True)) / heat[:, None]
+    equal = scaled_logits == 0
     behind = equal & (q < jnp.where(equal, q, -jnp.inf).max(-1, keepdims=True))
-    tempered = jnp.where(behind & (heat == TINY)[:, None], -jnp.inf, tempered)
-    return jax.random.categorical(key, tempered).astype(jnp.int32)
+    scaled_logits = jnp.where(behind & (heat == TINY)[:, None], -jnp.inf, scaled_logits)
+    return jax.random.categorical(key, scaled_logits).astype(jnp.int32)
 
 
 def completed(
@@ -201,15 +201,15 @@ def completed(
     (v_mix); with `mixed` False the model's own. `rescale` moves them to [0, 1], or to less where they differ by less
     than `least_range`. Sigma multiplies by `value_scale * (visit_scale + most visits of an action)`.
     """
-    tried = nodes.visits > 0
+    has_visits = nodes.visits > 0
     value = nodes.raw
     if mixed:
         # An action of no probability may have been tried; its weight must not be 0 / 0.
-        weight = jnp.where(tried, jnp.maximum(nodes.prior, TINY), 0.0)
+        weight = jnp.where(has_visits, jnp.maximum(nodes.prior, TINY), 0.0)
         weights = weight.sum(0)
         mean = (weight * nodes.q).sum(0) / jnp.where(weights > 0, weights, 1.0)
         value = (value + (nodes.total - 1) * mean) / nodes.total
-    q = jnp.where(tried, nodes.q, value[None])
+    q = jnp.where(has_visits, nodes.q, value[None])
     if rescale:
         low = q.min(0)
         q = _unit(q, low, jnp.maximum(q.max(0), low + least_range))
@@ -225,13 +225,13 @@ def normalised(
     paper takes the extremes of the whole tree; those of the neighbours tell actions apart deep in a tree too. What
     they do not tell is how much it matters: where values differ by less than `least_range`, they are divided by that.
     """
-    tried = nodes.visits > 0
+    has_visits = nodes.visits > 0
     if bounds is None:
-        q = jnp.where(tried, nodes.q, nodes.value[None])
+        q = jnp.where(has_visits, nodes.q, nodes.value[None])
         low, high = jnp.minimum(nodes.value, q.min(0)), jnp.maximum(nodes.value, q.max(0))
     else:
         low, high = (jnp.full_like(nodes.value, x) for x in bounds)
-    return jnp.where(tried, _unit(nodes.q, low, jnp.maximum(high, low + least_range)), 0.0)
+    return jnp.where(has_visits, _unit(nodes.q, low, jnp.maximum(high, low + least_range)), 0.0)
 
 
 def halving(scores: Float[Array, "A M"], visits: Float[Array, "A M"], turn: Array) -> Float[Array, "A M"]:
@@ -262,12 +262,12 @@ def considered_visits(considered: int, simulations: int) -> Int[np.ndarray, "n"]
     return np.array(turns[:simulations], np.int32)
 
 
-def _masked(logits: Array, legal: Array | None) -> Array:
+def _mask(logits: Array, legal: Array | None) -> Array:
     """Logits with the highest at 0, and `ILLEGAL` where an action is not legal."""
-    allowed = logits > ILLEGAL
+    may_act = logits > ILLEGAL
     if legal is not None:
-        allowed &= legal
-    return jnp.where(allowed, logits - logits.max(-1, keepdims=True), ILLEGAL)
+        may_act &= legal
+    return jnp.where(may_act, logits - logits.max(-1, keepdims=True), ILLEGAL)
 
 
 def _root(tree: Tree) -> Nodes:

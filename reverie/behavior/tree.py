@@ -26,12 +26,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import WorldModel
 
 ILLEGAL = float(jnp.finfo(jnp.float32).min)  # finite: the softmax of a node with no legal action must not be NaN
-REFRESHED = 64  # nodes refreshed together, if there are fewer roots: less costs the same on any machine
+NODES_AT_ONCE = 64  # nodes refreshed together, if there are fewer roots: less costs the same on any machine
 
 
 @runtime_checkable
 class Planner(WorldModel, Protocol):
-    """What a search needs of a model. Latents are pytrees of arrays `[B, ...]`; they are stored with every node.
+    """The model that a search needs. Latents are pytrees of arrays `[B, ...]`; they are stored with every node.
 
     `imagine(latent, action, key)` takes the index of an action, int32 `[B]`. `predict(latent) -> (reward, discount)`
     speaks of the step that led to `latent`: the discount is 0 if it ended the episode, negative if the other player is
@@ -73,7 +73,7 @@ class Tree(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """What a rule sees of M nodes. The actions are the first axis: sums and maxima over them are then sums and maxima
+    """The statistics of M nodes. The actions are the first axis: sums and maxima over them are then sums and maxima
     of whole vectors, which on a CPU makes a rule five times faster.
 
     The logits are log-probabilities. Counts are float32: `visits` of the actions, and `total` of the node, its own
@@ -142,7 +142,7 @@ class Forest(NamedTuple):
 
 
 class Path(NamedTuple):
-    """Of the simulation that is under way, level by level: the nodes from the root to the leaf's parent, and what
+    """The path of the current simulation, level by level: the nodes from the root to the leaf's parent, and what
     they become. `[D, B]`, kept between simulations only to save the allocation."""
 
     node: Array
@@ -305,7 +305,7 @@ def _expand(
 
 
 def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
-    """What the nodes of the paths become, from the deepest level to the roots.
+    """The new statistics of the paths' nodes, from the deepest level to the roots.
 
     level     0      1      2      leaf        a path of length 3
     node      s0     s1     s2     s3
@@ -318,16 +318,16 @@ def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
         level = level - 1
         node = path.node[level]
         total = _take(forest.total, node)
-        returned = reward + discount * returns
+        node_return = reward + discount * returns
         q = reward + discount * below
-        value = (_take(forest.value, node) * total + returned) / (total + 1)
+        value = (_take(forest.value, node) * total + node_return) / (total + 1)
         qs = lax.dynamic_update_index_in_dim(qs, q, level, 0)
         values = lax.dynamic_update_index_in_dim(values, value, level, 0)
-        step = (returned, value, _take(forest.reward, node), _take(forest.discount, node))
-        started = level < length  # shorter paths wait for their last level
+        step = (node_return, value, _take(forest.reward, node), _take(forest.discount, node))
+        is_active = level < length  # shorter paths wait for their last level
         return (
             level,
-            *(jnp.where(started, x, y) for x, y in zip(step, carry[1:5], strict=True)),
+            *(jnp.where(is_active, x, y) for x, y in zip(step, carry[1:5], strict=True)),
             qs,
             values,
         )
@@ -353,7 +353,7 @@ def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
     forest = forest.record(jnp.arange(roots), path.q[0], path.value[0])
     ends = jnp.cumsum(length - 1)  # where the nodes of a path end if all of them stand in one line
     flat = jax.tree.map(jnp.ravel, path)
-    together = max(roots, REFRESHED)
+    together = max(roots, NODES_AT_ONCE)
 
     def some(carry: tuple[Array, Forest]) -> tuple[Array, Forest]:
         first, forest = carry
@@ -381,7 +381,7 @@ def outcomes(nodes: Nodes) -> Float[Array, "A M"]:
 
 def _tree(forest: Forest, roots: int) -> Tree:
     """The forest, tree by tree."""
-    ordered = lambda x: jnp.moveaxis(x.reshape(-1, roots, *x.shape[1:]), 0, 1)
+    by_root = lambda x: jnp.moveaxis(x.reshape(-1, roots, *x.shape[1:]), 0, 1)
     place = lambda x: jnp.where(x < 0, -1, x // roots)
     tree = Tree(
         parent=place(forest.parent),
@@ -397,4 +397,4 @@ def _tree(forest: Forest, roots: int) -> Tree:
         q=forest.q,
         chance=jnp.zeros(len(forest.total), bool) if forest.chance is None else forest.chance,
     )
-    return jax.tree.map(ordered, tree)
+    return jax.tree.map(by_root, tree)

@@ -31,7 +31,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Options:
-    """Of `ALE/...` ids."""
+    """Keyword arguments of `ALE/...` ids."""
 
     size: int = 64
     """Images are [size, size], averaged over boxes of the screen of 210 x 160."""
@@ -50,9 +50,9 @@ class Options:
     length: int = 108_000
     """Frames after which an episode is truncated: half an hour of play. 0: never."""
     mode: int | None = None
-    """Of the game, for those that have several. null: its default."""
+    """Mode of the game, for those that have several. null: its default."""
     difficulty: int | None = None
-    """Of the game, for those that have several. null: its default."""
+    """Difficulty of the game, for those that have several. null: its default."""
     deterministic: bool = False
     """No sticky actions and 4 frames a step, whatever `sticky` and `repeat` say. Only the no-ops at the
     start still depend on the seed."""
@@ -122,7 +122,7 @@ class Atari(gymnasium.Env):
         shape = ale.getScreenDims() if options.gray else (*ale.getScreenDims(), 3)
         self._screen, self._before = np.zeros((2, *shape), np.uint8)
         self._shots = 0  # screens taken in this step
-        self._pressed = ale_py.Action.NOOP  # in the last frame
+        self._last_action = ale_py.Action.NOOP  # in the last frame
         self._lives = 0
 
     def reset(
@@ -134,7 +134,7 @@ class Atari(gymnasium.Env):
             self.ale.act(ale_py.Action.NOOP)
             if self.ale.game_over():
                 self.ale.restoreSystemState(self._start)
-        self._pressed = ale_py.Action.NOOP
+        self._last_action = ale_py.Action.NOOP
         self._lives = self.ale.lives()
         self._shots = 0
         self._shoot()
@@ -145,16 +145,16 @@ class Atari(gymnasium.Env):
         kept = self.np_random.random(self._repeat) < self._sticky if self._sticky else np.zeros(self._repeat, bool)
         reward, over, self._shots = 0.0, False, 0
         for frame in range(self._repeat):
-            self._pressed = self._pressed if kept[frame] else chosen
-            reward += ale.act(self._pressed)
+            self._last_action = self._last_action if kept[frame] else chosen
+            reward += ale.act(self._last_action)
             over = ale.game_over() or (options.lives == "reset" and ale.lives() < self._lives)
             if over or frame >= self._repeat - 2:
                 self._shoot()
             if over:
                 break
-        lost, self._lives = ale.lives() < self._lives, ale.lives()
+        lost_life, self._lives = ale.lives() < self._lives, ale.lives()
         info = {"lives": self._lives}
-        if options.lives == "discount" and lost:
+        if options.lives == "discount" and lost_life:
             info["is_terminal"] = True
         late = 0 < options.length <= ale.getEpisodeFrameNumber()
         return self._picture(), reward, over, late and not over, info

@@ -1,4 +1,4 @@
-"""What an environment is, for everything above it.
+"""The interface of environments for everything above them.
 
 An env speaks in `Step`s. The flags keep apart what Gymnasium's `done` confuses:
 
@@ -77,7 +77,7 @@ class Space:
         return sum(self.classes) if self.kind == "discrete" else math.prod(self.shape)
 
     @property
-    def pictured(self) -> bool:
+    def is_picture(self) -> bool:
         """Whether it is looked at as a picture: an image, or the planes of a board (of which the last one is drawn)."""
         return self.kind == "image" or (self.kind == "planes" and len(self.shape) == 3)
 
@@ -92,7 +92,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Step:
-    """What an env says at one time step. `obs` holds exactly the keys, shapes and dtypes of `obs_space`.
+    """One time step of an env. `obs` holds exactly the keys, shapes and dtypes of `obs_space`.
 
     `figures` are for the log alone, no agent sees them: name -> value for this episode so far. Those of
     the last step count.
@@ -154,7 +154,7 @@ class DeviceEnv(Protocol):
         ...
 
     def row(self, state: Any) -> dict[str, Any]:
-        """What a state shows: `obs/<key>`, `reward` (float32), `is_first`, `is_last` and `is_terminal` (bool).
+        """The row of a state: `obs/<key>`, `reward` (float32), `is_first`, `is_last` and `is_terminal` (bool).
 
         With two players, `reward` is that of the one who acted before; the other gets its negative."""
         ...

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def wrap(env: gymnasium.Env) -> gymnasium.Env:
-    """What Gymnasium makes of an id, in a fresh world for every episode."""
+    """The Gymnasium env of an id, in a fresh world for every episode."""
     return FreshWorld(env)
 
 
@@ -51,7 +51,7 @@ def drive(obs: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray
     road = image[..., 1] - image[..., 0] < 40  # grass is green
 
     def middle(rows: slice) -> float:
-        """Of the road in these rows, in pixels right of the car."""
+        """Place of the road in these rows, in pixels right of the car."""
         columns = np.nonzero(road[rows])[1]
         return float(columns.mean()) - 31.5 if columns.size else 0.0
 

@@ -30,7 +30,7 @@ NAMES = tuple(sorted(envs._envs.keys() - {FLUID, "fast"}))  # the second is for 
 
 @dataclass(frozen=True)
 class Options:
-    """Of `brax:...` ids."""
+    """Keyword arguments of `brax:...` ids."""
 
     backend: Literal["generalized", "positional", "spring", "mjx"] = "generalized"
     """The physics: `generalized` stays near MuJoCo's; `spring` is the fastest, and another physics; `mjx` is MuJoCo's

@@ -1,4 +1,4 @@
-"""What N envs show and are told, in memory that their processes may share."""
+"""Observations and actions of N envs, in memory that their processes may share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from reverie.envs.base import Arrays, Space, Spaces
-from reverie.envs.values import allowed
+from reverie.envs.values import may_act
 
 _FLAGS = struct.Struct("<f???")
 
@@ -59,7 +59,7 @@ class Buffers:
             offset += row.nbytes
 
     def crc(self, env: int, flags: tuple[float, bool, bool, bool]) -> int:
-        """Of all that the env shows: reward and flags, and its observation."""
+        """The env's whole row: reward and flags, and its observation."""
         crc = zlib.crc32(_FLAGS.pack(*flags))
         for array in self.obs.values():
             crc = zlib.crc32(array[env, ...].data, crc)
@@ -88,7 +88,7 @@ class Buffers:
                 raise ValueError(f"action/{key}: {value} is not in {space.describe()}")
         for at, env in enumerate(envs.tolist() if "legal" in self.obs else ()):
             action, legal = {key: x[at, ...] for key, x in actions.items()}, self.obs["legal"][env]
-            if not (over[env] or allowed(action, legal, spaces)):
+            if not (over[env] or may_act(action, legal, spaces)):
                 taken = {key: x.tolist() for key, x in action.items()}
                 raise ValueError(f"env {env}: action {taken}, expected one that is legal: {np.flatnonzero(legal)}")
 

@@ -19,7 +19,7 @@ from reverie.envs import code, options
 from reverie.envs.base import DeviceEnv, Env
 from reverie.envs.code import UnusableEnv
 from reverie.envs.gym import GymEnv
-from reverie.envs.opposed import Opposed
+from reverie.envs.opposed import OpponentWrapper
 from reverie.envs.spec import (
     DEVICE,
     GYMNASIUM,
@@ -31,11 +31,11 @@ from reverie.envs.spec import (
     env_spec,
     family_of,
     is_name,
-    loaded,
+    load_entry_point,
     on_device,
 )
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, TimeLimit
-from reverie.fields import meant
+from reverie.fields import did_you_mean
 
 
 def make_env(env: EnvLike, seed: int = 0) -> Env:
@@ -52,31 +52,31 @@ def make_env(env: EnvLike, seed: int = 0) -> Env:
     if (on_device := device_env(spec)) is not None:
         return adapt(on_device, spec.id)
     raw = build(spec)
-    adapted = adapt(raw, spec.id, spec.obs_keys, seed)
+    base_env = adapt(raw, spec.id, spec.obs_keys, seed)
     try:
         # The clock counts the env's own steps, so it sits inside the action repeat.
         if spec.time_limit:
-            _lengthened(raw, spec.time_limit)
-            adapted = TimeLimit(adapted, spec.time_limit)
+            _lengthen(raw, spec.time_limit)
+            base_env = TimeLimit(base_env, spec.time_limit)
         if spec.action_repeat > 1:
-            adapted = ActionRepeat(adapted, spec.action_repeat)
+            base_env = ActionRepeat(base_env, spec.action_repeat)
         if spec.image_size:
-            adapted = ResizeImages(adapted, spec.image_size)
+            base_env = ResizeImages(base_env, spec.image_size)
         if spec.gray:
-            adapted = GrayImages(adapted)
+            base_env = GrayImages(base_env)
         if spec.targets != "none":
-            adapted = _with_body(adapted, raw)
+            base_env = _with_body(base_env, raw)
         if spec.opponent:
-            adapted = Opposed(adapted, spec.opponent, spec.seat)
+            base_env = OpponentWrapper(base_env, spec.opponent, spec.seat)
     except ValueError as error:
-        adapted.close()
+        base_env.close()
         raise UnusableEnv(f"{spec.id}: {error}") from error
-    return adapted
+    return base_env
 
 
 def _with_body(env: Env, raw: Any) -> Env:
     """`env` with the body of `raw`, the innermost of it, as targets; raises ValueError if it has none."""
-    if GYMNASIUM[-1].installed:
+    if GYMNASIUM[-1].is_installed:
         from reverie.envs.mujoco import Body, physics_of
 
         if (physics := physics_of(raw)) is not None:
@@ -125,7 +125,7 @@ def build(spec: EnvSpec) -> Any:
     module, _, name = spec.id.rpartition(":")
     if module and is_name(name):
         return _call(code.find(module, name), spec)
-    return _registered(spec)
+    return _from_registry(spec)
 
 
 def adapt(raw: Any, name: str, obs_keys: str = "", seed: int = 0) -> Env:
@@ -139,7 +139,7 @@ def adapt(raw: Any, name: str, obs_keys: str = "", seed: int = 0) -> Env:
             f"them, and type --envs {count} for as many copies of it"
         )
     try:
-        env = _translated(raw, name, obs_keys, seed)
+        env = _translate(raw, name, obs_keys, seed)
         for what, spaces in (("observation", env.obs_space), ("action", env.act_space)):
             for key, space in spaces.items():
                 if not space.width:
@@ -152,7 +152,7 @@ def adapt(raw: Any, name: str, obs_keys: str = "", seed: int = 0) -> Env:
     return env
 
 
-def _translated(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
+def _translate(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
     if isinstance(raw, gymnasium.Env):
         return GymEnv(raw, obs_keys, seed)
     if any(cls.__module__.partition(".")[0] == "pettingzoo" for cls in type(raw).__mro__):
@@ -175,7 +175,7 @@ def _translated(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
     )
 
 
-def _lengthened(env: Any, limit: int) -> None:
+def _lengthen(env: Any, limit: int) -> None:
     """Lets every time limit of Gymnasium around `env` that is shorter than `limit` wait as long."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):
@@ -213,7 +213,7 @@ def _once(given: Any, spec: EnvSpec) -> None:
 # ------------------------------------------------------------------------------------ by Gymnasium
 
 
-def _registered(spec: EnvSpec) -> gymnasium.Env:
+def _from_registry(spec: EnvSpec) -> gymnasium.Env:
     module, _, name = spec.id.rpartition(":")
     if module:
         code.load(module)
@@ -254,9 +254,9 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        _, missing, listed = str(error).partition("missing ")
-        names = re.findall(r"'(\w+)'", listed)
-        if missing and names and set(names) <= _needed(target) - spec.arguments().keys():
+        _, missing, finding_rows = str(error).partition("missing ")
+        names = re.findall(r"'(\w+)'", finding_rows)
+        if missing and names and set(names) <= _needed_arguments(target) - spec.arguments().keys():
             example = json.dumps(dict.fromkeys(names, "...")).replace('"..."', "...")
             plural = "arguments" if len(names) > 1 else "argument"
             raise UnusableEnv(
@@ -266,16 +266,16 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
         if not foreign:
             raise
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        taken = [p.name for p in inspect.signature(loaded(target)).parameters.values() if p.kind in named]
+        taken = [p.name for p in inspect.signature(load_entry_point(target)).parameters.values() if p.kind in named]
         it_takes = f"It takes {', '.join(taken) or 'none'}"
         raise UnusableEnv(
-            f"{spec.id} takes no argument {foreign[0]!r}: {meant(foreign[0], taken)}{it_takes}"
+            f"{spec.id} takes no argument {foreign[0]!r}: {did_you_mean(foreign[0], taken)}{it_takes}"
         ) from error
 
 
-def _needed(target: Any) -> set[str]:
+def _needed_arguments(target: Any) -> set[str]:
     """Names of the arguments without which an env class or function, or what a text leads to, cannot be called."""
-    parameters = inspect.signature(loaded(target)).parameters.values()
+    parameters = inspect.signature(load_entry_point(target)).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty}
 

@@ -24,13 +24,13 @@ from reverie.envs import host
 from reverie.envs.base import Arrays, Env, Spaces, Step, from_json, to_json
 from reverie.envs.build import adapt, build, make_env
 from reverie.envs.guard import Fault, guarded
-from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.process import Child, ChildGone, Hung
 from reverie.envs.spaces import channels_first, left_out, turned_around
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.values import Gate, Malformed, legally, sample
 from reverie.envs.wrappers import innermost
 
-TRACED = 7  # seed of the episode that is repeated
+REPEAT_SEED = 7  # seed of the episode that is repeated
 SLOW = 0.05  # seconds a step: training waits for the env most of the time
 
 
@@ -59,19 +59,19 @@ class _Shown(NamedTuple):
     act_space: Spaces
 
 
-class Examined(NamedTuple):
-    """What an examination gives: what was found, errors first, and the spaces of the env if it has any."""
+class Examination(NamedTuple):
+    """The result of an examination: findings, errors first, and the spaces of the env if it has any."""
 
     findings: list[Finding]
     spaces: tuple[Spaces, Spaces] | None
 
 
 def check_env(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> list[Finding]:
-    """What `examine` finds. No `error` among it: the env itself is sound."""
+    """The findings of `examine`. Without an `error` among them the env itself is sound."""
     return examine(env, steps=steps, deadline=deadline).findings
 
 
-def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Examined:
+def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Examination:
     """Examines an env the way training will use it.
 
     Args:
@@ -82,16 +82,16 @@ def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Exami
     spec = env_spec(env)
     found: list[Finding] = []
     shown: _Shown | None = None
-    told = _here(spec, steps, deadline) if spec.factory else _apart(spec, steps, deadline)
-    for item in told:
+    wording = _here(spec, steps, deadline) if spec.factory else _apart(spec, steps, deadline)
+    for item in wording:
         if isinstance(item, _Shown):
             shown = item
         elif item not in found:
             found.append(item)
-    return Examined(ordered(found), shown)
+    return Examination(by_severity(found), shown)
 
 
-def ordered(findings: list[Finding]) -> list[Finding]:
+def by_severity(findings: list[Finding]) -> list[Finding]:
     """Errors first."""
     order = ("error", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.severity))
@@ -117,7 +117,7 @@ def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding | _Sh
                 phase = line["phase"]
     except Hung:
         yield _hung(phase, deadline)
-    except Gone as gone:
+    except ChildGone as gone:
         yield Finding("error", f"{phase}: {gone}", "run the env alone to see where it crashes")
     finally:
         child.end()
@@ -131,12 +131,15 @@ def _line(child: Child, until: float) -> dict[str, Any]:
 
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The examining process."""
-    for told in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
-        if isinstance(told, _Shown):
-            _write(write, {"spaces": [to_json(spaces) for spaces in told]})
+    for wording in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
+        if isinstance(wording, _Shown):
+            _write(write, {"spaces": [to_json(spaces) for spaces in wording]})
         else:
             _write(
-                write, {"phase": told} if isinstance(told, str) else {"finding": [told.severity, told.what, told.fix]}
+                write,
+                {"phase": wording}
+                if isinstance(wording, str)
+                else {"finding": [wording.severity, wording.what, wording.fix]},
             )
     _write(write, {"phase": ""})
 
@@ -150,12 +153,12 @@ def _write(fd: int, values: dict[str, Any]) -> None:
 
 def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding | _Shown]:
     """In this process, for a callable that no other one can import."""
-    told = _examine(spec, steps)
+    wording = _examine(spec, steps)
     phase = "building it"
     while True:
         try:
             with guarded(deadline):
-                item = next(told, None)
+                item = next(wording, None)
         except Fault as fault:  # a hang: what the env raises has become a finding before
             yield Finding("error", f"{phase}: {fault}", _hung(phase, deadline).fix)
             return
@@ -222,7 +225,7 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding | _Shown]:
 
 
 def _interface(raw: gymnasium.Env) -> Iterator[Finding]:
-    """What can be seen without calling anything."""
+    """The findings that need no call of the env."""
     parameters = inspect.signature(raw.unwrapped.reset).parameters
     if "seed" not in parameters and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         yield Finding(
@@ -316,11 +319,11 @@ class _Episodes:
         if step.is_first != first:
             yield from self._tell(phase, f"is_first: {step.is_first}", "set it on reset only")
         if self._inside is not None and not problems:
-            for given, declared in _casts(self._inside.env.observation_space, self._inside.shown):
+            for given, declared_dtype in _casts(self._inside.env.observation_space, self._inside.shown):
                 yield Finding(
                     "warning",
-                    f"it returns {given} where its space declares {declared}; it is cast",
-                    f"return {declared}, or declare {given}",
+                    f"it returns {given} where its space declares {declared_dtype}; it is cast",
+                    f"return {declared_dtype}, or declare {given}",
                 )
 
     def _turns(self, phase: str, step: Step, first: bool) -> Iterator[Finding]:
@@ -360,7 +363,7 @@ class _Episodes:
 
 
 def _casts(space: gymnasium.Space, value: Any) -> set[tuple[str, str]]:
-    """`(given, declared)` dtypes where a sound observation is cast on its way in."""
+    """`(given, declared_dtype)` dtypes where a sound observation is cast on its way in."""
     if isinstance(space, spaces.Dict):
         return {cast for key, sub in space.spaces.items() for cast in _casts(sub, value[key])}
     if isinstance(space, spaces.Tuple):
@@ -374,7 +377,7 @@ def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
     yield "repeating an episode"
     fix = "draw from self.np_random only, after super().reset(seed=seed)"
     consequence = "a resumed run will cut the open episodes instead of continuing them"
-    first, second = _trace(make_env(spec, TRACED)), _trace(make_env(spec, TRACED))
+    first, second = _trace(make_env(spec, REPEAT_SEED)), _trace(make_env(spec, REPEAT_SEED))
     if first != second:
         yield Finding("warning", f"the same seed and actions give another episode: {consequence}", fix)
     elif _trace(env) != first:
@@ -388,7 +391,7 @@ def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
 def _trace(env: Env, steps: int = 100) -> list[int]:
     """A fingerprint of every step of one episode."""
     rng = np.random.default_rng(1)
-    step = env.reset(TRACED)
+    step = env.reset(REPEAT_SEED)
     trace = [_fingerprint(step)]
     while not step.is_last and len(trace) < steps:
         step = env.step(legally(sample(env.act_space, rng), step.obs.get("legal"), env.act_space, rng))

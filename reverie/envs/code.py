@@ -19,8 +19,8 @@ class UnusableEnv(ValueError):
     """The env as named cannot be used; the message says what to type, install or change instead."""
 
 
-def told(module: str, name: str = "", arguments: Mapping[str, Any] | None = None) -> str:
-    """What finding `name` in a module or in path/to/file.py runs, and calling it, in words."""
+def wording(module: str, name: str = "", arguments: Mapping[str, Any] | None = None) -> str:
+    """The code that runs when `name` is found in a module or in path/to/file.py, and called; in words."""
     brought = f"run the file {str(Path(module).resolve())!r}" if module.endswith(".py") else f"import {module!r}"
     given = ", ".join(f"{key}={value!r}" for key, value in (arguments or {}).items())
     return f"{brought} and call {name}({given})" if name else brought
@@ -69,7 +69,7 @@ def _refuse_library(module: str, name: str = "") -> None:
 
 
 def find(module: str, name: str) -> Any:
-    """What is called `name` (dots allowed) in a module or in path/to/file.py; raises UnusableEnv if nothing is."""
+    """The object `name` (dots allowed) of a module or of path/to/file.py; raises UnusableEnv if there is none."""
     found: Any = _file(module) if module.endswith(".py") else load(module)
     for part in name.split("."):
         if not hasattr(found, part):

@@ -25,7 +25,7 @@ NEVER = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Options:
-    """Of `craftax:...` ids: none; a shorter `--time-limit` is possible."""
+    """Keyword arguments of `craftax:...` ids: none; a shorter `--time-limit` is possible."""
 
 
 class State(NamedTuple):
@@ -56,11 +56,11 @@ class Task:
 
     def init(self, key: Any) -> State:
         obs, inner = self._env.reset_env(key, self._params)
-        return State(inner, self._seen(obs), jnp.float32(0), jnp.bool_(True), jnp.bool_(False))
+        return State(inner, self._observation(obs), jnp.float32(0), jnp.bool_(True), jnp.bool_(False))
 
     def step(self, state: State, action: Any, key: Any) -> State:
         obs, inner, reward, done, _ = self._env.step_env(key, state.inner, action["action"], self._params)
-        return State(inner, self._seen(obs), jnp.asarray(reward, jnp.float32), jnp.bool_(False), done)
+        return State(inner, self._observation(obs), jnp.asarray(reward, jnp.float32), jnp.bool_(False), done)
 
     def row(self, state: State) -> dict[str, Any]:
         return {
@@ -71,7 +71,7 @@ class Task:
             "is_terminal": state.is_terminal,
         }
 
-    def _seen(self, obs: Any) -> Any:
+    def _observation(self, obs: Any) -> Any:
         """Pixels come as numbers between 0 and 1."""
         return jnp.round(255 * obs).astype(jnp.uint8) if self._key == "image" else obs.astype(jnp.float32)
 

@@ -23,7 +23,7 @@ ACHIEVEMENTS = tuple(crafter.constants.achievements)
 
 @dataclass(frozen=True)
 class Options:
-    """Of `crafter` ids."""
+    """Keyword arguments of `crafter` ids."""
 
     size: int = 64
     """Images are [size, size, 3]."""

@@ -69,14 +69,14 @@ class DeviceEnvs:
         return World(jax.vmap(lambda k: strong(self.env.init(k)))(jax.random.split(first, self.num)), key)
 
     def rows(self, world: World) -> dict[str, Any]:
-        """What all envs show, `[N, ...]`."""
+        """The rows of all envs, `[N, ...]`."""
         return jax.vmap(self.env.row)(world.state)
 
     def step(self, world: World, action: dict[str, Any]) -> World:
         """One step of every env, with actions `[N, ...]`."""
         now, key = jax.random.split(world.key)
-        advanced = jax.vmap(lambda *x: advance(self.env, *x))(world.state, action, jax.random.split(now, self.num))
-        return World(advanced, key)
+        next_state = jax.vmap(lambda *x: advance(self.env, *x))(world.state, action, jax.random.split(now, self.num))
+        return World(next_state, key)
 
     def close(self) -> None:
         pass

@@ -48,7 +48,7 @@ class HostView:
         self._world: Any = None
         self._seed = 0
         self._begin = jax.jit(self._begun)
-        self._on = jax.jit(self._stepped)
+        self._on = jax.jit(self._step)
 
     @property
     def obs_space(self) -> Spaces:
@@ -80,7 +80,7 @@ class HostView:
         world = (strong(self.device.init(first)), key)
         return world, self.device.row(world[0])
 
-    def _stepped(self, world: tuple[Any, Any], action: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    def _step(self, world: tuple[Any, Any], action: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
         now, key = jax.random.split(world[1])
         world = (strong(self.device.step(world[0], action, now)), key)
         return world, self.device.row(world[0])
@@ -98,7 +98,7 @@ def check(env: DeviceEnv, name: str) -> None:
     key = jax.random.key(0)
     action = {k: jax.ShapeDtypeStruct(s.shape, s.dtype) for k, s in env.act_space.items()}
     state = jax.eval_shape(env.init, key)
-    faults = _changed(state, jax.eval_shape(env.step, state, action, key))
+    faults = _changes(state, jax.eval_shape(env.step, state, action, key))
     shown = jax.eval_shape(env.row, state)
     wanted = {f"obs/{k}": s for k, s in env.obs_space.items()}
     faults += [f"{k}: shown, but not in the spaces" for k in shown.keys() - wanted.keys() - {"reward", *FLAGS}]
@@ -116,7 +116,7 @@ def check(env: DeviceEnv, name: str) -> None:
         raise UnusableEnv(f"{name} is no sound device env:\n  " + "\n  ".join(sorted(faults)))
 
 
-def _changed(before: Any, after: Any) -> list[str]:
+def _changes(before: Any, after: Any) -> list[str]:
     one: Any = jax.tree.structure(before)
     other: Any = jax.tree.structure(after)
     if one != other:

@@ -27,7 +27,7 @@ _FILM = 256  # pixels of a frame of a video
 
 @dataclass(frozen=True)
 class Options:
-    """Of `dmc:...` ids."""
+    """Keyword arguments of `dmc:...` ids."""
 
     pixels: bool = False
     """Observe an image in place of the vectors."""
@@ -107,12 +107,12 @@ class Control(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._task.task.random.seed(int(self.np_random.integers(2**32)))
-        return self._observed(self._task.reset()), {}
+        return self._observe(self._task.reset()), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         moment = self._task.step(action)
         ended = moment.last() and moment.discount == 0
-        return self._observed(moment), float(moment.reward), ended, moment.last() and not ended, {}
+        return self._observe(moment), float(moment.reward), ended, moment.last() and not ended, {}
 
     def render(self) -> np.ndarray | None:
         return self._draw(_FILM) if self.render_mode else None
@@ -120,7 +120,7 @@ class Control(gymnasium.Env):
     def close(self) -> None:
         self._task.close()
 
-    def _observed(self, moment: Any) -> Any:
+    def _observe(self, moment: Any) -> Any:
         if self._options.pixels:
             return self._draw(self._options.size)
         return {key: np.asarray(value, np.float32) for key, value in moment.observation.items()}

@@ -1,4 +1,4 @@
-"""What an env shows before anything is learned: its spaces, and what comes of random play.
+"""Facts about an env before anything is learned: its spaces, and what comes of random play.
 
 Half of the steps are played with an action drawn anew at every step, half with actions that are repeated for a while
 (see `behavior/explore.py`): whether those find more is the one thing about exploration that can be known beforehand.
@@ -22,7 +22,7 @@ import numpy as np
 from reverie.envs.base import Env, Spaces, Step, from_json, to_json
 from reverie.envs.build import make_env
 from reverie.envs.guard import guarded
-from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.process import Child, ChildGone, Hung
 from reverie.envs.spec import EnvSpec, on_device
 from reverie.envs.values import legally, sample
 
@@ -34,7 +34,7 @@ HOLD = 32  # longest repetition
 
 @dataclass(frozen=True)
 class Play:
-    """What random play came to.
+    """Statistics of random play.
 
     Attributes:
       steps: taken.
@@ -55,7 +55,7 @@ class Play:
 
 @dataclass(frozen=True)
 class Facts:
-    """What can be known of an env.
+    """The facts about an env.
 
     Attributes:
       plain, held: play with fresh actions at every step, and with repeated ones.
@@ -111,7 +111,7 @@ def look(spec: EnvSpec) -> Facts | None:
         until = time.monotonic() + PATIENCE
         size = int.from_bytes(child.read(4, until), "little")
         return _facts(json.loads(child.read(size, until))) if size else None
-    except (Hung, Gone):
+    except (Hung, ChildGone):
         return None
     finally:
         child.end()
@@ -128,28 +128,28 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
         data = data[os.write(write, data) :]
 
 
-def _facts(told: dict[str, Any]) -> Facts:
+def _facts(wording: dict[str, Any]) -> Facts:
     play = lambda x: Play(x["steps"], tuple(x["returns"]), tuple(x["lengths"]), x["terminated"])
-    obs_space, act_space = (from_json(told[name]) for name in ("obs_space", "act_space"))
-    plain, held = play(told["plain"]), play(told["held"])
-    return Facts(obs_space, act_space, plain, held, told["largest"], told["seconds"], told["device"])
+    obs_space, act_space = (from_json(wording[name]) for name in ("obs_space", "act_space"))
+    plain, held = play(wording["plain"]), play(wording["held"])
+    return Facts(obs_space, act_space, plain, held, wording["largest"], wording["seconds"], wording["device"])
 
 
 def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
-    told = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space), "device": on_device(spec)}
+    wording = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space), "device": on_device(spec)}
     rewards: list[float] = []
     times: list[float] = []
     for name, hold in (("plain", 1), ("held", HOLD)):
-        told[name] = _episodes(env, hold, rewards, times)
+        wording[name] = _episodes(env, hold, rewards, times)
     env.close()
-    return told | {"largest": max(map(abs, rewards), default=0.0), "seconds": statistics.median(times or [0.0])}
+    return wording | {"largest": max(map(abs, rewards), default=0.0), "seconds": statistics.median(times or [0.0])}
 
 
 def _episodes(env: Env, hold: int, rewards: list[float], times: list[float]) -> dict[str, Any]:
     """A `Play` as plain JSON values; adds what every step was paid, and how many seconds it took."""
-    worked, began = time.process_time(), time.monotonic()
+    cpu_start, began = time.process_time(), time.monotonic()
     returns: list[float] = []
     lengths: list[int] = []
     steps = terminated = length = 0
@@ -163,7 +163,7 @@ def _episodes(env: Env, hold: int, rewards: list[float], times: list[float]) -> 
             lengths.append(length)
             terminated += step.is_terminal
             total, length = 0.0, 0
-        if steps >= STEPS or time.process_time() > worked + SECONDS or time.monotonic() > began + 5 * SECONDS:
+        if steps >= STEPS or time.process_time() > cpu_start + SECONDS or time.monotonic() > began + 5 * SECONDS:
             break
     return {"steps": steps, "returns": returns, "lengths": lengths, "terminated": terminated}
 

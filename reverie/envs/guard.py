@@ -56,14 +56,14 @@ def guarded(deadline: float, passing: frozenset[CodeType] | None = None) -> Iter
     except UnusableEnv:
         raise
     except (Exception, SystemExit) as error:  # the border of the user's code
-        if _alarmed(error):  # what hung did not take the interruption well
+        if _alarm_is_ours(error):  # what hung did not take the interruption well
             raise Late(f"it hung: no answer within {deadline:g} s") from error
         if any(frame.f_code in passing for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise
         raise Fault(host.explain(error)) from error
 
 
-def _alarmed(error: BaseException | None) -> bool:
+def _alarm_is_ours(error: BaseException | None) -> bool:
     while error and not isinstance(error, _Alarm):
         error = error.__context__
     return error is not None

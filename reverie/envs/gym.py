@@ -38,7 +38,7 @@ class GymEnv:
         self.env = env
         self._act_space = action_spaces(env.action_space)
         self.shown: Any = None
-        self._kept: dict[int | None, Any] = {}  # by its seed: a reset that nobody has seen yet
+        self._first_results: dict[int | None, Any] = {}  # by its seed: a reset that nobody has seen yet
         self._source = self._mask_source(seed)
         seen = without_mask(env.observation_space) if self._source == LEAF else env.observation_space
         self._obs_space = observation_spaces(seen, obs_keys)
@@ -84,13 +84,13 @@ class GymEnv:
                 raise ValueError(f"{LEAF}: {leaf}, expected MultiBinary({width}): a flag for each class of the action")
             return LEAF
         try:
-            self._kept[seed] = _, info = self.env.reset(seed=seed)
+            self._first_results[seed] = _, info = self.env.reset(seed=seed)
             mask = info.get(MASK)
             source = "" if mask is None else INFO
             if mask is None and self.env.has_wrapper_attr(METHOD):
                 source, mask = METHOD_CALL, self.env.get_wrapper_attr(METHOD)()
         except Exception:  # the border of the user's code; whoever resets it in earnest meets the same fault, and tells
-            self._kept = {}
+            self._first_results = {}
             return ""
         if source:
             mask_width(self._act_space, source)
@@ -113,7 +113,7 @@ class GymEnv:
         return self._act_space
 
     def reset(self, seed: int | None = None) -> Step:
-        kept, self._kept = self._kept, {}
+        kept, self._first_results = self._first_results, {}
         result = kept[seed] if seed in kept else self.env.reset(seed=seed)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise Malformed(

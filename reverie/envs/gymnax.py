@@ -30,7 +30,7 @@ NEVER = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Options:
-    """Of `gymnax:...` ids: none; a shorter `--time-limit` is possible."""
+    """Keyword arguments of `gymnax:...` ids: none; a shorter `--time-limit` is possible."""
 
 
 class State(NamedTuple):
@@ -53,29 +53,31 @@ class Task:
     players = 1
 
     def __init__(self, env: Any, params: Any) -> None:
-        shown, self._acted = env.observation_space(params), env.action_space(params)
+        shown, self._actions = env.observation_space(params), env.action_space(params)
         self._env, self._params = env, params
         self._state = jax.eval_shape(lambda key: env.reset_env(key, params)[1], jax.random.key(0))
         self.obs_space: Spaces = {"obs": _space(shown, "observation")}
-        self.act_space: Spaces = {"action": _space(self._acted, "action")}
+        self.act_space: Spaces = {"action": _space(self._actions, "action")}
         if self.act_space["action"].kind == "vector":
-            bounds = np.concatenate([np.ravel(self._acted.low), np.ravel(self._acted.high)])
+            bounds = np.concatenate([np.ravel(self._actions.low), np.ravel(self._actions.high)])
             if not np.isfinite(bounds).all():
-                raise ValueError(f"its actions lie between {self._acted.low} and {self._acted.high}, expected bounds")
-            size = math.prod(self._acted.shape)
-            self.act_space = {"action": Space("vector", self._acted.shape, (), (-1.0,) * size, (1.0,) * size)}
+                raise ValueError(
+                    f"its actions lie between {self._actions.low} and {self._actions.high}, expected bounds"
+                )
+            size = math.prod(self._actions.shape)
+            self.act_space = {"action": Space("vector", self._actions.shape, (), (-1.0,) * size, (1.0,) * size)}
 
     def init(self, key: Any) -> State:
         obs, inner = self._env.reset_env(key, self._params)
-        return self._typed(inner, obs, jnp.float32(0), True, False)
+        return self._row_state(inner, obs, jnp.float32(0), True, False)
 
     def step(self, state: State, action: Any, key: Any) -> State:
         act = action["action"]
         if self.act_space["action"].kind == "vector":
-            low, high = (jnp.broadcast_to(jnp.asarray(x), act.shape) for x in (self._acted.low, self._acted.high))
+            low, high = (jnp.broadcast_to(jnp.asarray(x), act.shape) for x in (self._actions.low, self._actions.high))
             act = low + (act + 1) / 2 * (high - low)
         obs, inner, reward, done, _ = self._env.step_env(key, state.inner, act, self._params)
-        return self._typed(inner, obs, reward, False, done)
+        return self._row_state(inner, obs, reward, False, done)
 
     def row(self, state: State) -> dict[str, Any]:
         return {
@@ -86,7 +88,7 @@ class Task:
             "is_terminal": state.is_terminal,
         }
 
-    def _typed(self, inner: Any, obs: Any, reward: Any, first: Any, terminal: Any) -> State:
+    def _row_state(self, inner: Any, obs: Any, reward: Any, first: Any, terminal: Any) -> State:
         """A state of fixed shapes and dtypes; gymnax mixes Python numbers, ints and floats."""
         space = self.obs_space["obs"]
         return State(

@@ -23,7 +23,7 @@ from reverie.envs.values import Gate, Malformed
 COMMAND = struct.Struct("<cQ")
 RESET, STEP = b"r", b"s"
 REPLY = struct.Struct("<cIf???")
-DONE, BUILT, FAILED, UNUSABLE = b"d", b"b", b"f", b"u"
+SUCCESS, READY, MSG_ERROR, UNUSABLE = b"d", b"b", b"f", b"u"
 
 
 class Flags(NamedTuple):
@@ -82,7 +82,7 @@ class Host:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong in an env, as text: a malformed value needs no traceback, the rest does."""
+    """The fault of an env, as text: a malformed value needs no traceback, the rest does."""
     if isinstance(error, Malformed):
         return f"it returned a malformed value: {error}"
     lines = traceback.format_exception(type(error), error, error.__traceback__)
@@ -96,9 +96,9 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
     except UnusableEnv as error:
         return _reply(write, UNUSABLE, text=str(error))
     except BaseException as error:  # the border of the user's code: even SystemExit is only a text
-        return _reply(write, FAILED, text=explain(error))
+        return _reply(write, MSG_ERROR, text=explain(error))
     spaces = (host.env.obs_space, host.env.act_space)
-    _reply(write, BUILT, text=json.dumps([to_json(s) for s in spaces]))
+    _reply(write, READY, text=json.dumps([to_json(s) for s in spaces]))
     bound = False
     while len(command := os.read(read, COMMAND.size)) == COMMAND.size:
         what, seed = COMMAND.unpack(command)
@@ -108,9 +108,9 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
         try:
             flags = host.reset(seed) if what == RESET else host.step()
         except BaseException as error:  # as above
-            _reply(write, FAILED, text=explain(error))
+            _reply(write, MSG_ERROR, text=explain(error))
         else:
-            _reply(write, DONE, flags, json.dumps(flags.figures) if flags.figures else "")
+            _reply(write, SUCCESS, flags, json.dumps(flags.figures) if flags.figures else "")
     host.close()
 
 

@@ -32,7 +32,7 @@ MANY = 64  # from this many values on an integer is a number, not a class
 
 @dataclass(frozen=True)
 class Options:
-    """Of `jumanji:...` ids: none; a shorter `--time-limit` is possible."""
+    """Keyword arguments of `jumanji:...` ids: none; a shorter `--time-limit` is possible."""
 
 
 class State(NamedTuple):
@@ -64,8 +64,8 @@ class Task:
         mask = shown.pop(MASK, None)
         self._env, self.obs_space, self._shows = env, Spaces(), {}
         for name in shown:
-            self.obs_space[name], self._shows[name] = _seen(env, name)
-        space, self._native = _acted(env.action_spec, mask)
+            self.obs_space[name], self._shows[name] = _observation(env, name)
+        space, self._native = _actions(env.action_spec, mask)
         self.act_space: Spaces = {"action": space}
         if mask is not None:
             self.obs_space["legal"] = Space("legal", (space.width,))
@@ -111,7 +111,7 @@ def _leaves(observation: Any) -> dict[str, Any]:
     return {"/".join(str(part.name) for part in path): leaf for path, leaf in paths}
 
 
-def _seen(env: jumanji.Environment, name: str) -> tuple[Space, Callable[[Any], Any]]:
+def _observation(env: jumanji.Environment, name: str) -> tuple[Space, Callable[[Any], Any]]:
     """The space of one leaf, and the function from jumanji's own value to one of it."""
     spec: Any = env.observation_spec
     *_, own = parts = name.split("/")
@@ -148,7 +148,7 @@ def _bounds(env: jumanji.Environment, name: str, spec: specs.Array) -> tuple[np.
     return np.broadcast_to(np.int32(low), spec.shape), np.broadcast_to(np.int32(high), spec.shape)
 
 
-def _acted(spec: specs.Array, mask: Any) -> tuple[Space, Callable[[Any], Any]]:
+def _actions(spec: specs.Array, mask: Any) -> tuple[Space, Callable[[Any], Any]]:
     """The space of the actions, and the function from one of ours to jumanji's own."""
     if isinstance(spec, specs.DiscreteArray):
         return Space("discrete", (), (int(spec.num_values),)), lambda x: x.astype(spec.dtype)

@@ -34,10 +34,10 @@ _NUMBER = {word: i for i, word in enumerate(WORDS, 1)}  # 0: no word
 
 @dataclass(frozen=True)
 class Options:
-    """Of `MiniGrid-...` and `BabyAI-...` ids."""
+    """Keyword arguments of `MiniGrid-...` and `BabyAI-...` ids."""
 
     view: Literal["symbols", "rgb"] = "symbols"
-    """What is seen of the cells in front of the agent: of each its object, colour and state as classes
+    """View of the cells in front of the agent: of each its object, colour and state as classes
     (fast), or a picture of them."""
     size: int = 64
     """Pictures are [size, size, 3]: whole cells, and a black rest below and to the right."""
@@ -67,14 +67,14 @@ def varies(space: MissionSpace) -> bool:
     return type(space) is not MissionSpace or bool(space.ordered_placeholders)
 
 
-def worded(space: MissionSpace) -> bool:
+def is_mission(space: MissionSpace) -> bool:
     """Whether missions differ and consist of words that are known here."""
     if type(space) is not MissionSpace:
         return True
     blanks = space.ordered_placeholders or []
     try:
-        for filled in itertools.zip_longest(*blanks):
-            tokens(space.mission_func(*(word or words[0] for word, words in zip(filled, blanks, strict=True))))
+        for phrase_parts in itertools.zip_longest(*blanks):
+            tokens(space.mission_func(*(word or words[0] for word, words in zip(phrase_parts, blanks, strict=True))))
     except ValueError:
         return False
     return varies(space)
@@ -112,8 +112,8 @@ class Grid(gymnasium.Env):
     def __init__(self, env: gymnasium.Env, options: Options = Options()) -> None:
         self._env, self._options = env, options
         self._grid = cast(Any, env.unwrapped)  # has what gymnasium.Env does not promise
-        told = self._grid.observation_space["mission"]
-        self._mission = options.mission == "words" or (options.mission == "auto" and varies(told))
+        wording = self._grid.observation_space["mission"]
+        self._mission = options.mission == "words" or (options.mission == "auto" and varies(wording))
         self._cells = int(self._grid.agent_view_size)
         parts: dict[str, gymnasium.Space] = {}
         if options.view == "rgb":
@@ -133,11 +133,11 @@ class Grid(gymnasium.Env):
         super().reset(seed=seed)
         with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every layout it rejects
             obs, info = self._env.reset(seed=seed, options=options)
-        return self._seen(obs), info
+        return self._observation(obs), info
 
     def step(self, action: int | np.integer) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self._env.step(int(action))
-        return self._seen(obs), float(reward), terminated, truncated, info
+        return self._observation(obs), float(reward), terminated, truncated, info
 
     def render(self) -> Any:
         return self._env.render()
@@ -145,7 +145,7 @@ class Grid(gymnasium.Env):
     def close(self) -> None:
         self._env.close()
 
-    def _seen(self, obs: dict[str, Any]) -> dict[str, Any]:
+    def _observation(self, obs: dict[str, Any]) -> dict[str, Any]:
         seen: dict[str, Any] = {"direction": int(obs["direction"])}
         if self._options.view == "rgb":
             seen["image"] = self._picture()

@@ -57,8 +57,8 @@ def _harmless(name: str) -> bool:
         return name != "reverie.envs.toy:Faulty"
     import gymnasium
 
-    registered = gymnasium.registry.get(name)
-    return registered is not None and str(registered.entry_point).startswith("gymnasium.")
+    registry_entry = gymnasium.registry.get(name)
+    return registry_entry is not None and str(registry_entry.entry_point).startswith("gymnasium.")
 
 
 def _seconds_per_step(spec: EnvSpec) -> float:

@@ -145,15 +145,15 @@ class Body(Wrapper):
         return obs | {name: np.asarray(values[name], np.float32) for name in self._spaces}
 
     def _positions(self) -> np.ndarray:
-        """Of all joints, float64 `[P]`."""
+        """Positions of all joints, float64 `[P]`."""
         model, where = self._model, self._own.qpos
         parts: list[Any] = []
-        for kind, start, limited in zip(model.jnt_type, model.jnt_qposadr, model.jnt_limited, strict=True):
+        for kind, start, has_limit in zip(model.jnt_type, model.jnt_qposadr, model.jnt_limited, strict=True):
             if kind == mujoco.mjtJoint.mjJNT_FREE:
                 parts += [where[start : start + 3], _rotation(where[start + 3 : start + 7])]
             elif kind == mujoco.mjtJoint.mjJNT_BALL:
                 parts.append(_rotation(where[start : start + 4]))
-            elif kind == mujoco.mjtJoint.mjJNT_HINGE and not limited:
+            elif kind == mujoco.mjtJoint.mjJNT_HINGE and not has_limit:
                 parts.append((np.sin(where[start]), np.cos(where[start])))
             else:
                 parts.append(where[start : start + 1])

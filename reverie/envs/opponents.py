@@ -53,9 +53,9 @@ class Random:
         return self._draw(rows["obs/legal"], key)
 
 
-def _any(allowed: Any, key: Any) -> Any:
+def _any(may_act: Any, key: Any) -> Any:
     """One of the allowed moves, int32 `[...]`, of bool `[..., A]`."""
-    return jax.random.categorical(key, jnp.where(allowed, 0.0, -jnp.inf)).astype(jnp.int32)
+    return jax.random.categorical(key, jnp.where(may_act, 0.0, -jnp.inf)).astype(jnp.int32)
 
 
 # ------------------------------------------------------------------------------------------ perfect
@@ -172,7 +172,7 @@ class _Layer(NamedTuple):
 
 
 def _codes(rows: dict[str, Any]) -> np.ndarray:
-    """What positions `[n]` show, as bytes: uint8 [n, w]."""
+    """The observations of positions `[n]`, as bytes: uint8 [n, w]."""
     shown = [np.asarray(rows[key]) for key in sorted(rows) if key.startswith("obs/")]
     return np.concatenate([np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8) for x in shown], 1)
 
@@ -196,7 +196,7 @@ class _Tree(NamedTuple):
     child: Any
     visits: Any
     total: Any
-    earned: Any
+    points: Any
     over: Any
     legal: Any
     sign: Any
@@ -215,12 +215,12 @@ class TreeSearch:
     def __init__(self, env: DeviceEnv, simulations: int) -> None:
         ((self._name, space),) = env.act_space.items()
         self._env, self._simulations, self._actions = env, simulations, space.classes[0]
-        self._act = jax.jit(self._acted)
+        self._act = jax.jit(self._search_move)
 
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
         return self._act(state, key)
 
-    def _acted(self, state: Any, key: Any) -> Any:
+    def _search_move(self, state: Any, key: Any) -> Any:
         keys = jax.random.split(key, len(jax.tree.leaves(state)[0]))
         return jax.vmap(self._search)(state, keys)
 
@@ -259,11 +259,11 @@ class TreeSearch:
         before = jax.tree.map(lambda x: x[node], tree.state)
         state = self._env.step(before, {self._name: action}, step)
         row = self._env.row(state)
-        earned = tree.sign[node] * row["reward"]
+        points = tree.sign[node] * row["reward"]
         tree = tree._replace(
             state=jax.tree.map(lambda x, y: x.at[new].set(y), tree.state, state),
             child=tree.child.at[node, action].set(leaf),
-            earned=tree.earned.at[leaf].set(earned),
+            points=tree.points.at[leaf].set(points),
             over=tree.over.at[leaf].set(row["is_last"]),
             legal=tree.legal.at[leaf].set(row["obs/legal"]),
             sign=tree.sign.at[leaf].set(_sign(row)),
@@ -272,7 +272,7 @@ class TreeSearch:
         # What was earned from each node on, for the player who moved first in the game.
         steps = jnp.arange(len(path))
         on = steps <= depth
-        along = jnp.where(on, tree.earned[tree.child[path[:, 0], path[:, 1]]], 0.0)
+        along = jnp.where(on, tree.points[tree.child[path[:, 0], path[:, 1]]], 0.0)
         worth = jnp.cumsum(along[::-1])[::-1] + gain
         nodes = jnp.where(on, path[:, 0], len(tree.over))  # beyond the last: dropped
         return tree._replace(
@@ -307,7 +307,7 @@ class TreeSearch:
         return path, depth
 
     def _play(self, state: Any, key: Any) -> Any:
-        """What random moves to the end earn the player who moved first."""
+        """The return of the player who moved first, with random moves to the end."""
 
         def goes_on(at: tuple[Any, Any, Any, Any]) -> Any:
             state, _, moves, _ = at

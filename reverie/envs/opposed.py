@@ -35,7 +35,7 @@ class Opponent(Protocol):
         ...
 
 
-class Opposed(Wrapper):
+class OpponentWrapper(Wrapper):
     """A game of two in which an opponent has the other seat. All rows are shown, and where the opponent is to move, the
     action that is given has no effect: its own move is made.
 
@@ -119,9 +119,9 @@ class Random:
         return any_of(step.obs["legal"], rng)
 
 
-def any_of(allowed: np.ndarray, rng: np.random.Generator) -> int:
+def any_of(may_act: np.ndarray, rng: np.random.Generator) -> int:
     """One of the allowed moves, bool [A]."""
-    return int(rng.choice(np.flatnonzero(allowed)))
+    return int(rng.choice(np.flatnonzero(may_act)))
 
 
 class Node:
@@ -136,8 +136,10 @@ class Node:
 
     def choose(self, rng: np.random.Generator) -> int:
         """The move of the highest bound of UCB1, an untried one before all others."""
-        tried = np.maximum(self.visits, 1)
-        bound = (self.total / tried + 1) / 2 + EXPLORATION * np.sqrt(np.log(max(self.visits.sum(), 1)) / tried)
+        has_visits = np.maximum(self.visits, 1)
+        bound = (self.total / has_visits + 1) / 2 + EXPLORATION * np.sqrt(
+            np.log(max(self.visits.sum(), 1)) / has_visits
+        )
         bound = np.where(self.step.obs["legal"], np.where(self.visits == 0, np.inf, bound), -np.inf)
         return any_of(bound == bound.max(), rng)
 
@@ -175,7 +177,7 @@ class TreeSearch:
             node.total[move] += node.sign * worth
 
     def _play(self, leaf: Node, rng: np.random.Generator) -> float:
-        """What random moves to the end earn the player who moved first."""
+        """The return of the player who moved first, with random moves to the end."""
         if leaf.step.is_last:
             return 0.0
         env, step = copy.deepcopy(leaf.env), leaf.step
@@ -217,7 +219,7 @@ class Perfect:
         return any_of(worth == worth.max(), rng)
 
     def _solve(self, env: Env, step: Step) -> float:
-        """What a position is worth to the player who is to move."""
+        """The value of a position to the player who is to move."""
         code = _code(step)
         if code not in self._worth:
             if code in self._open:
@@ -239,5 +241,5 @@ class Perfect:
 
 
 def _code(step: Step) -> bytes:
-    """What a position shows."""
+    """The observation of a position."""
     return b"".join(step.obs[key].tobytes() for key in sorted(step.obs))

@@ -1,4 +1,4 @@
-"""What is typed of a family of envs, its ids and keyword arguments: checked before anything is built."""
+"""Checks of the ids and keyword arguments of a family of envs, before anything is built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
-from reverie.fields import fits, meant, told
+from reverie.fields import did_you_mean, fits, wording
 
 T = TypeVar("T")
 
@@ -25,13 +25,13 @@ def read(options: type[T], given: Mapping[str, Any]) -> T:
     known = list(types)
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"no option {name!r}: {meant(name, known)}There are {', '.join(known)}")
+            raise ValueError(f"no option {name!r}: {did_you_mean(name, known)}There are {', '.join(known)}")
         if not fits(value, types[name]):
-            raise ValueError(f"option {name} is {value!r}, expected {told(types[name])}")
+            raise ValueError(f"option {name} is {value!r}, expected {wording(types[name])}")
     return options(**given)
 
 
 def unknown(name: str, known: Sequence[str], family: str) -> ValueError:
-    """What to raise for an id `family:name` that is not known: it says the nearest ones."""
+    """The error for an unknown id `family:name`: it says the nearest ones."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
     return ValueError(f"no such env: did you mean {' or '.join(f'{family}:{x}' for x in near)}?")

@@ -33,7 +33,7 @@ ONLY = "observation"  # the key of what is seen beside a mask
 
 @dataclass(frozen=True)
 class Options:
-    """Of `pettingzoo:...` ids: none."""
+    """Keyword arguments of `pettingzoo:...` ids: none."""
 
 
 class Game:
@@ -70,7 +70,7 @@ class Game:
             "player": Space("player", (), alternating=alternating),
         }
         self._native = actor(action)
-        self._shared = [space, action, *_shared(vars(env.unwrapped))]
+        self._immutables = [space, action, *_immutables(vars(env.unwrapped))]
 
     def reset(self, seed: int | None = None) -> Step:
         self.env.reset(seed=seed)
@@ -80,10 +80,10 @@ class Game:
     def step(self, action: Arrays) -> Step:
         mover = self.env.agent_selection
         self.env.step(self._native(action))
-        won = {agent: float(self.env.rewards[agent]) for agent in self._agents}
-        if abs(sum(won.values())) > 1e-6 * max(map(abs, won.values())):
-            raise Malformed(f"rewards are {won}, expected that what one wins the other loses")
-        return self._shown(won[mover], first=False)
+        rewards_by_agent = {agent: float(self.env.rewards[agent]) for agent in self._agents}
+        if abs(sum(rewards_by_agent.values())) > 1e-6 * max(map(abs, rewards_by_agent.values())):
+            raise Malformed(f"rewards are {rewards_by_agent}, expected that what one wins the other loses")
+        return self._shown(rewards_by_agent[mover], first=False)
 
     def render(self) -> np.ndarray | None:
         frame = self.env.render() if getattr(self.env, "render_mode", None) == "rgb_array" else None
@@ -93,10 +93,10 @@ class Game:
         self.env.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Game:
-        memo |= {id(x): x for x in self._shared}
-        copied = copy.copy(self)
-        copied.env = _copied(self.env, memo)
-        return copied
+        memo |= {id(x): x for x in self._immutables}
+        duplicate = copy.copy(self)
+        duplicate.env = _copy(self.env, memo)
+        return duplicate
 
     def _shown(self, reward: float, first: bool) -> Step:
         env = self.env
@@ -119,7 +119,7 @@ class Game:
 
 
 class _Board:
-    """What is seen besides the mask, as arrays of `spaces`."""
+    """The observation besides the mask, as arrays of `spaces`."""
 
     def __init__(self, space: gymnasium.Space) -> None:
         self._key = ONLY if isinstance(space, spaces.Dict) and list(space.spaces) == [ONLY] else ""
@@ -147,22 +147,22 @@ def _of_flags(space: gymnasium.Space) -> bool:
     return bool((space.low == 0).all() and (space.high == 1).all())
 
 
-def _shared(attributes: Any) -> Iterator[Any]:
-    """What no move changes: spaces, pictures and fonts. Copying these would cost more than all else, or fail."""
+def _immutables(attributes: Any) -> Iterator[Any]:
+    """Objects that no move changes: spaces, pictures and fonts. Copying them would cost most of the time, or fail."""
     for value in attributes.values() if isinstance(attributes, dict) else attributes:
         if isinstance(value, gymnasium.Space) or type(value).__module__.partition(".")[0] == "pygame":
             yield value
         elif isinstance(value, dict | list | tuple):
-            yield from _shared(value)
+            yield from _immutables(value)
 
 
-def _copied(env: AECEnv, memo: dict[int, Any]) -> AECEnv:
+def _copy(env: AECEnv, memo: dict[int, Any]) -> AECEnv:
     """A copy of an env and of the wrappers around it. `copy.deepcopy` would build an `EzPickle` anew, as it was at
     first."""
     new = object.__new__(type(env))
     memo[id(env)] = new
     for name, value in vars(env).items():
-        vars(new)[name] = _copied(value, memo) if isinstance(value, AECEnv) else copy.deepcopy(value, memo)
+        vars(new)[name] = _copy(value, memo) if isinstance(value, AECEnv) else copy.deepcopy(value, memo)
     return new
 
 

@@ -25,7 +25,7 @@ ALTERNATING = frozenset(
 
 @dataclass(frozen=True)
 class Options:
-    """Of `pgx:...` ids: none."""
+    """Keyword arguments of `pgx:...` ids: none."""
 
 
 class State(NamedTuple):

@@ -34,7 +34,7 @@ class Hung(RuntimeError):
     """The process did not answer before its deadline."""
 
 
-class Gone(RuntimeError):
+class ChildGone(RuntimeError):
     """The process ended; the message says how."""
 
 
@@ -94,10 +94,10 @@ class Child:
             if self._poll.poll(max(0.0, min(left, 0.25)) * 1000):
                 part = os.read(self._read, size - len(data))
                 if not part:
-                    raise Gone(self._fate())
+                    raise ChildGone(self._fate())
                 data += part
             elif self.process.poll() is not None:
-                raise Gone(self._fate())
+                raise ChildGone(self._fate())
             elif left <= 0:
                 raise Hung("no answer")
         return data
@@ -142,7 +142,7 @@ class Child:
 
 
 def run(given: dict[str, Any]) -> None:
-    """What a `Child` does in its process."""
+    """The main loop of a `Child` in its process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     read, write, lifeline = given["pipes"]
     for fd in (read, write, lifeline, *given["fds"]):

@@ -1,7 +1,7 @@
 """The two places where an env may live: in this process, or in one of its own.
 
-Both have the same methods: `begin_build`, then `built`; `bind`; `reset` or `step` to begin something and `result` to
-wait for it; `memory`, the bytes of its process; `hang_up`, then `close`. All failures are `Fault`s. An
+Both have the same methods: `begin_build`, then `build_spaces`; `bind`; `reset` or `step` to begin something and
+`result` to wait for it; `memory`, the bytes of its process; `hang_up`, then `close`. All failures are `Fault`s. An
 env is built with the seed of the reset that follows.
 """
 
@@ -16,7 +16,7 @@ from reverie.envs import host
 from reverie.envs.base import Arrays, Spaces, from_json
 from reverie.envs.guard import Fault, guarded, handlers
 from reverie.envs.host import Flags, Host
-from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.process import Child, ChildGone, Hung
 from reverie.envs.spec import EnvSpec, UnusableEnv
 
 
@@ -33,7 +33,7 @@ class Inline:
         with guarded(self._deadline, self._passing):
             self._host = Host(self._spec, seed)
 
-    def built(self) -> tuple[Spaces, Spaces]:
+    def build_spaces(self) -> tuple[Spaces, Spaces]:
         assert self._host is not None
         return self._host.env.obs_space, self._host.env.act_space
 
@@ -79,7 +79,7 @@ class Process:
         self._until = time.monotonic() + self._deadline
         self._child = Child("reverie.envs.host:serve", self._values | {"seed": seed}, (self._fd,))
 
-    def built(self) -> tuple[Spaces, Spaces]:
+    def build_spaces(self) -> tuple[Spaces, Spaces]:
         _, text = self._answer()
         obs_space, act_space = json.loads(text)
         return from_json(obs_space), from_json(act_space)
@@ -127,13 +127,13 @@ class Process:
         except Hung:
             self._child.end()
             raise Fault(f"it hung: no answer within {self._deadline:g} s") from None
-        except Gone as gone:
+        except ChildGone as gone:
             raise Fault(str(gone)) from None
         if how == host.UNUSABLE:
             raise UnusableEnv(text)
-        if how == host.FAILED:
+        if how == host.MSG_ERROR:
             raise Fault(text)
-        figures = json.loads(text) if how == host.DONE and text else {}
+        figures = json.loads(text) if how == host.SUCCESS and text else {}
         return Flags(reward, first, last, terminal, figures), text
 
 

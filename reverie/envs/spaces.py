@@ -31,13 +31,13 @@ from reverie.fields import chosen
 
 Path = tuple[Any, ...]
 Leaves = list[tuple[Path, gymnasium.Space]]
-RESERVED = ("legal", "player")  # keys of observations that mean something (`envs.base.RULES`)
+RULE_KEYS = ("legal", "player")  # keys of observations that mean something (`envs.base.RULES`)
 
 
 def observation_spaces(space: gymnasium.Space, obs_keys: str = "") -> Spaces:
     """The `obs_space` of a Gymnasium observation space; raises ValueError where there is none."""
-    named = _named(space, _seen_leaves(space, obs_keys), _observed, single=None)
-    for name in RESERVED:
+    named = _by_name(space, _seen_leaves(space, obs_keys), _observe, single=None)
+    for name in RULE_KEYS:
         if name in named:
             raise ValueError(
                 f"obs/{name}: this name stands for what the rules of a game say; rename the key"
@@ -48,7 +48,7 @@ def observation_spaces(space: gymnasium.Space, obs_keys: str = "") -> Spaces:
 
 def action_spaces(space: gymnasium.Space) -> Spaces:
     """The `act_space` of a Gymnasium action space; raises ValueError where there is none."""
-    return _named(space, _leaves(space), _acted, single="action")
+    return _by_name(space, _leaves(space), _actions, single="action")
 
 
 def observer(space: gymnasium.Space, obs_keys: str = "") -> Callable[[Any], Arrays]:
@@ -109,7 +109,7 @@ def normaliser(space: gymnasium.Space) -> Callable[[np.ndarray], np.ndarray]:
     return lambda value: _cast(np.asarray(value) - start, "iub", np.int32)
 
 
-def _named(
+def _by_name(
     space: gymnasium.Space, leaves: Leaves, translate: Callable[[gymnasium.Space, str], Space], single: str | None
 ) -> Spaces:
     out: Spaces = {}
@@ -128,19 +128,21 @@ def _seen_leaves(space: gymnasium.Space, obs_keys: str) -> Leaves:
     """The leaves of an observation that `--obs-keys` keeps, without missions that say nothing."""
     leaves = _leaves(space)
     if not isinstance(space, spaces.Dict | spaces.Tuple):
-        chosen([_observed(space, "the space").kind], obs_keys)
+        chosen([_observe(space, "the space").kind], obs_keys)
         return leaves
     kept = chosen((_name(path) for path, _ in leaves), obs_keys) if leaves else ()
     words = {path: module for path, leaf in leaves if (module := _missions(leaf))}
     return [
-        (path, leaf) for path, leaf in leaves if _name(path) in kept and (path not in words or words[path].worded(leaf))
+        (path, leaf)
+        for path, leaf in leaves
+        if _name(path) in kept and (path not in words or words[path].is_mission(leaf))
     ]
 
 
 def _missions(space: gymnasium.Space) -> ModuleType | None:
     """The module that puts missions of MiniGrid into numbers, if the space is of such; the package is there then."""
-    told = any(kind.__module__ == "minigrid.core.mission" for kind in type(space).__mro__)
-    return importlib.import_module("reverie.envs.minigrid") if told else None
+    wording = any(kind.__module__ == "minigrid.core.mission" for kind in type(space).__mro__)
+    return importlib.import_module("reverie.envs.minigrid") if wording else None
 
 
 def _leaves(space: gymnasium.Space, path: Path = ()) -> Leaves:
@@ -155,11 +157,13 @@ def _name(path: Path) -> str:
     return "/".join(str(part) for part in path)
 
 
-def _observed(space: gymnasium.Space, name: str) -> Space:
+def _observe(space: gymnasium.Space, name: str) -> Space:
     if isinstance(space, spaces.Box):
         if _is_image(space):
-            turned = channels_first(space.shape)
-            return Space("image", turned_around(space.shape) if turned else _shape(space), channels_first=turned)
+            swap = channels_first(space.shape)
+            return Space(
+                "image", turned_around(space.shape) if swap else _shape(space), channels_first=swap
+            )
         with np.errstate(over="ignore"):  # a float64 bound may be infinite as a float32
             low, high = (x.astype(np.float32).reshape(-1) for x in (space.low, space.high))
         return Space("vector", _shape(space), (), tuple(low.tolist()), tuple(high.tolist()))
@@ -171,7 +175,7 @@ def _observed(space: gymnasium.Space, name: str) -> Space:
         raise ValueError(f"{error}; or leave it out: --obs-keys '!{name}'") from None
 
 
-def _acted(space: gymnasium.Space, name: str) -> Space:
+def _actions(space: gymnasium.Space, name: str) -> Space:
     if not isinstance(space, spaces.Box):
         return _discrete(space, name)
     with np.errstate(over="ignore"):
@@ -240,7 +244,7 @@ def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
     if isinstance(space, spaces.MultiBinary):
         return lambda value: _cast(value, "iub", np.int32)
     if missions := _missions(space):
-        return lambda value: _worded(missions, value)
+        return lambda value: _mission_codes(missions, value)
     start = np.asarray(getattr(space, "start", 0))
     if not start.any():
         return lambda value: _cast(value, "iu", np.int32)
@@ -252,7 +256,7 @@ def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
     )
 
 
-def _worded(missions: ModuleType, value: Any) -> np.ndarray:
+def _mission_codes(missions: ModuleType, value: Any) -> np.ndarray:
     try:
         return np.asarray(missions.tokens(value), np.int32)
     except ValueError as error:

@@ -21,7 +21,7 @@ from reverie.envs.code import UnusableEnv
 from reverie.fields import parsed, plain_size, short
 
 
-class _Known(NamedTuple):
+class _Family(NamedTuple):
     """A family of envs that needs an extra."""
 
     name: str  # as `reverie list` shows it
@@ -35,12 +35,12 @@ class _Known(NamedTuple):
         return importlib.import_module(f"reverie.envs.{self.extra}")
 
     @property
-    def installed(self) -> bool:
+    def is_installed(self) -> bool:
         return importlib.util.find_spec(self.package) is not None
 
     def require(self, name: str) -> None:
         """Raises UnusableEnv, for an env of this name, if the package is missing."""
-        if not self.installed:
+        if not self.is_installed:
             raise UnusableEnv(
                 f"{name} needs a package that is not installed ({self.package}): "
                 f'type `pip install "reverie[{self.extra}]"`'
@@ -49,21 +49,21 @@ class _Known(NamedTuple):
 
 # By their id. The module has `Options` and `make(id, options)`.
 _FAMILIES = (
-    _Known("Atari: ALE/Pong-v5", r"(ale_py:)?ALE/.*", "atari", "ale_py"),
-    _Known("DeepMind Control: dmc:walker_walk", r"dmc:[a-z0-9_]*", "dmc", "dm_control"),
-    _Known("Crafter: crafter:reward", r"crafter(:[a-z]*)?", "crafter", "crafter"),
-    _Known(
+    _Family("Atari: ALE/Pong-v5", r"(ale_py:)?ALE/.*", "atari", "ale_py"),
+    _Family("DeepMind Control: dmc:walker_walk", r"dmc:[a-z0-9_]*", "dmc", "dm_control"),
+    _Family("Crafter: crafter:reward", r"crafter(:[a-z]*)?", "crafter", "crafter"),
+    _Family(
         "MiniGrid, BabyAI: MiniGrid-Empty-8x8-v0",
         r"(minigrid:)?(MiniGrid|BabyAI)-.*",
         "minigrid",
         "minigrid",
     ),
-    _Known("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
-    _Known("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
-    _Known("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
-    _Known("jumanji, on the device: jumanji:Snake-v1", r"jumanji:.*", "jumanji", "jumanji", True),
-    _Known("brax, on the device: brax:ant", r"brax:.*", "brax", "brax", True),
-    _Known("Craftax, on the device: craftax:Craftax-Symbolic-v1", r"craftax:.*", "craftax", "craftax", True),
+    _Family("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
+    _Family("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
+    _Family("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
+    _Family("jumanji, on the device: jumanji:Snake-v1", r"jumanji:.*", "jumanji", "jumanji", True),
+    _Family("brax, on the device: brax:ant", r"brax:.*", "brax", "brax", True),
+    _Family("Craftax, on the device: craftax:Craftax-Symbolic-v1", r"craftax:.*", "craftax", "craftax", True),
 )
 DEVICE = "device:"  # before the name of a class of one's own that is a `DeviceEnv`
 TOYS = "reverie.envs.device_toy"
@@ -71,7 +71,7 @@ TOYS = "reverie.envs.device_toy"
 _SAFE = {"reverie.envs.toy:Catch", "reverie.envs.toy:Recall", "reverie.envs.toy:Counting", "reverie.envs.toy:Dummy"}
 _SAFE |= {f"{DEVICE}{module}{name}" for name in ("CartPole", "Catch") for module in ("", f"{TOYS}:")}
 # By their id, too. The package registers them with Gymnasium when somebody asks for one.
-ROBOTICS = _Known(
+ROBOTICS = _Family(
     "Gymnasium Robotics: PointMaze_UMaze-v3, AdroitHandDoor-v1",
     r"(AdroitHand|PointMaze|AntMaze)\w*-v\d+",  # its others do not work with the MuJoCo of today
     "robotics",
@@ -79,8 +79,8 @@ ROBOTICS = _Known(
 )
 # By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
 GYMNASIUM = (
-    _Known("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
-    _Known("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),
+    _Family("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
+    _Family("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),
 )
 
 
@@ -190,7 +190,7 @@ def env_spec(env: object) -> EnvSpec:
     return EnvSpec(f"{module or 'python'}:{name or type(env).__name__}", factory=env)
 
 
-def family_of(name: str) -> _Known | None:
+def family_of(name: str) -> _Family | None:
     """The family that an id is of, if one."""
     return next((family for family in _FAMILIES if re.fullmatch(family.pattern, name)), None)
 
@@ -222,7 +222,7 @@ def draws(name: str) -> bool:
 
 
 def brings(spec: EnvSpec) -> str:
-    """What building an env would run besides Reverie, a family and what is registered with Gymnasium, in words; empty
+    """The code outside Reverie, a family or Gymnasium's registry that building an env would run, in words; empty
     if nothing. Nothing is imported to tell.
 
     Arguments from a file reach only constructors that take no names of files or of code: options of a family are
@@ -233,8 +233,8 @@ def brings(spec: EnvSpec) -> str:
     device = spec.id.startswith(DEVICE)
     module, _, name = spec.id.removeprefix(DEVICE).rpartition(":")
     if spec.id not in _SAFE and (module or device):
-        called = name if device or is_name(name) else ""
-        return code.told(module or TOYS, called, spec.arguments())
+        registered_name = name if device or is_name(name) else ""
+        return code.wording(module or TOYS, registered_name, spec.arguments())
     odd = [f"{key}={value!r}" for key, value in spec.arguments().items() if not _is_plain((key, value))]
     return f"hand {', '.join(odd)} to {spec.id}" if odd else ""
 
@@ -257,14 +257,14 @@ class Family(NamedTuple):
 
     name: str
     extra: str
-    installed: bool
+    is_installed: bool
 
 
 def families() -> list[Family]:
     """The kinds of env that can be named, and whether they can be used as things are installed."""
     return [
         Family("Gymnasium classic control: CartPole-v1", "", True),
-        *(Family(x.name, f"reverie[{x.extra}]", x.installed) for x in (*_FAMILIES, *GYMNASIUM, ROBOTICS)),
+        *(Family(x.name, f"reverie[{x.extra}]", x.is_installed) for x in (*_FAMILIES, *GYMNASIUM, ROBOTICS)),
         Family("your own: module:EnvClass, path/to/file.py:EnvClass", "", True),
         Family("your own, on the device: device:module:EnvClass", "", True),
         Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, Catch, Constant", "", True),
@@ -272,7 +272,7 @@ def families() -> list[Family]:
 
 
 def summary(env: EnvLike, means: Mapping[str, float]) -> dict[str, float]:
-    """What a family makes of the mean figures of many episodes, such as Crafter's score; often nothing."""
+    """A family's own score of the mean figures of many episodes, such as Crafter's; often none."""
     family = family_of(env_spec(env).id)
     if not (means and family):
         return {}
@@ -283,12 +283,12 @@ def summary(env: EnvLike, means: Mapping[str, float]) -> dict[str, float]:
 def can_draw(entry_point: Any) -> bool:
     """Whether an env class, or the text that leads to it, offers pictures; False if unsure."""
     try:
-        entry_point = loaded(entry_point)
+        entry_point = load_entry_point(entry_point)
     except (ImportError, AttributeError, DependencyNotInstalled):
         return False  # `gymnasium.make` meets the same error and explains it
     metadata = getattr(entry_point, "metadata", None) or {}
     return "rgb_array" in metadata.get("render_modes", ())
 
 
-def loaded(entry_point: Any) -> Any:
+def load_entry_point(entry_point: Any) -> Any:
     return gymnasium.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point

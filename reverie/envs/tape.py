@@ -1,4 +1,4 @@
-"""What it takes to bring envs back to where they are: the open episode of each, to be acted again."""
+"""The open episode of each env, kept so that it can be acted again and envs come back to where they are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Tape:
         self.actions.clear()
         self.crcs.clear()
 
-    def failed(self, window: int) -> int:
+    def count_failure(self, window: int) -> int:
         """Notes a failure; returns how many there were within so many steps."""
         self.failed_at.append(self.steps)
         while self.failed_at[0] <= self.steps - window:

@@ -244,14 +244,14 @@ class Faulty(gymnasium.Env):
         self._step = 0
         self._episode += 1
         fault = self._strike("reset", f"reset:{self._episode}")
-        obs, _, info = self._returned(fault)
+        obs, _, info = self._fault_result(fault)
         return obs, info
 
     def step(self, action: int | np.integer) -> tuple[Any, float, bool, bool, Any]:
         self._step += 1
         self._total += 1
         fault = self._strike(str(self._step), f"total:{self._total}")
-        obs, reward, info = self._returned(fault)
+        obs, reward, info = self._fault_result(fault)
         return obs, reward, False, self._step >= self._length, info
 
     def _strike(self, *moments: str) -> str:
@@ -273,7 +273,7 @@ class Faulty(gymnasium.Env):
             os.kill(os.getpid(), signal.SIGKILL)
         return fault
 
-    def _returned(self, fault: str) -> tuple[Any, float, Any]:
+    def _fault_result(self, fault: str) -> tuple[Any, float, Any]:
         count = np.array([self._step], np.float32)
         obs: dict[str, Any] = {"step": count, "pair": count.repeat(2)}
         if fault == "nan_obs":

@@ -73,7 +73,7 @@ def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
 
 
 def problem(action: np.ndarray, space: Space) -> str | None:
-    """What is wrong with an action of this space, as `what was given, expected ...`; vectors are to be in [-1, 1]."""
+    """The fault of an action of this space, as `what was given, expected ...`; vectors are to be in [-1, 1]."""
     if space.kind == "vector":
         space = replace(space, low=(-1.0,) * space.width, high=(1.0,) * space.width)
     fault = _fault(action, space, _bounds(space))
@@ -95,7 +95,7 @@ def legally(action: Arrays, legal: np.ndarray | None, act_space: Spaces, rng: np
     return {key: value.reshape(space.shape)}
 
 
-def allowed(action: Arrays, legal: np.ndarray, act_space: Spaces) -> bool:
+def may_act(action: Arrays, legal: np.ndarray, act_space: Spaces) -> bool:
     """Whether `legal` (bool `[width]`) allows every class of the one discrete action."""
     ((key, space),) = act_space.items()
     starts = np.cumsum(space.classes) - space.classes

@@ -1,7 +1,7 @@
 """N envs stepped together, supervised: nothing an env does can stop a run or reach the replay.
 
 An env that raises, hangs, dies or returns a malformed value is replaced. Its episode is over, and
-the caller is told so (`cut`). What a budget of failures cannot repair ends the run: `EnvFailed`.
+the caller is told so (`cut`). What a budget of failures cannot repair ends the run: `EnvError`.
 
 The timeline of one env. `send` and `recv` alternate; between them the env works on its own:
 
@@ -33,7 +33,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a rebuild, doubling
 _log = logging.getLogger("reverie")
 
 
-class EnvFailed(RuntimeError):
+class EnvError(RuntimeError):
     """An env failed too often, or could not be built at all. Says which, when, and how."""
 
 
@@ -154,7 +154,7 @@ class Workers:
         return [seat.memory() for seat in self._seats]
 
     def state(self) -> Arrays:
-        """What `restore` needs, at any time, also between `send` and `recv`; waits for nothing."""
+        """The argument of `restore`, at any time, also between `send` and `recv`; waits for nothing."""
         tapes = to_arrays(self._tapes, len(self._buffers.action_of(0)))
         return tapes | {"cut": self._cut.copy(), "failures": np.array(self.failures, np.int64)}
 
@@ -288,7 +288,7 @@ class Workers:
             self._seats[i].close()
             try:
                 self._seats[i].begin_build(self._next_seed(i))
-                spaces = self._seats[i].built()
+                spaces = self._seats[i].build_spaces()
             except (Fault, UnusableEnv) as again:
                 fault = Fault(f"it could not be built again: {again}")
                 continue
@@ -301,14 +301,14 @@ class Workers:
     def _count(self, i: int, fault: Fault) -> None:
         tape = self._tapes[i]
         self.failures += 1
-        failures = tape.failed(self._window)
+        failures = tape.count_failure(self._window)
         where = (
             f"env {i} of {self.spec.id} failed in episode {tape.episode} after "
             f"{max(len(tape.crcs) - 1, 0)} steps of it ({tape.steps} rows in all); "
             f"last action {self._last_action(i)}; {fault}"
         )
         if failures > self._max_failures:
-            raise EnvFailed(
+            raise EnvError(
                 f"{failures} failures within {self._window} steps, "
                 f"{self._max_failures} are allowed. The last one: {where}"
             ) from fault
@@ -330,12 +330,12 @@ class Workers:
         try:
             for i, seat in enumerate(self._seats):
                 seat.begin_build(self._next_seed(i))
-            first, *others = [seat.built() for seat in self._seats]
+            first, *others = [seat.build_spaces() for seat in self._seats]
         except Fault as fault:
-            raise EnvFailed(f"{self.spec.id} could not be built: {fault}") from fault
+            raise EnvError(f"{self.spec.id} could not be built: {fault}") from fault
         for i, spaces in enumerate(others, 1):
             if spaces != first:
-                raise EnvFailed(f"env {i} of {self.spec.id} has other spaces than env 0: {spaces}, expected {first}")
+                raise EnvError(f"env {i} of {self.spec.id} has other spaces than env 0: {spaces}, expected {first}")
         return first
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from reverie.envs.base import RULES, Arrays, Env, Spaces, Step
 from reverie.envs.gym import GymEnv
 from reverie.envs.masks import LEAF
-from reverie.envs.values import allowed
+from reverie.envs.values import may_act
 from reverie.fields import chosen
 
 
@@ -33,10 +33,10 @@ class Wrapper:
         return obs
 
     def reset(self, seed: int | None = None) -> Step:
-        return self._seen(self.env.reset(seed))
+        return self._observation(self.env.reset(seed))
 
     def step(self, action: Arrays) -> Step:
-        return self._seen(self.env.step(action))
+        return self._observation(self.env.step(action))
 
     def render(self) -> np.ndarray | None:
         return self.env.render()
@@ -44,7 +44,7 @@ class Wrapper:
     def close(self) -> None:
         self.env.close()
 
-    def _seen(self, step: Step) -> Step:
+    def _observation(self, step: Step) -> Step:
         return replace(step, obs=self.observation(step.obs))
 
 
@@ -57,15 +57,15 @@ class ActionRepeat(Wrapper):
         self._repeat = _at_least_one("action_repeat", repeat)
 
     def step(self, action: Arrays) -> Step:
-        total, lost = 0.0, False
+        total, terminal = 0.0, False
         for _ in range(self._repeat):
             step = self.env.step(action)
             total += step.reward
-            lost |= step.is_terminal
+            terminal |= step.is_terminal
             legal = step.obs.get("legal")
-            if step.is_last or (legal is not None and not allowed(action, legal, self.act_space)):
+            if step.is_last or (legal is not None and not may_act(action, legal, self.act_space)):
                 break
-        return replace(step, reward=total, is_terminal=lost)
+        return replace(step, reward=total, is_terminal=terminal)
 
 
 class TimeLimit(Wrapper):
@@ -74,16 +74,16 @@ class TimeLimit(Wrapper):
     def __init__(self, env: Env, limit: int) -> None:
         super().__init__(env)
         self._limit = _at_least_one("time_limit", limit)
-        self._taken = 0
+        self._steps = 0
 
     def reset(self, seed: int | None = None) -> Step:
-        self._taken = 0
+        self._steps = 0
         return self.env.reset(seed)
 
     def step(self, action: Arrays) -> Step:
-        self._taken += 1
+        self._steps += 1
         step = self.env.step(action)
-        return replace(step, is_last=True) if self._taken >= self._limit else step
+        return replace(step, is_last=True) if self._steps >= self._limit else step
 
 
 class ObsKeys(Wrapper):
@@ -92,15 +92,15 @@ class ObsKeys(Wrapper):
     def __init__(self, env: Env, patterns: str) -> None:
         super().__init__(env)
         rules = {key for key, space in env.obs_space.items() if space.kind in RULES}
-        self._kept = rules | chosen((key for key in env.obs_space if key not in rules), patterns)
+        self._first_results = rules | chosen((key for key in env.obs_space if key not in rules), patterns)
 
     @property
     def obs_space(self) -> Spaces:
-        return {key: space for key, space in self.env.obs_space.items() if key in self._kept}
+        return {key: space for key, space in self.env.obs_space.items() if key in self._first_results}
 
     def observation(self, obs: Arrays) -> Arrays:
         # A key that is in no space is passed on, for the gate to name.
-        return {key: x for key, x in obs.items() if key in self._kept or key not in self.env.obs_space}
+        return {key: x for key, x in obs.items() if key in self._first_results or key not in self.env.obs_space}
 
 
 class _ImageWrapper(Wrapper):
@@ -162,7 +162,7 @@ class GrayImages(_ImageWrapper):
 
 
 def observe(env: Env, raw: Any, mask: Any = None) -> Arrays:
-    """What `env`'s agent would see where the innermost Gymnasium env shows `raw` and allows the actions of `mask`."""
+    """The agent's observation where the innermost Gymnasium env shows `raw` and allows the actions of `mask`."""
     if isinstance(env, Wrapper):
         return env.observation(observe(env.env, raw, mask))
     return env.observe(raw, mask) if isinstance(env, GymEnv) else raw

@@ -60,14 +60,14 @@ def halvings(spaces: Spaces) -> int:
     if not pictures:
         return 0
     size = extent(pictures)
-    stages = halved(min(size), 4)
+    stages = halve(min(size), 4)
     if _alike(pictures) and stages and _fits(size, stages):
         return stages
     bounded = [min(side, LARGE) for side in size]
-    return halved(max(min(bounded), 8, max(bounded) // 2), 4)
+    return halve(max(min(bounded), 8, max(bounded) // 2), 4)
 
 
-def halved(side: int, least: int) -> int:
+def halve(side: int, least: int) -> int:
     """How often a side can be halved before it falls below `least`."""
     return max(0, int(math.log2(side / least)))
 
@@ -79,26 +79,26 @@ def resized(spaces: Spaces, size: Size) -> dict[str, Size]:
 
 def onto(x: Float[Array, "*B h w c"], size: Size) -> Float[Array, "*B H W c"]:
     """An image on a canvas of this size."""
-    return _resampled(x, size, "linear", "nearest")
+    return _resample(x, size, "linear", "nearest")
 
 
 def back(x: Float[Array, "*B h w c"], size: Size) -> Float[Array, "*B H W c"]:
     """A canvas as an image of this size. What `onto` did not shrink comes back as it was."""
-    return _resampled(x, size, "nearest", "linear")
+    return _resample(x, size, "nearest", "linear")
 
 
 class Canvas(NamedTuple):
     """The distribution of an image, as one of the canvas that it lies on."""
 
-    painted: Any  # a distribution over the canvas
+    canvas_dist: Any  # a distribution over the canvas
     canvas: Size
     size: Size  # of the image
 
     def pred(self) -> Float[Array, "*B H W c"]:
-        return back(self.painted.pred(), self.size)
+        return back(self.canvas_dist.pred(), self.size)
 
     def loss(self, target: Float[Array, "*B H W c"]) -> Float[Array, "*B"]:
-        loss: Array = self.painted.loss(onto(target, self.canvas))
+        loss: Array = self.canvas_dist.loss(onto(target, self.canvas))
         return loss
 
 
@@ -112,7 +112,7 @@ def _fits(size: Size, stages: int) -> bool:
     return all(side % (1 << stages) == 0 and least <= side >> stages <= most for side in size)
 
 
-def _resampled(x: Array, size: Size, shrink: str, grow: str) -> Array:
+def _resample(x: Array, size: Size, shrink: str, grow: str) -> Array:
     small = min(x.shape[-3], size[0]), min(x.shape[-2], size[1])
     for method, sides in ((shrink, small), (grow, size)):
         if x.shape[-3:-1] != sides:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.envs.base import Space, Spaces
 from reverie.model.canvas import Canvas, Convolutions, Size, canvas, images
 from reverie.model.encode import written
-from reverie.nn.dists import Gaussian, OneHot, Squared
+from reverie.nn.dists import Gaussian, OneHot, SquaredError
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG, SYMLOG_PIXELS
@@ -22,7 +22,7 @@ Pixels = Literal["sigmoid", "shift"]
 KERNELS = (5, 5, 6, 6)  # of the transposed convolutions from one pixel to 64 x 64
 
 
-def painted(x: Float[Array, "*B h w c"], pixels: Pixels) -> Float[Array, "*B h w c"]:
+def canvas_dist(x: Float[Array, "*B h w c"], pixels: Pixels) -> Float[Array, "*B h w c"]:
     """The last layer's output as float32 brightness: bounded by a sigmoid, or unbounded with 0 for middle gray."""
     x = x.astype(jnp.float32)
     return jax.nn.sigmoid(x) if pixels == "sigmoid" else x + 0.5
@@ -65,7 +65,7 @@ class ImageDecoder(eqx.Module):
         self.stoch_norm = style.norm_of(2 * units)
         self.to_map = Linear(2 * units, size, key=keys[2], bias=bias, style=style)
         self.map_norm = style.norm_of(depths[-1])
-        self.convs, self.norms = mirrored(depths, channels, kernel, list(keys[3:]), style)
+        self.convs, self.norms = mirror(depths, channels, kernel, list(keys[3:]), style)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
@@ -79,7 +79,7 @@ class ImageDecoder(eqx.Module):
         x = act(self.map_norm(x + y.reshape(*batch, *self.map_shape)))
         for conv, norm in zip(self.convs, self.norms, strict=False):
             x = act(norm(conv.upsampled(x)))
-        return painted(self.convs[-1].upsampled(x), self.pixels)
+        return canvas_dist(self.convs[-1].upsampled(x), self.pixels)
 
 
 class TransposedDecoder(eqx.Module):
@@ -108,7 +108,7 @@ class TransposedDecoder(eqx.Module):
         map_key, *keys = jax.random.split(key, 1 + len(depths))
         self.map_shape, self.pixels, self.act = coarse(resolution, depths), pixels, style.act
         self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
-        self.convs, self.norms = mirrored(depths, channels, kernel, keys, style)
+        self.convs, self.norms = mirror(depths, channels, kernel, keys, style)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
@@ -116,7 +116,7 @@ class TransposedDecoder(eqx.Module):
         x = x.reshape(*x.shape[:-1], *self.map_shape)
         for conv, norm in zip(self.convs, self.norms, strict=False):
             x = ACTIVATIONS[self.act](norm(conv.transposed(x)))
-        return painted(self.convs[-1].transposed(x), self.pixels)
+        return canvas_dist(self.convs[-1].transposed(x), self.pixels)
 
 
 class SpreadDecoder(eqx.Module):
@@ -154,7 +154,7 @@ class SpreadDecoder(eqx.Module):
         x = self.to_map(jnp.concatenate([stoch, deter], -1))[..., None, None, :]
         for conv, norm in zip(self.convs, self.norms, strict=False):
             x = ACTIVATIONS[self.act](norm(conv.spread(x)))
-        return painted(self.convs[-1].spread(x), self.pixels)
+        return canvas_dist(self.convs[-1].spread(x), self.pixels)
 
 
 def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
@@ -163,7 +163,7 @@ def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
     return height, wide, depths[-1]
 
 
-def mirrored(
+def mirror(
     depths: tuple[int, ...], channels: int, kernel: int, keys: list[PRNGKeyArray], style: Style
 ) -> tuple[tuple[Conv, ...], tuple[Norm, ...]]:
     """The convolutions of an encoder the other way round, and the norms behind all of them but the last."""
@@ -258,15 +258,15 @@ class Decoder(eqx.Module):
                     out[name] = OneHot(y, space.classes, space.shape)
                 else:
                     squash = SYMLOG if self.symlog_vectors and space.kind in ("vector", "target") else None
-                    out[name] = Squared(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
+                    out[name] = SquaredError(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0
-            picture = Squared if self.image_loss == "squared" else Gaussian
+            picture = SquaredError if self.image_loss == "squared" else Gaussian
             for name, space in images(spaces).items():
                 part = pixels[..., start : start + space.shape[2]]
-                painted = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
+                canvas_dist = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
                 height, wide, _ = space.shape
                 fits = (height, wide) == self.canvas
-                out[name] = painted if fits else Canvas(painted, self.canvas, (height, wide))
+                out[name] = canvas_dist if fits else Canvas(canvas_dist, self.canvas, (height, wide))
                 start += space.shape[2]
         return out

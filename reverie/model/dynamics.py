@@ -83,7 +83,7 @@ class Dynamics(Protocol):
         ...
 
     def prior(self, latent: Any) -> Float[Array, "*B s p"]:
-        """What was believed about the random half of a latent before its observation."""
+        """The distribution of a latent's stoch before its observation."""
         ...
 
     def imagine(self, latent: Any, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Any:
@@ -91,7 +91,7 @@ class Dynamics(Protocol):
         ...
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """What replay keeps of a latent; nothing if sequences always start from `zeros`."""
+        """The part of a latent that replay keeps; none if sequences always start from `zeros`."""
         ...
 
     def to_replay(self, latent: Any) -> dict[str, Array]:
@@ -103,7 +103,7 @@ class Dynamics(Protocol):
         ...
 
 
-class Unstored(eqx.Module):
+class WithoutReplayState(eqx.Module):
     """Dynamics of which replay keeps nothing: every sequence starts from `zeros`."""
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
@@ -121,7 +121,7 @@ class Unstored(eqx.Module):
 
 
 def features(latent: Latent) -> Float[Array, "*B f"]:
-    """What the heads read: `[stoch, deter]`."""
+    """The input of the heads: `[stoch, deter]`."""
     return jnp.concatenate([flat_stoch(latent.stoch), latent.deter], -1)
 
 
@@ -136,7 +136,7 @@ def bounded(action: Float[Array, "*B a"]) -> Float[Array, "*B a"]:
 
 
 class TokenPosterior(eqx.Module):
-    """What an observation alone says of the random variables: one hidden layer."""
+    """The distribution of stoch by an observation alone: one hidden layer."""
 
     hidden: Linear
     norm: Norm

@@ -18,12 +18,12 @@ from reverie.nn.transforms import SYMLOG_PIXELS, symlog
 
 
 def planar(spaces: Spaces) -> Spaces:
-    """What lies on a grid: images, and the planes of a board."""
+    """The observations on a grid: images, and the planes of a board."""
     return {k: s for k, s in sorted(spaces.items()) if s.kind in ("image", "planes") and len(s.shape) == 3}
 
 
 def boards(spaces: Spaces) -> Spaces:
-    """What lies on a grid and is no image."""
+    """The observations on a grid that are no images."""
     return {k: s for k, s in planar(spaces).items() if s.kind == "planes"}
 
 
@@ -33,7 +33,7 @@ def vectors(spaces: Spaces) -> Spaces:
 
 
 def written(spaces: Spaces) -> Spaces:
-    """What a decoder predicts through an MLP: `vectors`, and targets that are not seen."""
+    """The observations that a decoder predicts through an MLP: `vectors`, and targets that are not seen."""
     return {k: s for k, s in sorted(spaces.items()) if s.kind == "target"} | vectors(spaces)
 
 
@@ -66,8 +66,8 @@ def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> F
     for key, space in sorted(spaces.items()):
         value = values[key]
         if space.kind == "discrete":
-            coded = jnp.issubdtype(value.dtype, jnp.floating)
-            parts.append(value.astype(jnp.float32) if coded else one_hots(space, value))
+            is_code = jnp.issubdtype(value.dtype, jnp.floating)
+            parts.append(value.astype(jnp.float32) if is_code else one_hots(space, value))
         else:
             batch = value.shape[: value.ndim - len(space.shape)]
             value = value.astype(jnp.float32).reshape(*batch, space.width)
@@ -91,7 +91,7 @@ def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
     return values
 
 
-def permitted(
+def legal_actions(
     legal: Bool[Array, "*B width"] | None, spaces: Spaces, action: Mapping[str, Array]
 ) -> Bool[Array, "*B"] | None:
     """Whether the classes of an action are all `legal`; None: everything is."""

@@ -1,4 +1,4 @@
-"""What reads the features of a latent: scalars, flags and actions."""
+"""Heads that read the features of a latent: scalars, flags and actions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.nn.dists import Action, Binary, BoundedNormal, OneHot, Squared, TanhNormal, TruncatedNormal, TwoHot
+from reverie.nn.dists import Action, Binary, BoundedNormal, OneHot, SquaredError, TanhNormal, TruncatedNormal, TwoHot
 from reverie.nn.init import Output
 from reverie.nn.layers import FINAL, MLP, Linear, Style
 from reverie.nn.transforms import SYMLOG, H, even_bins, symexp_bins
@@ -26,7 +26,7 @@ NORMALS: dict[Continuous, type[BoundedNormal | TruncatedNormal | TanhNormal]] = 
 }
 
 
-Scalar = TwoHot | Squared  # the distribution of a scalar
+Scalar = TwoHot | SquaredError  # the distribution of a scalar
 
 
 class ScalarHead(eqx.Module):
@@ -67,7 +67,7 @@ class ScalarHead(eqx.Module):
     def __call__(self, feat: Float[Array, "*B f"]) -> Scalar:
         out = self.out(self.mlp(feat))
         if self.bins == 1:
-            return Squared(out[..., 0], 0, SYMLOG if self.kind == "symlog_squared" else None)
+            return SquaredError(out[..., 0], 0, SYMLOG if self.kind == "symlog_squared" else None)
         if self.kind == "h_two_hot":
             return TwoHot(out, even_bins(self.bins, self.limit), H)
         if self.kind == "symlog_two_hot":
@@ -116,7 +116,7 @@ class LegalHead(eqx.Module):
         return self(feat).loss(legal.astype("float32")).sum(-1)
 
     def legal(self, feat: Float[Array, "*B f"]) -> Bool[Array, "*B width"]:
-        """What is at least as likely legal as not; and of every element the likeliest class, whatever its chance."""
+        """The actions that are more likely legal than not, and of every element the likeliest class."""
         parts = jnp.split(self(feat).logit, np.cumsum(self.classes)[:-1], -1)
         return jnp.concatenate([x >= jnp.minimum(x.max(-1, keepdims=True), 0) for x in parts], -1)
 

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, TokenPosterior, Unstored, bounded, flat_stoch
+from reverie.model.dynamics import Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
 from reverie.model.stoch import Stoch
 from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
 
 
-class Memoryless(Unstored):
+class Memoryless(WithoutReplayState):
     """`Dynamics` of one step. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
     What came before matters for one step only, so replay keeps nothing."""
 

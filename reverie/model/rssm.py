@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.model.dynamics import Latent, bounded, flat_stoch
 from reverie.model.stoch import Categorical, Stoch
-from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, biased, per_block
+from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block
 from reverie.nn.norm import LayerNorm, Norm
 
 Recurrence = Literal["block", "dense", "plain"]
@@ -63,10 +63,10 @@ class BlockGRU(eqx.Module):
         self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
-        """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
+        """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         x = ACTIVATIONS[self.act](self.action_norm(self.from_action(bounded(action).astype(dtype))))
         _, _, from_action = self._shared_weights()
-        return biased(x @ from_action.astype(dtype), self.hidden.bias)
+        return add_bias(x @ from_action.astype(dtype), self.hidden.bias)
 
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B d"]
@@ -116,7 +116,7 @@ class DenseGRU(eqx.Module):
         self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
-        """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
+        """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         return driven(self.hidden, action, dtype)
 
     def __call__(
@@ -147,7 +147,7 @@ class PlainGRU(eqx.Module):
         self.act = style.act
 
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
-        """What the action adds to the hidden pre-activation; needs no state, so all steps are computed at once."""
+        """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         return driven(self.hidden, action, dtype)
 
     def __call__(
@@ -166,7 +166,7 @@ class PlainGRU(eqx.Module):
 def driven(hidden: Linear, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
     """The share of the action, and the bias, in a layer that reads stoch and action."""
     from_action = hidden.weight[-action.shape[-1] :].astype(dtype)
-    return biased(bounded(action).astype(dtype) @ from_action, hidden.bias)
+    return add_bias(bounded(action).astype(dtype) @ from_action, hidden.bias)
 
 
 def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
@@ -260,7 +260,7 @@ class RSSM(eqx.Module):
         dtype = start.deter.dtype
         # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
         drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
-        seen = biased(tokens @ self.post_hidden.weight[self.deter :].astype(dtype), self.post_hidden.bias)
+        seen = add_bias(tokens @ self.post_hidden.weight[self.deter :].astype(dtype), self.post_hidden.bias)
         first = self.begin(dtype)
         noise = self.kind.noise(key, (*resets.shape, self.stoch))
 
@@ -303,11 +303,11 @@ class RSSM(eqx.Module):
         return Latent(row["deter"].astype(dtype), stoch)
 
     def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
-        return self._grouped(self.prior_out(self.prior_mlp(deter)))
+        return self._group(self.prior_out(self.prior_mlp(deter)))
 
     def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s p"]:
         x = deter @ self.post_hidden.weight[: self.deter].astype(deter.dtype) + seen
-        return self._grouped(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
+        return self._group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
 
-    def _grouped(self, x: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
+    def _group(self, x: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
         return x.reshape(*x.shape[:-1], self.stoch, self.kind.parameters)

@@ -42,7 +42,7 @@ class Categorical(NamedTuple):
         return unimix(out, self.unimix)
 
     def noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*B s"]:
-        """What decides a sample."""
+        """The random numbers that decide a sample."""
         return jax.random.uniform(key, shape)
 
     def sample(self, out: Float[Array, "*B s p"], noise: Float[Array, "*B s"]) -> Float[Array, "*B s z"]:
@@ -80,7 +80,7 @@ class Gaussian(NamedTuple):
         return jnp.concatenate([mean, jax.nn.softplus(std) + self.least], -1)
 
     def noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*B s"]:
-        """What decides a sample."""
+        """The random numbers that decide a sample."""
         return jax.random.normal(key, shape)
 
     def sample(self, out: Float[Array, "*B s 2"], noise: Float[Array, "*B s"]) -> Float[Array, "*B s 1"]:

@@ -1,8 +1,12 @@
 """Dynamics by attention: a causal transformer over past latents and actions, instead of a recurrence.
 
-posterior: stoch_t ~ q(. | tokens_t)                                    no loop over time in training
-deter_t    = transformer((stoch_{t-1}, action_{t-1}), those before it)  of the same episode, at most `WINDOW` steps back
-prior    : stoch_t ~ p(. | deter_t)
+posterior: stoch_t ~ q(. | tokens_t)                                no loop over time in training
+deter_t    = transformer((stoch_t, action_{t-1}), those before it)  of the same episode, at most `WINDOW` steps back
+prior    : stoch_t ~ p(. | deter_{t-1}, action_{t-1})
+
+The prior is a small network of deter and the next action, so deter holds all of the past that any next step depends on.
+An actor reads the same deter. With an attention that sees the action as well, deter_t would only hold what foretells
+step t: in Recall, the answer would appear in it after the question, when the actor has spoken.
 
 The memory of a latent is what attention needs of the past: keys and values of the last steps, in every layer. Imagining
 a step computes one new entry and forgets the oldest (the world models of Micheli et al. 2023, arXiv 2209.00588, and
@@ -20,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, TokenPosterior, Unstored, bounded, flat_stoch
+from reverie.model.dynamics import Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
 from reverie.model.stoch import Stoch
 from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
 from reverie.nn.norm import RMSNorm
@@ -32,11 +36,13 @@ NEVER = -1e9  # attention to what may not be seen
 
 
 class Memory(NamedTuple):
-    """The past of a latent, the oldest first; `[*B, blocks, W, D]` and, bool, `[*B, W]`."""
+    """The past of a latent, the oldest first; `[*B, blocks, W, D]` and, bool, `[*B, W]`. And the parameters of its
+    stoch's distribution before it was observed."""
 
     keys: Float[Array, "*B n w d"]
     values: Float[Array, "*B n w d"]
     there: Bool[Array, "*B w"]
+    prior: Float[Array, "*B s p"]
 
 
 class Block(eqx.Module):
@@ -87,7 +93,7 @@ class Block(eqx.Module):
         return x + self.narrow(jax.nn.silu(self.widen(self.norms[1](x))))
 
 
-class Transformer(Unstored):
+class Transformer(WithoutReplayState):
     """`Dynamics` by attention. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
     A memory is many times as large as what is seen, so every sequence makes its own."""
 
@@ -125,14 +131,15 @@ class Transformer(Unstored):
         self.blocks = tuple(Block(self.width, key=k, style=style) for k in keys[5:])
         self.norm = RMSNorm(self.width)
         self.out = Linear(self.width, deter, key=keys[2], style=style.out)
-        self.prior_mlp = MLP(deter, hidden, prior_layers, key=keys[3], style=style)
+        self.prior_mlp = MLP(deter + action, hidden, prior_layers, key=keys[3], style=style)
         self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style.out)
         self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
         """As `Dynamics.zeros`: an empty memory."""
         past = jnp.zeros((*batch, BLOCKS, WINDOW, self.width), dtype)
-        memory = Memory(past, past, jnp.zeros((*batch, WINDOW), bool))
+        prior = jnp.zeros((*batch, self.stoch, self.kind.parameters), dtype)
+        memory = Memory(past, past, jnp.zeros((*batch, WINDOW), bool), prior)
         stoch = jnp.zeros((*batch, self.stoch, self.kind.width), dtype)
         return Latent(jnp.zeros((*batch, self.deter), dtype), stoch, memory)
 
@@ -146,16 +153,15 @@ class Transformer(Unstored):
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
         """As `Dynamics.observe`, all steps at once.
 
-        entry     m1 .. mW | u1   u2   ...  uT       W of the memory of `start`, then (stoch_{t-1}, action_{t-1})
+        entry     m1 .. mW | u1   u2   ...  uT       W of the memory of `start`, then (stoch_t, action_{t-1})
         query                u1   u2   ...  uT
         seen      in the same episode, not later, at most W steps before
         """
         dtype, out, steps = start.deter.dtype, self.posterior(tokens), tokens.shape[1]
         stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
         fresh = resets[..., None]
-        before = jnp.concatenate([start.stoch[:, None], stoch[:, :-1]], 1)
-        before = jnp.where(fresh[..., None], jnp.zeros_like(before), before)
-        x = self._embedded(before, jnp.where(fresh, 0.0, actions))
+        actions = jnp.where(fresh, 0.0, actions)
+        x = self._embed(stoch, actions)
 
         episode = jnp.cumsum(resets, 1)
         episodes = jnp.concatenate([jnp.zeros((len(resets), WINDOW), episode.dtype), episode], 1)
@@ -172,21 +178,25 @@ class Transformer(Unstored):
             values.append(jnp.concatenate([start.memory.values[:, n], v], 1))
             x = block(x, query, keys[-1], values[-1], back, seen)
         deter = self._deter(x)
+        before = jnp.concatenate([start.deter[:, None], deter[:, :-1]], 1)
+        prior = self._prior(jnp.where(fresh, jnp.zeros_like(before), before), actions)
 
         # The memory after step t: entries t + 1 to t + W of all, those of the episode that t belongs to.
         span = jnp.arange(steps)[:, None] + 1 + jnp.arange(WINDOW)[None]
         past = lambda all: jnp.stack(all, 1)[:, :, span].swapaxes(1, 2)  # [B, T, n, W, D]
         lasting = there[:, span] & (episodes[:, span] == episode[..., None])
-        latents = Latent(deter, stoch, Memory(past(keys), past(values), lasting))
+        latents = Latent(deter, stoch, Memory(past(keys), past(values), lasting, prior))
         return latents, self.kind.belief(out)
 
     def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
         """As `Dynamics.prior`."""
-        return self.kind.belief(self._prior(latent.deter))
+        return self.kind.belief(latent.memory.prior)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         """As `Dynamics.imagine`: one new entry, and the oldest is forgotten."""
-        x = self._embedded(latent.stoch, action)[..., None, :]
+        out = self._prior(latent.deter, action)
+        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(latent.deter.dtype)
+        x = self._embed(stoch, action)[..., None, :]
         one = jnp.ones((*latent.memory.there.shape[:-1], 1), bool)
         there = jnp.concatenate([latent.memory.there, one], -1)
         back = jnp.arange(WINDOW, -1, -1)[None]
@@ -197,17 +207,16 @@ class Transformer(Unstored):
             values.append(jnp.concatenate([latent.memory.values[..., n, :, :], v], -2))
             x = block(x, query, keys[-1], values[-1], back, there[..., None, :])
         deter = self._deter(x[..., 0, :])
-        out = self._prior(deter)
-        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(deter.dtype)
         newest = lambda all: jnp.stack(all, -3)[..., 1:, :]
-        return Latent(deter, stoch, Memory(newest(keys), newest(values), there[..., 1:]))
+        return Latent(deter, stoch, Memory(newest(keys), newest(values), there[..., 1:], out))
 
-    def _embedded(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
+    def _embed(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
         return self.embed(jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1))
 
     def _deter(self, x: Float[Array, "*B d"]) -> Float[Array, "*B e"]:
         return jnp.tanh(self.out(self.norm(x)))
 
-    def _prior(self, deter: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:
-        out = self.prior_out(self.prior_mlp(deter))
+    def _prior(self, deter: Float[Array, "*B e"], action: Float[Array, "*B a"]) -> Float[Array, "*B s p"]:
+        x = jnp.concatenate([deter, bounded(action).astype(deter.dtype)], -1)
+        out = self.prior_out(self.prior_mlp(x))
         return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)

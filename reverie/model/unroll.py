@@ -20,7 +20,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Spaces
-from reverie.model.canvas import Size, canvas, extent, halved, halvings, images, onto
+from reverie.model.canvas import Size, canvas, extent, halve, halvings, images, onto
 from reverie.model.encode import Encoder, flat, planar, vectors, width
 from reverie.nn.layers import MLP, Conv, Linear
 from reverie.nn.norm import RMSNorm
@@ -107,7 +107,7 @@ class Vectors(eqx.Module):
         return SCALINGS[self.scaling](state + self.change(self.trunk(x)), 1)
 
     def read(self, state: Float[Array, "*B d"]) -> Float[Array, "*B f"]:
-        """What the heads read of a state."""
+        """The input of the heads at a state."""
         return state
 
 
@@ -185,7 +185,7 @@ class Towers(eqx.Module):
     ):
         pictures = planar(spaces)
         self.canvas = height, wide = tower_canvas(spaces)
-        down = halved(min(height, wide), 6) if images(spaces) else 0
+        down = halve(min(height, wide), 6) if images(spaces) else 0
         inputs = sum(s.shape[2] for s in pictures.values()) + width(beside(spaces))
         keys = iter(jax.random.split(key, 3 + down + 2 * blocks))
         self.first = Conv(inputs, channels, 3, key=next(keys))
@@ -212,7 +212,7 @@ class Towers(eqx.Module):
             parts.append(jnp.broadcast_to(x[..., None, None, :], shape))
         x = self.first(jnp.concatenate(parts, -1))
         for block in self.downs:
-            x = block(_halved(x))
+            x = block(_pool(x))
         for block in self.blocks:
             x = block(x)
         return SCALINGS[self.scaling](x, 3)
@@ -239,11 +239,11 @@ def tower_canvas(spaces: Spaces) -> Size:
 
 
 def beside(spaces: Spaces) -> Spaces:
-    """What does not lie on the grid."""
+    """The observations that do not lie on the grid."""
     return {k: s for k, s in vectors(spaces).items() if k not in planar(spaces)}
 
 
-def _halved(x: Float[Array, "*B h w c"]) -> Float[Array, "*B h2 w2 c"]:
+def _pool(x: Float[Array, "*B h w c"]) -> Float[Array, "*B h2 w2 c"]:
     """Means of 2x2 blocks."""
     *batch, high, wide, c = x.shape
     return x.reshape(*batch, high // 2, 2, wide // 2, 2, c).mean((-4, -2))

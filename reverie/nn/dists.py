@@ -43,9 +43,9 @@ def sample_one_hot(probs: Float[Array, "*B z"], uniform: Float[Array, "*B"]) -> 
     """
     cdf = jnp.cumsum(probs, -1)
     # Scaled by the total, which rounding leaves a little off one: the last class is always reachable.
-    passed = (cdf[..., :-1] <= uniform[..., None] * cdf[..., -1:]).astype(jnp.float32)
-    ones = jnp.ones((*passed.shape[:-1], 1), jnp.float32)
-    steps = jnp.concatenate([ones, passed, 0 * ones], -1)
+    above = (cdf[..., :-1] <= uniform[..., None] * cdf[..., -1:]).astype(jnp.float32)
+    ones = jnp.ones((*above.shape[:-1], 1), jnp.float32)
+    steps = jnp.concatenate([ones, above, 0 * ones], -1)
     return steps[..., :-1] - steps[..., 1:]
 
 
@@ -143,7 +143,7 @@ class OneHot:
         return x.reshape(*x.shape[:-2], -1)[..., np.flatnonzero(self.valid)]
 
     def logp_of(self, value: Array) -> Float[Array, "*B"]:
-        """Of classes, int `[*B, *shape]`, or of what `code` gave."""
+        """Log-probability of classes, int `[*B, *shape]`, or of what `code` gave."""
         if jnp.issubdtype(value.dtype, jnp.floating):
             return jnp.sum(value * self._side_by_side(self.logp), -1)
         value = value.reshape(self.logp.shape[:-1])
@@ -157,8 +157,8 @@ class OneHot:
         """The same at `spread` times the temperature."""
         other = copy.copy(self)
         mask = jnp.broadcast_to(self.mask, self.logp.shape)
-        tempered = jax.nn.log_softmax(jnp.where(mask, self.logp / spread, jnp.finfo(jnp.float32).min), -1)
-        other.logp = jnp.where(mask, tempered, jnp.finfo(jnp.float32).min)
+        scaled_logits = jax.nn.log_softmax(jnp.where(mask, self.logp / spread, jnp.finfo(jnp.float32).min), -1)
+        other.logp = jnp.where(mask, scaled_logits, jnp.finfo(jnp.float32).min)
         return other
 
     def entropy(self) -> Float[Array, "*B"]:
@@ -307,8 +307,8 @@ class TanhNormal:
         shape = (-1,) + (1,) * self.mean.ndim
         raw = self.mean[None] + self.std[None] * np.float32(self.places).reshape(shape)
         weights = np.float32(self.weights / self.weights.sum()).reshape(shape)
-        stretched = jnp.sum(weights * self._stretch(raw), 0)
-        return jnp.sum(0.5 * math.log(2 * math.pi * math.e) + jnp.log(self.std) + stretched, -1)
+        raw_mean = jnp.sum(weights * self._stretch(raw), 0)
+        return jnp.sum(0.5 * math.log(2 * math.pi * math.e) + jnp.log(self.std) + raw_mean, -1)
 
     def entropy_range(self) -> tuple[float, float]:
         """The least that `entropy` can be around zero, and that of a uniform distribution."""
@@ -379,7 +379,7 @@ class Binary:
         return -(target * jax.nn.log_sigmoid(self.logit) + (1 - target) * jax.nn.log_sigmoid(-self.logit))
 
 
-class Squared:
+class SquaredError:
     """Sum of squared errors over the last `dims` axes: no half and no constant; `squash` is applied to the target."""
 
     mean: Float[Array, "..."]
@@ -402,11 +402,11 @@ class Squared:
         return jnp.sum(self.error(target), tuple(range(-self.dims, 0)))
 
 
-class Gaussian(Squared):
+class Gaussian(SquaredError):
     """Negative log-likelihood of a normal whose variance, one number for all elements of all examples, is the most
     likely one: their mean squared error (Rybkin et al. 2021, "optimal sigma"). Sums over the last `dims` axes.
 
-    With a variance of one it would be half of `Squared` and a constant. What this changes is the weight of the error:
+    With a variance of one it is half of `SquaredError` and a constant. This changes the weight of the error:
     it grows as the error falls, instead of staying where the other losses were tuned for it.
     """
 

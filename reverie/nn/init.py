@@ -22,15 +22,15 @@ class Weights:
     """Where the weights of a Dreamer begin. Every Dreamer has these values."""
 
     hidden_init: Hidden = "paper"
-    """Of hidden layers. truncated: a normal cut at two deviations, fan_in: uniform within 1 / sqrt(inputs), kaiming: a
-    normal and orthogonal: an orthogonal matrix, both times the gain of the activation."""
+    """Weights of hidden layers. truncated: a normal cut at two deviations, fan_in: uniform within 1 / sqrt(inputs),
+    kaiming: a normal and orthogonal: an orthogonal matrix, both times the gain of the activation."""
     mean_init: Output = "paper"
-    """Of the policy's output: logits of discrete actions, means of continuous ones. small: a hundredth; orthogonal: an
-    orthogonal matrix; zero."""
+    """Weights of the policy's output: logits of discrete actions, means of continuous ones. small: a hundredth;
+    orthogonal: an orthogonal matrix; zero."""
     std_init: Output = "paper"
-    """Of the policy's output for standard deviations."""
+    """Weights of the policy's output for standard deviations."""
     critic_init: Output = "paper"
-    """Of the critic's output. Over exponential bins (V3), anything but zero begins with values of tens of
+    """Weights of the critic's output. Over exponential bins (V3), anything but zero begins with values of tens of
     thousands, with which Pendulum is not learned in 3,000 steps."""
 
 

@@ -31,7 +31,7 @@ GAINS: dict[Act, float] = {"silu": 1.676532, "elu": 1.245198, "relu": math.sqrt(
 
 
 class Style(NamedTuple):
-    """What all layers of a network have in common. The defaults are DreamerV3's, final version.
+    """The style of all layers of a network. The defaults are DreamerV3's, final version.
 
     Attributes:
       norm: what normalises hidden units. A LayerNorm has an offset of its own: no layer before it needs a bias.
@@ -61,7 +61,7 @@ class Style(NamedTuple):
 
     @property
     def out(self) -> Style:
-        """Of a layer that no activation follows."""
+        """Gain of a layer that no activation follows."""
         return self._replace(act="linear")
 
     def output(self, init: Output, scale: float) -> tuple[Style, float]:
@@ -80,7 +80,7 @@ def along_last(p: Float[Array, " n"], like: Array) -> Array:
     return p.astype(like.dtype).reshape((1,) * (like.ndim - 1) + p.shape)
 
 
-def biased(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[Array, "*B o"]:
+def add_bias(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[Array, "*B o"]:
     """`y + bias`, if there is one."""
     return y if bias is None else y + along_last(bias, y)
 
@@ -105,7 +105,7 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
-        return biased(x @ self.weight.astype(x.dtype), self.bias)
+        return add_bias(x @ self.weight.astype(x.dtype), self.bias)
 
 
 class BlockLinear(eqx.Module):
@@ -139,7 +139,7 @@ class BlockLinear(eqx.Module):
         bias = None if self.bias is None else self.bias.astype(x.dtype).reshape(blocks, outputs)
 
         def one(weights: tuple[Array, Array | None], x: Array, *others: Array) -> Array:
-            return f(biased(x @ weights[0], weights[1]), *others)
+            return f(add_bias(x @ weights[0], weights[1]), *others)
 
         return per_block(one, (self.weight.astype(x.dtype), bias), x, *others)
 
@@ -185,7 +185,7 @@ class Conv(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h w o"]:
-        return biased(convolve(x, self.weight), self.bias)
+        return add_bias(convolve(x, self.weight), self.bias)
 
     def pooled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
         """The largest of every 2x2 block of `self(x)`."""
@@ -199,7 +199,7 @@ class Conv(eqx.Module):
         code = _block_code(len(self.weight))
         kernel = jnp.einsum("tapk,ubql,klio->tuabipqo", code, code, self.weight)
         y = convolve(blocks.reshape(*batch, h // 2, w // 2, 4 * c), kernel.reshape(3, 3, 4 * c, -1))
-        return biased(reduce(jnp.maximum, jnp.split(y, 4, -1)), self.bias)
+        return add_bias(reduce(jnp.maximum, jnp.split(y, 4, -1)), self.bias)
 
     def upsampled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:
         """`self` of `x` with every pixel as a 2x2 block.
@@ -211,7 +211,7 @@ class Conv(eqx.Module):
 
     def strided(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
         """Every second pixel of the convolution, along both axes."""
-        return biased(convolve(x, self.weight, stride=2), self.bias)
+        return add_bias(convolve(x, self.weight, stride=2), self.bias)
 
     def transposed(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:
         """Mirrors `strided`: the convolution of `x` with zeros between its pixels, computed without the zeros."""
@@ -219,7 +219,7 @@ class Conv(eqx.Module):
 
     def strided_inside(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
         """Every second pixel of the convolution, where the whole kernel lies in the image: n to (n - k) // 2 + 1."""
-        return biased(convolve(x, self.weight, stride=2, padding="VALID"), self.bias)
+        return add_bias(convolve(x, self.weight, stride=2, padding="VALID"), self.bias)
 
     def spread(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
         """Mirrors `strided_inside`: every pixel of `x` adds a whole kernel, two pixels from its neighbour's: n to
@@ -237,7 +237,7 @@ class Conv(eqx.Module):
         y = convolve(x, kernel.reshape(3, 3, c, -1), padding=padding)
         h, w = y.shape[-3:-1]
         y = jnp.moveaxis(y.reshape(*batch, h, w, 2, 2, -1), -3, -4)
-        return biased(y.reshape(*batch, 2 * h, 2 * w, -1), self.bias)
+        return add_bias(y.reshape(*batch, 2 * h, 2 * w, -1), self.bias)
 
 
 Padding = str | list[tuple[int, int]]

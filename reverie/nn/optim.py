@@ -113,7 +113,7 @@ def finite(tree: Any) -> Bool[Array, ""]:
 
 
 def guarded(sound: Bool[Array, ""], old: S, new: S, out: Row, stored: Row) -> tuple[S, Row, Row]:
-    """What `train` returns of an update: nothing that is not finite may reach the state or replay, since one poisoned
+    """The guarded result of an update: nothing that is not finite may reach the state or replay, since one poisoned
     batch must not destroy a run. If anything was not, all is kept as it was, bit for bit, but for the counters. Decided
     on the device, without asking the host.
 

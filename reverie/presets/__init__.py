@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from reverie import algos
-from reverie.fields import ConfigError, meant, short
+from reverie.fields import ConfigError, did_you_mean, short
 
 LARGEST = 1 << 20  # bytes of a file of one's own
 
 
 @dataclass(frozen=True)
 class Presets:
-    """What an algorithm's file holds, with every `base` filled in.
+    """The content of an algorithm's file, with every `base` filled in.
 
     Attributes:
       defaults: values of the run that differ from those of `RunConfig`.
@@ -41,15 +41,15 @@ class Presets:
 
     defaults: Mapping[str, Any]
     named: Mapping[str, Mapping[str, Any]]
-    suited: Mapping[str, str]
+    preset_for: Mapping[str, str]
 
 
 @cache
 def of(algorithm: str) -> Presets:
     """The presets of an algorithm; raises UnknownAlgorithm."""
     data = _file(algorithm)
-    named = {name: _filled(algorithm, values) for name, values in data.get("presets", {}).items()}
-    defaults = _filled(algorithm, data.get("defaults", {}))
+    named = {name: _with_bases(algorithm, values) for name, values in data.get("presets", {}).items()}
+    defaults = _with_bases(algorithm, data.get("defaults", {}))
     return Presets(defaults, named, {named[name]["env"]: name for name in data.get("suited", ())})
 
 
@@ -81,7 +81,7 @@ def own(path: str, algorithm: str) -> dict[str, Any]:
     if (of_whom := values.pop("algorithm", algorithm)) != algorithm:
         raise ConfigError(f"{path} is a preset of {short(of_whom)}, and the algorithm is {algorithm}")
     try:
-        return _filled(algorithm, values)
+        return _with_bases(algorithm, values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -108,7 +108,7 @@ def _own_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
-def _filled(algorithm: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_bases(algorithm: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values on top of those that they begin with, as flags hold them."""
     values, found = dict(values), dict[str, Any]()
     bases = values.pop("base", [])
@@ -117,9 +117,11 @@ def _filled(algorithm: str, values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"base is {short(bases)}, expected the name of a preset or a list of names")
     for base in bases:
         found |= _base(algorithm, base)
-    if isinstance(options := values.get("env_kwargs"), dict):
-        values["env_kwargs"] = json.dumps(options, sort_keys=True)
-    return found | values
+    if isinstance(values.get("choices"), dict):
+        values["choices"] = json.loads(found.get("choices", "{}")) | values["choices"]
+    return found | {
+        name: json.dumps(value, sort_keys=True) if isinstance(value, dict) else value for name, value in values.items()
+    }
 
 
 def _base(algorithm: str, name: str) -> dict[str, Any]:
@@ -129,5 +131,5 @@ def _base(algorithm: str, name: str) -> dict[str, Any]:
     known = data.get("presets", {}) | data.get("bases", {})
     if plain not in known:
         whose = f"{other or algorithm} has {', '.join(known) or 'none'}"
-        raise ConfigError(f"there is no base {short(name)}: {meant(plain, known)}{whose}")
-    return _filled(other or algorithm, known[plain])
+        raise ConfigError(f"there is no base {short(name)}: {did_you_mean(plain, known)}{whose}")
+    return _with_bases(other or algorithm, known[plain])

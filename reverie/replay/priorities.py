@@ -96,7 +96,7 @@ class SumTree:
 
 
 class Priorities:
-    """The priorities of `size` places, of which those that are `set` and not `dropped` are drawn.
+    """The priorities of `size` places, of which those that are `set` and not `stale_windows` are drawn.
 
     Args:
       alpha: 0 to 1; 0 draws uniformly.

@@ -96,8 +96,8 @@ class Rings:
             if key not in rows:
                 faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
             elif rows[key].dtype != field.dtype or rows[key].shape != want:
-                got = rows[key]
-                faults.append(f"{key}: given {got.dtype} {list(got.shape)}, expected {field.dtype} {list(want)}")
+                column = rows[key]
+                faults.append(f"{key}: given {column.dtype} {list(column.shape)}, expected {field.dtype} {list(want)}")
         if faults:
             raise ValueError("rows do not fit the replay:\n  " + "\n  ".join(sorted(faults)))
 

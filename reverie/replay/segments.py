@@ -87,7 +87,7 @@ class Segments:
         self._folder = Folder(directory.parent) / directory.name
         self._lengths: dict[int, int] = {}  # number of a segment -> bytes that count, in order
         self._open = 0  # the segment to append to; 0: the next save begins a new one
-        self._damaged: set[str] = set()  # names of files that are not all sound
+        self._bad_files: set[str] = set()  # names of files that are not all sound
         # The segment in which the row and the latest patch of every slot lie; 0: in none.
         self._at = {kind: np.zeros(0, np.int32) for kind in (ROWS, PATCH)}
         self._live: dict[int, list[int]] = {}  # number of a segment -> how many rows and patches live in it
@@ -154,7 +154,7 @@ class Segments:
         return victims
 
     def _left(self, rows: np.ndarray, patches: np.ndarray) -> dict[int, list[int]]:
-        """What lives in each segment once these rows and patches are saved again elsewhere."""
+        """The live rows of each segment once these rows and patches are saved again elsewhere."""
         left = {segment: list(counts) for segment, counts in self._live.items()}
         for kind, saved in ((ROWS, rows), (PATCH, rows | patches)):
             segments, counts = np.unique(self._at[kind][saved], return_counts=True)
@@ -181,7 +181,7 @@ class Segments:
 
     def _write(self, replay: Replay, records: list[_Record], lengths: dict[int, int]) -> dict[int, int]:
         """Appends the records. Returns `lengths` with the new marks."""
-        created = []
+        new_files = []
         try:
             for segment, group in groupby(records, key=lambda record: record.segment):
                 name = _name(segment)
@@ -189,14 +189,14 @@ class Segments:
                 if segment in lengths:
                     lengths[segment] = self._folder.append(name, lengths[segment], chunks)
                 else:
-                    created.append(name)
+                    new_files.append(name)
                     lengths[segment] = self._folder.create(name, chunks)
-            if created:
+            if new_files:
                 self._folder.sync()
         except OSError:
             # The half-written tail must not eat the space that the next attempt needs.
             with suppress(OSError):
-                for name in created:
+                for name in new_files:
                     self._folder.remove(name)
                 if self._open:
                     self._folder.truncate(_name(self._open), self._lengths[self._open])
@@ -251,22 +251,22 @@ class Segments:
                 if kind == ROWS:
                     at[PATCH][slots] = 0
             if len(damages) > before:
-                self._damaged.add(_name(segment))
-        lived = {kind: np.bincount(at[kind], minlength=max(marks, default=0) + 1) for kind in at}
-        self._live = {i: [int(lived[ROWS][i]), int(lived[PATCH][i])] for i in self._lengths}
+                self._bad_files.add(_name(segment))
+        live_rows = {kind: np.bincount(at[kind], minlength=max(marks, default=0) + 1) for kind in at}
+        self._live = {i: [int(live_rows[ROWS][i]), int(live_rows[PATCH][i])] for i in self._lengths}
         replay.reindex()
-        lost = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
+        missing = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
         if damages:
             log.warning(
                 "replay in %s: %d damaged places set aside, %d of %d rows lost, training goes on "
                 "with the rest. First: %s",
                 self.directory,
                 len(damages),
-                lost,
+                missing,
                 manifest["held"],
                 damages[0],
             )
-        return lost
+        return missing
 
     def _decode(self, name: str, length: int, replay: Replay) -> Iterator[tuple[int, np.ndarray, Row] | str]:
         """(kind, ids, values) of the sound records in the first `length` bytes of a segment, a text for others."""
@@ -316,21 +316,21 @@ class Segments:
         for segment in (s for m in manifests for s in m["segments"]):
             name = segment["name"]
             marks[name] = max(marks.get(name, 0), segment["length"])
-        collected = []
+        rows_out = []
         for name in self._folder.names():
             if not _NAME.fullmatch(name):
                 continue
             if name not in marks:
-                if name in self._damaged:
+                if name in self._bad_files:
                     self._folder.set_aside(name)
                 else:
                     self._folder.remove(name)
-            elif name not in self._damaged and self._folder.size(name) > marks[name]:
+            elif name not in self._bad_files and self._folder.size(name) > marks[name]:
                 self._folder.truncate(name, marks[name])
             else:
                 continue
-            collected.append(self.directory / name)
-        return collected
+            rows_out.append(self.directory / name)
+        return rows_out
 
 
 def _name(segment: int) -> str:

@@ -136,9 +136,9 @@ class Replay(Rings):
         t, slots = self._put(streams, rows)
         if self._priorities:
             self.arrays[PRIORITY][slots] = self._priorities.highest
-        dropped = self._windows.drop(streams, self._count[streams] - self.ring, len(t))
-        if self._priorities and dropped:
-            self._priorities.drop(self._roots(*dropped))
+        stale_windows = self._windows.drop(streams, self._count[streams] - self.ring, len(t))
+        if self._priorities and stale_windows:
+            self._priorities.drop(self._roots(*stale_windows))
         run = self._run[streams]
         if self.within_episodes:
             run = np.maximum.accumulate(np.where(rows["is_first"], t, run))
@@ -190,9 +190,9 @@ class Replay(Rings):
             roots, weight = self._priorities.draw(batch, self._rng, beta)
             return {**self._rows(self.ids(roots) - self._context, self._span), "weight": weight}
         picks = self._windows.serve(batch) if self.online and online else []
-        served = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
+        window_ids = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
         stream, start = self._windows.draw(batch - len(picks), self._rng)
-        first = np.concatenate([served, (stream << ID_BITS) | start])
+        first = np.concatenate([window_ids, (stream << ID_BITS) | start])
         return self._rows(self._rng.permutation(first) if picks else first, self._span)
 
     # --- write-back -------------------------------------------------------------------------------

@@ -39,17 +39,17 @@ class Windows:
         """
         tail = self._tail[streams]
         places = self._head[streams] + np.arange(steps)[:, None]  # [U, n]
-        gone = (places < tail) & (self._starts[streams, places % self._ring] < oldest)
-        if not gone.any():
+        overwritten = (places < tail) & (self._starts[streams, places % self._ring] < oldest)
+        if not overwritten.any():
             return None
-        step, n = np.nonzero(gone)
-        dropped = streams[n], self._starts[streams[n], places[step, n] % self._ring]
-        self._head[streams] += gone.sum(0)
+        step, n = np.nonzero(overwritten)
+        stale_windows = streams[n], self._starts[streams[n], places[step, n] % self._ring]
+        self._head[streams] += overwritten.sum(0)
         while True:  # those that waited for their turn waited in vain
             cursor = self._cursor[streams]
             late = (cursor < tail) & (self._starts[streams, cursor % self._ring] < oldest)
             if not late.any():
-                return dropped
+                return stale_windows
             self._advance(streams[late])
 
     def add(self, streams: np.ndarray, start: np.ndarray, complete: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from reverie.agent import Agent, Mode, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import opponent
 from reverie.run.stop import Stop
-from reverie.run.traced import Traced
+from reverie.run.traced import CountedJit
 
 SEATS = ("first", "second")
 
@@ -46,10 +46,10 @@ class Arena:
     def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, mode: Mode = "eval", **options: Any) -> None:
         self.envs, self.agent, self.name = envs, agent, name
         self._opponent = opponent(name, envs.env)
-        self.policy = Traced(
+        self.policy = CountedJit(
             f"arena/{envs.num}", lambda state, carry, rows: agent.policy(state, carry, rows, mode), **options
         )
-        self._step, self._rows = jax.jit(self._stepped), jax.jit(envs.rows)
+        self._step, self._rows = jax.jit(self._advance), jax.jit(envs.rows)
 
     def play(self, state: State, games: int, key: Any, stop: Stop | None = None) -> list[Game] | None:
         """`games` games, the agent beginning the first half of them (and one more, if they are odd).
@@ -101,7 +101,7 @@ class Arena:
             world = self._step(world, {name: action})
         return [Game(seat, int(np.sign(s)), int(n)) for s, n in zip(score, lengths, strict=True)]
 
-    def _stepped(self, world: Any, action: dict[str, Any]) -> Any:
+    def _advance(self, world: Any, action: dict[str, Any]) -> Any:
         return self.envs.step(world, action)
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger("reverie")
 
 @dataclass
 class Callbacks:
-    """What to call, each with the env steps so far first. They look on: what they return is not looked at, and one that
+    """Functions to call, with the env steps so far as first argument. What they return is ignored, and one that
     raises is a warning, told once, and training goes on. After a resume they hear again of what came after the
     checkpoint.
 
@@ -31,7 +31,7 @@ class Callbacks:
     on_eval: Callable[[int, Evaluation], Any] | None = None
     on_episode: Callable[[int, Episode], Any] | None = None
     on_checkpoint: Callable[[int, Path], Any] | None = None
-    _failed: set[str] = field(default_factory=set)
+    _print_error: set[str] = field(default_factory=set)
 
     def __call__(self, name: str, step: int, what: Any) -> None:
         """Calls the function of this name, if there is one."""
@@ -40,8 +40,8 @@ class Callbacks:
         try:
             function(step, what)
         except Exception as error:  # the user's own function: no reason to lose a run
-            if name not in self._failed:
-                self._failed.add(name)
+            if name not in self._print_error:
+                self._print_error.add(name)
                 logger.warning(
                     "step %d: %s raised %s: %s. Training goes on; this is told once", step, name,
                     type(error).__name__, error,

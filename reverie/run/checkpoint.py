@@ -52,17 +52,17 @@ class Mismatch(ValueError):
     """Saved arrays are not those expected; lists all that differs."""
 
 
-class AllDamaged(ValueError):
+class NoSoundCheckpoint(ValueError):
     """There are checkpoints, and none of them can be read."""
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     """A checkpoint that must not be used; says why."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved.
+    """The content of a checkpoint.
 
     Attributes:
       run: the id of the run that wrote it; empty if that is old and had none.
@@ -121,7 +121,7 @@ class Checkpoints:
             "meta": json.loads(json.dumps(meta)),
         }
         text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode()
-        attempt = max((a for s, a, _ in self._found() if s == step), default=-1) + 1
+        attempt = max((a for s, a, _ in self._candidates() if s == step), default=-1) + 1
         name = f"step-{step:012d}" + (f"-{attempt}" if attempt else "")
         temporary = f"tmp-{uuid.uuid4().hex}"
         inside = folder / temporary
@@ -137,8 +137,8 @@ class Checkpoints:
                 folder.remove(temporary)
             raise
         try:
-            os.close(_verified(folder / name)[1])
-        except _Damaged as damage:
+            os.close(_verify(folder / name)[1])
+        except _DamagedError as damage:
             raise files.DiskError(
                 errno.EIO,
                 f"the checkpoint just written does not read back: {folder.path / name}: {damage}. The disk is not "
@@ -157,28 +157,28 @@ class Checkpoints:
           AnotherRun: one of them is not of this run.
           files.DiskError: one of them cannot be read for the moment, or is no plain file.
         """
-        found = [each for each in self._found() if until is None or each[0] <= until]
+        found = [each for each in self._candidates() if until is None or each[0] <= until]
         self._passed_over = []
         manifests = self._readable(found)
         for step, _, name in found:
             try:
-                if isinstance(damage := manifests[name], _Damaged):
+                if isinstance(damage := manifests[name], _DamagedError):
                     raise damage
-                manifest, handle = _verified(self._folder / name)
+                manifest, handle = _verify(self._folder / name)
                 try:
                     arrays = _read_arrays(handle)
                 finally:
                     os.close(handle)
                 if manifest["step"] != step:
-                    raise _Damaged(f"its manifest says step {manifest['step']!r}")
-            except _Damaged as damage:
+                    raise _DamagedError(f"its manifest says step {manifest['step']!r}")
+            except _DamagedError as damage:
                 log.warning("checkpoint %s is damaged and passed over: %s", self._folder.path / name, damage)
                 self._passed_over.append(name)
                 continue
             wrote = str(manifest.get("run") or "")
             return Checkpoint(step, arrays, manifest["meta"], self._folder.path / name, wrote)
         if found:
-            raise AllDamaged(
+            raise NoSoundCheckpoint(
                 f"every checkpoint in {self.directory} is damaged; nothing was changed. Restore one from a copy, or "
                 f"begin anew in another directory with --run"
             )
@@ -187,15 +187,15 @@ class Checkpoints:
     def manifests(self) -> list[dict[str, Any]]:
         """The manifests (`step`, `meta`, ...) of all checkpoints on the disk that are not damaged,
         newest first. Raises as `load_latest` does."""
-        return [m for m in self._readable(self._found()).values() if not isinstance(m, _Damaged)]
+        return [m for m in self._readable(self._candidates()).values() if not isinstance(m, _DamagedError)]
 
-    def _readable(self, found: Iterable[tuple[int, int, str]]) -> dict[str, dict[str, Any] | _Damaged]:
+    def _readable(self, found: Iterable[tuple[int, int, str]]) -> dict[str, dict[str, Any] | _DamagedError]:
         """Name -> manifest, or what is wrong with it, of those found; raises as `load_latest` does."""
-        manifests: dict[str, dict[str, Any] | _Damaged] = {}
+        manifests: dict[str, dict[str, Any] | _DamagedError] = {}
         for _, _, name in found:
             try:
                 manifests[name] = manifest = _read_manifest(self._folder / name)
-            except _Damaged as damage:
+            except _DamagedError as damage:
                 manifests[name] = damage
                 continue
             theirs = str(manifest.get("run") or "")
@@ -203,7 +203,7 @@ class Checkpoints:
                 raise AnotherRun(f"the checkpoint {self._folder.path / name}", theirs, self.run)
         return manifests
 
-    def _found(self) -> list[tuple[int, int, str]]:
+    def _candidates(self) -> list[tuple[int, int, str]]:
         """(step, attempt, name), newest first."""
         names = (_NAME.fullmatch(name) for name in self._folder.names())
         return sorted(((int(name[1]), int(name[2] or 0), name[0]) for name in names if name), reverse=True)
@@ -215,12 +215,12 @@ class Checkpoints:
         self._passed_over = []
 
     def _prune(self, step: int, attempt: int) -> None:
-        found = self._found()
+        found = self._candidates()
         manifests = self._readable(found)
         kept: set[int] = set()
         for s, a, name in found:
             stale = s > step or (s == step and a != attempt)
-            if isinstance(manifests[name], _Damaged):
+            if isinstance(manifests[name], _DamagedError):
                 self._folder.set_aside(name)
             elif stale or s in kept or len(kept) >= self.keep:
                 self._folder.remove(name)
@@ -255,38 +255,38 @@ def _present() -> Iterator[None]:
     try:
         yield
     except Missing as error:
-        raise _Damaged(str(error)) from None
+        raise _DamagedError(str(error)) from None
 
 
 def _read_manifest(folder: Folder) -> dict[str, Any]:
     with _present():
         text = folder.read(_MANIFEST, _MANIFEST_BYTES + 1)
     if len(text) > _MANIFEST_BYTES:
-        raise _Damaged(f"{_MANIFEST} has more than {_MANIFEST_BYTES} bytes")
+        raise _DamagedError(f"{_MANIFEST} has more than {_MANIFEST_BYTES} bytes")
     try:
         manifest = json.loads(text)
         digest = manifest.pop("sha256")
         right = digest == _digest(manifest)
         version = manifest["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _Damaged(f"{_MANIFEST} cannot be read ({type(error).__name__}: {error})") from None
+        raise _DamagedError(f"{_MANIFEST} cannot be read ({type(error).__name__}: {error})") from None
     if not right:
-        raise _Damaged(f"the checksum of {_MANIFEST} is wrong")
+        raise _DamagedError(f"the checksum of {_MANIFEST} is wrong")
     if version != VERSION:
         libraries = manifest.get("libraries")
         wrote = libraries.get("reverie") if isinstance(libraries, dict) else None
         raise OtherVersion(f"the checkpoint {folder.path}", version, VERSION, wrote)
     if wrong := fault(manifest, _FORM):
-        raise _Damaged(f"{_MANIFEST}: {wrong}")
+        raise _DamagedError(f"{_MANIFEST}: {wrong}")
     return manifest
 
 
-def _verified(folder: Folder) -> tuple[dict[str, Any], int]:
+def _verify(folder: Folder) -> tuple[dict[str, Any], int]:
     """The manifest of a checkpoint whose sizes and checksums hold, and an open handle of its arrays."""
     manifest = _read_manifest(folder)
     # No name out of the manifest is ever opened: the one file it may list is the one we know.
     if list(manifest["files"]) != [_ARRAYS]:
-        raise _Damaged(f"lists the files {list(manifest['files'])[:9]}, expected {[_ARRAYS]}")
+        raise _DamagedError(f"lists the files {list(manifest['files'])[:9]}, expected {[_ARRAYS]}")
     want = manifest["files"][_ARRAYS]
     with _present():
         handle = folder.open(_ARRAYS)
@@ -294,9 +294,9 @@ def _verified(folder: Folder) -> tuple[dict[str, Any], int]:
         with open(handle, "rb", closefd=False) as file:
             size = os.fstat(handle).st_size
             if size != want["bytes"]:
-                raise _Damaged(f"{_ARRAYS} has {size} bytes instead of {want['bytes']}")
+                raise _DamagedError(f"{_ARRAYS} has {size} bytes instead of {want['bytes']}")
             if hashlib.file_digest(file, "sha256").hexdigest() != want["sha256"]:
-                raise _Damaged(f"the checksum of {_ARRAYS} is wrong")
+                raise _DamagedError(f"the checksum of {_ARRAYS} is wrong")
     except BaseException as error:
         os.close(handle)
         if isinstance(error, OSError):
@@ -311,7 +311,7 @@ def _read_arrays(handle: int) -> dict[str, np.ndarray]:
         with safetensors.safe_open(f"/dev/fd/{handle}", framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
-        raise _Damaged(f"{_ARRAYS} cannot be read ({error})") from None
+        raise _DamagedError(f"{_ARRAYS} cannot be read ({error})") from None
 
 
 # --- pytrees as named arrays ----------------------------------------------------------------------
@@ -354,8 +354,10 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         if name not in arrays:
             faults.append(f"{name}: expected {want.dtype} {list(want.shape)}, not saved")
         elif arrays[name].shape != want.shape or arrays[name].dtype != want.dtype:
-            got = arrays[name]
-            faults.append(f"{name}: saved {got.dtype} {list(got.shape)}, expected {want.dtype} {list(want.shape)}")
+            column = arrays[name]
+            faults.append(
+                f"{name}: saved {column.dtype} {list(column.shape)}, expected {want.dtype} {list(want.shape)}"
+            )
     if faults:
         raise Mismatch(
             f"the checkpoint is of another agent (size, spaces or version), nothing was changed; "

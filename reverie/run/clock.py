@@ -15,7 +15,7 @@ class Clock:
         self._name, self._since = "rest", time.perf_counter()
 
     @contextmanager
-    def spent(self, name: str) -> Iterator[None]:
+    def measure_time(self, name: str) -> Iterator[None]:
         outer = self._switch(name)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What an agent does, compiled: by mode, by part, and together with envs of the device."""
+"""An agent's functions, compiled: by mode, by part, and together with envs of the device."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from reverie.agent import Agent, Carry, Mode, Part, State, as_divided
+from reverie.agent import Agent, Carry, Mode, Part, State, as_two_phase
 from reverie.envs.device import DeviceEnvs
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
 from reverie.run.placement import Placement
-from reverie.run.traced import Traced, gradient_options
+from reverie.run.traced import CountedJit, gradient_options
 
 
-class Compiled:
+class JittedAgent:
     """The functions of an agent under jit.
 
     Args:
@@ -35,10 +35,10 @@ class Compiled:
         self.agent = agent
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
-        self.policy: dict[Mode, Traced] = {mode: self._policy(mode) for mode in get_args(Mode)}
-        self._trains: dict[Part, Traced] = {}
-        self.report = Traced("report", agent.report, **self.place.alone)
-        self.dream = Traced("dream", agent.dream, **self.place.alone)
+        self.policy: dict[Mode, CountedJit] = {mode: self._policy(mode) for mode in get_args(Mode)}
+        self._trains: dict[Part, CountedJit] = {}
+        self.report = CountedJit("report", agent.report, **self.place.alone)
+        self.dream = CountedJit("dream", agent.dream, **self.place.alone)
         self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
         self._arenas: dict[tuple[DeviceEnvs, str, Mode], Arena] = {}
 
@@ -54,9 +54,9 @@ class Compiled:
             name = "train" if part == "all" else f"train/{part}"
             update = partial(self._train, part)
             options = {"compiler_options": gradient_options(), **self.place.train}
-            self._trains[part] = Traced(name, update, donate_argnums=0, **options)
-        updated: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
-        return updated
+            self._trains[part] = CountedJit(name, update, donate_argnums=0, **options)
+        after_update: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
+        return after_update
 
     def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
         """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""
@@ -82,17 +82,17 @@ class Compiled:
         others += [arena.policy for arena in self._arenas.values()]
         return policies | {f.name: f.traces for f in (*self._trains.values(), self.report, self.dream, *others)}
 
-    def _policy(self, mode: Mode) -> Traced:
+    def _policy(self, mode: Mode) -> CountedJit:
         def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
             return self.agent.policy(state, carry, obs, mode)
 
-        return Traced(f"policy/{mode}", decide, **self.place.alone)
+        return CountedJit(f"policy/{mode}", decide, **self.place.alone)
 
     def _train(self, part: Part, state: State, batch: dict[str, jax.Array]) -> tuple[State, Any, jax.Array]:
         if part == "all":
             state, out, metrics = self.agent.train(state, batch)
         else:
-            agent = as_divided(self.agent)
+            agent = as_two_phase(self.agent)
             assert agent is not None, self.agent
             state, out, metrics = agent.train(state, batch, part)
         names = self.names[part] = sorted(metrics)

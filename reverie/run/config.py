@@ -30,7 +30,7 @@ from reverie.fields import (
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What the agent lives in, and how it is stepped."""
+    """The env, and how it is stepped."""
 
     env: str = ""
     """A Gymnasium id (CartPole-v1), an id of a family (pgx:connect_four; see `reverie list`), module:EnvClass,
@@ -50,7 +50,7 @@ class Environment:
     """Which observations of a Dict the agent sees: names or patterns (camera/*), separated by commas; !name leaves one
     out. What is left out may be text or a sequence. Empty: all."""
     targets: Literal["none", "proprio"] = "none"
-    """What a world model is to predict besides what it sees. proprio: positions and velocities of the joints, poses and
+    """Targets that a world model predicts besides what it sees. proprio: positions and velocities of the joints, poses and
     velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""
     envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together."""
@@ -78,7 +78,7 @@ class Training:
     stop_return: Annotated[float | None, Within()] = None
     """End the run early, once an evaluation reaches this mean return. None: never."""
     seed: Seed = 0
-    """Of everything random: parameters, actions, replay and envs."""
+    """Seed of everything random: parameters, actions, replay and envs."""
     replay_ratio: Weight = 32.0
     """Replayed steps trained on per env step: updates = steps * ratio / (batch * length). In the MuZero family, roots
     per env step: updates = steps * ratio / batch."""
@@ -110,7 +110,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What replay holds."""
+    """Size and content of replay."""
 
     replay_size: Annotated[int, Within(1, 10**12)] = 1_000_000
     """Env steps that replay holds at most."""
@@ -142,12 +142,12 @@ class Schedule:
     eval_episodes: Annotated[int, Within(0, 10**6)] = 10
     """Episodes of an evaluation. The run also ends with one. 0 for none at all."""
     eval_mode: Literal["greedy", "sample"] = "greedy"
-    """Of evaluations: the most probable action, or one drawn from the policy (of the search, where one searches), as
+    """Actions of evaluations: the most probable, or one drawn from the policy (of the search, where one searches), as
     the reference of DreamerV3 does; without the noise that training adds to explore."""
     eval_envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together in an evaluation."""
     opponent: str = "random"
-    """Of evaluations, in games of two: random, perfect (small games), or mcts:N with N rollouts a move."""
+    """The opponent of evaluations, in games of two: random, perfect (small games), or mcts:N with N rollouts a move."""
     report_every: Steps = 10_000
     """Open-loop error of the model on replayed sequences."""
     video_every: Steps = 50_000
@@ -162,7 +162,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the run computes on."""
+    """Devices and precision."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: the GPU if JAX sees one."""
@@ -170,7 +170,7 @@ class Machine:
     """Devices of this kind that share every batch. 0: all that JAX sees. A run may continue on another number; sums
     are then rounded in another order."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products: bfloat16 on a GPU, float32 on a CPU. Parameters are always float32."""
+    """Precision of matrix products: bfloat16 on a GPU, float32 on a CPU. Parameters are always float32."""
     debug: bool = False
     """Run without jit and with envs in this process, so that a breakpoint in a loss works. Slow."""
 

@@ -1,8 +1,8 @@
-"""What an update costs, read off its jaxpr: nothing is compiled and nothing runs.
+"""The cost of an update, read off its jaxpr: nothing is compiled and nothing runs.
 
 Floating point operations are those of matrix products and convolutions; a loop counts as often as it turns, one of
 unknown length once. Memory is what is alive at once when the equations run one after the other; what is cheap to make
-again (`FUSED`) counts for nothing, as the compiler makes it where it is read.
+again (`FUSED_OPS`) counts for nothing, as the compiler makes it where it is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jax.extend.core import Var
 from reverie.agent import Agent
 from reverie.replay.rows import Field
 
-FUSED = frozenset({
+FUSED_OPS = frozenset({
     "abs", "add", "and", "broadcast_in_dim", "convert_element_type", "div", "eq", "exp", "ge", "gt", "integer_pow",
     "iota", "le", "log", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "reshape", "rsqrt",
     "select_n", "sign", "sqrt", "squeeze", "stop_gradient", "sub", "tanh", "transpose", "xor", "shift_left",
@@ -28,7 +28,7 @@ FUSED = frozenset({
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one update.
+    """The cost of one update.
 
     Attributes:
       flops: floating point operations.
@@ -57,8 +57,8 @@ def _flops(jaxpr: Any) -> float:
     for eqn in jaxpr.eqns:
         name, inner = eqn.primitive.name, [_flops(x) for x in _inside(eqn)]
         if name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+            (contract_dims, _), _ = eqn.params["dimension_numbers"]
+            depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contract_dims)
             total += 2 * math.prod(eqn.outvars[0].aval.shape) * depth
         elif name == "conv_general_dilated":
             kernel, spec = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
@@ -73,13 +73,13 @@ def _alive(jaxpr: Any) -> int:
     last: dict[Any, int] = {x: len(jaxpr.eqns) for x in jaxpr.outvars if isinstance(x, Var)}
     for at, eqn in reversed(list(enumerate(jaxpr.eqns))):
         # What is made again where it is read keeps that alive which it is made of.
-        until = max([at, *(last.get(x, at) for x in eqn.outvars)]) if eqn.primitive.name in FUSED else at
+        until = max([at, *(last.get(x, at) for x in eqn.outvars)]) if eqn.primitive.name in FUSED_OPS else at
         last |= {x: max(until, last.get(x, 0)) for x in eqn.invars if isinstance(x, Var)}
     ends: dict[int, int] = {}  # equation -> bytes that nobody reads after it
     live = most = 0
     for at, eqn in enumerate(jaxpr.eqns):
         inside = max((_alive(x) for x in _inside(eqn)), default=0)
-        for x in eqn.outvars if eqn.primitive.name not in FUSED else ():
+        for x in eqn.outvars if eqn.primitive.name not in FUSED_OPS else ():
             live += _bytes(x)
             ends[last.get(x, at)] = ends.get(last.get(x, at), 0) + _bytes(x)
         most = max(most, live + inside)

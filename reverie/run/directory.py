@@ -17,7 +17,7 @@ from reverie.files import Folder, Missing
 _PROBE = ".probe"
 
 
-class RunLocked(RuntimeError):
+class RunInUse(RuntimeError):
     """Another process is writing to the run directory."""
 
 
@@ -78,7 +78,7 @@ class RunDirectory:
         return self.path / "run.lock"
 
     @contextmanager
-    def locked(self) -> Iterator[RunDirectory]:
+    def with_lock(self) -> Iterator[RunDirectory]:
         """Makes the directories and holds the exclusive lock until the block ends or the process
         dies. Yields this directory with its `handle`.
 
@@ -92,7 +92,7 @@ class RunDirectory:
         new = not self.path.exists()
         self.folder.make()
         try:
-            with self._held() as held:
+            with self._hold_lock() as held:
                 made = [x for x in (self.checkpoints, self.replay, self.videos) if not x.exists()]
                 try:
                     self._probe()
@@ -128,7 +128,7 @@ class RunDirectory:
             )
 
     @contextmanager
-    def _held(self) -> Iterator[RunDirectory]:
+    def _hold_lock(self) -> Iterator[RunDirectory]:
         # Workers do not inherit these: they end with this process.
         handle = self.folder.open(self.lock.name, os.O_RDWR | os.O_CREAT)
         directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)  # held open, so that no other has its number
@@ -136,9 +136,9 @@ class RunDirectory:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunLocked(self._holder(handle)) from None
+                raise RunInUse(self._holder(handle)) from None
             if not os.fstat(handle).st_nlink:
-                raise RunLocked(f"{self.path} was given up by another process just now. Try again")
+                raise RunInUse(f"{self.path} was given up by another process just now. Try again")
             owner = {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),

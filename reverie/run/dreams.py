@@ -1,4 +1,4 @@
-"""What a dream is made from, and where its pictures go."""
+"""The real rows that a dream starts from, and the files of its pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reverie.files import Folder
 from reverie.replay.rows import Row
 from reverie.replay.sequences import Replay
 from reverie.run import experience
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.envs import collector, open_envs
 from reverie.run.log import Log
 from reverie.view import dream as view
@@ -40,7 +40,7 @@ def play(run: RunConfig, agent: Agent, state: State, spec: EnvSpec, sequences: i
     """Greedy episodes, one stream of them per sequence, `[sequences, length, ...]`."""
     size = sequences * length
     replay = Replay(experience.fields(agent), streams=sequences, length=length, capacity=size, seed=0, online=False)
-    compiled = Compiled(agent)
+    compiled = JittedAgent(agent)
     with open_envs(run, spec, sequences, seed) as envs:
         played = collector(envs, compiled, compiled.decide, replay.add, replay.extend, scan=length)
         played.carry = [agent.init_carry(sequences, jax.random.key(seed))]

@@ -14,7 +14,7 @@ from reverie.envs.workers import Workers
 from reverie.run.collect.base import Add, Collector, Policy
 from reverie.run.collect.host import HostCollector
 from reverie.run.collect.rollout import DeviceCollector
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 
 Envs = Workers | DeviceEnvs
 
@@ -68,9 +68,9 @@ def _mode(run: RunConfig) -> Mode:
 
 
 def collector(
-    envs: Envs, compiled: Compiled, policy: Policy, add: Add, extend: Add, *, scan: int, groups: int = 1
+    envs: Envs, compiled: JittedAgent, policy: Policy, add: Add, extend: Add, *, scan: int, groups: int = 1
 ) -> Collector:
-    """What steps these envs.
+    """The stepper of these envs.
 
     Args:
       policy: for envs of the host; on the device, that of `compiled` is part of the same program.

@@ -15,7 +15,7 @@ from reverie.replay.rows import Row
 from reverie.run.arena import Game, scores
 from reverie.run.collect.base import Episode, mean_figures
 from reverie.run.collect.rollout import play
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.envs import Envs
 from reverie.run.stop import Stop
 
@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def evaluate(
-    compiled: Compiled,
+    compiled: JittedAgent,
     state: State,
     workers: Envs,
     episodes: int,
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def _play(
-    compiled: Compiled,
+    compiled: JittedAgent,
     mode: Acting,
     state: State,
     workers: Workers,
@@ -117,7 +117,7 @@ def _play(
     key: jax.Array,
     stop: Stop | None,
 ) -> list[list[Episode]] | None:
-    """What `rollout.play` is, with envs of the host. In games of two, returns are those of the agent, whose seat is
+    """`rollout.play` with envs of the host. In games of two, returns are those of the agent, whose seat is
     the first in every other env: what a move earned belongs to the player whose turn it was, on the row before."""
     num = workers.num
     seat, sign = np.arange(num) % 2, np.ones(num)  # -1 where the opponent moves now

@@ -37,7 +37,7 @@ class Events:
         self._folder, self._start = folder, start
         self._handle: int | None = None
         self._offset = 0
-        self._told = False
+        self._reported = False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the newest value of every curve."""
@@ -72,8 +72,8 @@ class Events:
         if self._handle is not None:
             with suppress(OSError):
                 os.ftruncate(self._handle, self._offset)  # no half an event before the next one
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             logger.warning(
                 "cannot write to %s: %s. The run goes on; TensorBoard shows nothing more until that works again, and "
                 "metrics.jsonl has all numbers",
@@ -82,7 +82,7 @@ class Events:
             )
 
     def _first(self) -> list[Event]:
-        """What a file begins with."""
+        """The first record of a file."""
         begun = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         if self._start:
             began = SessionLog(status=SessionLog.START)

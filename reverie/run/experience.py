@@ -14,7 +14,7 @@ from reverie.run.seeds import seeds
 
 
 def row_fields(obs_space: Spaces, act_space: Spaces) -> dict[str, Field]:
-    """What replay stores of one step in these spaces, without what an agent adds."""
+    """The row of one step in these spaces, without what an agent adds."""
     flags = {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
     return (
         {f"obs/{key}": Field(space.shape, space.dtype) for key, space in obs_space.items()}
@@ -25,7 +25,7 @@ def row_fields(obs_space: Spaces, act_space: Spaces) -> dict[str, Field]:
 
 
 def fields(agent: Agent) -> dict[str, Field]:
-    """What replay stores of one step of this agent."""
+    """The row of one step of this agent."""
     own = {f"out/{key}": Field(x.shape, np.dtype(x.dtype)) for key, x in agent.out_space.items()}
     return row_fields(agent.obs_space, agent.act_space) | own
 

@@ -67,9 +67,9 @@ class JsonLines:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one line. A full disk is a warning: metrics are not worth a run."""
-        told = bool(self._waiting)
+        wording = bool(self._waiting)
         self._waiting += json.dumps(record, allow_nan=False).encode() + b"\n"
-        if (error := self._append()) and not told:
+        if (error := self._append()) and not wording:
             logger.warning("cannot write to %s: %s. Metrics wait in memory until that works again", self.path, error)
 
     def sync(self) -> None:
@@ -279,8 +279,10 @@ def _left(pace: Pace | None) -> list[str]:
     if pace is None or not pace.updates:
         return []
     left = pace.seconds_left
-    told = [f"{pace.updates:,} updates"]
-    return told if left is None or not (pace.updates_left or pace.steps_left) else [*told, f"{duration(left)} left"]
+    wording = [f"{pace.updates:,} updates"]
+    return (
+        wording if left is None or not (pace.updates_left or pace.steps_left) else [*wording, f"{duration(left)} left"]
+    )
 
 
 def show(value: float | None) -> str:

@@ -27,7 +27,7 @@ def require(name: str) -> None:
 
 
 @contextmanager
-def opened(name: str, conf: Config, path: Path) -> Iterator[Callbacks]:
+def open_logger(name: str, conf: Config, path: Path) -> Iterator[Callbacks]:
     """The callbacks of a logger, which is closed afterwards. One that cannot begin, or end, is a warning.
 
     Args:
@@ -41,19 +41,19 @@ def opened(name: str, conf: Config, path: Path) -> Iterator[Callbacks]:
     values = {"algorithm": conf.algorithm, **conf.values()}
     write: Callable[[int, Mapping[str, float]], Any] | None = None
     package: Any = None
-    with _spared(name, "begin"):
+    with _spare(name, "begin"):
         package = importlib.import_module(name)
         write = OPEN[name](package, values, path)
     try:
         yield Callbacks(on_log=write)  # which has the means of evaluations too
     finally:
         if write is not None:
-            with _spared(name, "end"):
+            with _spare(name, "end"):
                 package.finish()
 
 
 @contextmanager
-def _spared(name: str, what: str) -> Iterator[None]:
+def _spare(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of a package that talks to servers: not worth a run

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from reverie.agent import Agent, Mode, Part, State, as_divided
+from reverie.agent import Agent, Mode, Part, State, as_two_phase
 from reverie.config import ConfigError, RunConfig
 from reverie.envs.spec import UnusableEnv
 from reverie.health import NonFinite, Watch
@@ -37,7 +37,7 @@ from reverie.run.clock import Clock
 from reverie.run.collect.base import Collector, Policy
 from reverie.run.collect.offline import OfflineCollector
 from reverie.run.collect.script import Script
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import Envs, collector
 from reverie.run.evaluation import Evaluation
@@ -50,14 +50,14 @@ from reverie.run.recent import Recent
 from reverie.run.seeds import keys, seeds
 from reverie.run.snapshot import Snapshots
 from reverie.run.stop import Stop
-from reverie.saved import understood
+from reverie.saved import reading
 
 logger = logging.getLogger("reverie")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a session of training leaves.
+    """The result of a session of training.
 
     Attributes:
       steps, updates: of the whole run, earlier sessions included.
@@ -108,7 +108,7 @@ class Training:
         self.directory, self.stop = directory, stop
         self.callbacks: list[Callbacks] = []  # that hear of the run
         self.clock = Clock()
-        self.compiled = Compiled(agent, devices)
+        self.compiled = JittedAgent(agent, devices)
         self.replay = experience.replay_of(run, agent)
         checkpoints = Checkpoints(directory.checkpoints, run.keep, id)
         checkpoint = meta.latest(checkpoints)
@@ -126,7 +126,7 @@ class Training:
         self.saved: Progress | None = None
         self.metrics_bytes = 0  # of metrics.jsonl that count
         if checkpoint:
-            with understood(checkpoint.path):
+            with reading(checkpoint.path):
                 self._restore(checkpoint)
         else:
             self.state = self.compiled.place.everywhere(jax.jit(agent.init)(keys(run.seed).init))
@@ -135,8 +135,8 @@ class Training:
         self._begun = self.progress
 
     def _collector(self) -> Collector:
-        """What commits the rows of this run, with its first carry."""
-        run, workers, spent = self.run, self.workers, self.clock.spent
+        """The collector of this run, with its first carry."""
+        run, workers, measure_time = self.run, self.workers, self.clock.measure_time
         if workers.mode == "device":
             if run.groups > 1:
                 raise UnusableEnv(f"{workers.spec.id} lives on the device: all envs step together, leave --groups out")
@@ -148,8 +148,10 @@ class Training:
         if run.collector:
             script = Script(run.collector, self.agent.act_space, seeds(run.seed).envs)
             policy = script.instead_of(policy, lambda: self.progress.step)
-        add, extend = spent("replay")(self.replay.add), spent("replay")(self.replay.extend)
-        made = collector(workers, self.compiled, spent("policy")(policy), add, extend, scan=run.scan, groups=run.groups)
+        add, extend = measure_time("replay")(self.replay.add), measure_time("replay")(self.replay.extend)
+        made = collector(
+            workers, self.compiled, measure_time("policy")(policy), add, extend, scan=run.scan, groups=run.groups
+        )
         act = keys(run.seed).policy
         made.carry = [
             self.agent.init_carry(len(envs), jax.random.fold_in(act, group)) for group, envs in enumerate(made.groups)
@@ -162,11 +164,11 @@ class Training:
         return self.compiled.place.local(self.state)
 
     @property
-    def finished(self) -> bool:
+    def new_episodes(self) -> bool:
         """All steps and updates are done, or the evaluation of this very moment is as good as was asked for."""
         done, goal = self.progress, self.run.stop_return
-        solved = goal is not None and done.evaluation is not None and done.evaluation.mean_return >= goal
-        return self.phase(self.moment) == "done" or (solved and done.evaluated == self.moment)
+        at_goal = goal is not None and done.evaluation is not None and done.evaluation.mean_return >= goal
+        return self.phase(self.moment) == "done" or (at_goal and done.evaluated == self.moment)
 
     @property
     def moment(self) -> int:
@@ -174,7 +176,7 @@ class Training:
         return phases.moment(self.run, self.progress.step, self.progress.updates)
 
     def phase(self, moment: int) -> Phase:
-        """What the run does next at a moment, the present one or an earlier."""
+        """The run's next phase at a moment, the present one or an earlier."""
         step = min(moment, self.progress.step)
         return phases.phase(self.run, step, moment - step)
 
@@ -189,14 +191,14 @@ class Training:
             self.update(self.ratio.due(self.progress.step))
         elif phase in phases.PARTS:
             if phase == "policy" and self.progress.updates == self.run.model_updates:
-                agent = as_divided(self.agent)
+                agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 # Adam counted steps of the actor in which nothing was asked of it: its first ones would be too long.
                 self.state = self.compiled.place.everywhere(agent.renew(self.local))
             self.update(1, phases.PARTS[phase])
 
     def pace(self) -> Pace:
-        """What this session did, and what is left of its run."""
+        """The work done in this session, and what is left of its run."""
         run, now = self.run, self.progress
         updates = phases.all_updates(run) if phases.apart(run) else self.ratio.total(run.steps) - now.left_out
         return Pace(
@@ -212,19 +214,19 @@ class Training:
         """The updates that a signal left out of the newest turn; False if one leaves them out again."""
         if phases.apart(self.run):
             return True
-        if self.ratio.owed(self.progress.step):
+        if self.ratio.updates_due(self.progress.step):
             self.update(self.ratio.due(self.progress.step))
-        return not self.ratio.owed(self.progress.step)
+        return not self.ratio.updates_due(self.progress.step)
 
     def collect(self) -> None:
         """One step of one group of envs; of device envs, as many as one scan has."""
         learns = not phases.apart(self.run) and self.progress.step >= self.run.warmup
         mode: Mode = "train" if learns else "random"
-        with self.clock.spent("envs"):
-            committed = self.collector.step(self.local, mode)
+        with self.clock.measure_time("envs"):
+            row_count = self.collector.step(self.local, mode)
         ended = self.collector.episodes()
         self.recent.episodes += ended
-        self.progress = replace(self.progress, step=self.progress.step + committed)
+        self.progress = replace(self.progress, step=self.progress.step + row_count)
         for episode in ended:
             self._tell("on_episode", episode)
 
@@ -252,13 +254,13 @@ class Training:
             if self.stop.signal and part == "all" and not phases.apart(self.run):
                 self.ratio.done -= due - number  # `catch_up` of the resume makes up for them
                 return
-            with self.clock.spent("replay"):
+            with self.clock.measure_time("replay"):
                 batch = self.replay.sample(self.run.batch, beta=experience.beta(self.run, self.progress.updates))
                 ids = batch.pop("id")
-            with self.clock.spent("train"):
+            with self.clock.measure_time("train"):
                 self.state, out, figures = self.compiled.train(self.state, batch, part)
                 out = jax.device_get(out)
-            with self.clock.spent("replay"):
+            with self.clock.measure_time("replay"):
                 if out:
                     self.replay.update(ids[:, self.agent.context :], out)
             self.progress = replace(self.progress, updates=self.progress.updates + 1)
@@ -273,7 +275,7 @@ class Training:
                 )
 
     def measure(self, log: Log, final: bool) -> None:
-        """Whatever is due at this moment. If a signal comes meanwhile, it is left to the resume."""
+        """Does everything due at this moment. If a signal comes meanwhile, it is left to the resume."""
         now, run, moment = self.progress, self.run, self.moment
         over = self.phase(now.measured) != self.phase(moment)  # a phase: the next one has other metrics
 
@@ -334,7 +336,7 @@ class Training:
         if self.recent.streak():
             logger.warning("step %d: no checkpoint, the last update was not finite", self.progress.step)
             return
-        with self.clock.spent("checkpoint"):
+        with self.clock.measure_time("checkpoint"):
             log.lines.sync()
             path = self.snapshots.save(self.state, self.progress, log.lines.offset)
         self.saved = self.progress
@@ -378,9 +380,9 @@ def train(session: Training, console: Console) -> Result:
         keep=session.metrics_bytes,
     ) as log:
         while session.catch_up():
-            session.measure(log, session.finished)
+            session.measure(log, session.new_episodes)
             log.update(session.moment, session.pace())
-            if session.finished or stop.signal:
+            if session.new_episodes or stop.signal:
                 break
             session.turn()
         if session.saved != session.progress:
@@ -391,7 +393,7 @@ def train(session: Training, console: Console) -> Result:
         steps=done.step,
         updates=done.updates,
         evaluation=done.evaluation,
-        stopped=None if session.finished and done.measured == session.moment else stop.signal,
+        stopped=None if session.new_episodes and done.measured == session.moment else stop.signal,
         traces=session.compiled.traces,
         seconds=session.clock.read(),
     )

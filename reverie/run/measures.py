@@ -1,4 +1,4 @@
-"""What looks at a run and changes nothing of it: evaluations, reports, pictures of dreams."""
+"""Measurements that change nothing of a run: evaluations, reports, pictures of dreams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reverie.replay.rows import Row
 from reverie.replay.sequences import Replay
 from reverie.run import dreams
 from reverie.run.clock import Clock
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.envs import Envs, open_evaluation
 from reverie.run.evaluation import ACTING, Evaluation, evaluate
 from reverie.run.log import Log
@@ -41,9 +41,9 @@ class Measures:
     """
 
     def __init__(
-        self, run: RunConfig, compiled: Compiled, workers: Envs, replay: Replay, clock: Clock, stop: Stop
+        self, run: RunConfig, compiled: JittedAgent, workers: Envs, replay: Replay, clock: Clock, stop: Stop
     ) -> None:
-        self._run, self._compiled, self._workers, self._replay = run, compiled, workers, replay
+        self._run, self._jitted, self._workers, self._replay = run, compiled, workers, replay
         self._clock, self._stop = clock, stop
         self._standing: Envs | None = None  # of evaluations on the device: compiled once
         if not run.eval_episodes:
@@ -60,28 +60,28 @@ class Measures:
         """None if it was given up: for a signal, or for want of memory."""
         run = self._run
         advice = f"A new run plays fewer games at once with --eval-envs below {run.eval_envs}, or --eval-episodes"
-        with self._spared(state, step, "evaluation", "no evaluation", advice), self._standing or self._open() as envs:
+        with self._spare(state, step, "evaluation", "no evaluation", advice), self._standing or self._open() as envs:
             key, mode, local = (
                 evaluation_key(run.seed, moment),
                 ACTING[run.eval_mode],
-                self._compiled.place.local(state),
+                self._jitted.place.local(state),
             )
-            return evaluate(self._compiled, local, envs, run.eval_episodes, key, self._stop, run.opponent, mode)
+            return evaluate(self._jitted, local, envs, run.eval_episodes, key, self._stop, run.opponent, mode)
         return None
 
     def report(self, state: State, step: int, moment: int) -> dict[str, float]:
-        """What a look at a batch tells of the model; empty for want of memory."""
+        """The model's report on a batch; empty for want of memory."""
         figures: dict[str, jax.Array] = {}
         advice = "--report-every 0 leaves reports out; they grow with --batch"
-        with self._spared(state, step, "report", "no report", advice):
-            figures = jax.device_get(self._compiled.report(self._compiled.place.local(state), self._look(moment)))
+        with self._spare(state, step, "report", "no report", advice):
+            figures = jax.device_get(self._jitted.report(self._jitted.place.local(state), self._look(moment)))
         return {f"report/{k}": float(v) for k, v in figures.items()}
 
     def film(self, state: State, step: int, moment: int, folder: Folder, log: Log) -> None:
         """Dreams as pictures; a full disk is a warning, as for metrics."""
         advice = "--video-every 0 leaves pictures out; they grow with --batch"
-        with self._spared(state, step, "report", "no picture of a dream", advice):
-            dream = jax.device_get(self._compiled.dream(self._compiled.place.local(state), self._look(moment)))
+        with self._spare(state, step, "report", "no picture of a dream", advice):
+            dream = jax.device_get(self._jitted.dream(self._jitted.place.local(state), self._look(moment)))
             try:
                 dreams.film(dream, folder, moment, log)
             except OSError as error:
@@ -97,21 +97,21 @@ class Measures:
     def _look(self, moment: int) -> Row:
         """A batch to look at."""
         rng = np.random.default_rng((seeds(self._run.seed).replay, moment))
-        return dreams.look(self._replay, self._run.batch, self._compiled.agent.context + DREAMT, rng)
+        return dreams.look(self._replay, self._run.batch, self._jitted.agent.context + DREAMT, rng)
 
     @contextmanager
-    def _spared(self, state: State, step: int, kind: str, without: str, advice: str) -> Iterator[None]:
-        """Whatever only looks at the run does not end it: if there is no memory for it, that is a warning.
+    def _spare(self, state: State, step: int, kind: str, without: str, advice: str) -> Iterator[None]:
+        """A block that only looks at the run does not end it: if there is no memory for it, that is a warning.
 
         Args:
           kind: of the time that it takes, for the clock.
           without: in words, what there is not.
           advice: a sentence.
         """
-        with self._clock.spent("train"):
+        with self._clock.measure_time("train"):
             jax.block_until_ready(state)  # what fails in here is an update, and does end it
         try:
-            with self._clock.spent(kind):
+            with self._clock.measure_time(kind):
                 yield
         except SHORT as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]

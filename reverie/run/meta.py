@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its arrays: how far the run was, and how to go on."""
+"""The facts of a checkpoint beside its arrays: how far the run was, and how to go on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORM = {
 }
 
 
-def said(
+def describe_run(
     obs_space: Spaces,
     act_space: Spaces,
     progress: Progress,
@@ -40,7 +40,7 @@ def said(
     names: Sequence[str] = (),
     metrics_bytes: int = 0,
 ) -> dict[str, Any]:
-    """What a checkpoint says, in this form.
+    """The facts of a checkpoint in this form.
 
     Args:
       replay: what `Segments.save` returned.

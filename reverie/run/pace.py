@@ -10,7 +10,7 @@ LEARNING = ("train", "replay")  # of the clock: what grows with the updates; all
 
 @dataclass(frozen=True)
 class Pace:
-    """What a session did, and what its run has still to do.
+    """The work done in a session, and what its run has still to do.
 
     Attributes:
       steps, updates: done in this session.

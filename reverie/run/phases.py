@@ -1,4 +1,4 @@
-"""What a run does next. It follows from the counts of steps and updates alone, so that a resumed run does what the
+"""The next phase of a run. It follows from the counts of steps and updates alone, so that a resumed run does what the
 interrupted one would have done.
 
     together             steps and updates in turns
@@ -30,7 +30,7 @@ def apart(run: RunConfig) -> bool:
 
 
 def phase(run: RunConfig, step: int, updates: int) -> Phase:
-    """What comes next after so many env steps and updates."""
+    """The next phase after so many env steps and updates."""
     if not apart(run):
         return "together" if step < run.steps else "done"
     if step < env_steps(run):

@@ -29,7 +29,7 @@ class Progress:
     evaluation: Evaluation | None = None
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Progress:
+    def of(cls, describe_run: Mapping[str, Any]) -> Progress:
         """Inverse of `dataclasses.asdict`."""
-        evaluation = said["evaluation"]
-        return cls(**{**said, "evaluation": Evaluation(**evaluation) if evaluation else evaluation})
+        evaluation = describe_run["evaluation"]
+        return cls(**{**describe_run, "evaluation": Evaluation(**evaluation) if evaluation else evaluation})

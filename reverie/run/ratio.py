@@ -42,11 +42,11 @@ class Ratio:
 
     def due(self, steps: int) -> int:
         """Updates to do now that `steps` env steps are taken; they count as done from here on."""
-        due = self.owed(steps)
+        due = self.updates_due(steps)
         self.done += due
         return due
 
-    def owed(self, steps: int) -> int:
+    def updates_due(self, steps: int) -> int:
         """Updates that are not done yet of those due now."""
         return max(0, self.total(steps) - self.done)
 

@@ -1,4 +1,4 @@
-"""What happened in a run since its last line of metrics, and the line that it becomes."""
+"""The events of a run since its last line of metrics, and the line that they become."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reverie.replay.sequences import Replay
 from reverie.run import phases
 from reverie.run.clock import Clock
 from reverie.run.collect.base import Episode, mean_figures, pack, unpack
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.envs import Envs
 from reverie.run.progress import Progress
 
@@ -27,11 +27,11 @@ class Recent:
       logged: how far the run was then.
     """
 
-    def __init__(self, run: RunConfig, workers: Envs, replay: Replay, compiled: Compiled, clock: Clock) -> None:
+    def __init__(self, run: RunConfig, workers: Envs, replay: Replay, compiled: JittedAgent, clock: Clock) -> None:
         self.names: list[str] = []
         self.episodes: list[Episode] = []
         self.logged = Progress()
-        self._run, self._workers, self._replay, self._compiled, self._clock = run, workers, replay, compiled, clock
+        self._run, self._workers, self._replay, self._jitted, self._clock = run, workers, replay, compiled, clock
         self._figures: list[jax.Array | np.ndarray] = []  # of every update, float32 [len(names)]
         self._latest: jax.Array | None = None
         self._seconds = clock.read()
@@ -75,19 +75,19 @@ class Recent:
     def _rates(self, now: Progress) -> dict[str, float]:
         """Where the time went since the last line, and what was done in it."""
         seconds = self._clock.read()
-        spent = {k: s - self._seconds.get(k, 0.0) for k, s in seconds.items()}
+        measure_time = {k: s - self._seconds.get(k, 0.0) for k, s in seconds.items()}
         self._seconds = seconds
-        whole = sum(spent.values())
-        working = whole - sum(spent.get(k, 0.0) for k in ("evaluation", "report", "checkpoint"))
-        return {f"time/share/{k}": s / whole for k, s in spent.items()} | {
+        whole = sum(measure_time.values())
+        working = whole - sum(measure_time.get(k, 0.0) for k in ("evaluation", "report", "checkpoint"))
+        return {f"time/share/{k}": s / whole for k, s in measure_time.items()} | {
             "time/session": sum(seconds.values()),
             "time/steps_per_second": (now.step - self.logged.step) / working,
             "time/updates_per_second": (now.updates - self.logged.updates) / working,
-            "time/traces": sum(self._compiled.traces.values()),
+            "time/traces": sum(self._jitted.traces.values()),
         }
 
     def arrays(self) -> Row:
-        """What `restore` needs, besides `names`."""
+        """The argument of `restore`, besides `names`."""
         table = [np.asarray(x) for x in self._figures]
         figures = np.array(table, np.float32).reshape(len(table), len(self.names))
         return {"figures": figures, "episodes": pack(self.episodes)}

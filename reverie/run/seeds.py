@@ -33,5 +33,5 @@ def keys(seed: int) -> Keys:
 
 
 def evaluation_key(seed: int, moment: int) -> jax.Array:
-    """Of the policy in an evaluation at this moment of a run: whenever it is played, it is the same."""
+    """The policy's key in an evaluation at this moment of a run: whenever it is played, it is the same."""
     return jax.random.fold_in(keys(seed).evaluation, moment)

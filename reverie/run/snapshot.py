@@ -27,7 +27,7 @@ logger = logging.getLogger("reverie")
 
 
 class Snapshots:
-    """What of a run goes into its checkpoints, besides its state and its progress.
+    """The parts of a run in its checkpoints, besides its state and its progress.
 
     Args:
       checkpoints: of the run, whose id they bear.
@@ -66,7 +66,7 @@ class Snapshots:
         if phases.collects(self._run, progress.step, progress.updates):
             arrays |= {f"collector/{k}": x for k, x in self._collector.state().items()}
         arrays |= {f"recent/{k}": x for k, x in self._recent.arrays().items()}
-        said = meta.said(
+        describe_run = meta.describe_run(
             self._agent.obs_space,
             self._agent.act_space,
             progress,
@@ -76,7 +76,7 @@ class Snapshots:
             metrics_bytes=metrics_bytes,
         )
         moment = phases.moment(self._run, progress.step, progress.updates)
-        path = self._checkpoints.save(moment, arrays, said)
+        path = self._checkpoints.save(moment, arrays, describe_run)
         self._segments.collect_garbage(m["meta"]["replay"] for m in self._checkpoints.manifests())
         return path
 
@@ -87,12 +87,12 @@ class Snapshots:
           Mismatch: the checkpoint is of another agent.
           Exception: what was saved cannot be gone on with.
         """
-        said, arrays = checkpoint.meta, checkpoint.arrays
+        describe_run, arrays = checkpoint.meta, checkpoint.arrays
         state = agent_state(self._agent, checkpoint)
-        self._segments.load(self._replay, said["replay"])
-        self._ratio.restore(said["ratio"])
-        progress = Progress.of(said["progress"])
-        self._recent.restore(said["names"], select(arrays, "recent/"), progress)
+        self._segments.load(self._replay, describe_run["replay"])
+        self._ratio.restore(describe_run["ratio"])
+        progress = Progress.of(describe_run["progress"])
+        self._recent.restore(describe_run["names"], select(arrays, "recent/"), progress)
         if phases.collects(self._run, progress.step, progress.updates):
             self._collector.restore(select(arrays, "collector/"))
             for envs, rows in zip(self._collector.groups, self._collector.pending, strict=True):
@@ -129,10 +129,10 @@ def agent_state(agent: Agent, checkpoint: Checkpoint) -> State:
         raise Mismatch(f"{checkpoint.path} is of another env:\n  " + "\n  ".join(faults))
     like = jax.eval_shape(agent.init, jax.random.key(0))
     arrays = select(checkpoint.arrays, "agent/")
-    return unflatten(like, arrays | _added(agent, arrays))
+    return unflatten(like, arrays | _add_missing(agent, arrays))
 
 
-def _added(agent: Agent, arrays: Row) -> Row:
+def _add_missing(agent: Agent, arrays: Row) -> Row:
     """The modules that a checkpoint of an earlier version lacks altogether, their share of the optimizer included."""
     lacking = set(agent.added).difference(*(path.split("/") for path in arrays))
     if not lacking:
@@ -143,5 +143,5 @@ def _added(agent: Agent, arrays: Row) -> Row:
 
 
 def _laid_out(space: dict[str, object] | None) -> dict[str, object] | None:
-    """What a space says of its array; who moves when changes no array, and earlier versions do not tell it."""
+    """The description of a space's array; who moves when changes no array, and earlier versions do not tell it."""
     return space and {k: v for k, v in space.items() if k != "alternating"}

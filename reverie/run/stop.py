@@ -10,8 +10,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-_TOLD = b"\nreverie: given up at once, by a third signal. What was saved before is intact: the same command continues\n"
-_HEARD = (
+_FAREWELL = (
+    b"\nreverie: given up at once, by a third signal. What was saved before is intact: the same command continues\n"
+)
+_ACKNOWLEDGE = (
     b"\nreverie: Ctrl-C: the run ends after the update at hand and saves everything. A second Ctrl-C does not wait, "
     b"and saves nothing more\n"
 )
@@ -38,7 +40,9 @@ class Stop:
         self.signal: str | None = None
         self._interrupts = 0
         self._before: dict[int, Any] = {}
-        self._watched: tuple[threading.Thread, int, int] | None = None  # where signals are written, by us and before
+        self._wakeup_pipe: tuple[threading.Thread, int, int] | None = (
+            None  # where signals are written, by us and before
+        )
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
@@ -50,14 +54,14 @@ class Stop:
             os.set_blocking(write, False)
             watcher = threading.Thread(target=_watch, args=(read, frozenset(self._before)), daemon=True)
             watcher.start()
-            self._watched = watcher, write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+            self._wakeup_pipe = watcher, write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._watched:
-            watcher, write, before = self._watched
+        if self._wakeup_pipe:
+            watcher, write, before = self._wakeup_pipe
             signal.set_wakeup_fd(before)
             os.write(write, _OVER)  # no end of file: a child of an env may hold a copy
             watcher.join()
@@ -80,16 +84,16 @@ def _watch(read: int, numbers: Collection[int]) -> None:
         came.append(byte[0])
         if came == [signal.SIGINT]:
             with suppress(OSError):
-                os.write(2, _HEARD)
+                os.write(2, _ACKNOWLEDGE)
         if len(came) > 2 and not (byte[0] == signal.SIGINT and came.count(signal.SIGINT) == 2):
             with suppress(OSError):
-                os.write(2, _TOLD)
+                os.write(2, _FAREWELL)
             os._exit(128 + byte[0])
     os.close(read)
 
 
 def _alone() -> None:
-    """What a fork of this process is sent is not for us."""
+    """A fork of this process ignores the signals that are meant for us."""
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)
 

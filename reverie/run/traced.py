@@ -32,7 +32,7 @@ def gradient_options() -> dict[str, str] | None:
     return _OPTIONS
 
 
-class Traced:
+class CountedJit:
     """A function under jit that knows how often it was traced: more than once is a mistake.
 
     Attributes:
@@ -56,14 +56,14 @@ class Traced:
         if self.traces or not _jitting():
             return self._call(*args)
         before = time.perf_counter()
-        with _told(self.name):
+        with _reported(self.name):
             result = self._call(*args)
         self.compiling = time.perf_counter() - before
         return result
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _reported(name: str) -> Iterator[None]:
     """Says what is compiled, if that takes so long that one wonders."""
     timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", name))
     timer.daemon = True

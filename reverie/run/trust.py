@@ -17,7 +17,7 @@ from reverie.envs.spec import EnvSpec, brings
 COLLECTORS = frozenset({"reverie.envs.box2d:drive"})
 
 
-class Untrusted(ConfigError):
+class NeedsTrust(ConfigError):
     """A run directory names code for which nobody vouched.
 
     Attributes:
@@ -34,7 +34,7 @@ class Untrusted(ConfigError):
 RULE = "a run directory runs no code that only its config names"
 
 
-def check_code(vouched: Collection[str], env: EnvSpec, collector: str = "", rule: str = RULE) -> None:
+def check_code(trust: Collection[str], env: EnvSpec, collector: str = "", rule: str = RULE) -> None:
     """Raises Untrusted if the env or the collector of a saved config would bring code of its own.
 
     Args:
@@ -42,16 +42,16 @@ def check_code(vouched: Collection[str], env: EnvSpec, collector: str = "", rule
       rule: the sentence that a refusal begins with.
     """
     found: dict[str, tuple[str, str]] = {}
-    if "env" not in vouched and (does := brings(env)):
+    if "env" not in trust and (does := brings(env)):
         found["env"] = env.id, does
-    if collector and "collector" not in vouched and collector not in COLLECTORS:
+    if collector and "collector" not in trust and collector not in COLLECTORS:
         module, _, name = collector.rpartition(":")
-        found["collector"] = collector, f"{code.told(module, name)} at every step"
+        found["collector"] = collector, f"{code.wording(module, name)} at every step"
     if not found:
         return
-    told = "; ".join(f"its {name} {value!r} would {does}" for name, (value, does) in found.items())
+    wording = "; ".join(f"its {name} {value!r} would {does}" for name, (value, does) in found.items())
     missing = {name: value for name, (value, _) in found.items()}
     library = [v for v in missing.values() if code.of_library(v.removeprefix("device:").rpartition(":")[0])]
     if library:
-        told += f", and {' and '.join(library)} is of Python's own library, where no envs are"
-    raise Untrusted(f"{rule}: {told}", {} if library else missing)
+        wording += f", and {' and '.join(library)} is of Python's own library, where no envs are"
+    raise NeedsTrust(f"{rule}: {wording}", {} if library else missing)

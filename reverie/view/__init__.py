@@ -1,1 +1,1 @@
-"""What a person looks at."""
+"""Pictures, videos and tables for a person to look at."""

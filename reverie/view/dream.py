@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from reverie.agent import HORIZONS, SEEN, Dream
+from reverie.agent import CONTEXT_ROWS, HORIZONS, Dream
 
 SHOWN = 4  # sequences
 FPS = 10.0  # rows per second: 45 dreamt ones take as long as one wants to look
@@ -29,12 +29,12 @@ def curves(dream: Dream) -> list[str]:
     return [k for k, x in dream.dream.items() if x.ndim != 5 and k != "reward"] + ["reward"]
 
 
-def errors(dream: Dream, seen: int = SEEN) -> dict[str, dict[str, Any]]:
+def errors(dream: Dream, seen: int = CONTEXT_ROWS) -> dict[str, dict[str, Any]]:
     """How far the dreams are from the truth, by key without `obs/`, as JSON-able values.
 
     `horizons`: steps after the last row seen -> mean squared error of an element, in the units of `Dream` (of discrete
     values: the share that is wrong) over all dreams that last so long; None if none does.
-    `unexplained`: the error of all dreamt rows as a share of the truth's variance in time (`Dream.squares`); None for
+    `error_share`: the error of all dreamt rows as a share of the truth's variance in time (`Dream.squares`); None for
     discrete values, and where nothing moves.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -52,7 +52,7 @@ def errors(dream: Dream, seen: int = SEEN) -> dict[str, dict[str, Any]]:
     return found
 
 
-def frames(dream: Dream, key: str, seen: int = SEEN, height: int = 128) -> list[np.ndarray]:
+def frames(dream: Dream, key: str, seen: int = CONTEXT_ROWS, height: int = 128) -> list[np.ndarray]:
     """Truth, dream and difference side by side, one line per sequence and one frame per row.
 
     The four sequences with the longest dreams are shown, until the last of them is over. The border is green around
@@ -80,7 +80,7 @@ def frames(dream: Dream, key: str, seen: int = SEEN, height: int = 128) -> list[
     return made
 
 
-def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = SEEN, height: int = 192) -> list[np.ndarray]:
+def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = CONTEXT_ROWS, height: int = 192) -> list[np.ndarray]:
     """A drive in imagination: the four longest sequences side by side, with the reward gained in each since it is
     imagined; borders and gray as in `frames`.
 
@@ -95,11 +95,11 @@ def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = SEEN, height: 
     valid = drive["valid"][order]
     pixels = _pixels(np.where(valid[..., None, None, None], _colour(drive[key][order]), 0.25), height)
     imagined = valid & (np.arange(valid.shape[1]) >= seen)[None]
-    gained = np.where(imagined, drive["reward"][order], 0).cumsum(1)
+    dream_return = np.where(imagined, drive["reward"][order], 0).cumsum(1)
     made = []
     for t in range(int(valid.sum(1).max())):
         borders = [[_border(t, seen, bool(there))] for there in valid[:, t]]
-        names = [f"{_state(t, seen)}, reward {gain:.1f}" for gain in gained[:, t]]
+        names = [f"{_state(t, seen)}, reward {gain:.1f}" for gain in dream_return[:, t]]
         made.append(_frame([x[None, t] for x in pixels], borders, names))
     return made
 
@@ -136,7 +136,7 @@ def _frame(panels: list[np.ndarray], borders: list[list[tuple[int, int, int]]], 
     return np.asarray(image)
 
 
-def plot(dream: Dream, key: str | None = None, seen: int = SEEN) -> bytes:
+def plot(dream: Dream, key: str | None = None, seen: int = CONTEXT_ROWS) -> bytes:
     """Truth against dream over time: a line per element, a column per sequence.
 
     The four sequences with the longest dreams are shown, and of many elements those that vary most. The figure beside
@@ -157,12 +157,12 @@ def plot(dream: Dream, key: str | None = None, seen: int = SEEN) -> bytes:
     figure = Figure(figsize=(2.6 * len(order) + 1.5, 1.15 * len(shown) + 0.8), dpi=100, layout="constrained")
     axes = figure.subplots(len(shown), len(order), sharex=True, sharey="row", squeeze=False)
     for line, index in zip(axes, shown, strict=True):
-        name, place, unexplained, _ = elements[index]
+        name, place, error_share, _ = elements[index]
         for ax, sequence in zip(line, order, strict=True):
             _curve(ax, dream, place, sequence, seen)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         line[-1].yaxis.set_label_position("right")
-        line[-1].set_ylabel(unexplained, rotation=0, ha="left", va="center")
+        line[-1].set_ylabel(error_share, rotation=0, ha="left", va="center")
     for ax in axes[-1]:
         ax.set_xlabel("row")
     handles, labels = axes[0][-1].get_legend_handles_labels()  # of the shortest dream: if one is over, it is this one
@@ -175,7 +175,7 @@ def plot(dream: Dream, key: str | None = None, seen: int = SEEN) -> bytes:
 
 
 def _elements(dream: Dream, key: str, seen: int) -> list[tuple[str, Any, str, float]]:
-    """Of every element of a key: its name, where it lies, its error in words, and how much it varies."""
+    """Every element of a key: its name, where it lies, its error in words, and how much it varies."""
     truth = dream.truth[key]
     error, variance = (np.asarray(x, np.float64) for x in dream.squares(key, seen))
     if np.issubdtype(truth.dtype, np.integer):  # classes have no distances

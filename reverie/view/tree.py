@@ -37,8 +37,8 @@ class Branches(NamedTuple):
     chance: np.ndarray
 
 
-class Thought(NamedTuple):
-    """What one search of one root found, over A actions.
+class SearchReport(NamedTuple):
+    """The result of one search of one root, over A actions.
 
     Attributes:
       actions: A texts. A continuous action is in [-1, 1], as the agent acts.
@@ -66,7 +66,7 @@ class Thought(NamedTuple):
     tree: Branches
 
     @property
-    def ranked(self) -> list[int]:
+    def ranking(self) -> list[int]:
         """The legal actions, those that the search prefers first."""
         order = np.lexsort((-self.q, -self.visits, -self.policy))
         return [int(a) for a in order if self.legal[a]]
@@ -74,7 +74,7 @@ class Thought(NamedTuple):
     @property
     def why(self) -> str:
         """Why the action taken is not the one that the search prefers, a sentence; empty where it is."""
-        best, taken = self.ranked[0], self.chosen
+        best, taken = self.ranking[0], self.chosen
         if best == taken:
             return ""
         return (
@@ -101,13 +101,13 @@ def shown(tree: Branches, depth: int = DEPTH, most: int = NODES) -> tuple[np.nda
 
 
 def left_out(tree: Branches, depth: int = DEPTH, most: int = NODES) -> str:
-    """What a picture does not show, in words; nothing if it shows all."""
+    """The parts that a picture does not show, in words; empty if it shows all."""
     nodes, deeper, rarer = shown(tree, depth, most)
     causes = [f"{deeper} deeper than {depth} steps"] * (deeper > 0) + [f"{rarer} visited least"] * (rarer > 0)
     return f"{len(nodes)} of {len(tree.parent)} nodes; left out: {', '.join(causes)}" if causes else ""
 
 
-def draw(thought: Thought, title: str, suffix: str = ".png", depth: int = DEPTH, most: int = NODES) -> bytes:
+def draw(search_report: SearchReport, title: str, suffix: str = ".png", depth: int = DEPTH, most: int = NODES) -> bytes:
     """The tree from left to right, and beside it bars of the prior against the improved policy.
 
     The root is green: it was seen. What is orange was imagined; gray diamonds are chance. The area of a node and the
@@ -124,10 +124,10 @@ def draw(thought: Thought, title: str, suffix: str = ".png", depth: int = DEPTH,
     import matplotlib
     from matplotlib.figure import Figure  # takes a second to import: not every command draws
 
-    nodes, _, _ = shown(thought.tree, depth, most)
-    places = _places(thought.tree, nodes)
-    ranked = thought.ranked[:ACTIONS]
-    lines = max(max(y for _, y in places.values()) + 1, len(ranked), 3)
+    nodes, _, _ = shown(search_report.tree, depth, most)
+    places = _places(search_report.tree, nodes)
+    ranking = search_report.ranking[:ACTIONS]
+    lines = max(max(y for _, y in places.values()) + 1, len(ranking), 3)
     deepest = max(x for x, _ in places.values())
     # Settings of this figure alone: SVGs with text in them, and the same bytes every time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reverie"}):
@@ -141,15 +141,15 @@ def draw(thought: Thought, title: str, suffix: str = ".png", depth: int = DEPTH,
             ax.set_ylim(lines - 0.5, -0.5)
         branches.set_xlim(-0.1, deepest + 0.9)
         branches.axis("off")
-        _branches(branches, thought, places)
-        _bars(bars, thought, ranked)
+        _branches(branches, search_report, places)
+        _bars(bars, search_report, ranking)
         write = lambda y, text, size: figure.text(edge / wide, y / high, text, fontsize=size, va="center")
         write(high - 0.2, title, 10)
-        dice = "; diamonds: chance decides, c3 is its outcome 3" * bool(thought.tree.chance[nodes].any())
+        dice = "; diamonds: chance decides, c3 is its outcome 3" * bool(search_report.tree.chance[nodes].any())
         write(high - 0.45, f"action: visits, mean return; black: the action taken{dice}", 8)
-        notes = [left_out(thought.tree, depth, most)]
-        if len(ranked) < len(thought.ranked):
-            notes.append(f"bars: {len(ranked)} of {len(thought.ranked)} actions")
+        notes = [left_out(search_report.tree, depth, most)]
+        if len(ranking) < len(search_report.ranking):
+            notes.append(f"bars: {len(ranking)} of {len(search_report.ranking)} actions")
         write(0.15, "   ".join(note for note in notes if note), 8)
         data = io.BytesIO()
         metadata = {"Date": None} if suffix == ".svg" else {}
@@ -177,12 +177,12 @@ def _places(tree: Branches, nodes: np.ndarray) -> dict[int, tuple[int, float]]:
     return places
 
 
-def _branches(ax: Any, thought: Thought, places: dict[int, tuple[int, float]]) -> None:
-    tree = thought.tree
+def _branches(ax: Any, search_report: SearchReport, places: dict[int, tuple[int, float]]) -> None:
+    tree = search_report.tree
     share = tree.visits / tree.visits[0]
     inside = {int(tree.parent[node]) for node in places}
     cut = {int(parent) for node, parent in enumerate(tree.parent) if node not in places}
-    taken = np.flatnonzero((tree.parent == 0) & (tree.action == thought.chosen))
+    taken = np.flatnonzero((tree.parent == 0) & (tree.action == search_report.chosen))
     for node, (x, y) in places.items():
         mine = node in taken
         if node:
@@ -220,18 +220,18 @@ def _branches(ax: Any, thought: Thought, places: dict[int, tuple[int, float]]) -
         )
 
 
-def _bars(ax: Any, thought: Thought, ranked: list[int]) -> None:
-    lines = np.arange(len(ranked))
-    for offset, values, colour in ((-0.19, thought.prior, OVER), (0.19, thought.policy, DREAMS)):
-        ax.barh(lines + offset, values[ranked], 0.36, color=unit(colour))
-    ax.set_yticks(lines, [_short(thought.actions[a]) for a in ranked], fontsize=8)
-    for label, action in zip(ax.get_yticklabels(), ranked, strict=True):
-        label.set_fontweight("bold" if action == thought.chosen else "normal")
+def _bars(ax: Any, search_report: SearchReport, ranking: list[int]) -> None:
+    lines = np.arange(len(ranking))
+    for offset, values, colour in ((-0.19, search_report.prior, OVER), (0.19, search_report.policy, DREAMS)):
+        ax.barh(lines + offset, values[ranking], 0.36, color=unit(colour))
+    ax.set_yticks(lines, [_short(search_report.actions[a]) for a in ranking], fontsize=8)
+    for label, action in zip(ax.get_yticklabels(), ranking, strict=True):
+        label.set_fontweight("bold" if action == search_report.chosen else "normal")
     ax.set_xlim(0, 1)
     ax.xaxis.tick_top()
     ax.tick_params(labelsize=8)
     ax.spines[["bottom", "right"]].set_visible(False)
-    ax.spines["left"].set_bounds(-0.5, len(ranked) - 0.5)
+    ax.spines["left"].set_bounds(-0.5, len(ranking) - 0.5)
     ax.annotate(
         "prior", (0, 1), (0, 24), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=unit(OVER)
     )

@@ -14,7 +14,7 @@ from reverie.algos.dreamer.ppo import PPO, Config, Values, drawn, make_agent
 
 SMALL = {"size": "200k", "imagination": 3, "lr_warmup": 0, "learning_rate": 3e-3, "behavior_learning_rate": 3e-3}
 SMALL |= {"model_minibatches": 2, "minibatch": 16, "ppo_updates": 3, "epochs": 2, "value_clip": 0.5}
-SMALL |= {"vector_layers": 1, "prior_layers": 1}  # what is not tested here need not be compiled
+SMALL |= {"choices": '{"vector_layers": 1, "prior_layers": 1}'}  # what is not tested here need not be compiled
 B, T = 4, 7
 
 
@@ -138,11 +138,6 @@ def test_devices_share_every_minibatch(agent):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"actor_gradient": "auto"}, "--actor-gradient auto: the actor-critic of dreamer_v3 has that choice"),
-        ({"replay_value_scale": 0.3}, "--replay-value-scale 0.3"),
-        ({"first_continue": "predicted"}, "--first-continue predicted"),
-        ({"planner": "gumbel", "improve": 0.5}, "--improve 0.5: the actor-critic"),
-        ({"improve": 0.5}, "add --planner gumbel"),
         ({"epochs": 0}, "--epochs must be 1 or more"),
         ({"value_clip": -0.1}, "--value-clip must be 0 or more"),
         ({"lam": 1.5}, "--lam must be 0 to 1"),

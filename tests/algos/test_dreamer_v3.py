@@ -198,7 +198,7 @@ def test_a_colossal_reward_leaves_everything_finite(reward, train, state, batch)
 def test_a_statistic_that_is_not_finite_changes_nothing_either(place, agent, train, state, batch):
     new, out, _ = train(state, batch)
     new = eqx.tree_at(lambda s: getattr(s.returns, place), new, jnp.float32(jnp.inf))
-    kept, out, metrics = agent.settled(jnp.array(True), state, batch, new, out, {})
+    kept, out, metrics = agent.accept_finite(jnp.array(True), state, batch, new, out, {})
     assert [k for k, v in bits(kept).items() if v != bits(state)[k]] == [".nonfinite"]
     assert bits(out) == bits({k: batch[k][:, 1:] for k in out})
     assert metrics["nonfinite/streak"] == 1

@@ -5,19 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import ACT, EVERY_ACTION, KEY, OBS, SMALL2023, bits, filled_state, random_batch, small_agent
+from dreamer import ACT, EVERY_ACTION, KEY, OBS, agent_2023, bits, filled_state, random_batch, small_agent
 
-from reverie.algos.dreamer.v3 import make_optimizer
 from reverie.algos.dreamer.world import Posterior
 from reverie.envs.base import Space
 from reverie.model.dynamics import Latent
 
 MIXED = {k: EVERY_ACTION[k] for k in ("multi", "box")}
 BOX = {"box": EVERY_ACTION["box"]}
-
-
-def agent_2023(obs=OBS, act=ACT, **values):
-    return small_agent(obs, act, **SMALL2023 | values)
 
 
 def gradient(agent, state, batch):
@@ -99,7 +94,7 @@ def test_world_model_actor_and_critic_are_clipped_and_moved_apart():
     agent = agent_2023(clip=1.0, behavior_clip=1e-12, learning_rate=0.5, eps=1.0, behavior_eps=1.0)
     params = jax.eval_shape(agent.init, KEY).model
     fill = lambda value: jax.tree.map(lambda x: jnp.full(x.shape, value), params)
-    optimizer = make_optimizer(agent.config)
+    optimizer = agent.optimizer
 
     @jax.jit
     def step(params, grads):
@@ -169,12 +164,12 @@ def test_averaging_divides_the_kl_before_free_nats_are_granted(plain):
         np.testing.assert_allclose(averaged[name], summed[name] / 32, rtol=1e-4, err_msg=name)
 
 
-def test_a_true_first_flag_and_a_fixed_discount(plain):
-    state, batch, _ = plain
+def test_a_true_first_flag_and_a_fixed_discount():
+    agent = agent_2023()
+    state, batch = filled_state(agent), random_batch(agent)
     ended = batch | {k: jnp.ones_like(batch[k]) for k in ("is_terminal", "is_last")}
-    agent = small_agent(OBS, ACT, discount="fixed", first_continue="true")
     run = jax.jit(agent.loss)
-    alive, dead = (run(state_of(agent, state), state.slow, state.returns, rows, KEY)[1][2] for rows in (batch, ended))
+    alive, dead = (run(state.model, state.slow, state.returns, rows, KEY)[1][2] for rows in (batch, ended))
     # Where the world ended there is nothing to imagine; where it goes on, the first step counts in full.
     assert dead["imagined/length"] == dead["loss/policy"] == dead["loss/value"] == 0
     assert alive["imagined/length"] >= 1
@@ -182,7 +177,8 @@ def test_a_true_first_flag_and_a_fixed_discount(plain):
     np.testing.assert_allclose(flags, np.round(flags), atol=1e-3)
 
 
-def state_of(agent, state):
-    """The model of `state` with the constants of `agent`."""
-    model = jax.eval_shape(agent.init, KEY).model
-    return jax.tree.unflatten(jax.tree.structure(model), jax.tree.leaves(state.model))
+def test_a_true_first_flag_ends_dreams_of_the_final_version_where_the_world_ended(plain):
+    state, batch, _ = plain
+    ended = batch | {k: jnp.ones_like(batch[k]) for k in ("is_terminal", "is_last")}
+    found = metrics_of(small_agent(OBS, ACT, first_continue="true"), state, ended)
+    assert found["imagined/length"] == found["loss/policy"] == found["loss/value"] == 0

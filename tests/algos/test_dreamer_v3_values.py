@@ -5,18 +5,24 @@ import json
 
 import jax
 import pytest
-from dreamer import KEY
+from dreamer import KEY, config_of
 
 from reverie import config, presets
-from reverie.algos.dreamer.v3 import SIZES, Config, make_agent
+from reverie.algos.dreamer import v3, v3_2023
+from reverie.algos.dreamer.v3 import SIZES, Config
 from reverie.envs.base import Space
 
-PRESETS = presets.of("dreamer_v3").named
+PRESETS = dict(presets.of("dreamer_v3").named) | dict(presets.of("dreamer_v3_2023").named)
 VARIANTS = ("v3-2023", "v3-nature", "v3-repo")
 BENCHMARKS = ("atari100k", "atari200m", "dmc-proprio", "dmc-vision", "crafter", "minigrid", "small")
 IMAGE = {"image": Space("image", (64, 64, 3))}
 BUTTONS = {"action": Space("discrete", (), (6,))}
 CARTPOLE = {"obs": Space("vector", (4,))}, {"action": Space("discrete", (), (2,))}
+
+
+def paper(preset):
+    """The algorithm of a preset."""
+    return "dreamer_v3_2023" if preset.startswith("v3-2023") else "dreamer_v3"
 
 
 def values(preset):
@@ -25,9 +31,9 @@ def values(preset):
     return {k: v for k, v in PRESETS[preset].items() if k in own}
 
 
-def counts(obs, act, **values):
+def counts(obs, act, module=v3, **values):
     """Parameters of world model, actor and critic; builds no arrays."""
-    agent = make_agent(Config(**values), obs, act, precision="float32")
+    agent = module.make_agent(config_of(module, **values), obs, act, precision="float32")
     modules = agent.parameters(jax.eval_shape(agent.init, KEY))
     actor, critic = modules.pop("pol"), modules.pop("val")
     return sum(modules.values()), actor, critic
@@ -45,10 +51,9 @@ CARTPOLE_2023 = {"XS": 2_435_076, "S": 7_493_380, "M": 16_206_084, "L": 37_802_2
 
 @pytest.mark.parametrize("size", ATARI_2023)
 def test_the_sizes_of_2023_have_the_published_numbers_of_parameters(size):
-    assert counts(IMAGE, BUTTONS, **values("v3-2023") | {"size": size}) == ATARI_2023[size]
+    assert counts(IMAGE, BUTTONS, v3_2023, size=size) == ATARI_2023[size]
     # Published for layers that grow with the size (RLlib); in the code of 2023 they do not.
-    growing = values("v3-2023") | {"size": size, "vector_units": 0, "vector_layers": 0}
-    world, _, critic = counts(*CARTPOLE, **growing)
+    world, _, critic = counts(*CARTPOLE, v3_2023, size=size, vector_units=0, vector_layers=0)
     assert world == CARTPOLE_2023[size]
     assert critic == ATARI_2023[size][2]
 
@@ -56,15 +61,15 @@ def test_the_sizes_of_2023_have_the_published_numbers_of_parameters(size):
 def test_layers_of_vectors_keep_their_width_in_2023():
     shapes = []
     for size in ("S", "XL"):
-        agent = make_agent(Config(**values("v3-2023") | {"size": size}), *CARTPOLE, precision="float32")
+        agent = v3_2023.make_agent(v3_2023.Config(size=size), *CARTPOLE, precision="float32")
         state = jax.eval_shape(agent.init, KEY)
         shapes.append([linear.weight.shape for linear in state.model.enc.mlp.linears])
     assert shapes[0] == shapes[1] == [(4, 1024)] + 4 * [(1024, 1024)]
 
 
 def test_the_paper_of_2023_differs_from_its_code_by_the_kernel_alone():
-    code = counts(IMAGE, BUTTONS, **values("v3-2023") | {"size": "S"})
-    paper = counts(IMAGE, BUTTONS, **values("v3-2023") | {"size": "S", "kernel": 3})
+    code = counts(IMAGE, BUTTONS, v3_2023, size="S")
+    paper = counts(IMAGE, BUTTONS, v3_2023, size="S", kernel=3)
     channels = [(3, 32), (32, 64), (64, 128), (128, 256), (256, 128), (128, 64), (64, 32), (32, 3)]
     assert code[0] - paper[0] == (16 - 9) * sum(i * o for i, o in channels)
     assert code[1:] == paper[1:]
@@ -105,7 +110,7 @@ PROTOCOL = {
 
 @pytest.mark.parametrize("preset", PROTOCOL)
 def test_a_preset_is_the_published_protocol(preset):
-    conf = config.default("dreamer_v3", preset)
+    conf = config.default(paper(preset), preset)
     run = conf.run
     repeat = json.loads(run.env_kwargs).get("repeat", run.action_repeat)
     assert run.action_repeat in (1, repeat)  # of the env or of the runner, never of both
@@ -142,13 +147,16 @@ def test_every_size_has_a_flag():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kernel": 4}, "--kernel must be 3 or 5 with --convolutions pool"),
-        ({"kernel": 7, "convolutions": "stride"}, "3 or 4 or 5 with --convolutions stride"),
-        ({"vector_layers": -1}, "--vector-layers must be 0 or more"),
-        ({"prior_layers": 0}, "--prior-layers must be 1 or more"),
-        ({"behavior_learning_rate": 0.0}, "--behavior-learning-rate must be positive"),
+        ({"kernel": 4}, "--choices: kernel must be 3 or 5 with convolutions pool"),
+        ({"kernel": 7, "convolutions": "stride"}, "3 or 4 or 5 with convolutions stride"),
+        ({"vector_layers": -1}, "--choices: vector_layers must be 0 or more"),
+        ({"prior_layers": 0}, "--choices: prior_layers must be 1 or more"),
+        ({"norm": "group"}, "--choices: norm is 'group' .*expected one of 'rms', 'layer'"),
+        ({"choices": '{"nrom": "layer"}'}, "--choices has no 'nrom': did you mean 'norm'"),
+        ({"choices": "[1]"}, "--choices must be a JSON object"),
+        ({"choices": "{"}, "--choices must be a JSON object"),
     ],
 )
 def test_values_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Config(**wrong)
+        Config(**wrong) if "choices" in wrong else config_of(v3, **wrong)

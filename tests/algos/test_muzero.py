@@ -167,7 +167,7 @@ def test_a_thought_is_the_search_behind_the_greedy_action(name):
         assert value.shape[0] == agent.choices
     np.testing.assert_allclose(found.policy, out["out/policy"], rtol=1e-4)
 
-    thought = thinking.thought(agent.enumerated, actions, found, None)
+    thought = thinking.search_report(agent.enumerated, actions, found, None)
     branches = thought.tree
     assert len(thought.actions) == agent.choices
     np.testing.assert_allclose(thought.prior.sum(), 1, rtol=1e-5)
@@ -416,7 +416,7 @@ def test_value_prefixes_begin_anew_at_their_horizon():
     sums = jnp.array([[9.0, 1, 2, 3, 4, 5]])
     window = Window(sums, sums, sums > 0, sums > 0, sums < 0)
     #          step       1  2    3  4    5
-    np.testing.assert_array_equal(agent.rewarded(window), [[0, 1, 1 + 2, 3, 3 + 4, 5]])
+    np.testing.assert_array_equal(agent.reward_of(window), [[0, 1, 1 + 2, 3, 3 + 4, 5]])
     model = moved(jax.jit(agent.init)(KEY).model)
     hidden, totals = model.represent({"vector": jnp.ones((1, 3))}), []
     for _ in range(5):
@@ -431,10 +431,12 @@ def test_the_step_size_rises_and_falls_to_a_tenth_again_and_again():
     from types import SimpleNamespace
 
     from reverie.algos.muzero.muzero import make_optimizer
+    from reverie.algos.muzero.values import Choices
 
-    values = {"learning_rate": 0.2, "lr_warmup": 4, "lr_drop_every": 10, "clip": 1e9, "weight_decay": 0.0}
+    values = {"learning_rate": 0.2, "lr_warmup": 4, "clip": 1e9, "optimizer": "adam"}
     for drop, tenths in ((10, lambda count: count // 10), (0, lambda count: 0)):
-        config = SimpleNamespace(optimizer="adam", **values | {"lr_drop_every": drop})
+        choices = Choices(lr_drop_every=drop, weight_decay=0.0)
+        config = SimpleNamespace(**values, chosen=lambda choices=choices: choices)
         optimizer = make_optimizer(config)
         state, step = optimizer.init(jnp.zeros(())), jax.jit(optimizer.update)
         for count in range(25):  # of a gradient that stays the same, Adam makes a step of the step size
@@ -446,7 +448,7 @@ def test_the_step_size_rises_and_falls_to_a_tenth_again_and_again():
 def test_old_data_is_trusted_for_fewer_steps():
     agent = small_agent("efficientzero", n_step=3, trust_updates=10)
     rows = {"out/born": jnp.array([[100], [89], [75], [0]])}
-    np.testing.assert_array_equal(agent.trusted(rows, jnp.int32(100)), [3, 2, 1, 1])
+    np.testing.assert_array_equal(agent.td_steps_for_age(rows, jnp.int32(100)), [3, 2, 1, 1])
 
 
 @pytest.mark.slow
@@ -454,14 +456,14 @@ def test_candidates_that_come_from_a_broader_policy_weigh_less():
     agent = small_agent("sampled_muzero", candidates=64, broad=0.5)
     model = moved(jax.jit(agent.init)(KEY).model)
     hidden = model.represent({"vector": jnp.ones((2, 3))})
-    codes, prior = model.proposed(hidden, KEY).memory
+    codes, prior = model.propose(hidden, KEY).memory
     policy, _ = model.judge_all(hidden)
     # prior = log pi - log beta: an estimate of 1 by samples of beta, (beta_hat / beta) pi summed.
     np.testing.assert_allclose(jnp.exp(prior).mean(-1), 1, atol=0.35)
     assert prior[:, :32].min() < prior[:, 32:].mean(), "what only the broader policy draws is improbable"
     even = small_agent("sampled_muzero", candidates=8, broad=0.0)
     root = even.make_model(KEY)
-    np.testing.assert_allclose(root.proposed(root.represent({"vector": jnp.ones((2, 3))}), KEY).memory[1], 0, atol=1e-6)
+    np.testing.assert_allclose(root.propose(root.represent({"vector": jnp.ones((2, 3))}), KEY).memory[1], 0, atol=1e-6)
     assert codes.shape == (2, 64, 5)
     del policy
 
@@ -615,8 +617,9 @@ def test_the_policy_acts_alone_and_nothing_searches(monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", ["sampled_muzero", "stochastic_muzero"])
-def test_a_model_that_a_policy_cannot_play_in_is_refused(algorithm):
-    with pytest.raises(Unsuitable, match=r"drawn candidates or codes of chance: `muzero`"):
+def test_a_model_that_a_policy_cannot_play_in_has_no_flag_for_that(algorithm):
+    """Its model takes drawn candidates or codes of chance."""
+    with pytest.raises(TypeError, match="behavior"):
         small_agent(algorithm, behavior="actor-critic")
 
 
@@ -624,7 +627,7 @@ def test_what_cannot_be_searched_is_refused_with_advice():
     with pytest.raises(Unsuitable, match="sampled_muzero"):
         small_agent("gumbel_muzero", act=BOX)
     for obs, network in ((VECTOR, "auto"), (IMAGE, "auto"), (BOARD, "mlp")):
-        with pytest.raises(Unsuitable, match="--decode-scale 1 reads boards off the planes of a tower"):
+        with pytest.raises(Unsuitable, match="decode_scale 1 among --choices reads boards off the planes of a tower"):
             small_agent("gumbel_muzero", obs, network=network, decode_scale=1.0)
     assert small_agent("sampled_muzero", VECTOR, FIVE).choices == 4
 

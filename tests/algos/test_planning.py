@@ -13,10 +13,10 @@ from reverie.algos import Unsuitable, load
 from reverie.algos.dreamer.planning import Planning, search
 from reverie.algos.dreamer.v3 import DreamerV3
 from reverie.algos.dreamer.world import Posterior
-from reverie.behavior.search import Found
+from reverie.behavior.search import SearchResult
 from reverie.envs.base import Space
 from reverie.model.dynamics import Latent, features
-from reverie.nn.dists import OneHot, Squared
+from reverie.nn.dists import OneHot, SquaredError
 
 # The actor likes action 0, which leads to state 1, where nothing is to be had. Action 1 leads to state 2, from where
 # every action pays 1 and ends the world, in state 3; of what comes then the critic dreams wildly, and of nothing else.
@@ -46,7 +46,7 @@ class Crossroads(NamedTuple):
         return {"move": OneHot(jnp.broadcast_to(prior, (len(feat), 2)), (2,), (), legal=legal)}
 
     def val(self, feat):
-        return Squared(feat[:, 1:5] @ VALUE, 0)  # behind the one number of `stoch`
+        return SquaredError(feat[:, 1:5] @ VALUE, 0)  # behind the one number of `stoch`
 
 
 @functools.cache
@@ -179,7 +179,7 @@ def test_the_loss_is_the_cross_entropy_where_the_world_goes_on(monkeypatch):
     model = filled_state(agent).model
     alive = jnp.ones((B, T)).at[1, 3].set(0.0)
     target = jnp.tile(jnp.array([0.5, 0.5, 0.0]), (B * T, 1))
-    monkeypatch.setattr(agent, "search", lambda *args, **kwargs: Found(*[None] * 6)._replace(policy=target))
+    monkeypatch.setattr(agent, "search", lambda *args, **kwargs: SearchResult(*[None] * 6)._replace(policy=target))
     seen = seen_by(agent, alive)
     distance, metrics = jax.jit(agent.search_loss)(model, seen, KEY)
     expected = -logp(agent, model, seen)[:, :2].mean(-1)

@@ -6,20 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamer import EVERY_ACTION, KEY, OBS, SMALL, filled_state, random_batch, small_agent
+from dreamer import EVERY_ACTION, KEY, OBS, agent_2023, filled_state, random_batch, small_agent
 
-from reverie import presets
-from reverie.algos.dreamer.v3 import Config
 from reverie.envs.base import Space
 
 IMAGE = {"image": Space("image", (48, 48, 3))}
 ACT = {k: EVERY_ACTION[k] for k in ("multi", "box")}
-OF_2023 = {k: v for k, v in presets.of("dreamer_v3").named["v3-2023"].items() if k in Config.__dataclass_fields__}
-KINDS = {
-    "final": {},
-    # The same algorithm in the smallest of all sizes.
-    "v3-2023": OF_2023 | {"vector_layers": 1, "vector_units": 32} | {k: SMALL[k] for k in ("size", "imagination")},
-}
+KINDS = {"final": small_agent, "v3-2023": agent_2023}  # in the smallest of all sizes
 # Shapes of the constants with which `nn.layers.Conv` sums the taps of a kernel into one for all phases of its output.
 # These products alone are in full precision, on purpose: they are of weights, a few thousand numbers whatever the
 # batch, and a sum of rounded taps would be rounded twice.
@@ -64,7 +57,7 @@ def test_equations_are_found_wherever_they_hide():
 @functools.cache
 def programs(kind, inputs, precision):
     """The equations of an update and of a decision, and the shapes of what the update returns."""
-    agent = small_agent(IMAGE if inputs == "image" else OBS, ACT, precision, **KINDS[kind])
+    agent = KINDS[kind](IMAGE if inputs == "image" else OBS, ACT, precision)
     state, batch = jax.eval_shape(agent.init, KEY), random_batch(agent, 3)
     train, shapes = jax.make_jaxpr(agent.train, return_shape=True)(state, batch)
     rows = {k: v[:, 0] for k, v in batch.items() if not k.startswith(("action/", "out/"))}

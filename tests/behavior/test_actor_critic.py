@@ -15,7 +15,7 @@ from reverie.behavior.actor_critic import (
 from reverie.behavior.imagine import imagine, trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
-from reverie.nn.dists import BoundedNormal, OneHot, Squared, TwoHot
+from reverie.nn.dists import BoundedNormal, OneHot, SquaredError, TwoHot
 from reverie.nn.transforms import symexp_bins
 
 
@@ -134,7 +134,7 @@ def slide_loss(push, differentiable):
     )
     losses, _ = actor_critic_losses(
         policy(jax.lax.stop_gradient(dreamt.latent)),
-        Squared(dreamt.value, 0),
+        SquaredError(dreamt.value, 0),
         dreamt.value,
         dreamt,
         dreamt.weight,
@@ -238,7 +238,7 @@ def test_values_are_clipped_where_they_ran_ahead():
         stopped = jnp.clip(value, before - limit, before + limit)
         return jnp.maximum((value - target) ** 2, (stopped - target) ** 2).sum()
 
-    loss = lambda value: clipped_value_loss(Squared(value, 0), target, before, limit).sum()
+    loss = lambda value: clipped_value_loss(SquaredError(value, 0), target, before, limit).sum()
     found = jax.jit(jax.grad(loss))(value)
     np.testing.assert_allclose(found, [2 * (1.2 - 3), 0, 0, 0, 2 * (1.8 + 1)], rtol=1e-5)
     np.testing.assert_allclose(found, jax.jit(jax.grad(reference))(value), rtol=1e-5)

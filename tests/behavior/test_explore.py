@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reverie.behavior.explore import Exploration, Held, explore, unheld
+from reverie.behavior.explore import Exploration, RepeatedAction, explore, unheld
 
 N = 512
 
@@ -15,7 +15,7 @@ N = 512
 def play(values: Exploration, share: float, steps: int, episode: int = 50) -> tuple[np.ndarray, np.ndarray]:
     """Actions `[steps, N]` of envs whose policy says 0 and whose random actions count up from 1; and the bounds."""
 
-    def step(held: Held, t: jax.Array) -> tuple[Held, tuple[jax.Array, jax.Array]]:
+    def step(held: RepeatedAction, t: jax.Array) -> tuple[RepeatedAction, tuple[jax.Array, jax.Array]]:
         chosen, drawn = ({"a": jnp.full(N, x, jnp.int32)} for x in (0, t + 1))
         first = jnp.full(N, t % episode == 0)
         held, action = explore(values, held, chosen, drawn, first, jax.random.fold_in(jax.random.key(3), t), share)
@@ -50,7 +50,7 @@ def test_an_episode_does_not_go_on_with_what_was_repeated_in_the_one_before() ->
 
 
 def test_what_may_not_be_done_is_not_repeated() -> None:
-    held = Held({"a": jnp.full(2, 7, jnp.int32)}, jnp.full(2, 5, jnp.int32), jnp.full(2, 8, jnp.int32))
+    held = RepeatedAction({"a": jnp.full(2, 7, jnp.int32)}, jnp.full(2, 5, jnp.int32), jnp.full(2, 8, jnp.int32))
     fresh, first = {"a": jnp.full(2, 3, jnp.int32)}, jnp.zeros(2, bool)
     key, values = jax.random.key(0), Exploration(hold=8)
     held, action = explore(values, held, fresh, fresh, first, key, 0.0, jnp.array([True, False]))

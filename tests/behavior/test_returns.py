@@ -155,7 +155,7 @@ def test_n_step_targets_match_the_reference(golden, name):
     ended = jnp.cumsum(rows["last"], 1)[:, : found.real.shape[1]] > 0
     np.testing.assert_array_equal(found.real, ~ended)
     turned = np.diff(rows["player"], axis=1)[:, : found.real.shape[1] - 1] != 0
-    np.testing.assert_array_equal(found.turned, np.pad(turned, ((0, 0), (1, 0))))
+    np.testing.assert_array_equal(found.player_changes, np.pad(turned, ((0, 0), (1, 0))))
 
 
 def test_an_episode_that_is_only_cut_bootstraps_from_its_last_row():
@@ -169,14 +169,14 @@ def test_an_episode_that_is_only_cut_bootstraps_from_its_last_row():
     np.testing.assert_allclose(found.value[0, :3], [7.0, 12.0, 20.0])
     np.testing.assert_array_equal(found.known, row(True, True, True, False))
     np.testing.assert_array_equal(found.real, row(True, True, True, False))
-    np.testing.assert_array_equal(found.followed, row(True, True, False))
+    np.testing.assert_array_equal(found.same_episode, row(True, True, False))
     # A life is lost at row 2 and the env plays on: the value ends, and what follows is absorbed.
     ended = n_step_return(reward, last & False, last, value, unroll=3, steps=3, discount=0.5)
     np.testing.assert_allclose(ended.value, row(2.0, 2.0, 0.0, 0.0))
     np.testing.assert_allclose(ended.reward, row(9.0, 1.0, 2.0, 0.0))
     assert ended.known.all()
     np.testing.assert_array_equal(ended.real, row(True, True, False, False))
-    np.testing.assert_array_equal(ended.followed, row(True, True, False))
+    np.testing.assert_array_equal(ended.same_episode, row(True, True, False))
 
 
 def test_returns_can_be_mixed_and_shortened():

@@ -212,7 +212,7 @@ def test_rules_and_planes_are_spaces_like_others() -> None:
     assert isinstance(env.device, DeviceEnv)
     assert base.from_json(base.to_json(env.obs_space)) == env.obs_space
     assert [str(s.dtype) for s in env.obs_space.values()] == ["uint8", "bool", "int8"]
-    assert [s.pictured for s in env.obs_space.values()] == [True, False, False]
+    assert [s.is_picture for s in env.obs_space.values()] == [True, False, False]
     gate = Gate(env.obs_space)
     step = env.reset(0)
     step.obs["board"][0, 0, 0] = 2

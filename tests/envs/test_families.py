@@ -369,6 +369,7 @@ def test_control_draws_what_the_camera_sees():
 
 @dmc
 def test_without_a_way_to_draw_a_message_says_what_to_install(monkeypatch):
+    import reverie.envs.dmc  # noqa: F401 (dm_control looks for a way to draw once: not while this test pretends)
     from reverie.envs import mujoco
 
     monkeypatch.delenv("MUJOCO_GL", raising=False)

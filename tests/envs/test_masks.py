@@ -12,7 +12,7 @@ from reverie.envs.build import make_env
 from reverie.envs.check import check_env
 from reverie.envs.gym import GymEnv
 from reverie.envs.spec import EnvSpec, UnusableEnv
-from reverie.envs.values import Gate, Malformed, allowed, legally, sample
+from reverie.envs.values import Gate, Malformed, legally, may_act, sample
 from reverie.envs.workers import Workers
 from reverie.envs.wrappers import ActionRepeat, observe
 
@@ -39,7 +39,7 @@ def test_a_mask_becomes_legal_whichever_way_it_is_told(name):
         if name != "Taxi":
             np.testing.assert_array_equal(step.obs["legal"], env.env.mask)
         action = legally(sample(env.act_space, rng), step.obs["legal"], env.act_space, rng)
-        assert allowed(action, step.obs["legal"], env.act_space)
+        assert may_act(action, step.obs["legal"], env.act_space)
         step = env.step(action)
 
 

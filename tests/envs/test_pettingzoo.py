@@ -18,7 +18,7 @@ from reverie.envs import opposed
 from reverie.envs.base import Space, Step
 from reverie.envs.build import make_env
 from reverie.envs.check import check_env
-from reverie.envs.opposed import Opposed, Perfect, TreeSearch, made, opponent
+from reverie.envs.opposed import OpponentWrapper, Perfect, TreeSearch, made, opponent
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate, Malformed
 
@@ -130,7 +130,7 @@ def test_perfect_play_is_enumerated() -> None:
 @pytest.mark.parametrize("name", ["random", "mcts:30", "perfect"])
 def test_an_opponent_has_the_other_seat(name: str, seat: int) -> None:
     """All rows are shown; whoever plays 3n against perfect play loses."""
-    env, won = Opposed(Sticks(6 if seat else 5), name, seat), []
+    env, won = OpponentWrapper(Sticks(6 if seat else 5), name, seat), []
     for seed in range(12):
         step, score, mine = env.reset(seed), 0.0, True
         rows = 1

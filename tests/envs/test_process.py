@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from reverie.envs.process import Child, Gone, Hung
+from reverie.envs.process import Child, ChildGone, Hung
 
 # Entries of the children below: functions of this very module.
 
@@ -76,7 +76,7 @@ def test_what_is_written_comes_back(child):
     indirect=["child"],
 )
 def test_an_end_is_explained(child, told):
-    with pytest.raises(Gone, match=told):
+    with pytest.raises(ChildGone, match=told):
         child.read(1, soon())
     child.write(b"too late")
 

@@ -61,7 +61,7 @@ FAMILIES = {
 }
 AGENTS = {
     "fake": {},
-    "dreamer_v3": {"size": "200k", "recurrence": "dense", "prior_layers": 1, "vector_layers": 1},
+    "dreamer_v3": {"size": "200k", "choices": '{"recurrence": "dense", "prior_layers": 1, "vector_layers": 1}'},
 }
 # One of one's own, Atari and one with MuJoCo; in `make slow` DreamerV3 learns in all of them.
 QUICK = [("file", "dreamer_v3"), ("atari", "fake"), ("dmc", "fake")]

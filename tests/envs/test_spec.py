@@ -199,7 +199,7 @@ def test_a_family_without_its_package_names_the_extra(name, extra, monkeypatch):
     with pytest.raises(UnusableEnv, match=rf'pip install "reverie\[{extra}\]"'):
         make_env(name)
     (family,) = [x for x in families() if x.extra == f"reverie[{extra}]"]
-    assert not family.installed
+    assert not family.is_installed
 
 
 def test_families_are_listed_with_their_extras():
@@ -214,7 +214,7 @@ def test_families_are_listed_with_their_extras():
     )
     together = set(re.findall(r"\w+", extras["envs"][0])) - {"reverie"}
     assert together == listed - {"craftax"}, "whose pygame and the pygame-ce of others are the same folder"
-    assert all(family.installed for family in families() if not family.extra)
+    assert all(family.is_installed for family in families() if not family.extra)
 
 
 def test_only_what_the_env_itself_needs_is_asked_for(mine):

@@ -34,6 +34,6 @@ def test_what_is_of_other_envs_or_cannot_be_is_refused() -> None:
 
 def test_failures_outside_the_window_are_forgotten() -> None:
     tape = Tape()
-    assert [tape.failed(10), tape.failed(10)] == [1, 2]
+    assert [tape.count_failure(10), tape.count_failure(10)] == [1, 2]
     tape.steps = 10
-    assert tape.failed(10) == 1
+    assert tape.count_failure(10) == 1

@@ -12,7 +12,7 @@ from hangs import NEVER, hang_here, hang_there
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.toy import FAULTS, Counting
 from reverie.envs.values import sample
-from reverie.envs.workers import EnvFailed, Workers, episode_seed
+from reverie.envs.workers import EnvError, Workers, episode_seed
 
 FAULTY = "reverie.envs.toy:Faulty"
 MODES = ("inline", "process")
@@ -176,7 +176,7 @@ def test_a_fault_in_every_reset_ends_the_run_with_its_story():
     spec = faulty({"reset": "raise"})
     with Workers(spec, 1, seed=0, mode="inline", max_failures=3) as workers:
         workers.send(np.arange(1), actions(workers))
-        with pytest.raises(EnvFailed) as error:
+        with pytest.raises(EnvError) as error:
             workers.recv(np.arange(1))
         assert workers.failures == 4
     text = str(error.value)
@@ -198,7 +198,7 @@ def test_the_last_words_name_the_step_the_action_and_the_death(fault, told, tmp_
     with Workers(spec, 1, seed=0, mode="process", max_failures=0, deadline=NEVER) as workers:
         play(workers, 2)
         workers.send(np.arange(1), {"action": np.array([1], np.int32)})
-        with pytest.raises(EnvFailed, match=told) as error:
+        with pytest.raises(EnvError, match=told) as error:
             workers.recv(np.arange(1))
     assert "after 1 steps of it" in str(error.value)
     assert "last action {'action': 1}" in str(error.value)
@@ -218,7 +218,7 @@ class Leaking(Counting):
     def step(self, action):
         result = super().step(action)
         if self._step == self._at:
-            self._kept = np.ones(300_000_000, np.uint8)
+            self._first_results = np.ones(300_000_000, np.uint8)
         return result
 
 
@@ -257,7 +257,7 @@ def test_an_episode_that_is_over_is_not_lost_for_memory(tmp_path):
 def test_a_limit_that_no_env_keeps_ends_the_run_with_its_story():
     with Workers("CartPole-v1", 1, seed=0, memory=0.001, max_failures=1) as workers:
         workers.send(np.arange(1), actions(workers))
-        with pytest.raises(EnvFailed, match=r"2 failures within 1000 steps.*GB, --worker-memory is 0\.001"):
+        with pytest.raises(EnvError, match=r"2 failures within 1000 steps.*GB, --worker-memory is 0\.001"):
             workers.recv(np.arange(1))
 
 
@@ -299,7 +299,7 @@ def test_a_hang_leaves_no_process_behind(tmp_path, monkeypatch):
             assert workers.mode == "process"
             play(workers, 2)  # the second step hangs, and the episode is cut
             workers.send(np.arange(1), actions(workers))
-            with pytest.raises(EnvFailed, match="hung"):
+            with pytest.raises(EnvError, match="hung"):
                 workers.recv(np.arange(1))
         assert struck.read_text() == "xx"
         os.set_blocking(held.fileno(), True)
@@ -317,7 +317,7 @@ def test_an_env_that_hangs_in_its_first_reset_is_not_begun(tmp_path, monkeypatch
         "        time.sleep(9999)\n"
     )
     hang_there(monkeypatch, tmp_path / "struck")
-    with pytest.raises(EnvFailed, match="could not be built: it hung"):
+    with pytest.raises(EnvError, match="could not be built: it hung"):
         Workers(f"{tmp_path / 'slow.py'}:Slow", 1, seed=0)
 
 
@@ -347,11 +347,11 @@ def test_what_an_env_prints_reaches_neither_the_protocol_nor_our_stdout(tmp_path
 
 
 def test_an_env_that_cannot_be_built_is_told_at_once():
-    with pytest.raises(EnvFailed, match="a fault on purpose at build"):
+    with pytest.raises(EnvError, match="a fault on purpose at build"):
         Workers(faulty({"build": "raise"}), 1, seed=0, mode="process")
-    with pytest.raises(EnvFailed, match="a fault on purpose at build"):
+    with pytest.raises(EnvError, match="a fault on purpose at build"):
         Workers(faulty({"build": "raise"}), 1, seed=0, mode="inline")
-    with pytest.raises(EnvFailed, match="no answer within 1 s"):
+    with pytest.raises(EnvError, match="no answer within 1 s"):
         Workers(faulty({"build": "hang"}), 1, seed=0, mode="process", deadline=1.0)
     with pytest.raises(UnusableEnv, match="did you mean CartPole"):
         Workers("CartPole-v123", 1, seed=0, mode="process")

@@ -14,7 +14,7 @@ import reverie
 from reverie.envs.check import check_env
 from reverie.envs.spec import EnvSpec
 from reverie.envs.values import sample
-from reverie.envs.workers import EnvFailed, Workers
+from reverie.envs.workers import EnvError, Workers
 
 HUNG = 2.0  # seconds
 SHORT: dict[str, Any] = {
@@ -29,16 +29,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dreamer_v1": DREAMER | WIDTHS | {"stoch": 4},
     "dreamer_v2": DREAMER | WIDTHS | {"classes": 4},
     "dreamer_v3": DREAMER | {"size": "200k"},
-    "v3-2023": DREAMER | {"size": "200k", "preset": "v3-2023"},
+    "dreamer_v3_2023": DREAMER | {"size": "200k"},
     "dream_ppo": DREAMER | {"size": "200k", "batch": 4, "minibatch": 16, "ppo_updates": 4},
     "muzero": MUZERO,
     "gumbel_muzero": MUZERO,
     "tower": MUZERO | {"network": "tower", "blocks": 1, "channels": 4},
-    "efficientzero": MUZERO | {"projection": 8, "predictor": 8, "prefix_units": 8},
+    "efficientzero": MUZERO | {"choices": '{"projection": 8, "predictor": 8, "prefix_units": 8}'},
     "sampled_muzero": MUZERO,
     "stochastic_muzero": MUZERO | {"codes": 4},
 }
-NAMES = {"v3-2023": "dreamer_v3", "tower": "gumbel_muzero"}  # of the algorithm, where a family is not called by it
+NAMES = {"tower": "gumbel_muzero"}  # of the algorithm, where a family is not called by it
 
 
 def steps(name: str, count: int = 40) -> bool:
@@ -53,7 +53,7 @@ def steps(name: str, count: int = 40) -> bool:
                 workers.recv(one)
         finally:
             workers.close()
-    except (ValueError, EnvFailed):
+    except (ValueError, EnvError):
         return False
     return True
 
@@ -75,7 +75,7 @@ def trains(name: str, family: str, path: Path) -> bool:
     """The verdict of a training of 200 steps: it ends, and no episode was cut because of the env."""
     try:
         lines = train(name, family, path)
-    except (ValueError, EnvFailed):
+    except (ValueError, EnvError):
         return False
     return not any(line.get("env/failures") for line in lines)
 

@@ -19,7 +19,7 @@ import reverie
 from reverie import algos, cli
 from reverie.config import ConfigError
 from reverie.envs.code import UnusableEnv
-from reverie.run.trust import Untrusted
+from reverie.run.trust import NeedsTrust
 
 ALARM = "alarm"  # what an attack would leave in the current directory
 SPRING = f"open({ALARM!r}, 'w').close()\n"
@@ -152,7 +152,7 @@ def refused(verb: str, capsys: pytest.CaptureFixture[str], run: Path) -> str:
     try:
         code = VERBS[verb]()
         told = capsys.readouterr().err
-    except Untrusted as error:
+    except NeedsTrust as error:
         code, told = 2, str(error)
     assert quiet(), "code of the run ran"
     assert code == 2, told
@@ -241,7 +241,7 @@ def test_trust_is_for_all_that_a_run_names(run: Path, capsys: pytest.CaptureFixt
     assert cli.main(["eval", "x", "--episodes", "1", "--trust"]) == 0, capsys.readouterr().err
     assert reverie.load("x", trust=True).spec.id == "mine.py:Mine"
     assert reverie.train("fake", run="x", trust=True).env.id == "mine.py:Mine"
-    with pytest.raises(Untrusted, match=r"pass env='mine.py:Mine', or trust=True"):
+    with pytest.raises(NeedsTrust, match=r"pass env='mine.py:Mine', or trust=True"):
         reverie.load("x")
 
 

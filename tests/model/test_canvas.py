@@ -88,7 +88,7 @@ def test_images_of_several_sizes_are_encoded_and_painted_together(convolutions):
             encoder(obs, F32),
             {k: d.pred() for k, d in dists.items()},
             {k: d.loss(target[k]) for k, d in dists.items()},
-            dists["image0"].painted.mean,
+            dists["image0"].canvas_dist.mean,
         )
 
     tokens, painted, losses, whole = run(obs)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import Space
-from reverie.model.decode import Decoder, painted
-from reverie.nn.dists import Gaussian, Squared
+from reverie.model.decode import Decoder, canvas_dist
+from reverie.nn.dists import Gaussian, SquaredError
 from reverie.nn.layers import Style
 
 KEY = jax.random.key(0)
@@ -126,8 +126,8 @@ def test_transposed_convolutions_mirror_a_strided_encoder():
 
 def test_brightness_is_bounded_by_a_sigmoid_or_begins_at_middle_gray():
     x = jnp.array([-9.0, 0.0, 9.0]).reshape(1, 1, 3)
-    np.testing.assert_allclose(painted(x, "sigmoid").ravel(), [1.234e-4, 0.5, 0.9998766], rtol=1e-3)
-    np.testing.assert_allclose(painted(x, "shift").ravel(), [-8.5, 0.5, 9.5])
+    np.testing.assert_allclose(canvas_dist(x, "sigmoid").ravel(), [1.234e-4, 0.5, 0.9998766], rtol=1e-3)
+    np.testing.assert_allclose(canvas_dist(x, "shift").ravel(), [-8.5, 0.5, 9.5])
 
 
 def test_targets_are_squashed_and_weighed_as_told():
@@ -138,7 +138,7 @@ def test_targets_are_squashed_and_weighed_as_told():
     other = make(spaces, **shape, symlog_images=True, symlog_vectors=False, image_loss="gaussian")
     a, b = (decoder(jnp.ones((2, 4)), jnp.ones((2, 4))) for decoder in (plain, other))
     np.testing.assert_array_equal(a["image"].mean, b["image"].mean)
-    assert type(a["image"]) is Squared
+    assert type(a["image"]) is SquaredError
     assert type(b["image"]) is Gaussian
     gray = jnp.full((2, 8, 8, 1), 15 / 255)
     np.testing.assert_allclose(a["image"].error(gray), (a["image"].mean - 15 / 255) ** 2, rtol=1e-5)

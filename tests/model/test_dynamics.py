@@ -125,8 +125,8 @@ def test_a_transformer_forgets_what_is_older_than_its_memory(monkeypatch):
         return model.observe(start, tokens, actions, resets, KEY)[0].deter[:, -1].sum()
 
     gradient = np.abs(jax.jit(jax.grad(last))(tokens)).sum((0, 2))
-    # The input of step t holds the latent of t - 1, so W + 1 inputs hold the latents of steps 1 to W + 1.
-    assert (gradient > 0).tolist() == [False, *[True] * (WINDOW + 1), False]
+    # The entry of step t holds its own latent, so W + 1 entries hold those of the last W + 1 steps.
+    assert (gradient > 0).tolist() == [False, False, *[True] * (WINDOW + 1)]
 
 
 @pytest.mark.parametrize("kind", [RSSM, Transformer, Memoryless])

@@ -8,7 +8,7 @@ from reverie.nn.dists import (
     BoundedNormal,
     Gaussian,
     OneHot,
-    Squared,
+    SquaredError,
     TanhNormal,
     TruncatedNormal,
     TwoHot,
@@ -281,10 +281,12 @@ def test_bounded_normal_samples_have_its_moments():
 
 def test_squared_error_has_no_half_and_squashes_only_when_told():
     mean, target = jnp.zeros((2, 3)), jnp.full((2, 3), 2.0)
-    np.testing.assert_allclose(Squared(mean, 1).loss(target), 12.0)
-    np.testing.assert_allclose(Squared(mean, 1, squash=SYMLOG).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6)
-    assert Squared(jnp.zeros((2, 4, 5, 3)), 3).loss(jnp.zeros((2, 4, 5, 3))).shape == (2,)
-    assert Squared(jnp.zeros((2,)), 0).loss(jnp.ones((2,))).shape == (2,)  # a scalar observation
+    np.testing.assert_allclose(SquaredError(mean, 1).loss(target), 12.0)
+    np.testing.assert_allclose(
+        SquaredError(mean, 1, squash=SYMLOG).loss(target), 3 * symlog(jnp.array(2.0)) ** 2, rtol=1e-6
+    )
+    assert SquaredError(jnp.zeros((2, 4, 5, 3)), 3).loss(jnp.zeros((2, 4, 5, 3))).shape == (2,)
+    assert SquaredError(jnp.zeros((2,)), 0).loss(jnp.ones((2,))).shape == (2,)  # a scalar observation
 
 
 def test_losses_are_float32_whatever_the_parameters_are():
@@ -295,7 +297,7 @@ def test_losses_are_float32_whatever_the_parameters_are():
     assert OneHot(half(2, 4), (4,), ()).loss(jnp.zeros(2, jnp.int32)).dtype == jnp.float32
     assert Binary(half(2)).loss(jnp.ones(2)).dtype == jnp.float32
     assert BoundedNormal(half(2, 3), half(2, 3), (3,)).logp_of(jnp.zeros((2, 3))).dtype == jnp.float32
-    assert Squared(half(2, 3), 1).loss(jnp.zeros((2, 3))).dtype == jnp.float32
+    assert SquaredError(half(2, 3), 1).loss(jnp.zeros((2, 3))).dtype == jnp.float32
 
 
 def test_a_two_hot_code_of_the_symlog_predicts_in_raw_space():
@@ -309,7 +311,7 @@ def test_a_two_hot_code_of_the_symlog_predicts_in_raw_space():
 
 
 def test_squared_error_of_the_symlog_predicts_in_raw_space():
-    dist = Squared(symlog(jnp.array([0.0, 5.0, -300.0])), 0, SYMLOG)
+    dist = SquaredError(symlog(jnp.array([0.0, 5.0, -300.0])), 0, SYMLOG)
     np.testing.assert_allclose(dist.pred(), [0, 5, -300], rtol=1e-4)
     np.testing.assert_allclose(dist.loss(jnp.array([0.0, 5.0, -300.0])), 0, atol=1e-9)
 

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 
 from reverie.envs.base import Space  # noqa: E402
 from reverie.run.checkpoint import flatten  # noqa: E402
-from reverie.run.compiled import Compiled  # noqa: E402
+from reverie.run.compiled import JittedAgent  # noqa: E402
 
 OBS = {"image": Space("image", (48, 48, 3)), "vector": Space("vector", (5,))}
 # As little to compile as can be, with pooling, phases and blocks still in it. The default eps of 1e-20 gives every
@@ -27,7 +27,7 @@ def learn(obs: str, devices: list[jax.Device], updates: int = 3) -> dict[str, np
     """Everything that is computed: metrics and written-back latents of every update, the last state, a decision."""
     agent = dreamer.small_agent({obs: OBS[obs]}, **VALUES)
     batch = jax.device_get(dreamer.random_batch(agent, 4, 2))
-    compiled = Compiled(agent, devices)
+    compiled = JittedAgent(agent, devices)
     place = compiled.place
     init = jax.jit(agent.init)
     state = place.everywhere(init(dreamer.KEY))

@@ -39,7 +39,7 @@ OWN: dict[str, dict[str, Any]] = {
     "dreamer_v2": DREAMER | {"deter": 8, "classes": 2, "hidden": 8, "units": 8, "layers": 1, "slow_every": 3},
     "dream_ppo": DREAMER
     | {"size": "200k", "model_minibatches": 2, "minibatch": 8, "ppo_updates": 2, "epochs": 2}
-    | {"vector_layers": 1, "prior_layers": 1},
+    | {"choices": '{"vector_layers": 1, "prior_layers": 1}'},
     **{name: planners.SMALL | own for name, own in planners.OWN.items()},
     "gumbel_muzero": planners.SMALL | planners.OWN["gumbel_muzero"] | HELD,
     "muzero": planners.SMALL | {"behavior": "actor-critic", "imagination": 2},
@@ -111,9 +111,9 @@ def test_debug_runs_without_jit(algorithm: str, own: dict[str, Any], tmp_path: P
 
 
 def test_an_env_that_has_a_preset_of_its_own_gets_it() -> None:
-    assert config.suited("gumbel_muzero", "CartPole-v1") == "cartpole"
-    assert config.suited("gumbel_muzero", "Acrobot-v1") == ""
+    assert config.preset_for("gumbel_muzero", "CartPole-v1") == "cartpole"
+    assert config.preset_for("gumbel_muzero", "Acrobot-v1") == ""
     plain = config.default("gumbel_muzero", config.PLAIN)
     assert plain == config.default("gumbel_muzero")
-    assert config.called("gumbel_muzero:cartpole") == config.default("gumbel_muzero", "cartpole")
-    assert config.called("cartpole").algorithm == "dreamer_v3"
+    assert config.lookup("gumbel_muzero:cartpole") == config.default("gumbel_muzero", "cartpole")
+    assert config.lookup("cartpole").algorithm == "dreamer_v3"

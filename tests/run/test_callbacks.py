@@ -39,14 +39,14 @@ class Ears:
     """Hears everything."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, int, Any]] = []
+        self.callbacks: list[tuple[str, int, Any]] = []
 
     def functions(self) -> dict[str, Any]:
         names = ("on_log", "on_eval", "on_episode", "on_checkpoint")
-        return {name: lambda step, what, name=name: self.heard.append((name, step, what)) for name in names}
+        return {name: lambda step, what, name=name: self.callbacks.append((name, step, what)) for name in names}
 
     def of(self, name: str) -> list[tuple[int, Any]]:
-        return [(step, what) for called, step, what in self.heard if called == name]
+        return [(step, what) for called, step, what in self.callbacks if called == name]
 
 
 def test_callbacks_hear_of_a_run(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ class Tracker(types.ModuleType):
         self.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]  # it can be found
         self.begun: dict[str, Any] = {}
         self.lines: list[tuple[int, dict[str, Any]]] = []
-        self.finished = 0
+        self.new_episodes = 0
         self.fault = fault
 
     def init(self, **given: Any) -> Tracker:
@@ -115,7 +115,7 @@ class Tracker(types.ModuleType):
         self.lines.append((values.pop("env_steps", step), values))
 
     def finish(self) -> None:
-        self.finished += 1
+        self.new_episodes += 1
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -128,7 +128,7 @@ def test_a_logger_gets_the_config_and_every_line(tmp_path: Path, monkeypatch: py
     assert tracker.begun["config"]["rate"] == 0.5
     assert [step for step, _ in tracker.lines] == [10, 20, 30, 40]
     assert {"loss/total", "eval/mean_return"} <= tracker.lines[-1][1].keys()
-    assert tracker.finished == 1
+    assert tracker.new_episodes == 1
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

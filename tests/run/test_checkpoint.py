@@ -19,7 +19,7 @@ from faulty_disk import FaultyDisk, tree
 
 from reverie import files
 from reverie.files import DiskError, NotPlain
-from reverie.run.checkpoint import AllDamaged, Checkpoints, Mismatch, flatten, unflatten
+from reverie.run.checkpoint import Checkpoints, Mismatch, NoSoundCheckpoint, flatten, unflatten
 from reverie.saved import AnotherRun, OtherVersion
 
 ARRAYS = {
@@ -161,7 +161,7 @@ FORGED = {
 def test_forged_arrays_are_passed_over_and_cost_no_memory(content: bytes, tmp_path: Path) -> None:
     forge(tmp_path / "step-000000000009", content)
     tracemalloc.start()
-    with pytest.raises(AllDamaged):
+    with pytest.raises(NoSoundCheckpoint):
         Checkpoints(tmp_path).load_latest()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -186,12 +186,12 @@ def test_forged_manifests_are_passed_over(tmp_path: Path) -> None:
         ]
     ):
         forge(tmp_path / f"b{i}" / "step-000000000009", sound, **changes)
-        with pytest.raises(AllDamaged):
+        with pytest.raises(NoSoundCheckpoint):
             Checkpoints(tmp_path / f"b{i}").load_latest()
     step = tmp_path / "c" / "step-000000000009"
     step.mkdir(parents=True)
     (step / "manifest.json").write_text("[" * 1_000_000)
-    with pytest.raises(AllDamaged):
+    with pytest.raises(NoSoundCheckpoint):
         Checkpoints(tmp_path / "c").load_latest()
 
 

@@ -12,9 +12,9 @@ def test_clock_counts_the_innermost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     clock = Clock()
     now = 1.0
-    with clock.spent("outer"):
+    with clock.measure_time("outer"):
         now = 3.0
-        with clock.spent("inner"):
+        with clock.measure_time("inner"):
             now = 7.0
         now = 15.0
     now = 31.0

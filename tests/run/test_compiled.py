@@ -12,7 +12,7 @@ import pytest
 
 from reverie.algos.dreamer import v2 as dreamer_v2
 from reverie.run.checkpoint import flatten
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 
 # Of the largest element of each array, plus what stands for zero. The rounding of one update is 3e-7, and updates build
 # on each other: 2e-5 was measured after fifty.
@@ -38,7 +38,7 @@ def tiny(algorithm: str) -> Any:
 )
 def test_compiled_updates_are_those_of_debug_mode(algorithm: str, updates: int) -> None:
     agent = tiny(algorithm)
-    compiled, eager = Compiled(agent), Compiled(agent)
+    compiled, eager = JittedAgent(agent), JittedAgent(agent)
     state, debugged = (jax.jit(agent.init)(jax.random.key(0)) for _ in range(2))
     for update in range(updates):
         planned = algorithm in planners.FAMILY

@@ -9,7 +9,7 @@ import pytest
 
 import reverie
 from reverie.envs.workers import Workers
-from reverie.run.compiled import Compiled
+from reverie.run.compiled import JittedAgent
 from reverie.run.evaluation import evaluate
 
 
@@ -19,7 +19,7 @@ def test_an_evaluation_plays_every_env_its_share(envs: int, episodes: int) -> No
     with Workers(spec, envs, seed=5, mode="inline") as workers:
         agent = fakes.make_agent(fakes.Config(), workers.obs_space, workers.act_space, precision="float32")
         key = jax.random.key(0)
-        played = evaluate(Compiled(agent), agent.init(key), workers, episodes, key)
+        played = evaluate(JittedAgent(agent), agent.init(key), workers, episodes, key)
     assert played is not None
     assert len(played.returns) == len(played.lengths) == episodes
     # Counting's reward is the step count.

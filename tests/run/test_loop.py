@@ -27,7 +27,7 @@ from reverie.health import NonFinite
 from reverie.replay.sequences import Replay
 from reverie.run import experience, log, loop, measures
 from reverie.run.checkpoint import Checkpoints, Mismatch
-from reverie.run.directory import RunDirectory, RunLocked
+from reverie.run.directory import RunDirectory, RunInUse
 from reverie.run.recent import Recent
 from reverie.run.stop import Stop
 
@@ -388,7 +388,7 @@ def test_a_clock_that_jumps_by_a_day_moves_nothing(
 
 
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path).locked(), pytest.raises(RunLocked, match=str(os.getpid())):
+    with RunDirectory(tmp_path).with_lock(), pytest.raises(RunInUse, match=str(os.getpid())):
         train(tmp_path)
 
 

@@ -16,7 +16,7 @@ from test_loop import run_quietly
 
 import reverie
 from reverie import algos, config
-from reverie.agent import Divided
+from reverie.agent import TwoPhaseAgent
 from reverie.config import ConfigError
 from reverie.envs.base import Space
 from reverie.envs.spec import UnusableEnv
@@ -290,7 +290,7 @@ def test_a_renewed_state_can_be_donated(algorithm: str) -> None:
     given = config.override(config.default(algorithm), **SMALL[algorithm])
     spaces = {"obs": Space("vector", (3,))}, {"action": Space("vector", (1,))}
     agent = algos.load(algorithm).make_agent(given.agent, *spaces, precision="float32")
-    assert isinstance(agent, Divided)
+    assert isinstance(agent, TwoPhaseAgent)
     leaves = jax.tree.leaves(agent.renew(jax.jit(agent.init)(jax.random.key(0))))
     places = [x.unsafe_buffer_pointer() for x in leaves if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     assert len(places) == len(set(places)) > 50

@@ -17,7 +17,7 @@ from reverie.view import tree as view
 PARENT = np.array([-1, 0, 0, 2, 1, 1, 4])
 
 
-def some_thought(name: str = "left", chance: bool = True) -> view.Thought:
+def some_thought(name: str = "left", chance: bool = True) -> view.SearchReport:
     """Two actions of three are tried; the one in the middle is not legal."""
     branches = view.Branches(
         parent=PARENT,
@@ -27,7 +27,7 @@ def some_thought(name: str = "left", chance: bool = True) -> view.Thought:
         q=np.array([0.1, 0.25, -0.5, 0.125, 12.5, 3.25, 1000.0]),
         chance=np.array([False, False, chance, False, False, False, False]),
     )
-    return view.Thought(
+    return view.SearchReport(
         actions=[name, "up", "right"],
         legal=np.array([True, False, True]),
         prior=np.array([0.75, 0.0, 0.25]),
@@ -42,7 +42,7 @@ def some_thought(name: str = "left", chance: bool = True) -> view.Thought:
     )
 
 
-def texts(thought: view.Thought, **limits: int) -> list[str]:
+def texts(thought: view.SearchReport, **limits: int) -> list[str]:
     svg = view.draw(thought, "a title", ".svg", **limits).decode()
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from reverie.agent import Mode, Row, prefixed, select
+from reverie.agent import Mode, Row, add_prefix, select
 from reverie.algos.dreamer import planning
 from reverie.algos.dreamer.state import Carry, State
 from reverie.algos.dreamer.world import Model
 from reverie.behavior.explore import explore, unheld
-from reverie.behavior.search import Found
+from reverie.behavior.search import SearchResult
 from reverie.envs.base import Spaces
 from reverie.model.dynamics import Dynamics, Latent, features
-from reverie.model.encode import flat, permitted, width
+from reverie.model.encode import flat, legal_actions, width
 from reverie.model.heads import sample
 from reverie.nn.dists import OneHot
 
@@ -35,7 +35,7 @@ class Acting:
     planner: planning.Planner | None
 
     def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
-        """What moves the latents; `tokens` is the width of what it sees."""
+        """The dynamics of the latents; `tokens` is the width of an encoded observation."""
         raise NotImplementedError
 
     def add_noise(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
@@ -50,12 +50,12 @@ class Acting:
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        """Of a latent: deter, stoch, and numbers of a stoch variable."""
+        """Sizes of a latent: deter, stoch, and numbers of a stoch variable."""
         return self.dyn.deter, self.dyn.stoch, self.dyn.kind.width
 
     def to_replay(self, latent: Latent) -> Row:
-        """What is stored beside a step: its latent, if sequences start from such."""
-        return prefixed("out/", self.dyn.to_replay(latent)) if self.context else {}
+        """The arrays stored beside a step: its latent, if sequences start from one."""
+        return add_prefix("out/", self.dyn.to_replay(latent)) if self.context else {}
 
     @property
     def explores(self) -> bool:
@@ -86,10 +86,10 @@ class Acting:
             draw_key, hold_key = jax.random.split(jax.random.fold_in(act_key, 2))
             drawn = self.random_action(len(carry.action), legal, draw_key)
             share = 1.0 if mode == "random" else self.config.random_moves
-            still = permitted(legal, self.act_space, held.action)
+            still = legal_actions(legal, self.act_space, held.action)
             held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share, still)
         carry = Carry(latent, flat(self.act_space, action), key, held, plan)
-        return carry, prefixed("action/", action), self.to_replay(latent)
+        return carry, add_prefix("action/", action), self.to_replay(latent)
 
     def observe_step(self, model: Model, carry: Carry, obs: Row, key: PRNGKeyArray) -> Latent:
         """The latents of N envs after what they show now."""
@@ -106,17 +106,19 @@ class Acting:
     def select_action(
         self, model: Model, latent: Latent, plan: Any, obs: Row, mode: Mode, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], Any]:
-        """What the actor does, or what a planner decides and then remembers."""
+        """The actor's actions, or those of a planner, and the planner's new memory."""
         if self.planner:
             return self.planner.decide(model, latent, plan, obs, mode, key)
         dists = model.policy(features(latent), obs.get("obs/legal"))
         return ({k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)), plan
 
-    def search(self, model: Model, latent: Latent, key: PRNGKeyArray, legal: Array | None, greedy: bool) -> Found:
+    def search(
+        self, model: Model, latent: Latent, key: PRNGKeyArray, legal: Array | None, greedy: bool
+    ) -> SearchResult:
         return planning.search(self.config, model, latent, key, legal, greedy)
 
-    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
-        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`, if there is a planner.
+    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], SearchResult]:
+        """The search result behind `policy` in mode `eval`, for one env (N = 1), if there is a planner.
 
         Returns:
           the actions that it chose from, `[A, ...]` by their key in `act_space`, and what it found, its tree included.

@@ -17,7 +17,7 @@ import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import SEEN, Dream, Metrics, Part, Row, select
+from reverie.agent import CONTEXT_ROWS, Dream, Metrics, Part, Row, select
 from reverie.algos import Unsuitable
 from reverie.algos.dreamer import planning, report
 from reverie.algos.dreamer.acting import Acting
@@ -37,7 +37,7 @@ from reverie.nn.optim import each, finite, guarded
 BEHAVIOR = {"pol": "actor", "val": "critic"}  # the networks that do not belong to the world model
 
 
-def check(obs_space: Spaces) -> None:
+def check_players(obs_space: Spaces) -> None:
     """Raises Unsuitable for a game of two players."""
     if any(space.kind == "player" for space in obs_space.values()):
         raise Unsuitable(
@@ -87,8 +87,7 @@ class Dreamer(Acting):
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = {**scales, **({"improve": config.improve} if config.improve else {})}
-        self.scales |= {"legal": 1.0} if "legal" in obs_space else {}
+        self.scales = {**scales, **({"legal": 1.0} if "legal" in obs_space else {})}
         self.planner = planning.make_planner(config, act_space)
 
     # ------------------------------------------------------- what a paper fills in
@@ -118,8 +117,8 @@ class Dreamer(Acting):
 
     # ---------------------------------------------------------------- acting
 
-    def refreshed(self, latents: Latent) -> Row:
-        """What training writes back to replay."""
+    def refresh(self, latents: Latent) -> Row:
+        """The latents that training writes back to replay."""
         return self.to_replay(latents) if self.refreshes else {}
 
     def init(self, key: PRNGKeyArray) -> State:
@@ -154,12 +153,12 @@ class Dreamer(Acting):
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
 
         metrics |= {"loss/total": loss, "gradient/norm": norm}
-        return self.settled(finite((loss, norm)), state, batch, new, out, metrics)
+        return self.accept_finite(finite((loss, norm)), state, batch, new, out, metrics)
 
-    def settled(
+    def accept_finite(
         self, sound: Array, state: State, batch: Row, new: State, out: Row, metrics: Metrics
     ) -> tuple[State, Row, Metrics]:
-        """What `train` returns: `new`, `out` and `metrics`, or where not all is finite what there was before."""
+        """The result of `train`: `new`, `out` and `metrics`, or the values of before where not all is finite."""
         sound &= finite(new.returns)
         state, out, counts = guarded(sound, state, new, out, {k: batch[k][:, self.context :] for k in out})
         return state, out, metrics | counts
@@ -195,13 +194,13 @@ class Dreamer(Acting):
         if part != "model":  # what could be, from every replayed state
             behavior, returns, more = self.behavior_loss(model, slow, returns, post, imagine_key)
             losses, metrics = losses | behavior, metrics | more
-            if self.config.improve:
+            if self.scales["improve"]:
                 losses["improve"], more = self.search_loss(model, post, jax.random.fold_in(imagine_key, 1))
                 metrics |= more
-        loss, parts = self.weighed(losses)
-        return loss, (self.refreshed(post.latents), returns, metrics | parts)
+        loss, parts = self.weigh(losses)
+        return loss, (self.refresh(post.latents), returns, metrics | parts)
 
-    def weighed(self, losses: Mapping[str, Array]) -> tuple[Float[Array, ""], Metrics]:
+    def weigh(self, losses: Mapping[str, Array]) -> tuple[Float[Array, ""], Metrics]:
         """The sum of the means of all losses, each with its scale; and the means as metrics."""
         assert losses.keys() <= self.scales.keys(), (sorted(losses), sorted(self.scales))
         means = {k: v.mean() for k, v in losses.items()}
@@ -209,7 +208,7 @@ class Dreamer(Acting):
         return loss, {f"loss/{k}": v for k, v in means.items()}
 
     def observe(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[Posterior, Beliefs]:
-        """What the model makes of a batch behind its context, and what it believed of it before and after it saw."""
+        """The posterior of a batch behind its context, and stoch's distributions before and after each observation."""
         actions = flat(self.act_space, select(batch, "action/"))
         rows = {k: v[:, self.context :] for k, v in batch.items()}
         resets = rows["is_first"]
@@ -229,14 +228,14 @@ class Dreamer(Acting):
         return post, Beliefs(posterior, model.dyn.prior(latents))
 
     def decode_targets(self, rows: Row) -> dict[str, Array]:
-        """What the decoder is to say: images in [0, 1], planes as floats, everything else as it is."""
+        """The decoder's targets: images in [0, 1], planes as floats, everything else as it is."""
         scaled = {"image": lambda x: x.astype(jnp.float32) / 255, "planes": lambda x: x.astype(jnp.float32)}
         return {k: scaled.get(s.kind, lambda x: x)(rows[f"obs/{k}"]) for k, s in self.obs_space.items()}
 
     def imagine(
         self, model: Model, critic: ScalarHead, post: Posterior, first: Array | None, key: PRNGKeyArray
     ) -> Trajectory:
-        """What the policy does in the dream from every replayed state. Actions among `differentiable` carry the
+        """The policy's trajectory in the dream from every replayed state. Actions among `differentiable` carry the
         gradient of what comes of them, through networks that it does not change (DreamerV1, section 3)."""
         config, frozen, frozen_critic = self.config, stop_gradient(model), stop_gradient(critic)
         actor = model if self.differentiable else frozen
@@ -275,7 +274,7 @@ class Dreamer(Acting):
         """See `report.report`."""
         return report.report(self, state, batch)
 
-    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+    def dream(self, state: State, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
         return report.dream(self, state, batch, seen)
 
     def drive(self, state: State, batch: Row, length: int) -> Row:

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Mode, Row
 from reverie.algos import Unsuitable, check_choice
 from reverie.behavior.mppi import mppi
-from reverie.behavior.search import Found, gumbel, puct
+from reverie.behavior.search import SearchResult, gumbel, puct
 from reverie.envs.base import Spaces
 from reverie.fields import ConfigError, Positive, Weight, Within, check
 from reverie.model.dynamics import Latent, features
@@ -43,26 +43,35 @@ TREES = ("gumbel", "puct")
 
 @dataclass(frozen=True, kw_only=True)
 class Planning:
-    """How a Dreamer looks ahead before it acts. Every Dreamer has these values."""
+    """How a Dreamer plans before it acts. Every Dreamer has these values."""
 
     planner: Rule = "none"
     """Plan in the dream before every action, in training and in evaluation. gumbel, puct: a tree, by the rule of Gumbel
     MuZero or of MuZero, where the actions are one discrete choice. mppi: sequences of continuous actions. none: the
     actor decides alone."""
     simulations: Annotated[int, Within(1, 2**16)] = 16
-    """Of a tree: imagined steps per decision. mppi: imagined sequences, six times per decision; 64 or more."""
+    """gumbel, puct: imagined steps per decision. mppi: imagined sequences, six times per decision; 64 or more."""
     plan_steps: Annotated[int, Within(1, 2**12)] = 5
     """mppi: steps of a sequence."""
     planner_scale: Positive = 0.1
     """gumbel: how much the values of a search outweigh the actor. Of two actions, the worst and the best of all, the
     log-odds move by this times 50 plus the most visits of an action. The less the values are to be trusted, the
     smaller."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Improvement(Planning):
+    """Planning, and an actor that learns from it. Every Dreamer with an actor-critic has these values."""
+
     improve: Weight = 0.0
     """Weight of a loss that moves the actor to what a search from every replayed state prefers. 0: there is none. It
     costs about as much as imagining --simulations steps."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.improve and self.planner not in TREES:
             raise ConfigError(
                 f"--improve {self.improve} trains the actor towards what a search prefers, and --planner "
@@ -109,7 +118,7 @@ def search(
     key: PRNGKeyArray,
     legal: Bool[Array, "B a"] | None,
     greedy: bool,
-) -> Found:
+) -> SearchResult:
     """Plans from `latent`, `[B, ...]`. `greedy`: for evaluation, without noise at the root."""
     model = Searchable(networks)
     if config.planner == "gumbel":
@@ -121,7 +130,7 @@ def search(
 
 @runtime_checkable
 class Planner(Protocol):
-    """What decides in place of an actor, and what it remembers between decisions."""
+    """Decides in place of an actor, with a memory between decisions."""
 
     def begin(self, batch: int) -> Any:
         """The memory of `batch` envs before their first step."""
@@ -166,12 +175,12 @@ class Sequences(NamedTuple):
     def decide(
         self, networks: Any, latent: Latent, memory: Array, obs: Row, mode: Mode, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], Array]:
-        flattened = lambda action: flat(self.act_space, action)
+        flatten = lambda action: flat(self.act_space, action)
         plan_key, act_key = jax.random.split(key)
         plan = mppi(
             lambda latent, action, key: networks.dyn.imagine(latent, action, key),
             networks.predict,
-            lambda latent, key: flattened(sample(networks.policy(features(latent)), key)),
+            lambda latent, key: flatten(sample(networks.policy(features(latent)), key)),
             lambda latent: networks.val(features(latent)).pred(),
             latent,
             jnp.where(obs["is_first"][:, None, None], 0.0, memory),
@@ -185,7 +194,7 @@ class Sequences(NamedTuple):
 
 
 def make_planner(config: Planning, act_space: Spaces) -> Planner | None:
-    """What plans; None: the actor decides.
+    """The planner; None: the actor decides.
 
     Raises:
       Unsuitable: the actions are not what the planner can choose from.

@@ -18,7 +18,7 @@ brings `ppo_updates * minibatch * imagination` imagined steps, of which each is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,16 +29,15 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Metrics, Part, Row
-from reverie.algos.dreamer import v3
 from reverie.algos.dreamer.agent import BEHAVIOR, Dreamer, behavior_metrics
 from reverie.algos.dreamer.state import State
-from reverie.algos.dreamer.v3 import DreamerV3
+from reverie.algos.dreamer.v3 import DreamerV3Model, ModelConfig, build
 from reverie.algos.dreamer.world import Model, Posterior
 from reverie.behavior.actor_critic import clipped_surrogate, clipped_value_loss, log_probability
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale, generalized_advantage
 from reverie.envs.base import Spaces
-from reverie.fields import TINY, ConfigError, Positive, Share, Weight, Within, check
+from reverie.fields import TINY, Positive, Share, Weight, Within
 from reverie.model.dynamics import features
 from reverie.model.heads import PolicyHead, ScalarHead
 from reverie.nn.optim import adam, each
@@ -66,35 +65,18 @@ class Values:
     return_rate: Share = 0.01
     """Share of the new percentiles that moves into the return scale at every PPO update."""
     start_gb: Annotated[float, Within(TINY, 1e9)] = 1.0
-    """Gigabytes (10^9 bytes) of start latents on the device. Of more, a random share is kept."""
+    """Gigabytes (10^9 bytes) of start latents on the device. If there are more, a random share is kept."""
     behavior_learning_rate: Positive = 3e-4
     """Step size of actor and critic."""
     behavior_clip: Weight = 0.5
     """Largest gradient norm of the actor, and of the critic. 0 clips nothing."""
     behavior_eps: Positive = 1e-5
-    """What keeps their optimizer from dividing by zero."""
-
-    def __post_init__(self) -> None:
-        check(self)
+    """Smallest divisor of their optimizers."""
 
 
 @dataclass(frozen=True)
-class Config(Values, v3.Config):
-    """The values of DreamerV3, and those of PPO."""
-
-    first_continue: Literal["predicted", "true"] = "true"
-    """Whether imagination may go on from a replayed state: as replay knows."""
-    replay_value_scale: Weight = 0.0
-    """The critic learns in the dream alone."""
-
-    def __post_init__(self) -> None:
-        Values.__post_init__(self)
-        v3.Config.__post_init__(self)
-        own = {"actor_gradient": "reinforce", "first_continue": "true", "replay_value_scale": 0.0, "improve": 0.0}
-        for name, only in own.items():
-            if (given := getattr(self, name)) != only:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{flag} {given}: the actor-critic of dreamer_v3 has that choice, dream_ppo has none")
+class Config(Values, ModelConfig):
+    """The values of DreamerV3's world model, and those of PPO."""
 
 
 class Behavior(NamedTuple):
@@ -105,7 +87,7 @@ class Behavior(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """What the policy did in the dream, as it is learned from for some epochs; time-major `[H, M]`, no gradient.
+    """The policy's steps in the dream, as they are learned from for some epochs; time-major `[H, M]`, no gradient.
 
     Attributes:
       imagined: with the returns that the advantages belong to.
@@ -128,7 +110,7 @@ class Rollout(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """What a PPO update changes."""
+    """Everything that a PPO update changes."""
 
     behavior: Behavior
     slow: ScalarHead | None
@@ -141,8 +123,8 @@ TOTALS = ("loss/model", "loss/behavior")
 
 
 class PPO(Dreamer):
-    """The actor-critic of a Dreamer gives way to PPO: `class DreamPPO(PPO, DreamerV3)`. Of the Dreamer remain its world
-    model, how that learns, and its critic's slow copy, if it has one.
+    """PPO in place of a Dreamer's actor-critic: `class DreamPPO(PPO, DreamerV3Model)`. The Dreamer's world model
+    remains, how that learns, and the slow copy of its critic, if it has one.
 
     The config has `Values`, `imagination` and `lam`.
     """
@@ -184,9 +166,9 @@ class PPO(Dreamer):
             behavior, slow, returns, trained, _ = learner
             optimizer, finite, metrics = optimizer | {"behavior": trained}, finite & able, metrics | more
         metrics["loss/total"] = jnp.sum(jnp.stack([v for k, v in metrics.items() if k in TOTALS]))
-        model = joined(world, behavior)
+        model = join_model(world, behavior)
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
-        return self.settled(finite, state, batch, new, out, metrics)
+        return self.accept_finite(finite, state, batch, new, out, metrics)
 
     def split(self, batch: Row) -> Row:
         """`[B, L, ...]` as `[U, B / U, L, ...]`. Neighbours go to different ones, so that devices that share the
@@ -202,12 +184,12 @@ class PPO(Dreamer):
 
         def loss(world: Model, rows: Row, key: PRNGKeyArray) -> tuple[Array, Metrics]:
             losses, _, metrics = self.world_loss(world, rows, key)
-            total, parts = self.weighed(losses)
+            total, parts = self.weigh(losses)
             return total, metrics | parts
 
         def update(carry: tuple[Model, Any], xs: tuple[Row, PRNGKeyArray]) -> tuple[tuple[Model, Any], Any]:
             world, optimizer = carry
-            world, optimizer, finite, metrics = stepped("model", self.optimizer, loss, world, optimizer, *xs)
+            world, optimizer, finite, metrics = gradient_step("model", self.optimizer, loss, world, optimizer, *xs)
             return (world, optimizer), (finite, metrics)
 
         keys = jax.random.split(key, self.minibatches)
@@ -215,7 +197,7 @@ class PPO(Dreamer):
         return world, optimizer, finite.all(), {k: v.mean() for k, v in metrics.items()}
 
     def encode(self, world: Model, minibatches: Row, key: PRNGKeyArray) -> tuple[Row, Posterior]:
-        """What goes back to replay, `[B, T]`, and the latents that dreams start from: as sequences of one, `[M, 1]`."""
+        """The latents for replay, `[B, T]`, and those that dreams start from: as sequences of one, `[M, 1]`."""
         updates, sequences, length = minibatches["reward"].shape
         rows = sequences * (length - self.context)
         latent = jax.tree.leaves(jax.eval_shape(lambda: self.dyn.zeros((), self.dtype)))
@@ -229,7 +211,7 @@ class PPO(Dreamer):
             if kept < len(starts.alive):
                 chosen = jax.random.permutation(choose_key, len(starts.alive))[:kept]
                 starts = jax.tree.map(lambda x: x[chosen], starts)
-            return nothing, (self.refreshed(post.latents), starts)
+            return nothing, (self.refresh(post.latents), starts)
 
         _, (out, starts) = lax.scan(some, None, (minibatches, jax.random.split(key, updates)))
         out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), out)
@@ -246,17 +228,17 @@ class PPO(Dreamer):
 
         def update(learner: Learner, xs: tuple[Array, PRNGKeyArray]) -> tuple[Learner, Any]:
             chosen, key = xs
-            model = joined(world, learner.behavior)
+            model = join_model(world, learner.behavior)
             post = jax.tree.map(lambda x: x[chosen], starts)
             imagined = self.imagine(model, model.val, post, post.alive.ravel(), key)
-            return self._updated(model, learner, imagined)
+            return self._ppo_update(model, learner, imagined)
 
         chosen = drawn(len(starts.alive), config.ppo_updates, config.minibatch, draw_key)
         keys = jax.random.split(key, config.ppo_updates)
         learner, (finite, metrics) = lax.scan(update, learner, (chosen, keys))
         return learner, finite.all(), {k: v.mean() for k, v in metrics.items()}
 
-    def _updated(self, model: Model, learner: Learner, imagined: Trajectory) -> tuple[Learner, Any]:
+    def _ppo_update(self, model: Model, learner: Learner, imagined: Trajectory) -> tuple[Learner, Any]:
         """One PPO update on what the learner's own policy did."""
         config, value = self.config, imagined.value[:-1]
         advantage = generalized_advantage(
@@ -281,10 +263,10 @@ class PPO(Dreamer):
         learner = learner._replace(returns=returns)
 
         def epoch(learner: Learner, _: None) -> tuple[Learner, Any]:
-            behavior, optimizer, finite, metrics = stepped(
+            behavior, optimizer, finite, metrics = gradient_step(
                 "behavior", self.behavior_optimizer, self.surrogate, learner.behavior, learner.optimizer, rollout
             )
-            slow = self.target_critic(joined(model, behavior), learner.slow, learner.steps)
+            slow = self.target_critic(join_model(model, behavior), learner.slow, learner.steps)
             return Learner(behavior, slow, returns, optimizer, learner.steps + 1), (finite, metrics)
 
         learner, (finite, metrics) = lax.scan(epoch, learner, length=config.epochs)
@@ -309,9 +291,7 @@ class PPO(Dreamer):
             valuing = value.loss(imagined.target)
         if rollout.slow is not None:
             valuing += value.loss(rollout.slow)
-        loss, metrics = self.weighed(
-            {"policy": weight * (acting - config.entropy * entropy), "value": weight * valuing}
-        )
+        loss, metrics = self.weigh({"policy": weight * (acting - config.entropy * entropy), "value": weight * valuing})
         change = logp - rollout.before
         metrics |= behavior_metrics(policy, **imagined.figures())
         metrics["policy/clipped"] = jnp.mean(jnp.abs(jnp.expm1(change)) > config.ratio_clip)
@@ -319,7 +299,7 @@ class PPO(Dreamer):
         return loss, stop_gradient(metrics)
 
 
-class DreamPPO(PPO, DreamerV3):
+class DreamPPO(PPO, DreamerV3Model):
     """The `Agent`."""
 
 
@@ -336,13 +316,13 @@ def apart(model: Model) -> tuple[Model, Behavior]:
     return world, Behavior(model.pol, model.val)
 
 
-def joined(world: Model, behavior: Behavior) -> Model:
+def join_model(world: Model, behavior: Behavior) -> Model:
     """Inverse of `apart`."""
     model: Model = eqx.tree_at(lambda m: (m.pol, m.val), world, tuple(behavior), is_leaf=lambda x: x is None)
     return model
 
 
-def stepped(
+def gradient_step(
     name: str, rule: optax.GradientTransformation, loss: Any, params: Any, optimizer: Any, *args: Any
 ) -> tuple[Any, Any, Bool[Array, ""], Metrics]:
     """One gradient step of `loss(params, *args) -> (loss, metrics)`: parameters, optimizer, whether loss and gradient
@@ -359,8 +339,7 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: as `v3.make_agent`.
+      Unsuitable: a game of two players.
     """
-    agent = v3.make_agent(config, obs_space, act_space, precision=precision, kind=DreamPPO)
-    assert isinstance(agent, DreamPPO)
+    agent: DreamPPO = build(DreamPPO, config, obs_space, act_space, precision)
     return agent

@@ -1,4 +1,4 @@
-"""What a Dreamer shows of its model: how well it sees, how well it dreams, and its dreams themselves.
+"""Reports on a Dreamer's model: how well it reconstructs, how well it predicts, and its dreams themselves.
 
 The functions take an agent (`Dreamer`), its state and a batch, and change nothing.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from reverie.agent import HORIZONS, SEEN, Dream, Metrics, Row, select
+from reverie.agent import CONTEXT_ROWS, HORIZONS, Dream, Metrics, Row, select
 from reverie.algos.dreamer.world import Model
 from reverie.behavior.imagine import rollout
 from reverie.model.dynamics import Latent, features
@@ -26,19 +26,19 @@ def report(agent: Any, state: Any, batch: Row) -> Metrics:
       cross-entropy for discrete values) `h` steps after the last row seen, `open_loop/reward/<h>` the squared
       error of the reward, and `closed_loop/<key>` the same with the observations seen. Sequences in which an
       episode begins after the first five rows are left out from there on; NaN if that leaves none.
-      `open_loop/<key>/unexplained`: over all dreamt rows, the error's share of the signal's variance in time
+      `open_loop/<key>/error_share`: over all dreamt rows, the error's share of the signal's variance in time
       (`Dream.squares`), for images, vectors and the reward.
     """
     steps = batch["reward"].shape[1] - agent.context
-    if steps <= SEEN:
+    if steps <= CONTEXT_ROWS:
         return {}
-    rows, seen, latents, valid = open_loop(agent, state, batch, SEEN)
+    rows, seen, latents, valid = open_loop(agent, state, batch, CONTEXT_ROWS)
     metrics: Metrics = {}
     for name, error in _errors(agent, state.model, latents, rows).items():
         for h in HORIZONS:
-            if SEEN + h <= steps:
-                there = valid[:, SEEN + h - 1].astype(jnp.float32)
-                metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, SEEN + h - 1]) / there.sum()
+            if CONTEXT_ROWS + h <= steps:
+                there = valid[:, CONTEXT_ROWS + h - 1].astype(jnp.float32)
+                metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, CONTEXT_ROWS + h - 1]) / there.sum()
     for name, error in _errors(agent, state.model, seen, rows).items():
         metrics[f"closed_loop/{name}"] = error.mean()
     shown = _dream(agent, state.model, rows, latents, valid)
@@ -72,7 +72,7 @@ def drive(agent: Any, state: Any, batch: Row, length: int) -> Row:
     act = lambda latent, _: agent.bounded({k: d.pred() for k, d in model.policy(features(latent)).items()})
     imagined, _ = rollout(model, act, jax.tree.map(lambda x: x[:, -1], post.latents), length, key)
     latents = jax.tree.map(lambda x, y: jnp.concatenate([x, jnp.swapaxes(y[1:], 0, 1)], 1), post.latents, imagined)
-    shown = _decoded(model, latents)
+    shown = _decode(model, latents)
     seen = post.alive.shape[1]
     ended = jnp.zeros_like(shown["reward"], bool)
     if model.con is not None:
@@ -101,20 +101,20 @@ def open_loop(agent: Any, state: Any, batch: Row, seen: int) -> tuple[Row, Laten
     taken = {k: jnp.swapaxes(v[:, seen - 1 : -1], 0, 1) for k, v in select(rows, "action/").items()}
     start = jax.tree.map(lambda x: x[:, seen - 1], latents)
     _, imagined = lax.scan(step, start, (taken, jax.random.split(key, steps - seen)))
-    joined = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :seen], jnp.swapaxes(y, 0, 1)], 1), latents, imagined)
+    join_model = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :seen], jnp.swapaxes(y, 0, 1)], 1), latents, imagined)
     begun = rows["is_first"].at[:, :seen].set(False)  # what is seen may begin an episode
-    return rows, latents, joined, jnp.cumsum(begun, 1) == 0
+    return rows, latents, join_model, jnp.cumsum(begun, 1) == 0
 
 
 def _dream(agent: Any, model: Model, rows: Row, latents: Latent, valid: Array) -> Dream:
     """Rows and latents `[B, T]` as a person can look at them."""
-    shown, targets = _decoded(model, latents), agent.decode_targets(rows)
+    shown, targets = _decode(model, latents), agent.decode_targets(rows)
     seen = {key: targets[key.removeprefix("obs/")] for key in shown if key != "reward"}
     return Dream({"reward": rows["reward"]} | seen, shown, valid)
 
 
-def _decoded(model: Model, latents: Latent) -> Row:
-    """What latents `[B, T]` look like: `obs/<key>` and `reward`."""
+def _decode(model: Model, latents: Latent) -> Row:
+    """The observations and rewards that latents `[B, T]` stand for: `obs/<key>` and `reward`."""
     reward, _ = model.predict(latents)
     return {"reward": reward} | {f"obs/{k}": dist.pred() for k, dist in model.decode(latents).items()}
 

@@ -1,4 +1,4 @@
-"""What changes: all that training moves, and what the policy remembers."""
+"""Everything that changes: the training state, and the policy's carry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.algos.dreamer.world import Model
-from reverie.behavior.explore import Held
+from reverie.behavior.explore import RepeatedAction
 from reverie.behavior.returns import ReturnScale
 from reverie.model.dynamics import Latent
 from reverie.model.heads import ScalarHead
@@ -27,10 +27,10 @@ class State(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """What the policy remembers between steps: the belief, the action just taken, and random ones that go on."""
+    """The policy's memory between steps: the latent, the last action, and random actions that go on."""
 
     latent: Latent
     action: Float[Array, "N a"]
     key: PRNGKeyArray
-    held: Held | None = None  # None: random actions are not repeated
+    held: RepeatedAction | None = None  # None: random actions are not repeated
     plan: Any = None  # what a planner remembers

@@ -19,8 +19,8 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check, in_parts
-from reverie.algos.dreamer.planning import Planning
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check_players, in_parts
+from reverie.algos.dreamer.planning import Improvement
 from reverie.algos.dreamer.world import (
     Model,
     Posterior,
@@ -49,7 +49,7 @@ STYLE = Style(norm="none", fan="average", act="elu")
 
 
 @dataclass(frozen=True)
-class Config(Planning, Exploration, Weights):
+class Config(Improvement, Exploration, Weights):
     """The values of the paper."""
 
     deter: Width = 200
@@ -92,7 +92,7 @@ class Config(Planning, Exploration, Weights):
 
 
 def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
-    """What moves the latents of this paper."""
+    """The dynamics of this paper."""
     style = STYLE._replace(init=config.hidden_init)
     return RSSM(
         action=width(act_space),
@@ -168,6 +168,7 @@ class DreamerV1(Dreamer):
                 "continue": config.continue_scale,
                 "policy": 1.0,
                 "value": 0.5,
+                "improve": config.improve,
                 **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
             },
         )
@@ -222,5 +223,5 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     Raises:
       Unsuitable: a game of two players.
     """
-    check(obs_space)
+    check_players(obs_space)
     return DreamerV1(config, obs_space, act_space, jnp.dtype(precision))

@@ -18,8 +18,8 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check, in_parts
-from reverie.algos.dreamer.planning import Planning
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check_players, in_parts
+from reverie.algos.dreamer.planning import Improvement
 from reverie.algos.dreamer.world import (
     Model,
     Posterior,
@@ -49,13 +49,13 @@ STOCH = 32  # categorical variables
 
 
 @dataclass(frozen=True)
-class Config(Planning, Exploration, Weights):
+class Config(Improvement, Exploration, Weights):
     """The values of the paper's default; `atari` and `dmc-vision` are presets."""
 
     deter: Width = 1024
     """Units of the GRU."""
     classes: Annotated[int, Within(2, 2**16)] = 32
-    """Of each of the 32 categorical variables."""
+    """Classes of each of the 32 categorical variables."""
     hidden: Width = 1024
     """Width of the layers around the GRU."""
     units: Width = 400
@@ -65,7 +65,7 @@ class Config(Planning, Exploration, Weights):
     depth: Annotated[int, Within(1, 2**12)] = 48
     """Channels of the first convolution; the others double them."""
     norm: Literal["none", "layer"] = "none"
-    """Of all hidden layers (Crafter: layer); the gates of the GRU always have a LayerNorm."""
+    """Normalisation of all hidden layers (Crafter: layer); the gates of the GRU always have a LayerNorm."""
 
     kl_scale: Weight = 1.0
     """Weight of the KL."""
@@ -76,7 +76,7 @@ class Config(Planning, Exploration, Weights):
     discount_scale: Weight = 1.0
     """Weight of the head that predicts the discount. 0: there is none, and the world always goes on."""
     reward_squash: Literal["none", "tanh"] = "none"
-    """What rewards go through before anything learns from them."""
+    """Squashing of rewards before anything learns from them."""
 
     imagination: Annotated[int, Within(1, 2**12)] = 15
     """Imagined steps from every replayed state."""
@@ -107,12 +107,12 @@ class Config(Planning, Exploration, Weights):
 
 
 def style_of(config: Config) -> Style:
-    """What all layers have in common."""
+    """The style of all layers."""
     return Style(config.norm, fan="average", act="elu", init=config.hidden_init)
 
 
 def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
-    """What moves the latents of this paper."""
+    """The dynamics of this paper."""
     style = style_of(config)
     return RSSM(
         action=width(act_space),
@@ -195,6 +195,7 @@ class DreamerV2(Dreamer):
                 "continue": config.discount_scale,
                 "policy": 1.0,
                 "value": 0.5,
+                "improve": config.improve,
                 **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
             },
         )
@@ -254,5 +255,5 @@ def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precisio
     Raises:
       Unsuitable: a game of two players.
     """
-    check(obs_space)
+    check_players(obs_space)
     return DreamerV2(config, obs_space, act_space, jnp.dtype(precision))

@@ -1,35 +1,37 @@
-"""DreamerV3 (Hafner et al., Nature 2025; arXiv 2301.04104, v1 of 2023 and v2).
+"""DreamerV3 (Hafner et al., Nature 2025; arXiv 2301.04104v2).
 
 A recurrent model of the world is learned from replayed sequences; an actor and a critic are learned inside it, from
 imagined continuations of every replayed state. One backward pass, one set of values for all domains.
 
-The defaults are the final version; `v3-2023` is another set of values (`presets/dreamer_v3.toml`), and what the answers
-mean and cost is in `docs/choices.md`.
+This is the final version; `v3_2023.py` is the first one. `docs/choices.md` has measurements of their differences.
 Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does mix in 1 % uniform, as the papers say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check, in_parts
-from reverie.algos.dreamer.planning import Planning
+from reverie.algos.choices import HasChoices
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check_players
+from reverie.algos.dreamer.planning import Improvement, Planning
 from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, legal_head, prediction_losses
-from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss, through_dynamics
+from reverie.behavior.actor_critic import ActorGradient, actor_critic_losses, replayed_value_loss, through_dynamics
 from reverie.behavior.explore import Exploration
+from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
-from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within
+from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within, check
 from reverie.model.canvas import Size, canvas, halvings, images
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Dynamics, features
@@ -41,7 +43,7 @@ from reverie.model.stoch import Categorical
 from reverie.model.transformer import Transformer
 from reverie.nn.init import Weights
 from reverie.nn.layers import Style
-from reverie.nn.optim import adam, laprop
+from reverie.nn.optim import laprop
 
 STOCH = 32  # categorical variables
 BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
@@ -84,19 +86,14 @@ SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", 
 
 
 @dataclass(frozen=True)
-class Config(Planning, Exploration, Weights):
-    """The values of the final paper, but for the size. Every one is a flag."""
+class Choices(Weights):
+    """How the networks are built and what they predict: constants of a paper, and what ablations change
+    (`docs/choices.md`)."""
 
-    # Networks
-    size: SIZE_NAMES = "1m"
-    """Width of all networks, named after the number of parameters; XS to XL are those of 2023."""
-    dynamics: Literal["rssm", "transformer", "none"] = "rssm"
-    """What moves the latents: a recurrent state-space model; a causal transformer over the last 32 steps; or none, a
-    state that is a function of the latest observation alone, without a memory."""
     recurrence: Literal["block", "dense"] = "block"
     """A GRU of eight blocks, or a dense one whose gates are normalised."""
     first_state: Literal["zeros", "learned"] = "zeros"
-    """What an episode starts from."""
+    """The latent before an episode."""
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm, or LayerNorm behind layers without bias."""
     fan: Literal["in", "average"] = "in"
@@ -107,7 +104,7 @@ class Config(Planning, Exploration, Weights):
     kernel: Annotated[int, Within(1, 64)] = 5
     """Side of the convolutions' kernels. With strides, the code of 2023 has 4, its paper 3."""
     pixels: Literal["sigmoid", "shift"] = "sigmoid"
-    """What makes brightness of the image decoder's output: a sigmoid, or adding a half."""
+    """Brightness of a predicted image: a sigmoid of the decoder's output, or the output plus a half."""
     prior_layers: Layers = 2
     """Hidden layers of the prior."""
     vector_layers: Annotated[int, Within(0, 1000)] = 3
@@ -116,8 +113,6 @@ class Config(Planning, Exploration, Weights):
     """Width of these layers. 0: that of the size."""
     policy_scale: Weight = 0.01
     """Scale of the policy's initial output weights."""
-
-    # What is learned from, and how far from right it is
     images: Literal["normalised", "symlogged"] = "normalised"
     """Brightness as it is, or its symlog; both scaled to [0, 1]."""
     image_loss: Literal["squared", "gaussian"] = "squared"
@@ -129,18 +124,41 @@ class Config(Planning, Exploration, Weights):
     error of the symlog."""
     kl: Literal["summed", "averaged"] = "summed"
     """KL over the categorical variables, before free nats are granted."""
+    straight_through: bool = True
+    """Whether sampled latents carry the gradient of their probabilities."""
+
+    def __post_init__(self) -> None:
+        check(self, str)
+        kernels = {"pool": (3, 5), "stride": (3, 4, 5)}[self.convolutions]
+        if self.kernel not in kernels:
+            known = " or ".join(map(str, kernels))
+            raise ConfigError(f"kernel must be {known} with convolutions {self.convolutions}, got {self.kernel}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Planning, Exploration, HasChoices):
+    """The values of the world model, and of what every behaviour in it needs. Each is a flag."""
+
+    # Networks
+    size: SIZE_NAMES = "1m"
+    """Width of all networks, named after the number of parameters; XS to XL are those of 2023."""
+    dynamics: Literal["rssm", "transformer", "none"] = "rssm"
+    """Dynamics of the latents: a recurrent state-space model; a causal transformer over the last 32 steps; or none, a
+    state that is a function of the latest observation alone, without a memory."""
+    unimix: Share = 0.01
+    """Share of uniform distribution in the latent categoricals."""
+    policy_unimix: Share = 0.01
+    """Share of uniform distribution in discrete actions."""
+
+    # World model
     free_nats: Weight = 1.0
     """KL below which the dynamics and representation losses are constant."""
     dynamics_scale: Weight = 1.0
     """Weight of the KL that trains the prior."""
     representation_scale: Weight = 0.1
     """Weight of the KL that trains the posterior."""
-    unimix: Share = 0.01
-    """Share of uniform distribution in the latent categoricals."""
-    straight_through: bool = True
-    """Whether sampled latents carry the gradient of their probabilities."""
     initial: Literal["zeros", "stored", "stored+refreshed"] = "stored+refreshed"
-    """What a replayed sequence starts from: zeros (the first state of an episode), the latent stored by the policy, or
+    """Start of a replayed sequence: zeros (the first state of an episode), the latent stored by the policy, or
     that latent kept fresh by writing back what training recomputes."""
 
     # Behaviour
@@ -148,90 +166,83 @@ class Config(Planning, Exploration, Weights):
     """Imagined steps from every replayed state."""
     horizon: Count = 333
     """Discount horizon in steps: gamma = 1 - 1 / horizon."""
-    discount: Literal["learned", "fixed"] = "learned"
-    """Gamma inside the continue head, whose probability is used; or outside of it, times its more probable flag."""
-    first_continue: Literal["predicted", "true"] = "predicted"
-    """Whether imagination may go on from a replayed state: as the head predicts, or as replay knows."""
     lam: Share = 0.95
     """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
-    actor_gradient: Literal["reinforce", "dynamics", "auto"] = "reinforce"
-    """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
-    entropy: Weight = 3e-4
-    """Weight of the policy's entropy."""
-    policy_unimix: Share = 0.01
-    """Share of uniform distribution in discrete actions."""
-    replay_value_scale: Weight = 0.3
-    """Weight of the critic loss on replayed steps."""
     slow_rate: Share = 0.02
     """Share of the critic that moves into the slow critic at every update."""
-    return_rate: Share = 0.01
-    """Share of the new percentiles that moves into the return scale at every update."""
 
     # Optimisation
-    optimizer: Literal["laprop", "adam"] = "laprop"
-    """LaProp for everything together, or one Adam each for world model, actor and critic."""
     learning_rate: Positive = 4e-5
     """Step size after warm-up."""
     lr_warmup: Number = 1000
     """Updates over which the learning rate rises from zero."""
     clip: Weight = 0.3
-    """Largest gradient norm. laprop: of a tensor, as a share of the tensor's own norm. adam: of the whole gradient.
-    0 clips nothing."""
+    """Largest gradient norm of a tensor, as a share of the tensor's own norm. 0 clips nothing."""
     eps: Positive = 1e-20
-    """What keeps the optimizer from dividing by zero."""
-    behavior_learning_rate: Positive = 3e-5
-    """adam: step size of actor and critic."""
-    behavior_clip: Weight = 100.0
-    """adam: largest gradient norm of the actor, and of the critic."""
-    behavior_eps: Positive = 1e-5
-    """adam: eps of actor and critic."""
+    """Smallest divisor of the optimizer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kernels = {"pool": (3, 5), "stride": (3, 4, 5)}[self.convolutions]
-        if self.kernel not in kernels:
-            known = " or ".join(map(str, kernels))
-            raise ConfigError(f"--kernel must be {known} with --convolutions {self.convolutions}, got {self.kernel}")
+        HasChoices.__post_init__(self)
+
+    def paper(self) -> Choices:
+        return Choices()
 
 
-def style_of(config: Config) -> Style:
-    """What all layers have in common."""
-    return Style(config.norm, config.fan, init=config.hidden_init)
+@dataclass(frozen=True)
+class Config(Improvement, ModelConfig):
+    """The values of the final paper, but for the size."""
+
+    first_continue: Literal["predicted", "true"] = "predicted"
+    """Whether imagination may go on from a replayed state: as the head predicts, or as replay knows."""
+    actor_gradient: ActorGradient = "reinforce"
+    """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
+    entropy: Weight = 3e-4
+    """Weight of the policy's entropy."""
+    replay_value_scale: Weight = 0.3
+    """Weight of the critic loss on replayed steps."""
+    return_rate: Share = 0.01
+    """Share of the new percentiles that moves into the return scale at every update."""
 
 
-def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
-    """What moves the latents of this paper."""
-    size, style = SIZES[config.size], style_of(config)
+def style_of(choices: Choices) -> Style:
+    """The style of all layers."""
+    return Style(choices.norm, choices.fan, init=choices.hidden_init)
+
+
+def dynamics(config: ModelConfig, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
+    """The dynamics of this paper."""
+    size, choices = SIZES[config.size], config.chosen()
     return DYNAMICS[config.dynamics](
         action=width(act_space),
         tokens=tokens,
         deter=size.deter,
         stoch=STOCH,
-        kind=Categorical(size.classes, config.unimix, config.straight_through),
+        kind=Categorical(size.classes, config.unimix, choices.straight_through),
         hidden=size.units,
-        recurrence=config.recurrence,
+        recurrence=choices.recurrence,
         blocks=BLOCKS,
-        prior_layers=config.prior_layers,
-        first=config.first_state,
-        style=style,
+        prior_layers=choices.prior_layers,
+        first=choices.first_state,
+        style=style_of(choices),
         key=key,
     )
 
 
-def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
-    """The networks of this paper."""
-    size, style = SIZES[config.size], style_of(config)
-    keys = jax.random.split(key, 7)
+def networks(config: ModelConfig, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray, gamma: float = 1.0) -> Model:
+    """The networks of this paper. `gamma`: the part of the discount that the continue head does not know."""
+    size, choices = SIZES[config.size], config.chosen()
+    style, keys = style_of(choices), jax.random.split(key, 7)
     stoch = STOCH * size.classes
     feat = size.deter + stoch
     shared: dict[str, Any] = {
-        "units": config.vector_units or size.units,
-        "layers": config.vector_layers or size.predictors,
+        "units": choices.vector_units or size.units,
+        "layers": choices.vector_layers or size.predictors,
         "depths": image_depths(config, obs_space),
-        "kernel": config.kernel,
-        "convolutions": config.convolutions,
-        "symlog_vectors": config.vectors == "symlogged",
-        "symlog_images": config.images == "symlogged",
+        "kernel": choices.kernel,
+        "convolutions": choices.convolutions,
+        "symlog_vectors": choices.vectors == "symlogged",
+        "symlog_images": choices.images == "symlogged",
         "style": style,
     }
     enc = Encoder(obs_space, **shared, key=keys[0])
@@ -242,12 +253,12 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
         stoch=stoch,
         map_units=size.units,
         blocks=BLOCKS,
-        pixels=config.pixels,
-        image_loss=config.image_loss,
+        pixels=choices.pixels,
+        image_loss=choices.image_loss,
         **shared,
         key=keys[2],
     )
-    scalar: dict[str, Any] = {"kind": config.scalars, "style": style}
+    scalar: dict[str, Any] = {"kind": choices.scalars, "style": style}
     rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
     con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
     leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
@@ -257,41 +268,60 @@ def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyA
         size.units,
         size.behavior,
         unimix=config.policy_unimix,
-        scale=config.policy_scale,
-        mean_init=config.mean_init,
-        std_init=config.std_init,
+        scale=choices.policy_scale,
+        mean_init=choices.mean_init,
+        std_init=choices.std_init,
         style=style,
         key=keys[5],
     )
-    val = ScalarHead(feat, size.units, size.behavior, **scalar, init=config.critic_init, key=keys[6])
-    gamma = 1.0 if config.discount == "learned" else 1 - 1 / config.horizon
+    val = ScalarHead(feat, size.units, size.behavior, **scalar, init=choices.critic_init, key=keys[6])
     return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
 
-def image_depths(config: Config, obs_space: Spaces) -> tuple[int, ...]:
+def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
     """Channels after each stage of the image networks: four with pooling; with strides, until 4x4 is reached."""
-    multiples = DEPTHS if config.convolutions == "pool" else [1 << stage for stage in range(halvings(obs_space))]
+    pooled = config.chosen().convolutions == "pool"
+    multiples = DEPTHS if pooled else [1 << stage for stage in range(halvings(obs_space))]
     return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 
-def image_canvas(config: Config, obs_space: Spaces) -> Size:
+def image_canvas(config: ModelConfig, obs_space: Spaces) -> Size:
     """Height and width at which the image networks see."""
     pictures = images(obs_space)
-    return canvas(pictures, len(image_depths(config, obs_space)), config.convolutions) if pictures else (0, 0)
+    if not pictures:
+        return (0, 0)
+    return canvas(pictures, len(image_depths(config, obs_space)), config.chosen().convolutions)
 
 
-class DreamerV3(Dreamer):
-    """The `Agent`."""
+class DreamerV3Model(Dreamer):
+    """The world model of the paper and how it learns, for any behaviour.
 
-    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+    Args:
+      optimizer: of all parameters, if it is not the paper's.
+      differentiable: the actions whose samples carry the gradient of the return.
+      scales: the weights of the behaviour's losses.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        obs_space: Spaces,
+        act_space: Spaces,
+        dtype: jnp.dtype,
+        *,
+        optimizer: optax.GradientTransformation | None = None,
+        differentiable: frozenset[str] = frozenset(),
+        scales: Mapping[str, float] = MappingProxyType({}),
+    ):
         super().__init__(
             config,
             obs_space,
             act_space,
             dtype,
             canvas=image_canvas(config, obs_space),
-            optimizer=make_optimizer(config),
-            differentiable=through_dynamics(act_space, config.actor_gradient),
+            optimizer=optimizer
+            or laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip, eps=config.eps),
+            differentiable=differentiable,
             scales={
                 "dynamics": config.dynamics_scale,
                 "representation": config.representation_scale,
@@ -299,7 +329,7 @@ class DreamerV3(Dreamer):
                 "continue": 1.0,
                 "policy": 1.0,
                 "value": 1.0,
-                "replay_value": config.replay_value_scale,
+                **scales,
                 **{f"decode/{key}": 1.0 for key in obs_space},
             },
         )
@@ -321,61 +351,50 @@ class DreamerV3(Dreamer):
             return jax.tree.map(jnp.copy, model.val)
         return optax.incremental_update(model.val, slow, self.config.slow_rate)
 
+    def continue_target(self, post: Posterior) -> Float[Array, "B T"]:
+        """The probability that the continue head learns: gamma where the world went on."""
+        return self.gamma * post.alive
+
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
         """Prediction, dynamics and representation losses (eqs. 2 and 3); free nats are granted at every step."""
         config = self.config
         post, beliefs = self.observe(model, batch, key)
         dynamics, representation = divergences(model, beliefs)
-        if config.kl == "averaged":
+        if config.chosen().kl == "averaged":
             dynamics, representation = dynamics / STOCH, representation / STOCH
         losses = {
             "dynamics": jnp.maximum(dynamics, config.free_nats),
             "representation": jnp.maximum(representation, config.free_nats),
         }
-        continues = self.gamma * post.alive if config.discount == "learned" else post.alive
-        predictions, metrics = prediction_losses(model, post, self.decode_targets(post.rows), continues)
+        targets, continues = self.decode_targets(post.rows), self.continue_target(post)
+        predictions, metrics = prediction_losses(model, post, targets, continues)
         return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+
+
+class DreamerV3(DreamerV3Model):
+    """The `Agent`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+        super().__init__(
+            config,
+            obs_space,
+            act_space,
+            dtype,
+            differentiable=through_dynamics(act_space, config.actor_gradient),
+            scales={"replay_value": config.replay_value_scale, "improve": config.improve},
+        )
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
         """Actor and critic learn from imagined trajectories (eqs. 4 to 7), the critic from replayed ones, too."""
-        config, shape = self.config, post.alive.shape
-        assert slow is not None
-
-        # Imagination
-        known = model.gamma * post.alive.ravel() if config.first_continue == "true" else None
-        imagined = self.imagine(model, model.val, post, known, key)
-        feat = stop_gradient(features(imagined.latent))  # [H + 1, M, F]; time-major, as the loop leaves it
-        discount = imagined.discount if known is None else imagined.discount.at[0].set(known)
-        # The weights begin with what the model itself predicts of the start state, or what is known of it: no gamma.
-        weight = imagined.weight / model.gamma if model.gamma != 1 else imagined.weight
-
-        # Actor and critic
-        policy = model.policy(feat, model.legal(feat, imagined.action))
-        value, slow_value = model.val(feat), slow(feat).pred()
-        learned, returns = actor_critic_losses(
-            policy,
-            value,
-            slow_value,
-            imagined,
-            weight,
-            returns,
-            entropy=config.entropy,
-            rate=config.return_rate,
-            differentiable=self.differentiable,
-        )
-        losses = {"policy": learned.actor.mean(0).reshape(shape), "value": learned.critic.mean(0).reshape(shape)}
-        metrics = behavior_metrics(
-            policy,
-            **{"return": imagined.target, "reward": imagined.reward, "value": slow_value, "discount": discount},
-            length=weight.sum(0),
-        )
-        metrics["policy/return_scale"] = returns.scale()
-        metrics["policy/advantage"] = stop_gradient(jnp.abs(learned.advantage).mean())
+        config = self.config
+        known = post.alive.ravel() if config.first_continue == "true" else None
+        losses, returns, metrics, imagined = dream_losses(self, model, slow, returns, post, known, key)
 
         # The critic also learns from what really happened; this gradient reaches the world model.
         if config.replay_value_scale:
+            assert slow is not None
             feat = features(post.latents)
             losses["replay_value"], target = replayed_value_loss(
                 model.val(feat),
@@ -383,37 +402,76 @@ class DreamerV3(Dreamer):
                 post.rows["reward"],
                 self.gamma * post.alive,
                 post.rows["is_last"].astype(jnp.float32),
-                imagined.target[0].reshape(shape),
+                imagined.target[0].reshape(post.alive.shape),
                 lam=config.lam,
             )
             metrics["replay/return"] = target.mean()
         return losses, returns, metrics
 
 
-def make_agent(
-    config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str, kind: type[DreamerV3] = DreamerV3
-) -> DreamerV3:
+def dream_losses(
+    agent: Dreamer,
+    model: Model,
+    slow: ScalarHead | None,
+    returns: ReturnScale,
+    post: Posterior,
+    known: Float[Array, " M"] | None,
+    key: PRNGKeyArray,
+) -> tuple[dict[str, Array], ReturnScale, Metrics, Trajectory]:
+    """Losses of actor and critic on imagined trajectories (eqs. 4 to 7), `[B, T]`; and those trajectories.
+
+    Args:
+      known: the true discounts of the replayed states; None: as the continue head predicts.
+    """
+    config, shape = agent.config, post.alive.shape
+    assert slow is not None
+
+    # Imagination
+    imagined = agent.imagine(model, model.val, post, known, key)
+    feat = stop_gradient(features(imagined.latent))  # [H + 1, M, F]; time-major, as the loop leaves it
+    discount = imagined.discount if known is None else imagined.discount.at[0].set(known)
+    # The weights begin with what the model itself predicts of the start state, or what is known of it: no gamma.
+    weight = imagined.weight / model.gamma if model.gamma != 1 else imagined.weight
+
+    # Actor and critic
+    policy = model.policy(feat, model.legal(feat, imagined.action))
+    value, slow_value = model.val(feat), slow(feat).pred()
+    learned, returns = actor_critic_losses(
+        policy,
+        value,
+        slow_value,
+        imagined,
+        weight,
+        returns,
+        entropy=config.entropy,
+        rate=config.return_rate,
+        differentiable=agent.differentiable,
+    )
+    losses = {"policy": learned.actor.mean(0).reshape(shape), "value": learned.critic.mean(0).reshape(shape)}
+    metrics = behavior_metrics(
+        policy,
+        **{"return": imagined.target, "reward": imagined.reward, "value": slow_value, "discount": discount},
+        length=weight.sum(0),
+    )
+    metrics["policy/return_scale"] = returns.scale()
+    metrics["policy/advantage"] = stop_gradient(jnp.abs(learned.advantage).mean())
+    return losses, returns, metrics, imagined
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
       Unsuitable: actions that have no gradient where one is asked for, or a game of two players.
     """
-    check(obs_space)
+    agent: DreamerV3 = build(DreamerV3, config, obs_space, act_space, precision)
+    return agent
+
+
+def build(kind: Callable[..., Any], config: Any, obs_space: Spaces, act_space: Spaces, precision: str) -> Any:
+    """An agent of this kind; raises Unsuitable, as `make_agent`."""
+    check_players(obs_space)
     try:
         return kind(config, obs_space, act_space, jnp.dtype(precision))
     except ValueError as error:
         raise Unsuitable(str(error)) from error
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """LaProp over all parameters; or three times Adam, over the world model, the actor and the critic."""
-    if config.optimizer == "laprop":
-        return laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip, eps=config.eps)
-    behavior = adam(
-        config.behavior_learning_rate,
-        eps=config.behavior_eps,
-        clip=config.behavior_clip,
-        warmup=config.lr_warmup,
-    )
-    model = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
-    return in_parts(model, behavior, behavior)

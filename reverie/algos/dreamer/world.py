@@ -62,12 +62,12 @@ class Model(eqx.Module):
         return self.dec(latent.deter, flat_stoch(latent.stoch))
 
     def policy(self, feat: Float[Array, "*B f"], legal: Bool[Array, "*B a"] | None = None) -> dict[str, Action]:
-        """What the actor would do, among what is `legal`; where nobody says that, among what the model takes to be."""
+        """The actor's distributions over the `legal` actions; None: over those that the model takes to be legal."""
         return self.pol(feat, self.legal(feat) if legal is None else legal)
 
 
 class Posterior(NamedTuple):
-    """What the model made of the trained rows of a batch, `[B, T, ...]`.
+    """The latents of the trained rows of a batch, `[B, T, ...]`.
 
     Attributes:
       rows: with rewards as they are learned from.
@@ -88,7 +88,7 @@ class Posterior(NamedTuple):
 def legal_head(
     obs_space: Spaces, act_space: Spaces, features: int, units: int, layers: int, style: Style, key: PRNGKeyArray
 ) -> LegalHead | None:
-    """What predicts the legal actions, if the env says which they are. `key`: that of all networks."""
+    """The head of the legal actions, if the env says which they are. `key`: that of all networks."""
     if "legal" not in obs_space:
         return None
     (space,) = act_space.values()

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.agent import Mode, Row, prefixed
+from reverie.agent import Mode, Row, add_prefix
 from reverie.algos.muzero.frames import see
 from reverie.algos.muzero.model import Model
 from reverie.algos.muzero.state import Carry, State
 from reverie.behavior.explore import explore, unheld
-from reverie.behavior.search import Found, puct
+from reverie.behavior.search import SearchResult, puct
 from reverie.envs.base import Spaces
-from reverie.model.encode import permitted, planar
+from reverie.model.encode import legal_actions, planar
 from reverie.model.unroll import Hidden
 
 
@@ -49,15 +49,15 @@ class Acting:
         key, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = see(self, carry, obs)
         given = obs.get("obs/legal")
-        root, legal = self.rooted(state.model, seen, root_key, given), self.choosable(given)
+        root, legal = self.root_of(state.model, seen, root_key, given), self.choosable(given)
         if mode == "random":
-            root = self.unguided(root, root_key, given)
+            root = self.even_root(root, root_key, given)
             policy = uniform(legal, (obs["is_first"].shape[0], self.choices))
             chosen = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
             fresh = self.fresh(root, policy, jnp.zeros(chosen.shape, jnp.float32))
         else:
             greedy = mode != "train"  # a search without noise
-            temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self._temperature(state, carry)
+            temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self.temperature(state, carry)
             chosen, policy, value = self.decide(state.model, root, search_key, legal, greedy, temperature)
             fresh = self.fresh(root, policy, value)
             if mode == "sample":
@@ -68,19 +68,19 @@ class Acting:
                 chosen = jnp.where(coin, self._even(legal, chosen.shape[0], even_key), chosen)
         if self.config.prioritized:
             fresh |= {"priority": jnp.zeros_like(fresh["value"])}  # replay knows the largest so far
-        action, held = self.acted(root, chosen), carry.held
+        action, held = self.to_env_action(root, chosen), carry.held
         if held is not None and mode in ("random", "train"):
             draw_key, hold_key = jax.random.split(jax.random.fold_in(root_key, 1))
             even = self._even(legal, chosen.shape[0], draw_key)
-            drawn = self.acted(self.unguided(root, draw_key, given), even)
+            drawn = self.to_env_action(self.even_root(root, draw_key, given), even)
             share = 1.0 if mode == "random" else self.config.random_moves
-            still = permitted(given, self.act_space, held.action)
+            still = legal_actions(given, self.act_space, held.action)
             held, action = explore(self.config, held, action, drawn, obs["is_first"], hold_key, share, still)
         carry = Carry(carry.frames, carry.moves + 1, key, held)
-        return carry, prefixed("action/", action), prefixed("out/", fresh)
+        return carry, add_prefix("action/", action), add_prefix("out/", fresh)
 
-    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Found]:
-        """What `policy` finds with these arguments of one env, N = 1, in mode `eval`, or would if it searched.
+    def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], SearchResult]:
+        """The search result behind `policy` in mode `eval`, for one env (N = 1), also if it does not search.
 
         Returns:
           the actions that it chose from, `[A, ...]` by their keys in `act_space`, and what it found, its tree included.
@@ -88,17 +88,17 @@ class Acting:
         _, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = see(self, carry, obs)
         legal = obs.get("obs/legal")
-        root = self.rooted(state.model, seen, root_key, legal)
+        root = self.root_of(state.model, seen, root_key, legal)
         cold = jnp.zeros_like(carry.moves, jnp.float32)
         found = self.search(state.model, root, search_key, self.choosable(legal), True, cold)
         numbers = jnp.arange(self.choices, dtype=jnp.int32)
-        return self.acted(jax.tree.map(lambda x: x.repeat(self.choices, 0), root), numbers), found
+        return self.to_env_action(jax.tree.map(lambda x: x.repeat(self.choices, 0), root), numbers), found
 
     def choosable(self, legal: Bool[Array, "B a"] | None) -> Bool[Array, "B a"] | None:
         """Which of the `choices` at a root may be taken where these actions are legal; None: all."""
         return legal
 
-    def unguided(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
+    def even_root(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
         """A root whose actions do not depend on the networks."""
         return root
 
@@ -106,7 +106,7 @@ class Acting:
         """Numbers of actions, drawn evenly from what is legal."""
         return jax.random.categorical(key, jnp.log(uniform(legal, (envs, self.choices)))).astype(jnp.int32)
 
-    def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
+    def to_env_action(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         """The env's actions for what a search chose."""
         return {self.action: chosen}
 
@@ -119,7 +119,7 @@ class Acting:
         greedy: bool,
         temperature: Float[Array, " B"],
     ) -> tuple[Int[Array, " B"], Float[Array, "B a"], Float[Array, " B"]]:
-        """What to do at `root`, and the policy and value to be stored: of a search, or of the networks themselves."""
+        """The actions at `root`, and the policy and value to be stored: of a search, or of the networks themselves."""
         if self.config.behavior == "search":
             found = self.search(model, root, key, legal, greedy, temperature)
             return found.action, found.policy, found.value
@@ -136,7 +136,7 @@ class Acting:
         legal: Bool[Array, "B a"] | None,
         greedy: bool,
         temperature: Float[Array, " B"],
-    ) -> Found:
+    ) -> SearchResult:
         """Plans from `root`. `greedy`: for evaluation, without noise."""
         config = self.config
         return puct(
@@ -145,27 +145,28 @@ class Acting:
             key,
             simulations=config.simulations,
             legal=legal,
-            dirichlet_alpha=config.root_alpha,
+            dirichlet_alpha=config.chosen().root_alpha,
             dirichlet_fraction=0.0 if greedy else config.root_noise,
             temperature=temperature,
             least_range=config.least_range,
         )
 
-    def _temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:
-        config = self.config
+    def temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:
+        """Temperature of the visits from which actions are drawn, in training."""
+        config, choices = self.config, self.config.chosen()
         if config.temperature_moves:
             return (carry.moves < config.temperature_moves).astype(jnp.float32)
-        half, quarter = (state.updates >= u for u in (config.half_heat, config.quarter_heat))
+        half, quarter = (state.updates >= u for u in (choices.half_heat, choices.quarter_heat))
         return jnp.full(carry.moves.shape, jnp.where(quarter, 0.25, jnp.where(half, 0.5, 1.0)), jnp.float32)
 
-    def rooted(
+    def root_of(
         self, model: Model, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Bool[Array, "B a"] | None
     ) -> Hidden:
-        """What a search starts from, where these actions are legal."""
+        """The root of a search where these actions are legal."""
         return model.represent(seen)
 
     def fresh(self, root: Hidden, policy: Float[Array, "B a"], value: Float[Array, " B"]) -> Row:
-        """What is stored of a search, by its key in `out_space`."""
+        """The stored part of a search result, by its key in `out_space`."""
         return {"policy": policy, "value": value}
 
 
@@ -173,5 +174,5 @@ def uniform(legal: Bool[Array, "B a"] | None, shape: tuple[int, ...]) -> Float[A
     """Equal probabilities of what is legal; of everything, where nothing is (the end of a game)."""
     if legal is None:
         return jnp.full(shape, 1 / shape[-1])
-    allowed = (legal | ~legal.any(-1, keepdims=True)).astype(jnp.float32)
-    return allowed / allowed.sum(-1, keepdims=True)
+    may_act = (legal | ~legal.any(-1, keepdims=True)).astype(jnp.float32)
+    return may_act / may_act.sum(-1, keepdims=True)

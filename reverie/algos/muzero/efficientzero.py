@@ -20,12 +20,27 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from reverie.agent import Mode, Row
 from reverie.algos.muzero import model, muzero
 from reverie.algos.muzero.frames import observed
+from reverie.algos.muzero.values import PuctChoices
 from reverie.behavior.returns import Window
 from reverie.envs.base import Spaces
 from reverie.fields import Count, Number, Share, Weight, Width, Within
 from reverie.model.heads import Scalar, ScalarHead
 from reverie.model.unroll import LSTM, Hidden
 from reverie.nn.layers import MLP, Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(PuctChoices):
+    """Constants of MuZero, and of the networks that only this algorithm has."""
+
+    projection: Width = 256
+    """Width of the space in which the two are compared (1024 for Atari)."""
+    predictor: Width = 128
+    """Hidden width of the predictor before the comparison (512 for Atari)."""
+    prefix_units: Width = 64
+    """Width of the memory that sums up rewards (512 for Atari)."""
+    prefix_horizon: Count = 5
+    """Steps after which a sum of rewards begins anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +62,15 @@ class Config(muzero.Config):
     """Updates after which the target network is a copy of the trained one again."""
     consistency_scale: Weight = 2.0
     """Weight of the loss that pulls the dynamics' output to the representation of the next observation."""
-    projection: Width = 256
-    """Width of the space in which the two are compared (1024 for Atari)."""
-    predictor: Width = 128
-    """Hidden width of the predictor before the comparison (512 for Atari)."""
-    prefix_units: Width = 64
-    """Width of the memory that sums up rewards (512 for Atari)."""
-    prefix_horizon: Count = 5
-    """Steps after which a sum of rewards begins anew."""
     trust_updates: Number = 30_000
     """Every so many updates of age cost a value target one of its n rewards (0.3 of all updates). 0: never."""
 
+    def paper(self) -> Choices:
+        return Choices()
+
 
 class Path(NamedTuple):
-    """What a path through the model remembers of its rewards: the value prefix lives in the latent."""
+    """The memory of a path's rewards: the value prefix lives in the latent."""
 
     hidden: Float[Array, "*B u"]
     cell: Float[Array, "*B u"]
@@ -79,11 +89,12 @@ class Model(model.Model):
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
         base_key, *keys = jax.random.split(key, 7)
         super().__init__(config, obs_space, act_space, dtype, base_key)
-        units, read = config.prefix_units, self.body.outputs
-        self.horizon = config.prefix_horizon
+        choices = config.chosen()
+        units, read = choices.prefix_units, self.body.outputs
+        self.horizon = choices.prefix_horizon
         self.prefix = LSTM(read, units, key=keys[0])
         self.rew = ScalarHead(units, config.units, config.layers, **config.scalar(), key=keys[1])
-        wide, narrow = config.projection, config.predictor
+        wide, narrow = choices.projection, choices.predictor
         self.project = (MLP(read, wide, 1, key=keys[2]), Linear(wide, wide, key=keys[3]))
         self.predictor = (MLP(wide, narrow, 1, key=keys[4]), Linear(narrow, wide, key=keys[5]))
 
@@ -104,7 +115,7 @@ class Model(model.Model):
         reward = total - jnp.where(fresh, 0.0, path.total)
         return Hidden(state, reward, Path(memory, cell, total, path.steps + 1))
 
-    def rewarded(self, hidden: Hidden) -> Scalar:
+    def reward_of(self, hidden: Hidden) -> Scalar:
         """The sum of rewards at `hidden`, as a distribution."""
         return self.rew(hidden.memory.hidden)
 
@@ -131,7 +142,7 @@ class EfficientZero(muzero.MuZero):
         carry, action, out = super().policy(state, carry, obs, mode)
         return carry, action, out | {"out/born": jnp.full(obs["is_first"].shape, state.updates)}
 
-    def trusted(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
+    def td_steps_for_age(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
         config = self.config
         if not config.trust_updates:
             return None
@@ -145,14 +156,14 @@ class EfficientZero(muzero.MuZero):
         seen = model.body.represent(observed(self, batch, 1, self.config.unroll), jnp.dtype(model.dtype))
         apart = -model.agreement(states.state[:, 1:], seen)
         # The end of an episode is still observed; what follows it is of another.
-        there = window.followed.astype(jnp.float32)
+        there = window.same_episode.astype(jnp.float32)
         pad = jnp.zeros_like(apart[:, :1])
         losses["consistency"] = (self.config.consistency_scale, jnp.concatenate([pad, there * apart], 1))
         return losses, reward
 
-    def rewarded(self, window: Window) -> Float[Array, "B k"]:
+    def reward_of(self, window: Window) -> Float[Array, "B k"]:
         """Sums of the rewards since the last multiple of the horizon."""
-        reward, horizon = window.reward.at[:, 0].set(0.0), self.config.prefix_horizon
+        reward, horizon = window.reward.at[:, 0].set(0.0), self.config.chosen().prefix_horizon
         total = jnp.cumsum(reward, 1)
         begin = (jnp.arange(total.shape[1]) - 1).clip(0) // horizon * horizon
         return total - total[:, begin]

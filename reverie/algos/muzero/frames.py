@@ -1,4 +1,4 @@
-"""What MuZero's networks see: this observation, and of pictures and boards the ones before it in the same episode."""
+"""The input of MuZero's networks: this observation, and the episode's earlier ones if it is a picture or a board."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reverie.model.encode import planar
 
 
 def see(agent: Any, carry: Any, obs: Row) -> tuple[dict[str, Array], Any]:
-    """What the networks see of these rows, and the carry that remembers them."""
+    """The networks' input at these rows, and the carry that remembers them."""
     first = obs["is_first"]
     moves = jnp.where(first, 0, carry.moves)
     seen, frames = raw(agent, obs), {}
@@ -29,7 +29,7 @@ def raw(agent: Any, rows: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def observed(agent: Any, batch: Row, first: int, count: int) -> dict[str, Array]:
-    """What the networks see at positions `first` to `first + count - 1`, `[B, count, ...]`, as `see` has it."""
+    """The networks' input at positions `first` to `first + count - 1`, `[B, count, ...]`, as `see` has it."""
     begin = agent.context + first
     at = lambda x, back: x[:, begin - back : begin - back + count]
     seen = {k: at(v, 0) for k, v in raw(agent, batch).items()}

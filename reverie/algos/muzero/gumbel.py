@@ -9,22 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.algos.muzero import muzero
 from reverie.algos.muzero.model import Model, check
-from reverie.behavior.search import Found, gumbel
+from reverie.algos.muzero.state import Carry, State
+from reverie.algos.muzero.values import Playable
+from reverie.behavior.search import SearchResult, gumbel
 from reverie.envs.base import Spaces
 from reverie.fields import Weight, Within
 from reverie.model.unroll import Hidden
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(muzero.Config):
+class Config(Playable):
     """The values of the algorithm."""
 
     simulations: Annotated[int, Within(1, 2**16)] = 16
-    """Of each search: network calls per decision. 2 to 16 are enough."""
+    """Network calls of each search; 2 to 16 are enough."""
     considered: Annotated[int, Within(1, 2**16)] = 16
     """Actions at most that the root tries."""
     visit_scale: Weight = 50.0
@@ -38,6 +41,10 @@ class Config(muzero.Config):
 class GumbelMuZero(muzero.MuZero):
     """The `Agent`."""
 
+    def temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:
+        """The noise at the root explores, not the draw of an action."""
+        return jnp.zeros(carry.moves.shape)
+
     def search(
         self,
         model: Model,
@@ -46,7 +53,7 @@ class GumbelMuZero(muzero.MuZero):
         legal: Bool[Array, "B a"] | None,
         greedy: bool,
         temperature: Float[Array, " B"],
-    ) -> Found:
+    ) -> SearchResult:
         config = self.config
         return gumbel(
             model,

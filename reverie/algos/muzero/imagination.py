@@ -60,6 +60,6 @@ def imagination_losses(
         "policy/advantage": jnp.abs(advantage).mean(),
     }
     return {
-        "policy": (config.policy_scale, begun(acting)),
+        "policy": (config.chosen().policy_scale, begun(acting)),
         "imagined_value": (config.value_scale, begun(value.loss(target))),
     }, metrics

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.algos import Unsuitable, check_choice
-from reverie.algos.muzero.values import Config
+from reverie.algos.muzero.values import Values
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import halvings, images
 from reverie.model.encode import boards, planar
@@ -53,7 +53,7 @@ class Model(eqx.Module):
         self.val = ScalarHead(read, units, config.layers, **scalar, key=keys[2])
         self.pol = PolicyHead(act_space, read, units, config.layers, unimix=0.0, key=keys[3])
         planes = sum(s.shape[2] for s in boards(obs_space).values())
-        self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.decode_scale else None
+        self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.chosen().decode_scale else None
         # Until it has learned something it says that the turn goes over.
         self.turn = FlagHead(read, units, config.layers, key=turn_key, scale=0.0) if turns else None
         self.leg = None
@@ -72,7 +72,7 @@ class Model(eqx.Module):
         after = self.body.advance(hidden.state, jax.nn.one_hot(action, self.classes))
         return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
-    def rewarded(self, hidden: Hidden) -> Scalar:
+    def reward_of(self, hidden: Hidden) -> Scalar:
         """The reward of the step that led to `hidden`, as a distribution."""
         return self.rew(self.body.read(hidden.state))
 
@@ -83,12 +83,12 @@ class Model(eqx.Module):
         return latent.reward, self.discount(latent)
 
     def discount(self, latent: Hidden) -> Float[Array, "*B"]:
-        """Of the step that led to `latent`: negative if the other player moves there. The sign is never in between,
-        however unsure the head is: a value half one's own and half the other's is nobody's."""
+        """Discount of the step that led to `latent`: negative if the other player moves there. The sign is never in
+        between, however unsure the head is: a value half one's own and half the other's is nobody's."""
         if self.turn is None:
             return jnp.full_like(latent.reward, self.gamma)
-        turned = self.turn(self.body.read(latent.state)).logit >= 0
-        return jnp.where(turned, -self.gamma, self.gamma)
+        player_changes = self.turn(self.body.read(latent.state)).logit >= 0
+        return jnp.where(player_changes, -self.gamma, self.gamma)
 
     def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
         policy, value = self.judge(latent)
@@ -110,15 +110,16 @@ class Model(eqx.Module):
         return policy, self.val(feat)
 
 
-def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:
+def make_body(config: Values, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:
+    choices = config.chosen()
     if towering(config, seen):
         return Towers(
             seen,
             actions,
             blocks=config.blocks,
             channels=config.channels,
-            read_channels=config.read_channels,
-            scaling=config.scaling,
+            read_channels=choices.read_channels,
+            scaling=choices.scaling,
             key=key,
         )
     return Vectors(
@@ -128,30 +129,31 @@ def make_body(config: Config, seen: Spaces, actions: int, key: PRNGKeyArray) -> 
         units=config.units,
         layers=config.layers,
         depths=tuple(8 << min(stage, 2) for stage in range(halvings(seen))),
-        scaling=config.scaling,
+        scaling=choices.scaling,
         key=key,
     )
 
 
-def towering(config: Config, seen: Spaces) -> bool:
+def towering(config: Values, seen: Spaces) -> bool:
     """Whether states are planes."""
     return config.network == "tower" or (config.network == "auto" and bool(boards(seen)))
 
 
-def check(config: Config, obs_space: Spaces, act_space: Spaces) -> None:
+def check(config: Values, obs_space: Spaces, act_space: Spaces) -> None:
     """Raises Unsuitable unless the spaces suit a search over all actions."""
     instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
     check_choice(act_space, instead)
     check_states(config, obs_space)
 
 
-def check_states(config: Config, obs_space: Spaces) -> None:
+def check_states(config: Values, obs_space: Spaces) -> None:
     """Raises Unsuitable unless there is something for a tower to stand on, and boards can be read off it if they are to
     be."""
-    if config.decode_scale and (config.network == "mlp" or not boards(obs_space) or images(obs_space)):
+    scale = config.chosen().decode_scale
+    if scale and (config.network == "mlp" or not boards(obs_space) or images(obs_space)):
         seen = {key: space.describe() for key, space in obs_space.items()}
         raise Unsuitable(
-            f"--decode-scale {config.decode_scale:g} reads boards off the planes of a tower, and here the network is "
+            f"decode_scale {scale:g} among --choices reads boards off the planes of a tower, and here the network is "
             f"{config.network} and the env shows {seen}: leave it out"
         )
     if config.network == "tower" and not planar(obs_space):
@@ -160,7 +162,7 @@ def check_states(config: Config, obs_space: Spaces) -> None:
 
 
 def seen_space(obs_space: Spaces, stack: int) -> Spaces:
-    """What the networks see: no rules of the game, and pictures or boards as a stack of frames."""
+    """The spaces of the networks' input: no rules of the game, and pictures or boards as a stack of frames."""
     pictures = planar(obs_space)
     return {
         k: Space(s.kind, (*s.shape[:2], s.shape[2] * stack)) if k in pictures else s

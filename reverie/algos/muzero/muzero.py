@@ -21,8 +21,7 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reverie.agent import SEEN, Dream, Metrics, Row
-from reverie.algos import Unsuitable
+from reverie.agent import CONTEXT_ROWS, Dream, Metrics, Row
 from reverie.algos.muzero import report, targets
 from reverie.algos.muzero.acting import Acting
 from reverie.algos.muzero.frames import observed
@@ -65,8 +64,6 @@ class MuZero(Acting):
         self.config = config
         self.obs_space, self.act_space = obs_space, act_space
         self.precision = precision
-        if config.behavior == "actor-critic":
-            self.check_imagination()
         self.context = config.stack - 1
         self.rows = config.unroll + config.n_step + 1
         self.trained = 1  # the replay ratio counts roots
@@ -94,22 +91,12 @@ class MuZero(Acting):
         return tower_canvas(seen) if towering(self.config, seen) else canvas(images(seen), halvings(seen))
 
     minibatches: int = 1
-    searched: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
+    search_keys: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
     enumerated: bool = True  # a number means the same action at every node of a tree
-    played: bool = True  # a step of the model is one of the env, by an action of the policy: it can be played in
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """What is stored beside a step besides policy, value and priority."""
+        """The arrays stored beside a step besides policy, value and priority."""
         return {}
-
-    def check_imagination(self) -> None:
-        """Raises Unsuitable unless the policy can play on in the model alone."""
-        if not self.played:
-            raise Unsuitable(
-                "--behavior actor-critic plays on in the model, one action of the policy after the other, and this "
-                "algorithm's model takes drawn candidates or codes of chance: `muzero`, `gumbel_muzero` and "
-                "`efficientzero` have such a model; --behavior search searches"
-            )
 
     # ---------------------------------------------------------------- acting
 
@@ -138,8 +125,8 @@ class MuZero(Acting):
         key = jax.random.fold_in(state.key, state.updates)
         before = batch
         if self.config.bootstrap != "stored":
-            batch = targets.revalued(self, state.target, batch)
-        batch, out, found = targets.reanalysed(self, state.target, batch, before, key)
+            batch = targets.revalue(self, state.target, batch)
+        batch, out, found = targets.reanalyse_batch(self, state.target, batch, before, key)
         grad = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (priority, metrics)), grads = grad(state.model, batch, state.updates, key)
         norm = optax.tree.norm(grads)
@@ -166,7 +153,7 @@ class MuZero(Acting):
             state      s0     s1         sK      s0 from the observation, s_k from s_{k-1} and a_{k-1}
             action     a0     a1
             reward            u1         uK      not at the root
-            value      z0     z1         zK      n-step returns; z1 to zK perhaps v(o1) to v(oK) (`targets.as_seen`)
+            value      z0     z1         zK      n-step returns; z1 to zK perhaps v(o1) to v(oK)
             policy     pi0    pi1        piK     of the searches
             weight     1      1/K        1/K     and the gradient into s_{k-1} is halved at every step
 
@@ -185,11 +172,11 @@ class MuZero(Acting):
             discount=config.discount,
             player=rows.get("obs/player"),
             lam=config.lam,
-            fewer=self.trusted(rows, updates),
+            fewer=self.td_steps_for_age(rows, updates),
         )
         actions = self.taken(rows)[:, : config.unroll]
         if config.unrolled_value == "seen":
-            window = targets.as_seen(self, stop_gradient(model), window, batch)
+            window = targets.observed_values(self, stop_gradient(model), window, batch)
         states = self.unroll(model, batch, actions)
         losses, reward = self.losses(model, states, window, batch)
         imagined: Metrics = {}
@@ -204,7 +191,7 @@ class MuZero(Acting):
         known = window.known[:, 1:].astype(jnp.float32)
         target = window.reward[:, 1:]
         mean = (known * target).sum() / known.sum()
-        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | report.diagnosed(self, model, states, actions)
+        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | report.diagnose(self, model, states, actions)
         metrics |= {
             "replay/reward": mean,
             "reward/variance": (known * (target - mean) ** 2).sum() / known.sum(),
@@ -219,7 +206,7 @@ class MuZero(Acting):
         }
         return loss, (priority, metrics)
 
-    def trusted(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
+    def td_steps_for_age(self, rows: Row, updates: Int[Array, ""]) -> Int[Array, " B"] | None:
         """Rewards that a value target may use, if not n everywhere: what was done long ago is not what would be."""
         return None
 
@@ -239,30 +226,32 @@ class MuZero(Acting):
         self, model: Any, states: Hidden, window: Window, batch: Row
     ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
         """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
-        config = self.config
+        config, choices = self.config, self.config.chosen()
         value = model.val(model.body.read(states.state))
-        reward = model.rewarded(jax.tree.map(lambda x: x[:, 1:], states))
+        reward = model.reward_of(jax.tree.map(lambda x: x[:, 1:], states))
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
         losses = {
-            "policy": (config.policy_scale, -real * self.likelihood(model, states, batch)),
+            "policy": (choices.policy_scale, -real * self.likelihood(model, states, batch)),
             "value": (config.value_scale, known * value.loss(window.value)),
             "reward": (
-                config.reward_scale,
-                jnp.concatenate([first, known[:, 1:] * reward.loss(self.rewarded(window)[:, 1:])], 1),
+                choices.reward_scale,
+                jnp.concatenate([first, known[:, 1:] * reward.loss(self.reward_of(window)[:, 1:])], 1),
             ),
         }
         if model.turn is not None:
-            turn = model.turn(model.body.read(states.state[:, 1:])).loss(window.turned[:, 1:].astype(jnp.float32))
+            turn = model.turn(model.body.read(states.state[:, 1:])).loss(
+                window.player_changes[:, 1:].astype(jnp.float32)
+            )
             losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
         if model.leg is not None:
             seen = batch["obs/legal"][:, self.context : self.context + config.unroll + 1]
             losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), seen))
         if model.dec is not None:
             # What a state should be is seen at its row, also where the world ended there.
-            there = jnp.concatenate([jnp.ones_like(first), window.followed], 1)
+            there = jnp.concatenate([jnp.ones_like(first), window.same_episode], 1)
             for key, nats in self.misread(model.dec, states, batch).items():
-                losses[f"decode/{key}"] = (config.decode_scale, there * nats)
+                losses[f"decode/{key}"] = (choices.decode_scale, there * nats)
         return losses, states.reward[:, 1:]
 
     def misread(self, decode: Conv, states: Hidden, batch: Row) -> dict[str, Float[Array, "B k"]]:
@@ -292,8 +281,8 @@ class MuZero(Acting):
         """Other actions than these, `[B, ...]`."""
         return (actions + 1) % self.choices
 
-    def rewarded(self, window: Window) -> Float[Array, "B k"]:
-        """What the model's reward head is to say."""
+    def reward_of(self, window: Window) -> Float[Array, "B k"]:
+        """The targets of the model's reward head."""
         return window.reward
 
     # ------------------------------------------------------------- reporting
@@ -302,7 +291,7 @@ class MuZero(Acting):
         """See `report.report`."""
         return report.report(self, state, batch)
 
-    def dream(self, state: State, batch: Row, seen: int = SEEN) -> Dream:
+    def dream(self, state: State, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
         return report.dream(self, state, batch, seen)
 
 
@@ -311,13 +300,14 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     rate = (
         optax.linear_schedule(0.0, config.learning_rate, config.lr_warmup) if config.lr_warmup else config.learning_rate
     )
-    if config.lr_drop_every:
+    choices = config.chosen()
+    if choices.lr_drop_every:
         warm = rate if callable(rate) else optax.constant_schedule(rate)
-        rate = lambda count: warm(count) * 0.1 ** (count // config.lr_drop_every)
+        rate = lambda count: warm(count) * 0.1 ** (count // choices.lr_drop_every)
     if config.optimizer == "adam":
-        return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.weight_decay))
+        return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=choices.weight_decay))
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(choices.weight_decay),
         optax.sgd(rate, momentum=0.9),
     )

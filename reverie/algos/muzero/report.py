@@ -1,4 +1,4 @@
-"""What MuZero shows of its model: how well it foretells rewards and values, and whether actions matter to it."""
+"""Reports on MuZero's model: how well it predicts rewards and values, and whether actions matter to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array
 
-from reverie.agent import SEEN, Dream, Metrics, Row
+from reverie.agent import CONTEXT_ROWS, Dream, Metrics, Row
 from reverie.algos.muzero.frames import observed
 from reverie.algos.muzero.model import Model
 from reverie.model.unroll import Hidden
@@ -24,13 +24,13 @@ def report(agent: Any, state: Any, batch: Row) -> Metrics:
     metrics: Metrics = {}
     for name in shown.dream:
         error = jnp.square(shown.dream[name] - shown.truth[name])
-        for h in range(1, min(agent.config.unroll, error.shape[1] - SEEN) + 1):
-            there = shown.valid[:, SEEN + h - 1].astype(jnp.float32)
-            metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, SEEN + h - 1]) / there.sum()
+        for h in range(1, min(agent.config.unroll, error.shape[1] - CONTEXT_ROWS) + 1):
+            there = shown.valid[:, CONTEXT_ROWS + h - 1].astype(jnp.float32)
+            metrics[f"open_loop/{name}/{h}"] = jnp.sum(there * error[:, CONTEXT_ROWS + h - 1]) / there.sum()
     return metrics
 
 
-def dream(agent: Any, state: Any, batch: Row, seen: int = SEEN) -> Dream:
+def dream(agent: Any, state: Any, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
     """Rewards and values: all that this model can tell of the future. Of rows seen, the value is the network's."""
     rows = {k: v[:, agent.context :] for k, v in batch.items()}
     steps = rows["reward"].shape[1]
@@ -54,7 +54,7 @@ def dream(agent: Any, state: Any, batch: Row, seen: int = SEEN) -> Dream:
     return Dream(truth, dream, jnp.cumsum(begun, 1) == 0)
 
 
-def diagnosed(agent: Any, model: Model, states: Hidden, actions: Array) -> Metrics:
+def diagnose(agent: Any, model: Model, states: Hidden, actions: Array) -> Metrics:
     """How random the policy is, and whether actions matter to the dynamics at all."""
     root = jax.tree.map(lambda x: stop_gradient(x[:, 0]), states)
     frozen = stop_gradient(model)

@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Row, select
 from reverie.algos.muzero import model, muzero
+from reverie.algos.muzero.values import Puct
 from reverie.behavior.returns import Window
-from reverie.behavior.search import Found, gumbel
+from reverie.behavior.search import SearchResult, gumbel
 from reverie.envs.base import Space, Spaces
 from reverie.fields import Positive, Share, Weight, Within
 from reverie.model.encode import flat, unflat
@@ -29,7 +30,7 @@ from reverie.nn.dists import BoundedNormal, OneHot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(muzero.Config):
+class Config(Puct):
     """The values of the algorithm."""
 
     candidates: Annotated[int, Within(2, 2**16)] = 16
@@ -41,7 +42,7 @@ class Config(muzero.Config):
     search: Literal["gumbel", "puct"] = "gumbel"
     """PUCT as in the paper, or Gumbel's improved policy."""
     simulations: Annotated[int, Within(1, 2**16)] = 32
-    """Of each search: network calls per decision."""
+    """Network calls of each search."""
     entropy_scale: Weight = 1e-3
     """Weight of the policy's entropy."""
 
@@ -66,14 +67,14 @@ class Model(model.Model):
     def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
         """The step that candidate number `action` leads to, with candidates of its own."""
         taken = jnp.take_along_axis(latent.memory[0], action[..., None, None], -2)[..., 0, :]
-        return self.proposed(self.follow(latent, taken), key)
+        return self.propose(self.follow(latent, taken), key)
 
     def follow(self, hidden: Hidden, taken: Float[Array, "*B a"]) -> Hidden:
         """One step of the dynamics, by an action that is given in full."""
         after = self.body.advance(hidden.state, jnp.clip(taken, -1, 1))  # the env clips, too
         return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
-    def proposed(self, hidden: Hidden, key: PRNGKeyArray, legal: Bool[Array, "*B a"] | None = None) -> Hidden:
+    def propose(self, hidden: Hidden, key: PRNGKeyArray, legal: Bool[Array, "*B a"] | None = None) -> Hidden:
         """`hidden` with candidates drawn from a mixture of the policy, among what is legal, and a broader one."""
         policy, _ = self.judge_all(hidden, legal)
         wide = {name: dist.broader(self.spread) for name, dist in policy.items()}
@@ -112,9 +113,8 @@ class SampledMuZero(muzero.MuZero):
     def choices(self) -> int:
         return int(self.config.candidates)
 
-    searched: tuple[str, ...] = ("policy", "value", "candidates")
+    search_keys: tuple[str, ...] = ("policy", "value", "candidates")
     enumerated: bool = False
-    played: bool = False
 
     @property
     def spaces(self) -> list[tuple[str, Space]]:
@@ -127,23 +127,23 @@ class SampledMuZero(muzero.MuZero):
     def make_model(self, key: PRNGKeyArray) -> Model:
         return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
-    def rooted(
+    def root_of(
         self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Bool[Array, "B a"] | None
     ) -> Hidden:
-        root: Hidden = model.proposed(model.represent(seen), key, legal)
+        root: Hidden = model.propose(model.represent(seen), key, legal)
         return root
 
     def choosable(self, legal: Bool[Array, "B a"] | None) -> None:
         """All: candidates are drawn among what is legal."""
 
-    def unguided(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
+    def even_root(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
         _, prior = root.memory
         even = {
             k: even_actions(s, jax.random.fold_in(key, i), prior.shape, legal) for i, (k, s) in enumerate(self.spaces)
         }
         return root._replace(memory=(flat(self.act_space, even), prior))
 
-    def acted(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
+    def to_env_action(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         taken = jnp.take_along_axis(root.memory[0], chosen[:, None, None], 1)[:, 0]
         return unflat(self.act_space, jnp.clip(taken, -1, 1))
 
@@ -155,7 +155,7 @@ class SampledMuZero(muzero.MuZero):
         legal: Bool[Array, "B a"] | None,
         greedy: bool,
         temperature: Float[Array, " B"],
-    ) -> Found:
+    ) -> SearchResult:
         config = self.config
         if config.search == "puct":
             return super().search(model, root, key, legal, greedy, temperature)

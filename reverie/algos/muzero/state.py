@@ -1,4 +1,4 @@
-"""What changes: all that training moves, and what the policy remembers."""
+"""Everything that changes: the training state, and the policy's carry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from reverie.algos.muzero.model import Model
-from reverie.behavior.explore import Held
+from reverie.behavior.explore import RepeatedAction
 
 
 class State(eqx.Module):
@@ -23,10 +23,10 @@ class State(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """What the policy remembers between steps: the frames before this one, how many moves were made, and random actions
+    """The policy's memory between steps: the frames before this one, how many moves were made, and random actions
     that go on."""
 
     frames: dict[str, Array]  # [N, stack - 1, ...], the oldest first; 0 where the episode had not begun
     moves: Int[Array, " N"]
     key: PRNGKeyArray
-    held: Held | None = None  # None: random actions are not repeated
+    held: RepeatedAction | None = None  # None: random actions are not repeated

@@ -24,8 +24,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Row
 from reverie.algos.muzero import model, muzero
 from reverie.algos.muzero.frames import observed
+from reverie.algos.muzero.values import Puct
 from reverie.behavior.returns import Window
-from reverie.behavior.search import TINY, Found, gumbel
+from reverie.behavior.search import TINY, SearchResult, gumbel
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
 from reverie.fields import Share, Weight, Within
@@ -36,7 +37,7 @@ from reverie.nn.layers import MLP, Linear
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(muzero.Config):
+class Config(Puct):
     """The values of the algorithm."""
 
     codes: Annotated[int, Within(1, 2**16)] = 32
@@ -99,7 +100,7 @@ class Model(model.Model):
         state = self.after.body.advance(hidden.state, jax.nn.one_hot(action, self.actions))
         return Hidden(state, jnp.zeros_like(hidden.reward), jnp.ones(hidden.reward.shape, bool))
 
-    def resolved(self, after: Hidden, code: Float[Array, "*B c"]) -> Hidden:
+    def after_chance(self, after: Hidden, code: Float[Array, "*B c"]) -> Hidden:
         """The state that chance leads to, and the reward of the whole step."""
         state = self.body.advance(after.state, code)
         return Hidden(state, self.rew(self.body.read(state)).pred(), jnp.zeros(after.reward.shape, bool))
@@ -107,7 +108,7 @@ class Model(model.Model):
     def advance(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
         """One whole step, with the most probable outcome."""
         after = self.moved(hidden, action)
-        return self.resolved(after, jax.nn.one_hot(jnp.argmax(self.odds(after), -1), self.codes))
+        return self.after_chance(after, jax.nn.one_hot(jnp.argmax(self.odds(after), -1), self.codes))
 
     def odds(self, after: Hidden) -> Float[Array, "*B c"]:
         """Logits of the codes at an afterstate."""
@@ -122,11 +123,11 @@ class Model(model.Model):
 
     def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
         """Half a step: an action at a state, a code at an afterstate. Which it is differs from tree to tree."""
-        moved, resolved = self.moved(latent, action), self.resolved(latent, jax.nn.one_hot(action, self.codes))
+        moved, after_chance = self.moved(latent, action), self.after_chance(latent, jax.nn.one_hot(action, self.codes))
         pick = lambda a, b: jnp.where(
             latent.memory.reshape(*latent.memory.shape, *[1] * (a.ndim - latent.memory.ndim)), a, b
         )
-        return jax.tree.map(pick, resolved, moved)
+        return jax.tree.map(pick, after_chance, moved)
 
     def predict(self, latent: Hidden) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
         """An afterstate is reached for nothing and at once, and is worth what it is to the player who moved. The next
@@ -149,8 +150,6 @@ class Model(model.Model):
 class StochasticMuZero(muzero.MuZero):
     """The `Agent`."""
 
-    played: bool = False
-
     def make_model(self, key: PRNGKeyArray) -> Model:
         return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
@@ -162,7 +161,7 @@ class StochasticMuZero(muzero.MuZero):
         legal: Bool[Array, "B a"] | None,
         greedy: bool,
         temperature: Float[Array, " B"],
-    ) -> Found:
+    ) -> SearchResult:
         wide = max(self.choices, self.config.codes)
         if legal is None:
             legal = jnp.ones((root.reward.shape[0], self.choices), bool)
@@ -187,7 +186,7 @@ class StochasticMuZero(muzero.MuZero):
         def step(hidden: Hidden, xs: tuple[Array, Array]) -> tuple[Hidden, tuple[Hidden, Array]]:
             action, code = xs
             after = model.moved(hidden._replace(state=halve_gradient(hidden.state)), action)
-            now = model.resolved(after, code)
+            now = model.after_chance(after, code)
             return now, (now, after.state)
 
         _, (rest, afters) = lax.scan(step, root, (actions.T, jnp.swapaxes(codes, 0, 1)), unroll=True)
@@ -203,7 +202,7 @@ class StochasticMuZero(muzero.MuZero):
         losses, reward = super().losses(model, states._replace(memory=()), window, batch)
         after = Hidden(afters, reward, jnp.ones(reward.shape, bool))
         # Of the step from k to k + 1, counted with state k.
-        there = window.followed.astype(jnp.float32)
+        there = window.same_episode.astype(jnp.float32)
         pad = lambda x: jnp.concatenate([there * x, jnp.zeros_like(x[:, :1])], 1)
         chance = -(stop_gradient(hard) * jax.nn.log_softmax(model.odds(after), -1)).sum(-1)
         value = model.after.val(model.body.read(afters)).loss(self.worth(window))
@@ -218,11 +217,11 @@ class StochasticMuZero(muzero.MuZero):
         }, reward
 
     def worth(self, window: Window) -> Float[Array, "B u"]:
-        """What the afterstates between rows k and k + 1 are to learn, in the view of the player who moved: what the
+        """Value targets of the afterstates between rows k and k + 1, in the view of the player who moved: what the
         state before returned; or, with the values of what was seen, what came and such a value, whoever is to move."""
         if self.config.unrolled_value == "return":
             return window.value[:, :-1]
-        discount = jnp.where(window.turned, -self.config.discount, self.config.discount)
+        discount = jnp.where(window.player_changes, -self.config.discount, self.config.discount)
         return (window.reward + discount * window.value)[:, 1:]
 
     def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:

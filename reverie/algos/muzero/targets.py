@@ -1,4 +1,4 @@
-"""What MuZero's values and policies learn, where it is not what was stored when the agent acted."""
+"""Targets of MuZero's values and policies, where they are not what was stored when the agent acted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reverie.algos.muzero.model import Model
 from reverie.behavior.returns import Window
 
 
-def as_seen(agent: Any, model: Model, window: Window, batch: Row) -> Window:
+def observed_values(agent: Any, model: Model, window: Window, batch: Row) -> Window:
     """The window whose values at positions 1 to K are the model's own of the observations there, 0 from the end of
     the world on.
 
@@ -27,7 +27,7 @@ def as_seen(agent: Any, model: Model, window: Window, batch: Row) -> Window:
     return window._replace(value=window.value.at[:, 1:].set(value))
 
 
-def reanalysed(agent: Any, target: Model, batch: Row, before: Row, key: PRNGKeyArray) -> tuple[Row, Row, Metrics]:
+def reanalyse_batch(agent: Any, target: Model, batch: Row, before: Row, key: PRNGKeyArray) -> tuple[Row, Row, Metrics]:
     """The batch with fresh policies and values in its reanalysed share, what of it is to be written back
     (`[B, T, ...]`, position by position; elsewhere what replay holds, `before`), and metrics.
 
@@ -45,11 +45,11 @@ def reanalysed(agent: Any, target: Model, batch: Row, before: Row, key: PRNGKeyA
     seen = {k: flat(v) for k, v in observed(agent, part, 0, count).items()}
     at = slice(agent.context, agent.context + count)
     legal = flat(part["obs/legal"][:, at]) if "obs/legal" in part else None
-    root, legal = agent.rooted(target, seen, root_key, legal), agent.choosable(legal)
+    root, legal = agent.root_of(target, seen, root_key, legal), agent.choosable(legal)
     _, policy, value = agent.decide(target, root, search_key, legal, False, jnp.ones(share * count, jnp.float32))
     new = agent.fresh(root, policy, value)
     used, out = {}, {}
-    for name in agent.searched:
+    for name in agent.search_keys:
         held = before[f"out/{name}"]
         fresh = new[name].reshape(share, count, *new[name].shape[1:]).astype(held.dtype)
         used[f"out/{name}"] = batch[f"out/{name}"].at[:share, at].set(fresh)
@@ -59,7 +59,7 @@ def reanalysed(agent: Any, target: Model, batch: Row, before: Row, key: PRNGKeyA
     return batch | used, out, {"reanalyse/value_moved": moved}
 
 
-def revalued(agent: Any, target: Model, batch: Row) -> Row:
+def revalue(agent: Any, target: Model, batch: Row) -> Row:
     """The whole batch, all of whose values are the target network's. They are not written back: no search found
     them."""
     seen = target.represent(observed(agent, batch, 0, agent.rows))

@@ -1,4 +1,4 @@
-"""What collects rows for a run, and the episodes that it counts meanwhile."""
+"""The protocol of collectors, which fill replay, and the episodes that they count meanwhile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Collector(Protocol):
     pending: list[Row]
 
     def begin(self) -> None:
-        """What there is to do before the first step of a new run."""
+        """The work before the first step of a new run."""
         ...
 
     def step(self, state: State, mode: Mode) -> int:
@@ -110,13 +110,13 @@ class Tally:
         if "obs/player" in rows:
             self._sign[envs] = 1 - 2 * rows["obs/player"].astype(np.int64)
         for i in envs[rows["is_last"]].tolist():
-            said = dict(figures[i]) if figures else {}
-            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), said))
+            describe_run = dict(figures[i]) if figures else {}
+            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), describe_run))
 
     def take(self) -> list[Episode]:
         """The episodes that finished since the last call."""
-        finished, self._episodes = self._episodes, []
-        return finished
+        new_episodes, self._episodes = self._episodes, []
+        return new_episodes
 
     def state(self) -> Row:
         state = {"returns": self._returns.copy(), "lengths": self._lengths.copy(), "episodes": pack(self._episodes)}

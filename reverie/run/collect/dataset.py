@@ -83,24 +83,24 @@ class Dataset:
         """How many there are."""
         return sum(len(episode["reward"]) for episode in self.episodes)
 
-    def check(self, fields: Mapping[str, Field], streams: int, searched: bool) -> None:
+    def check(self, fields: Mapping[str, Field], streams: int, search_keys: bool) -> None:
         """Raises ConfigError where what a search found is to be learned from: nobody recorded that."""
-        if searched and any(key.startswith("out/") for key in fields):
+        if search_keys and any(key.startswith("out/") for key in fields):
             raise ConfigError(
                 f"{self.path} holds nothing of a search that could be learned from. Train a Dreamer from it"
             )
 
     def pour(self, replay: Replay) -> None:
         """Fills an empty replay, every episode into the stream that has the fewest rows; `out/` is zero."""
-        filled = np.zeros(self.streams, np.int64)
+        phrase_parts = np.zeros(self.streams, np.int64)
         for episode in self.episodes:
-            stream = int(filled.argmin())
+            stream = int(phrase_parts.argmin())
             steps = len(episode["reward"])
             rows: Row = {key: np.zeros((steps, 1, *field.shape), field.dtype) for key, field in replay.fields.items()}
             for key, value in episode.items():
                 rows[key][:, 0] = value
             replay.extend(np.array([stream]), rows)
-            filled[stream] += steps
+            phrase_parts[stream] += steps
 
 
 def holds(path: str) -> bool:
@@ -129,10 +129,10 @@ def _npz(name: str, data: bytes) -> Recording:
     if missing:
         raise ConfigError(f"{name}: {', '.join(missing)} missing, among {sorted(arrays)}")
     ends = (np.asarray(arrays[key]) for key in ("reward", "terminated", "truncated"))
-    return Recording(name, _nested("obs", arrays), _nested("action", arrays), *ends)
+    return Recording(name, _nest("obs", arrays), _nest("action", arrays), *ends)
 
 
-def _nested(top: str, arrays: Mapping[str, np.ndarray]) -> Any:
+def _nest(top: str, arrays: Mapping[str, np.ndarray]) -> Any:
     """`obs/arm/grip` as `{"arm": {"grip": ...}}`."""
     if top in arrays:
         return arrays[top]
@@ -172,8 +172,8 @@ def _rows(recording: Recording, env: Env) -> Row:
     ):
         given = {len(x) if np.ndim(x) else 0 for x in _leaves(value)}
         if given != {length}:
-            told = " and ".join(str(x) for x in sorted(given)) or "no"
-            raise ConfigError(f"{name}: {what} has {told} rows and reward {steps}, expected {length} of {what}")
+            wording = " and ".join(str(x) for x in sorted(given)) or "no"
+            raise ConfigError(f"{name}: {what} has {wording} rows and reward {steps}, expected {length} of {what}")
     for what, flags in (("terminated", recording.terminated), ("truncated", recording.truncated)):
         if flags.dtype != bool or flags.ndim != 1 or flags[:-1].any():
             raise ConfigError(

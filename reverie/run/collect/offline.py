@@ -23,7 +23,7 @@ from reverie.run.collect import dataset
 from reverie.run.collect.base import Episode
 from reverie.run.collect.dataset import Dataset
 from reverie.run.directory import RunDirectory
-from reverie.saved import understood
+from reverie.saved import reading
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Source:
 
     @property
     def fields(self) -> dict[str, Field]:
-        with understood(self.directory.replay):
+        with reading(self.directory.replay):
             return {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in self.manifest["schema"].items()}
 
-    def check(self, fields: Mapping[str, Field], streams: int, searched: bool) -> None:
+    def check(self, fields: Mapping[str, Field], streams: int, search_keys: bool) -> None:
         """Raises ConfigError for other observations, actions or numbers of envs than these.
 
         Args:
@@ -60,14 +60,14 @@ class Source:
         """
         own = self.fields
         faults = [
-            f"{key}: there {_told(own.get(key))}, here {_told(fields.get(key))}"
+            f"{key}: there {_reported(own.get(key))}, here {_reported(fields.get(key))}"
             for key in sorted(own.keys() | fields.keys())
-            if own.get(key) != fields.get(key) and (not key.startswith("out/") or (searched and key in fields))
+            if own.get(key) != fields.get(key) and (not key.startswith("out/") or (search_keys and key in fields))
         ]
         if faults:
-            unsearched = all(fault.startswith("out/") for fault in faults)
-            why = "stored nothing of a search that could be learned from" if unsearched else "lived in another env"
-            hint = ["Give the run of a MuZero with the same search, or train a Dreamer from this one"] * unsearched
+            lacks_search = all(fault.startswith("out/") for fault in faults)
+            why = "stored nothing of a search that could be learned from" if lacks_search else "lived in another env"
+            hint = ["Give the run of a MuZero with the same search, or train a Dreamer from this one"] * lacks_search
             raise ConfigError("\n".join([f"{self.directory.path} {why}:", *(f"  {fault}" for fault in faults), *hint]))
         if streams != self.streams:
             raise ConfigError(f"{self.directory.path} had {self.streams} envs: type --envs {self.streams}")
@@ -78,13 +78,13 @@ class Source:
         fields, run = self.fields, self.config.run
         capacity = experience.rows_within(run, fields)
         old = Replay(fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
-        with understood(self.directory.replay):
+        with reading(self.directory.replay):
             Segments(self.directory.replay, self.config.id).load(old, self.manifest)
         replay.take(old)
 
 
 def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
-    """What lies in `path` to learn from: a run, or episodes that somebody recorded (`dataset`).
+    """The source of experience in `path`: a run, or episodes that somebody recorded (`dataset`).
 
     Args:
       spec, streams: the env and the number of envs of the run that learns.
@@ -139,5 +139,5 @@ class OfflineCollector:
         return np.zeros(0, bool)
 
 
-def _told(field: Field | None) -> str:
+def _reported(field: Field | None) -> str:
     return "nothing" if field is None else f"{field.dtype} {list(field.shape)}"

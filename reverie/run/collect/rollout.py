@@ -16,14 +16,14 @@ import numpy as np
 
 from reverie.agent import Agent, Carry, Mode, State
 from reverie.envs.device import DeviceEnvs, World
-from reverie.envs.workers import EnvFailed
+from reverie.envs.workers import EnvError
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
 from reverie.run.collect.base import Add, Episode, Tally
 from reverie.run.stop import Stop
-from reverie.run.traced import Traced
+from reverie.run.traced import CountedJit
 
-TOLD = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
+TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
 
 
 class Rollout:
@@ -40,7 +40,7 @@ class Rollout:
     def __init__(self, envs: DeviceEnvs, agent: Agent, steps: int, **options: Any) -> None:
         self.envs, self.agent, self.steps = envs, agent, steps
         self.traced = {
-            mode: Traced(f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), **options)
+            mode: CountedJit(f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), **options)
             for mode in get_args(Mode)
         }
 
@@ -129,7 +129,7 @@ class DeviceCollector:
         for key, x in rows.items():
             if (key.startswith("obs/") or key == "reward") and x.dtype == np.float32 and not np.isfinite(x).all():
                 _, env, *_ = np.argwhere(~np.isfinite(x))[0].tolist()
-                raise EnvFailed(
+                raise EnvError(
                     f"env {env} of {self._rollout.envs.spec.id} showed values of {key} that are not finite: look for a "
                     f"division by zero, or a state that grows without bound"
                 )
@@ -152,7 +152,7 @@ def play(
         if stop and stop.signal:
             return None
         world, carry, made = rollout.traced[mode](state, world, carry)
-        count(tally, jax.device_get({key: made[key] for key in TOLD if key in made}))
+        count(tally, jax.device_get({key: made[key] for key in TALLY_KEYS if key in made}))
         for episode in tally.take():
             played[episode.env].append(episode)
     return [own[:wanted] for own, wanted in zip(played, share, strict=True)]
@@ -162,4 +162,4 @@ def count(tally: Tally, rows: Row) -> None:
     """Adds rows `[U, N, ...]` of all envs to a tally."""
     steps, num = rows["reward"].shape
     for u in range(steps):
-        tally.add(np.arange(num), {key: rows[key][u] for key in TOLD if key in rows})
+        tally.add(np.arange(num), {key: rows[key][u] for key in TALLY_KEYS if key in rows})

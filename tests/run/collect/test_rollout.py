@@ -18,7 +18,7 @@ from reverie import algos, api, config
 from reverie.envs.base import Space
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec, UnusableEnv
-from reverie.envs.workers import EnvFailed
+from reverie.envs.workers import EnvError
 from reverie.replay.sequences import Replay
 from reverie.run import experience
 from reverie.run.collect.base import Tally
@@ -201,7 +201,7 @@ def test_what_is_not_finite_never_reaches_replay() -> None:
     collector.carry = [agent.init_carry(2, jax.random.key(1))]
     weights = agent.init(jax.random.key(2))
     collector.step(weights, "train")
-    with pytest.raises(EnvFailed, match="obs/x"):
+    with pytest.raises(EnvError, match="obs/x"):
         collector.step(weights, "train")
     assert len(kept) == 1
 

@@ -1,0 +1,132 @@
+"""DreamerV3 as first published (Hafner et al., 2023; arXiv 2301.04104v1; code danijar/dreamerv3@8fa35f8).
+
+What differs from the final version (`v3.py`):
+
+    networks       a dense GRU and LayerNorm, strided convolutions, a learned first state (`Config.paper`)
+    rewards        a two-hot code over equal bins of the symlog
+    KL             half the weight on the prior
+    replay         sequences start from the first state; the critic learns in imagination alone
+    discount       gamma stands outside of the continue head, of which the more probable flag counts
+    actor          the gradient of continuous actions goes through the model
+    optimizer      Adam, one each for world model, actor and critic
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from reverie.agent import Metrics
+from reverie.algos.dreamer import v3
+from reverie.algos.dreamer.agent import in_parts
+from reverie.algos.dreamer.planning import Improvement
+from reverie.algos.dreamer.v3 import Choices, DreamerV3Model, ModelConfig, build, dream_losses
+from reverie.algos.dreamer.world import Model, Posterior
+from reverie.behavior.actor_critic import ActorGradient, through_dynamics
+from reverie.behavior.returns import ReturnScale
+from reverie.envs.base import Spaces
+from reverie.fields import Number, Positive, Share, Weight
+from reverie.model.heads import ScalarHead
+from reverie.nn.optim import adam
+
+SIZES = v3.SIZES
+
+
+@dataclass(frozen=True)
+class Config(Improvement, ModelConfig):
+    """The values of the first paper, but for the size."""
+
+    size: v3.SIZE_NAMES = "S"
+    """Width of all networks; XS to XL are those of this paper."""
+    dynamics_scale: Weight = 0.5
+    """Weight of the KL that trains the prior."""
+    initial: Literal["zeros", "stored", "stored+refreshed"] = "zeros"
+    """Start of a replayed sequence: zeros (the first state of an episode), the latent stored by the policy, or
+    that latent kept fresh by writing back what training recomputes."""
+    actor_gradient: ActorGradient = "auto"
+    """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
+    entropy: Weight = 3e-4
+    """Weight of the policy's entropy."""
+    return_rate: Share = 0.01
+    """Share of the new percentiles that moves into the return scale at every update."""
+
+    learning_rate: Positive = 1e-4
+    """Step size of the world model after warm-up."""
+    lr_warmup: Number = 0
+    """Updates over which the learning rates rise from zero."""
+    clip: Weight = 1000.0
+    """Largest gradient norm of the world model. 0 clips nothing."""
+    eps: Positive = 1e-8
+    """Smallest divisor of the world model's optimizer."""
+    behavior_learning_rate: Positive = 3e-5
+    """Step size of actor and critic."""
+    behavior_clip: Weight = 100.0
+    """Largest gradient norm of the actor, and of the critic."""
+    behavior_eps: Positive = 1e-5
+    """Smallest divisor of the optimizers of actor and critic."""
+
+    def paper(self) -> Choices:
+        return Choices(
+            recurrence="dense",
+            first_state="learned",
+            norm="layer",
+            fan="average",
+            convolutions="stride",
+            kernel=4,
+            pixels="shift",
+            prior_layers=1,
+            vector_layers=5,  # and 1024 units whatever the size: the reference's size flags do not reach these layers
+            vector_units=1024,
+            policy_scale=1.0,
+            scalars="symlog_two_hot",
+        )
+
+
+class DreamerV3(DreamerV3Model):
+    """The `Agent`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
+        behavior = adam(
+            config.behavior_learning_rate,
+            eps=config.behavior_eps,
+            clip=config.behavior_clip,
+            warmup=config.lr_warmup,
+        )
+        world = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
+        super().__init__(
+            config,
+            obs_space,
+            act_space,
+            dtype,
+            optimizer=in_parts(world, behavior, behavior),
+            differentiable=through_dynamics(act_space, config.actor_gradient),
+            scales={"improve": config.improve},
+        )
+
+    def networks(self, key: PRNGKeyArray) -> Model:
+        return v3.networks(self.config, self.obs_space, self.act_space, key, self.gamma)
+
+    def continue_target(self, post: Posterior) -> Float[Array, "B T"]:
+        """The flag that the continue head learns: whether the world went on."""
+        return post.alive
+
+    def behavior_loss(
+        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+        """Actor and critic learn from imagined trajectories alone (eqs. 7 to 11)."""
+        known = model.gamma * post.alive.ravel()
+        losses, returns, metrics, _ = dream_losses(self, model, slow, returns, post, known, key)
+        return losses, returns, metrics
+
+
+def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
+    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
+
+    Raises:
+      Unsuitable: as `v3.make_agent`.
+    """
+    agent: DreamerV3 = build(DreamerV3, config, obs_space, act_space, precision)
+    return agent
