@@ -46,8 +46,8 @@ from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import Workers
 from reverie.run.collect.host import HostCollector
 from reverie.run.collect.rollout import DeviceCollector, Rollout
-from reverie.run.compiled import JittedAgent
 from reverie.run.experience import replay_of
+from reverie.run.jitted import JittedAgent
 
 
 class Task(NamedTuple):

@@ -32,10 +32,10 @@ from reverie import config, defaults
 from reverie.algos import ALGORITHMS
 from reverie.algos.muzero.muzero import MuZero
 from reverie.assembly import make_agent, spec_of
+from reverie.compile_cache import keep_programs
 from reverie.envs.build import make_env
 from reverie.envs.device import DeviceEnvs
 from reverie.model.dynamics import features
-from reverie.programs import keep_programs
 from reverie.run.experience import ratio
 from reverie.trained import LoadedAgent
 

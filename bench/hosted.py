@@ -24,8 +24,8 @@ from solve import commit, processor
 from reverie import api
 from reverie.envs.spec import EnvSpec
 from reverie.run import evaluation
-from reverie.run.compiled import JittedAgent
 from reverie.run.envs import open_evaluation
+from reverie.run.jitted import JittedAgent
 from reverie.run.seeds import evaluation_key
 
 ENVS = ("pgx:connect_four", "pettingzoo:connect_four_v3")

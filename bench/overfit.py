@@ -38,7 +38,7 @@ from reverie.algos.dreamer.v3 import Config, DreamerV3, make_agent
 from reverie.envs.base import Env
 from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec
-from reverie.run.traced import gradient_options
+from reverie.run.counted_jit import gradient_options
 
 ROWS = 64
 LIMIT = 0.01  # of the signal's variance

@@ -19,8 +19,8 @@ from reverie.envs.values import Gate, Malformed
 from reverie.envs.wrappers import masks, native_action, observe
 from reverie.fields import INT64, short
 from reverie.replay.rows import Row
-from reverie.run.compiled import JittedAgent
-from reverie.run.traced import CountedJit
+from reverie.run.counted_jit import CountedJit
+from reverie.run.jitted import JittedAgent
 
 DRAWS: frozenset[Mode] = frozenset({"train", "sample", "random"})  # modes in which episodes are to differ
 

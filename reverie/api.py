@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,10 @@ from reverie.resolve import resolve, settle
 from reverie.run import evaluation, loggers, loop
 from reverie.run.callbacks import Callbacks
 from reverie.run.collect.base import Episode
-from reverie.run.compiled import JittedAgent
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import open_envs, open_evaluation
 from reverie.run.evaluation import ACTING, Evaluation
+from reverie.run.jitted import JittedAgent
 from reverie.run.loop import Result
 from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
@@ -121,14 +122,21 @@ def train(
     return Run(result.path, result.steps, result.updates, result.evaluation, env)
 
 
-def run_training(
+def run_training(conf: Config, path: Path, console: Console, *args: Any) -> Result:
+    """Trains in `path`, continuing what is there. Arguments: those of `open_session`."""
+    with open_session(conf, path, console, *args) as session:
+        return loop.train(session, console)
+
+
+@contextmanager
+def open_session(
     conf: Config,
     path: Path,
     console: Console,
     factory: Callable[..., Any] | None = None,
     callbacks: Callbacks | None = None,
-) -> Result:
-    """Trains in `path`, continuing what is there.
+) -> Iterator[loop.Training]:
+    """A session of training in `path`, with envs, agent and replay, and with what a run that is there has saved.
 
     Args:
       conf: settled with the saved one, if any.
@@ -157,7 +165,7 @@ def run_training(
         forecast.tell(console, conf, path, workers.mode)
         with loggers.open_logger(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
-            return loop.train(session, console)
+            yield session
 
 
 def new_path(conf: Config) -> Path:
@@ -194,7 +202,8 @@ def check_env(
     for name in [algorithm] if algorithm else algos.ALGORITHMS:
         if why := _refusal(name, spec, *spaces):
             refusals.setdefault(why, []).append(name)
-    return check.by_severity(found + [Finding("error", why, algorithms=tuple(names)) for why, names in refusals.items()])
+    found += [Finding("error", why, algorithms=tuple(names)) for why, names in refusals.items()]
+    return check.by_severity(found)
 
 
 def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces) -> str:

@@ -23,11 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from reverie import __version__, algos, config, help, pictures, presets
+from reverie.compile_cache import keep_programs
 from reverie.config import Config, ConfigError
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
 from reverie.memory import use_huge_pages
-from reverie.outlet import open_outlets
-from reverie.programs import keep_programs
+from reverie.safe_stdout import open_outlets
 
 OVERVIEW = """\
 reverie: agents that learn a model of their world and act by imagining it
@@ -82,6 +82,7 @@ def train(argv: list[str], console: Console, debug: bool) -> VerbResult:
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from reverie import api, defaults
+    from reverie.run import loop
 
     if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
         conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
@@ -91,7 +92,8 @@ def train(argv: list[str], console: Console, debug: bool) -> VerbResult:
         plan = api.dry_run(conf)
         plan.tell(console, conf, path, conf.run.workers)
         return plan.to_json(), 0
-    result = api.run_training(conf, path, console)
+    with api.open_session(conf, path, console) as training:
+        result = loop.train(training, console)
     evaluation = result.evaluation.to_json() if result.evaluation else None
     if result.stopped:
         console.print(f"{result.stopped}: saved at step {result.steps:,}.", highlight=False)

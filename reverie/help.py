@@ -57,11 +57,7 @@ def page(kind: Any, usage: str, about: str, everything: bool) -> str:
     shown = sum(len(group.flags) for group in groups)
     parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]
     for group in groups:
-        title = (
-            [f"{group.title} options", *([wrap(group.about, 2)] if group.about else [])]
-            if group.title
-            else []
-        )
+        title = [f"{group.title} options", *([wrap(group.about, 2)] if group.about else [])] if group.title else []
         parts.append("\n".join([*title, *(_line(x) for x in group.flags)]))
     parts.append(_row("-h, --help", "This page; --help-all has all flags." if shown < number else "This page."))
     more = f"These are the {shown} flags used most, of {number}: --help-all prints the others."

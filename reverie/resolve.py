@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from reverie import config, presets
-from reverie.algos.muzero.values import Config as MuZeroConfig
 from reverie.assembly import spec_of
 from reverie.config import Config, ConfigError
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec
@@ -64,7 +63,7 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
     if not given.run.env:
         raise ConfigError("which env? Type for example --env CartPole-v1")
     if saved is None:
-        if given.run.within_episodes and isinstance(given.agent, MuZeroConfig):
+        if given.run.within_episodes and hasattr(given.agent, "n_step"):
             raise ConfigError(
                 f"--within-episodes, but {given.algorithm} learns from a row together with those after it: the last "
                 "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"

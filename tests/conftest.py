@@ -105,7 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
         worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each its own: JAX writes entries in place
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir(f"jax{worker}")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        # What children of tests keep (`reverie.programs`) is nobody's home directory's business.
+        # What children of tests keep (`reverie.compile_cache`) is nobody's home directory's business.
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("home"))
     # Half an entry (this process was killed) is no fault of a test: jax says so and compiles again.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")

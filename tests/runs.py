@@ -65,10 +65,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, call: int, method: str = "collect")
     """The `call`-th time from now, `method` of the loop dies."""
     original, calls = getattr(loop.Training, method), iter(range(1, 10**6))
 
-    def dying(self: loop.Training, *args: Any) -> None:
+    def dying(self: loop.Training, *args: Any) -> Any:
         if next(calls) == call:
             raise Killed
-        original(self, *args)
+        return original(self, *args)
 
     monkeypatch.setattr(loop.Training, method, dying)
 

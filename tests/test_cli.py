@@ -436,8 +436,8 @@ def test_a_signal_saves_says_so_and_exits(
 ) -> None:
     original = loop.Training.update
 
-    def signalled(self: loop.Training, due: int) -> None:
-        original(self, due)
+    def signalled(self: loop.Training, *args: Any) -> None:
+        original(self, *args)
         if self.progress.step == 30:
             os.kill(os.getpid(), signal.Signals[name])
 

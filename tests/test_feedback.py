@@ -16,7 +16,7 @@ from test_cli import TRAIN, answer, here, run  # noqa: F401 (a fixture)
 
 from reverie import cli
 from reverie.envs.spec import draws
-from reverie.run import log, traced
+from reverie.run import counted_jit, log
 from reverie.run.pace import Pace
 from reverie.view.tree import Branches, SearchReport
 
@@ -156,8 +156,8 @@ def test_the_terminal_has_a_bar_and_json_has_none(tmp_path: Path) -> None:
 
 
 def test_a_long_compilation_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced, "PATIENCE", 0.02)
-    slow = traced.CountedJit("train", lambda x: time.sleep(0.3) or x + 1)
+    monkeypatch.setattr(counted_jit, "PATIENCE", 0.02)
+    slow = counted_jit.CountedJit("train", lambda x: time.sleep(0.3) or x + 1)
     with caplog.at_level("INFO", "reverie"):
         slow(jnp.float32(1))
         slow(jnp.float32(2))

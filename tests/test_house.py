@@ -3,9 +3,11 @@ that are nouns and verbs, and texts that stand alone."""
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 
 import docstring_parser
 import pytest
@@ -204,3 +206,41 @@ def test_every_flag_of_an_algorithm_is_read(algorithm: str) -> None:
     constants = algos.load(algorithm).Config()
     if hasattr(constants, "paper"):
         assert {field.name for field in fields(constants.paper())} - read == set()
+
+
+# ----------------------------------------------------------------------------------------------------------------- hops
+
+
+def hops(verb: list[str], ends: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions of the package between the command line and the first call of a function, each counted once."""
+    calls: list[str] = []
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == ends and not calls:
+            while frame:
+                path = Path(frame.f_code.co_filename)
+                if path.is_relative_to(PACKAGE) and not frame.f_code.co_name.startswith("<"):
+                    calls.append(f"{name(path)}: {frame.f_code.co_qualname.rpartition('<locals>.')[2]}")
+                frame = frame.f_back  # type: ignore[assignment]
+
+    from reverie.cli import main
+
+    monkeypatch.setattr("sys.argv", ["reverie", *verb])
+    sys.setprofile(watch)
+    try:
+        assert main(verb) == 0
+    finally:
+        sys.setprofile(None)
+    return list(dict.fromkeys(reversed(calls)))
+
+
+def test_few_hops_lead_from_the_command_line_to_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = "--size 200k --batch 2 --length 8 --envs 1 --warmup 16 --steps 20 --replay-ratio 4 --workers inline"
+    quiet = "--preset paper --eval-episodes 0 --report-every 0 --video-every 0 --checkpoint-every 0 --imagination 2"
+    verb = ["train", "dreamer_v3", "--env", "CartPole-v1", "--run", str(tmp_path), *small.split(), *quiet.split()]
+    way = hops(verb, "Dreamer.loss", monkeypatch)
+    assert (way[0], way[-1]) == ("cli.py: main", "algos/dreamer/agent.py: Dreamer.loss")
+    assert len(way) <= 8, way
+    readme = (PACKAGE.parent / "README.md").read_text()
+    said = re.findall(r"^\d+\. `reverie/([\w/]+\.py: [\w.]+)`", readme, re.M)
+    assert said == way, "README says the way"

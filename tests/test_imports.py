@@ -25,8 +25,8 @@ ALLOWED = {
     "files": set(),  # everything that reaches the disk goes through here
     "saved": set(),
     "memory": set(),
-    "outlet": set(),
-    "programs": {"files"},
+    "safe_stdout": set(),
+    "compile_cache": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory", "saved"},
     "view": {"view", "agent", "envs", "files"},
     "config": {"algos", "earlier", "fields", "files", "presets", "run.config", "saved"},  # algorithms by name

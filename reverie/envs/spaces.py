@@ -161,9 +161,7 @@ def _observe(space: gymnasium.Space, name: str) -> Space:
     if isinstance(space, spaces.Box):
         if _is_image(space):
             swap = channels_first(space.shape)
-            return Space(
-                "image", turned_around(space.shape) if swap else _shape(space), channels_first=swap
-            )
+            return Space("image", turned_around(space.shape) if swap else _shape(space), channels_first=swap)
         with np.errstate(over="ignore"):  # a float64 bound may be infinite as a float32
             low, high = (x.astype(np.float32).reshape(-1) for x in (space.low, space.high))
         return Space("vector", _shape(space), (), tuple(low.tolist()), tuple(high.tolist()))

@@ -10,8 +10,8 @@ import numpy as np
 from reverie.agent import Agent, Mode, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import opponent
+from reverie.run.counted_jit import CountedJit
 from reverie.run.stop import Stop
-from reverie.run.traced import CountedJit
 
 SEATS = ("first", "second")
 

@@ -50,7 +50,7 @@ class Environment:
     """Which observations of a Dict the agent sees: names or patterns (camera/*), separated by commas; !name leaves one
     out. What is left out may be text or a sequence. Empty: all."""
     targets: Literal["none", "proprio"] = "none"
-    """Targets that a world model predicts besides what it sees. proprio: positions and velocities of the joints, poses and
+    """Targets of a world model besides what it sees. proprio: positions and velocities of the joints, poses and
     velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""
     envs: Annotated[int, Within(1, 2**20)] = 4
     """Environments stepped together."""

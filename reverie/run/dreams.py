@@ -15,8 +15,8 @@ from reverie.files import Folder
 from reverie.replay.rows import Row
 from reverie.replay.sequences import Replay
 from reverie.run import experience
-from reverie.run.compiled import JittedAgent
 from reverie.run.envs import collector, open_envs
+from reverie.run.jitted import JittedAgent
 from reverie.run.log import Log
 from reverie.view import dream as view
 from reverie.view import video

@@ -14,7 +14,7 @@ from reverie.envs.workers import Workers
 from reverie.run.collect.base import Add, Collector, Policy
 from reverie.run.collect.host import HostCollector
 from reverie.run.collect.rollout import DeviceCollector
-from reverie.run.compiled import JittedAgent
+from reverie.run.jitted import JittedAgent
 
 Envs = Workers | DeviceEnvs
 

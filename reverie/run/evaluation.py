@@ -15,8 +15,8 @@ from reverie.replay.rows import Row
 from reverie.run.arena import Game, scores
 from reverie.run.collect.base import Episode, mean_figures
 from reverie.run.collect.rollout import play
-from reverie.run.compiled import JittedAgent
 from reverie.run.envs import Envs
+from reverie.run.jitted import JittedAgent
 from reverie.run.stop import Stop
 
 # --eval-mode, and how the agent acts.

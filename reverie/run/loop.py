@@ -37,10 +37,10 @@ from reverie.run.clock import Clock
 from reverie.run.collect.base import Collector, Policy
 from reverie.run.collect.offline import OfflineCollector
 from reverie.run.collect.script import Script
-from reverie.run.compiled import JittedAgent
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import Envs, collector
 from reverie.run.evaluation import Evaluation
+from reverie.run.jitted import JittedAgent
 from reverie.run.log import Log, finite, read
 from reverie.run.measures import Measures
 from reverie.run.pace import Pace
@@ -164,7 +164,7 @@ class Training:
         return self.compiled.place.local(self.state)
 
     @property
-    def new_episodes(self) -> bool:
+    def is_over(self) -> bool:
         """All steps and updates are done, or the evaluation of this very moment is as good as was asked for."""
         done, goal = self.progress, self.run.stop_return
         at_goal = goal is not None and done.evaluation is not None and done.evaluation.mean_return >= goal
@@ -182,20 +182,21 @@ class Training:
 
     # ------------------------------------------------------------------------------------- one turn
 
-    def turn(self) -> None:
-        """Collects, updates, or does both."""
+    def turn(self) -> tuple[int, Part]:
+        """Collects, if that is what comes next; the number of updates that follow, and the part that they train."""
         phase = self.phase(self.moment)
         if phase in ("together", "collect"):
             self.collect()
         if phase == "together":
-            self.update(self.ratio.due(self.progress.step))
-        elif phase in phases.PARTS:
+            return self.ratio.due(self.progress.step), "all"
+        if phase in phases.PARTS:
             if phase == "policy" and self.progress.updates == self.run.model_updates:
                 agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 # Adam counted steps of the actor in which nothing was asked of it: its first ones would be too long.
                 self.state = self.compiled.place.everywhere(agent.renew(self.local))
-            self.update(1, phases.PARTS[phase])
+            return 1, phases.PARTS[phase]
+        return 0, "all"
 
     def pace(self) -> Pace:
         """The work done in this session, and what is left of its run."""
@@ -258,7 +259,7 @@ class Training:
                 batch = self.replay.sample(self.run.batch, beta=experience.beta(self.run, self.progress.updates))
                 ids = batch.pop("id")
             with self.clock.measure_time("train"):
-                self.state, out, figures = self.compiled.train(self.state, batch, part)
+                self.state, out, figures = self.compiled.update(part)(self.state, batch)
                 out = jax.device_get(out)
             with self.clock.measure_time("replay"):
                 if out:
@@ -380,11 +381,13 @@ def train(session: Training, console: Console) -> Result:
         keep=session.metrics_bytes,
     ) as log:
         while session.catch_up():
-            session.measure(log, session.new_episodes)
+            session.measure(log, session.is_over)
             log.update(session.moment, session.pace())
-            if session.new_episodes or stop.signal:
+            if session.is_over or stop.signal:
                 break
-            session.turn()
+            due, part = session.turn()
+            if due:
+                session.update(due, part)
         if session.saved != session.progress:
             session.save(log)
     done = session.progress
@@ -393,7 +396,7 @@ def train(session: Training, console: Console) -> Result:
         steps=done.step,
         updates=done.updates,
         evaluation=done.evaluation,
-        stopped=None if session.new_episodes and done.measured == session.moment else stop.signal,
+        stopped=None if session.is_over and done.measured == session.moment else stop.signal,
         traces=session.compiled.traces,
         seconds=session.clock.read(),
     )

@@ -16,9 +16,9 @@ from reverie.replay.rows import Row
 from reverie.replay.sequences import Replay
 from reverie.run import dreams
 from reverie.run.clock import Clock
-from reverie.run.compiled import JittedAgent
 from reverie.run.envs import Envs, open_evaluation
 from reverie.run.evaluation import ACTING, Evaluation, evaluate
+from reverie.run.jitted import JittedAgent
 from reverie.run.log import Log
 from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop

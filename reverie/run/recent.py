@@ -11,8 +11,8 @@ from reverie.replay.sequences import Replay
 from reverie.run import phases
 from reverie.run.clock import Clock
 from reverie.run.collect.base import Episode, mean_figures, pack, unpack
-from reverie.run.compiled import JittedAgent
 from reverie.run.envs import Envs
+from reverie.run.jitted import JittedAgent
 from reverie.run.progress import Progress
 
 COUNTERS = ("nonfinite/total", "nonfinite/streak")  # metrics that are not averaged

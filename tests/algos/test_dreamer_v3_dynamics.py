@@ -37,7 +37,7 @@ def test_a_sequence_is_learned_by_heart_and_acted_on(kind):
         return agent.train(state, batch)
 
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         state, out, metrics = train(state)
         losses.append([float(metrics[f"loss/{name}"]) for name in ("decode/vector", "decode/token", "reward")])
     assert len(traces) == 1

@@ -71,7 +71,7 @@ class KnownByChance(stochastic_muzero.Model):
         lead = hidden.state[..., 2] + jnp.asarray(SIDES)[order, made] * action
         return Hidden(hidden.state.at[..., 2].set(lead), jnp.zeros_like(lead), jnp.ones(lead.shape, bool))
 
-    def resolved(self, after: Hidden, code: Any) -> Hidden:
+    def after_chance(self, after: Hidden, code: Any) -> Hidden:
         now = played(after._replace(memory=()), jnp.argmax(code, -1) - 0.5)
         return now._replace(memory=jnp.zeros(now.reward.shape, bool))
 

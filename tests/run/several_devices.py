@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from reverie.programs import keep_programs
+from reverie.compile_cache import keep_programs
 
 keep_programs()  # before JAX is imported
 
@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 
 from reverie.envs.base import Space  # noqa: E402
 from reverie.run.checkpoint import flatten  # noqa: E402
-from reverie.run.compiled import JittedAgent  # noqa: E402
+from reverie.run.jitted import JittedAgent  # noqa: E402
 
 OBS = {"image": Space("image", (48, 48, 3)), "vector": Space("vector", (5,))}
 # As little to compile as can be, with pooling, phases and blocks still in it. The default eps of 1e-20 gives every
@@ -35,7 +35,7 @@ def learn(obs: str, devices: list[jax.Device], updates: int = 3) -> dict[str, np
     found: dict[str, Any] = {f"first/{k}": x for k, x in flatten(init(dreamer.KEY)).items()}
     for i in range(updates):
         before = jax.tree.leaves(state)
-        state, out, metrics = compiled.train(state, batch)
+        state, out, metrics = compiled.update()(state, batch)
         assert all(x.is_deleted() for x in before), "the state is donated"
         found |= {f"{i}/{k}": np.asarray(x) for k, x in out.items()}
         found |= {f"{i}/{k}": x for k, x in zip(compiled.names["all"], np.asarray(metrics), strict=True)}

@@ -9,8 +9,8 @@ import pytest
 
 import reverie
 from reverie.envs.workers import Workers
-from reverie.run.compiled import JittedAgent
 from reverie.run.evaluation import evaluate
+from reverie.run.jitted import JittedAgent
 
 
 @pytest.mark.parametrize(("envs", "episodes"), [(1, 3), (3, 2), (2, 5)])

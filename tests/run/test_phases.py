@@ -112,11 +112,12 @@ def test_no_env_is_touched_while_model_and_policy_learn(tmp_path: Path, monkeypa
     seen: dict[str, list[int]] = {"collect": [], "model": [], "policy": []}
     turn = loop.Training.turn
 
-    def watched(self: loop.Training) -> None:
+    def watched(self: loop.Training) -> Any:
         phase = self.phase(self.moment)
         before = Counted.calls
-        turn(self)
+        following = turn(self)
         seen[phase].append(Counted.calls - before)
+        return following
 
     monkeypatch.setattr(loop.Training, "turn", watched)
     values = QUICK | {"env": Counted, "eval_episodes": 0}

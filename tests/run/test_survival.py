@@ -237,9 +237,10 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path, monkeypatch: 
     train(tmp_path, steps=60)
     original = loop.Training.turn
 
-    def poisoned(self: loop.Training) -> None:
-        original(self)
+    def poisoned(self: loop.Training) -> Any:
+        following = original(self)
         self.state["wish"] += jnp.inf
+        return following
 
     monkeypatch.setattr(loop.Training, "turn", poisoned)
     with pytest.raises(NonFinite, match="agent/wish is not finite any more"):

@@ -87,7 +87,8 @@ class Dreamer(Acting):
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = {**scales, **({"legal": 1.0} if "legal" in obs_space else {})}
+        self.scales = {name: scale for name, scale in scales.items() if scale or name != "improve"}
+        self.scales |= {"legal": 1.0} if "legal" in obs_space else {}
         self.planner = planning.make_planner(config, act_space)
 
     # ------------------------------------------------------- what a paper fills in
@@ -194,7 +195,7 @@ class Dreamer(Acting):
         if part != "model":  # what could be, from every replayed state
             behavior, returns, more = self.behavior_loss(model, slow, returns, post, imagine_key)
             losses, metrics = losses | behavior, metrics | more
-            if self.scales["improve"]:
+            if "improve" in self.scales:
                 losses["improve"], more = self.search_loss(model, post, jax.random.fold_in(imagine_key, 1))
                 metrics |= more
         loss, parts = self.weigh(losses)

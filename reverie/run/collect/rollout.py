@@ -20,8 +20,8 @@ from reverie.envs.workers import EnvError
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
 from reverie.run.collect.base import Add, Episode, Tally
+from reverie.run.counted_jit import CountedJit
 from reverie.run.stop import Stop
-from reverie.run.traced import CountedJit
 
 TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
 

@@ -9,13 +9,13 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from reverie.agent import Agent, Carry, Mode, Part, State, as_two_phase
+from reverie.agent import Agent, Carry, Metrics, Mode, Part, State, as_two_phase
 from reverie.envs.device import DeviceEnvs
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
+from reverie.run.counted_jit import CountedJit, gradient_options
 from reverie.run.placement import Placement
-from reverie.run.traced import CountedJit, gradient_options
 
 
 class JittedAgent:
@@ -47,16 +47,20 @@ class JittedAgent:
         carry, action, out = self.policy[mode](state, carry, rows)
         return carry, *jax.device_get((action, out))
 
-    def train(self, state: State, batch: dict[str, Any], part: Part = "all") -> tuple[State, Any, jax.Array]:
-        """`(state, out, metrics)` of one update. The state is donated. Metrics come as one float32 vector, so that
-        keeping them costs nothing until somebody looks; `names` says what its elements are."""
+    def update(self, part: Part = "all") -> CountedJit:
+        """The function `state, batch -> (state, out, metrics)` that makes one update. The state is donated. Metrics
+        come as one float32 vector, so that keeping them costs nothing until somebody looks; `names` says what its
+        elements are."""
         if part not in self._trains:
-            name = "train" if part == "all" else f"train/{part}"
-            update = partial(self._train, part)
+            name, train = "train", self.agent.train
+            if part != "all":
+                agent = as_two_phase(self.agent)
+                assert agent is not None, self.agent
+                name, train = f"train/{part}", partial(agent.train, part=part)
             options = {"compiler_options": gradient_options(), **self.place.train}
-            self._trains[part] = CountedJit(name, update, donate_argnums=0, **options)
-        after_update: tuple[State, Any, jax.Array] = self._trains[part](state, batch)
-        return after_update
+            pack = partial(self._pack, part)
+            self._trains[part] = CountedJit(name, train, pack, donate_argnums=0, **options)
+        return self._trains[part]
 
     def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
         """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""
@@ -88,12 +92,8 @@ class JittedAgent:
 
         return CountedJit(f"policy/{mode}", decide, **self.place.alone)
 
-    def _train(self, part: Part, state: State, batch: dict[str, jax.Array]) -> tuple[State, Any, jax.Array]:
-        if part == "all":
-            state, out, metrics = self.agent.train(state, batch)
-        else:
-            agent = as_two_phase(self.agent)
-            assert agent is not None, self.agent
-            state, out, metrics = agent.train(state, batch, part)
+    def _pack(self, part: Part, result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
+        """The metrics of an update as one vector."""
+        state, out, metrics = result
         names = self.names[part] = sorted(metrics)
         return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])

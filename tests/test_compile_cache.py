@@ -11,7 +11,7 @@ import fakes
 import pytest
 
 import reverie
-from reverie import programs
+from reverie import compile_cache
 
 
 def shelved(shelf: Path) -> dict[str, bytes]:
@@ -24,10 +24,10 @@ def lent(own: Path) -> dict[str, bytes]:
 
 def added(shelf: Path, **entries: bytes) -> None:
     """One process that compiles these programs."""
-    own = programs.borrow(shelf)
+    own = compile_cache.borrow(shelf)
     for name, content in entries.items():
         (own / f"{name}-cache").write_bytes(content)
-    programs.hand_on(own, shelf)
+    compile_cache.hand_on(own, shelf)
     assert not own.exists()
 
 
@@ -35,51 +35,52 @@ def test_what_one_process_adds_the_next_one_has(tmp_path: Path) -> None:
     shelf = tmp_path / "not" / "yet"
     added(shelf, a=b"A" * 1000)
     added(shelf, b=b"B")
-    assert lent(programs.borrow(shelf)) == shelved(shelf) == {"a-cache": b"A" * 1000, "b-cache": b"B"}
+    assert lent(compile_cache.borrow(shelf)) == shelved(shelf) == {"a-cache": b"A" * 1000, "b-cache": b"B"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"A" * 999, b"A" * 999 + b"B", b"A" * 1001])
 def test_what_is_not_whole_goes(tmp_path: Path, damage: bytes) -> None:
     added(tmp_path, a=b"A" * 1000, b=b"B")
     next(tmp_path.glob("a-cache.*")).write_bytes(damage)
-    own = programs.borrow(tmp_path)
+    own = compile_cache.borrow(tmp_path)
     assert lent(own) == shelved(tmp_path) == {"b-cache": b"B"}
     (own / "a-cache").write_bytes(b"A" * 1000)  # compiled again
-    programs.hand_on(own, tmp_path)
+    compile_cache.hand_on(own, tmp_path)
     assert shelved(tmp_path) == {"a-cache": b"A" * 1000, "b-cache": b"B"}
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
     added(tmp_path, a=b"A")
-    one, other = programs.borrow(tmp_path), programs.borrow(tmp_path)
+    one, other = compile_cache.borrow(tmp_path), compile_cache.borrow(tmp_path)
     for own, content in ((one, b"first"), (other, b"second")):
         (own / "same-cache").write_bytes(content)
         (own / f"{content.decode()}-cache").write_bytes(content)
     (one / "half-cache").write_bytes(b"ha")
     assert lent(other).keys() == {"a-cache", "same-cache", "second-cache"}, "half of a program is nobody else's"
     (one / "half-cache").unlink()
-    programs.hand_on(one, tmp_path)
-    programs.hand_on(other, tmp_path)
+    compile_cache.hand_on(one, tmp_path)
+    compile_cache.hand_on(other, tmp_path)
     assert shelved(tmp_path).keys() == {"a-cache", "same-cache", "first-cache", "second-cache"}
-    assert lent(programs.borrow(tmp_path))["same-cache"] in (b"first", b"second")
+    assert lent(compile_cache.borrow(tmp_path))["same-cache"] in (b"first", b"second")
 
 
 def test_what_a_killed_process_leaves_is_removed_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
-    code = "import sys, os, pathlib; from reverie import programs; own = programs.borrow(pathlib.Path(sys.argv[1]));"
+    code = "import sys, os, pathlib; from reverie import compile_cache;"
+    code += "own = compile_cache.borrow(pathlib.Path(sys.argv[1]));"
     code += "(own / 'half-cache').write_bytes(b'ha'); print(own, flush=True); os.kill(os.getpid(), 9)"
     root = str(Path(reverie.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, env={"PYTHONPATH": root})
     left = Path(done.stdout.decode().strip())
     assert (left / "half-cache").exists()
-    living = programs.borrow(tmp_path)
+    living = compile_cache.borrow(tmp_path)
     assert not left.exists()
-    programs.borrow(tmp_path)
+    compile_cache.borrow(tmp_path)
     assert living.exists()
     assert shelved(tmp_path) == {}
 
 
 def test_the_oldest_programs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "LIMIT", 2500)
+    monkeypatch.setattr(compile_cache, "LIMIT", 2500)
     for age, name in enumerate("abc"):
         added(tmp_path, **{name: name.encode() * 1000})
         os.utime(next(tmp_path.glob(f"{name}-*")), (1e9 + age, 1e9 + age))
@@ -92,7 +93,7 @@ def test_who_tells_jax_otherwise_is_left_alone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(name, "x")
     before = dict(os.environ)
-    programs.keep_programs()
+    compile_cache.keep_programs()
     assert os.environ == before
     assert list(tmp_path.iterdir()) == []
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from reverie.run import traced
-from reverie.run.traced import gradient_options
+from reverie.run import counted_jit
+from reverie.run.counted_jit import gradient_options
 
 
 def _gradient(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -26,7 +26,7 @@ def test_convolutions_of_an_update_are_not_left_to_the_slower_library():
 
 
 def test_a_compiler_that_does_not_know_the_option_compiles_without_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(traced, "_OPTIONS", {"xla_no_such_option": "1"})
+    monkeypatch.setattr(counted_jit, "_OPTIONS", {"xla_no_such_option": "1"})
     gradient_options.cache_clear()
     try:
         assert gradient_options() is None

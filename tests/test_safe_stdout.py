@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import fakes
-from test_programs import CHILD
+from test_compile_cache import CHILD
 
 import reverie
-from reverie.outlet import Outlet
+from reverie.safe_stdout import Outlet
 
 
 def start(*argv: str) -> subprocess.Popen[bytes]:

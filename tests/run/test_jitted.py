@@ -12,7 +12,7 @@ import pytest
 
 from reverie.algos.dreamer import v2 as dreamer_v2
 from reverie.run.checkpoint import flatten
-from reverie.run.compiled import JittedAgent
+from reverie.run.jitted import JittedAgent
 
 # Of the largest element of each array, plus what stands for zero. The rounding of one update is 3e-7, and updates build
 # on each other: 2e-5 was measured after fifty.
@@ -43,7 +43,7 @@ def test_compiled_updates_are_those_of_debug_mode(algorithm: str, updates: int) 
     for update in range(updates):
         planned = algorithm in planners.FAMILY
         batch = planners.random_batch(agent, update) if planned else dreamer.random_batch(agent, 2, 4, update)
-        state, out, figures = compiled.train(state, batch)
+        state, out, figures = compiled.update()(state, batch)
         with jax.disable_jit():
             debugged, expected, told = eager.train(debugged, batch)
         assert compiled.names == eager.names

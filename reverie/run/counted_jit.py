@@ -35,18 +35,27 @@ def gradient_options() -> dict[str, str] | None:
 class CountedJit:
     """A function under jit that knows how often it was traced: more than once is a mistake.
 
+    Args:
+      pack: applied to its result, under the same jit.
+
     Attributes:
       compiling: seconds that the first call took.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        pack: Callable[[Any], Any] = lambda result: result,
+        **options: Any,
+    ) -> None:
         self.name, self.traces, self.compiling = name, 0, 0.0
 
         def traced(*args: Any) -> Any:
             self.traces += 1
             if self.traces > 1 and _jitting():
                 logger.warning("%s is compiled again: its arguments changed shape or dtype", name)
-            return function(*args)
+            return pack(function(*args))
 
         self._call = jax.jit(traced, **options)
 
