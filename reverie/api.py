@@ -89,7 +89,7 @@ def train(
 
     Raises:
       ConfigError: an unknown name, a value out of range, or one that contradicts the run's own.
-      Untrusted: (a ConfigError) the saved config names code, and it is neither given again nor trusted.
+      NeedsTrust: (a ConfigError) the saved config names code, and it is neither given again nor trusted.
       TypeError: a value of the wrong type.
       UnusableEnv: the env as named cannot be used.
       KeyboardInterrupt: on Ctrl-C, after everything is saved.
@@ -161,7 +161,7 @@ def open_session(
         forecast = plan(conf, agent, devices)
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
         conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
-        directory.write_config(config.to_text(config.typed_code(conf, config.saved(path))))  # what may be refused was
+        directory.write_config(config.to_text(config.typed_names(conf, config.saved(path))))  # what may be refused was
         forecast.tell(console, conf, path, workers.mode)
         with loggers.open_logger(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
@@ -251,7 +251,7 @@ def load(
       trust: run also an env that only the run names.
 
     Raises:
-      Untrusted: (a ConfigError) the env is code that only the run names; says what would be run.
+      NeedsTrust: (a ConfigError) the env is code that only the run names; says what would be run.
       ConfigError: there is no run, or no checkpoint in it yet, or it cannot search as asked for.
       Unsuitable: the actions are not one discrete choice, and a planner is asked for.
       Mismatch: the env has other spaces than the agent was trained with.

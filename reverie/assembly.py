@@ -95,7 +95,7 @@ def env_here(spec: EnvSpec) -> Env:
 
     Raises:
       UnusableEnv: the env as named cannot be used.
-      EnvFailed: its own code raised.
+      EnvError: its own code raised.
     """
     try:
         return make_env(spec)

@@ -35,6 +35,7 @@ logger = logging.getLogger("reverie")
 
 SCHEMA = 1
 CODE = ("env", "collector")  # the values of a run that may name code
+ON_DISK = (*CODE, "offline")  # those that may name a file or a folder
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
 MAY_CHANGE = frozenset(
     {
@@ -60,7 +61,8 @@ class Config:
 
     Attributes:
       id: of the run that it was saved with, 32 hexadecimal digits; empty before it begins, and in old runs.
-      files: where those of its values that name code in a file (`CODE`) found it: the value's name -> absolute path.
+      files: where those of its values that name something on disk (`ON_DISK`) found it: the value's name -> absolute
+        path.
     """
 
     algorithm: str
@@ -209,8 +211,8 @@ def from_text(text: str, name: str = "the config") -> Config:
         if not isinstance(data.get(name, ""), str):
             raise ConfigError(f"{name} is {short(data[name])}, expected a text")
     files = data.get("files", {})
-    if not isinstance(files, dict) or not all(key in CODE and _is_place(path) for key, path in files.items()):
-        raise ConfigError(f"files is {short(files)}, expected absolute paths by {' and '.join(CODE)}")
+    if not isinstance(files, dict) or not all(_is_place(key, path) for key, path in files.items()):
+        raise ConfigError(f"files is {short(files)}, expected absolute paths by {', '.join(ON_DISK)}")
     if more := data.keys() - _PARTS.keys() - {*_ALSO, "files"}:
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
     try:
@@ -238,8 +240,10 @@ def _is_printable(text: str) -> bool:
     return not any(unicodedata.category(x) in _UNPRINTABLE for x in text)
 
 
-def _is_place(path: Any) -> bool:
-    return isinstance(path, str) and os.path.isabs(path) and path.endswith(".py") and _is_printable(path)
+def _is_place(key: str, path: Any) -> bool:
+    if key not in ON_DISK or not isinstance(path, str) or not os.path.isabs(path) or not _is_printable(path):
+        return False
+    return path.endswith(".py") or key not in CODE
 
 
 class InFile(NamedTuple):
@@ -255,42 +259,50 @@ class InFile(NamedTuple):
 
 
 def in_file(code: str) -> InFile | None:
-    """The file and name of a value that is code in a file."""
+    """The file and name of a value that is code in a file; None if it is not."""
     prefix = "device:" if code.startswith("device:") else ""
     path, _, name = code.removeprefix(prefix).rpartition(":")
     return InFile(prefix, path, name) if path.endswith(".py") else None
 
 
+def on_disk(run: RunConfig) -> dict[str, str]:
+    """The files and folders that values of a run name, as they are typed: the value's name -> path."""
+    code = {key: in_file(getattr(run, key)) for key in CODE}
+    paths = {key: named.path for key, named in code.items() if named}
+    return paths | ({"offline": run.offline} if run.offline and not run.offline.startswith("minari:") else {})
+
+
 def places(run: RunConfig) -> dict[str, str]:
-    """Where the files are, as seen from the current directory, in which values of a run name code: `Config.files`."""
-    named = {key: in_file(getattr(run, key)) for key in CODE}
-    return {key: os.path.abspath(code.path) for key, code in named.items() if code}
+    """The same as absolute paths, seen from the current directory: `Config.files`."""
+    return {key: os.path.abspath(path) for key, path in on_disk(run).items()}
 
 
 def here(config: Config) -> Config:
-    """`config` with its code named so that it is found from the current directory: as it was typed, or by the absolute
-    path where the run last had it. A warning says so."""
+    """`config` with its files and folders named so that they are found from the current directory: as they were typed,
+    or by the absolute path where the run last had them. A warning says so."""
     moved: dict[str, Any] = {}
     for key, place in config.files.items():
-        code = in_file(getattr(config.run, key))
-        if code and place != os.path.abspath(code.path) and not os.path.isfile(code.path):
-            there = "" if os.path.isfile(place) else ", and is not there any more"
-            logger.warning("%s is not in %s; the run had it from %s%s", code.path, os.getcwd(), place, there)
-            moved[key] = code.at(place)
+        value = getattr(config.run, key)
+        code = in_file(value) if key in CODE else None
+        path = code.path if code else value
+        if path and place != os.path.abspath(path) and not os.path.exists(path):
+            there = "" if os.path.exists(place) else ", and is not there any more"
+            logger.warning("%s is not in %s; the run had it from %s%s", path, os.getcwd(), place, there)
+            moved[key] = code.at(place) if code else place
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **moved)) if moved else config
 
 
-def typed_code(config: Config, before: Config | None) -> Config:
-    """Inverse of `here`: the code of a run is called as in what was saved `before`, whatever was typed to go on."""
-    names: dict[str, Any] = {key: getattr(before.run, key) for key in CODE} if before else {}
+def typed_names(config: Config, before: Config | None) -> Config:
+    """Inverse of `here`: files of a run are called as in what was saved `before`, whatever was typed to go on."""
+    names: dict[str, Any] = {key: getattr(before.run, key) for key in ON_DISK} if before else {}
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **names))
 
 
-def same_code(a: str, b: str) -> bool:
-    """Whether two values name the same code, seen from the current directory."""
+def same_file(a: str, b: str) -> bool:
+    """Whether two values name the same code, or the same file, seen from the current directory."""
     first, second = in_file(a), in_file(b)
     if not first or not second:
-        return a == b
+        return a == b or (os.path.exists(a) and os.path.realpath(a) == os.path.realpath(b))
     return first.at(os.path.realpath(first.path)) == second.at(os.path.realpath(second.path))
 
 

@@ -14,7 +14,7 @@ from reverie import config, presets
 from reverie.assembly import spec_of
 from reverie.config import Config, ConfigError
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec
-from reverie.run.trust import CODE, check_code
+from reverie.run.trust import check_code
 
 
 def resolve(
@@ -37,7 +37,7 @@ def resolve(
       vouched: names of values that a person typed, and that may therefore name code.
 
     Raises:
-      Untrusted: (a ConfigError) the saved config, or a preset in a file, names code that nobody typed.
+      NeedsTrust: (a ConfigError) the saved config, or a preset in a file, names code that nobody typed.
       ConfigError: an unknown name, a value that cannot be, or one that contradicts what is saved; names all that do.
     """
     base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
@@ -56,7 +56,7 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
       vouched: names of the values that a person typed, and that may therefore name code.
 
     Raises:
-      Untrusted: (a ConfigError) the saved config names other code.
+      NeedsTrust: (a ConfigError) the saved config names other code.
       ConfigError: no env is named, a new run asks for what its algorithm cannot do, or `given` contradicts what is
         saved; names all that do.
     """
@@ -69,8 +69,8 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
                 "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
             )
         return given
-    again = {key: getattr(saved.run, key) for key in CODE}
-    again = {key: value for key, value in again.items() if config.same_code(getattr(given.run, key), value)}
+    again = {key: getattr(saved.run, key) for key in config.ON_DISK}
+    again = {key: value for key, value in again.items() if config.same_file(getattr(given.run, key), value)}
     given = dataclasses.replace(given, run=dataclasses.replace(given.run, **again))
     clashes = config.contradictions(saved, given)
     if clashes:
@@ -93,7 +93,7 @@ def again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
     if env is None or isinstance(env, EnvSpec):
         return own if env is None else env
     given = env_spec(env)
-    if isinstance(env, str) and config.same_code(env, own.id):
+    if isinstance(env, str) and config.same_file(env, own.id):
         return own
     if isinstance(env, str):
         raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")

@@ -85,7 +85,7 @@ class Child:
 
         Raises:
           Hung: `time.monotonic()` reached `until` and they were not there.
-          Gone: the process ended before.
+          ChildGone: the process ended before.
         """
         data = b""
         while len(data) < size:

@@ -61,7 +61,7 @@ class Workers:
 
     Raises:
       UnusableEnv: (a ValueError) the env as named cannot be used; the message says what to change.
-      EnvFailed: an env could not be built, or its spaces differ from those of the first.
+      EnvError: an env could not be built, or its spaces differ from those of the first.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Workers:
           without another row (a truncation), and the row is the first of the next episode.
 
         Raises:
-          EnvFailed: the budget of failures is exhausted.
+          EnvError: the budget of failures is exhausted.
         """
         flags = []
         for i in indices.tolist():
@@ -174,7 +174,7 @@ class Workers:
 
         Raises:
           ValueError: the state is of other envs.
-          EnvFailed: as `recv`.
+          EnvError: as `recv`.
         """
         actions, crcs = split(state, self.state())
         if any(tape.in_flight for tape in self._tapes):

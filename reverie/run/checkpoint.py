@@ -152,7 +152,7 @@ class Checkpoints:
         ones are passed over with a warning.
 
         Raises:
-          AllDamaged: no other is left.
+          NoSoundCheckpoint: no other is left.
           OtherVersion: one of them was written by a version with another format.
           AnotherRun: one of them is not of this run.
           files.DiskError: one of them cannot be read for the moment, or is no plain file.

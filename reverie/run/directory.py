@@ -86,7 +86,7 @@ class RunDirectory:
         process is taken over. A run that fails before it has a config never was: what was made for it goes.
 
         Raises:
-          RunLocked: another process (or this one) holds the run; names its pid and host.
+          RunInUse: another process (or this one) holds the run; names its pid and host.
           files.DiskError: the directory cannot be written to.
         """
         new = not self.path.exists()

@@ -26,7 +26,7 @@ def open_envs(run: RunConfig, spec: EnvSpec, num: int, seed: int, mode: Mode | N
       run: of their limits, and of `mode` if that is left out.
 
     Raises:
-      UnusableEnv, EnvFailed: as `Workers`; or a device env is wanted in processes.
+      UnusableEnv, EnvError: as `Workers`; or a device env is wanted in processes.
     """
     mode = mode or _mode(run)
     if device_env(spec) is None:
@@ -50,7 +50,7 @@ def open_evaluation(
     host an even number, with the opponent in them, and the agent in the first seat of every other one.
 
     Raises:
-      UnusableEnv, EnvFailed: as `open_envs`; or the opponent cannot play.
+      UnusableEnv, EnvError: as `open_envs`; or the opponent cannot play.
     """
     env, num = device_env(spec), min(run.eval_envs, episodes)
     if env is not None and env.players == 2:

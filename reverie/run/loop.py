@@ -91,7 +91,7 @@ class Training:
     Raises:
       UnusableEnv: what was asked for cannot be done in this env.
       Mismatch: the checkpoint is of another agent.
-      AllDamaged, OtherVersion, AnotherRun, Malformed, files.DiskError: what was saved cannot be gone on with.
+      NoSoundCheckpoint, OtherVersion, AnotherRun, Malformed, files.DiskError: what was saved cannot be gone on with.
     """
 
     def __init__(
@@ -366,7 +366,7 @@ def train(session: Training, console: Console) -> Result:
 
     Raises:
       NonFinite: `run.max_nonfinite` updates in a row were not finite, or what they left is not.
-      EnvFailed: an env failed too often.
+      EnvError: an env failed too often.
       RunGone: the directory was deleted or moved.
       OSError: the last checkpoint could not be written.
     """

@@ -1,4 +1,4 @@
-"""How many updates are due: replayed steps per policy step, exact over the whole run."""
+"""How many updates are due: replayed steps per env step, exact over the whole run."""
 
 from __future__ import annotations
 

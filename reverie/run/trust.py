@@ -35,7 +35,7 @@ RULE = "a run directory runs no code that only its config names"
 
 
 def check_code(trust: Collection[str], env: EnvSpec, collector: str = "", rule: str = RULE) -> None:
-    """Raises Untrusted if the env or the collector of a saved config would bring code of its own.
+    """Raises NeedsTrust if the env or the collector of a saved config would bring code of its own.
 
     Args:
       vouched: names of the values that a person typed, of `CODE`.

@@ -252,6 +252,24 @@ def test_what_cannot_be_says_what_to_type(whole: Path, tmp_path: Path) -> None:
     refused("raise --steps, or lower --length", steps=3)
 
 
+def test_offline_a_run_finds_its_replay_from_another_directory(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = {"schedule": "together", "eval_episodes": 0}
+    monkeypatch.chdir(whole.parent)
+    train(tmp_path / "offline", offline=whole.name, **values)
+    saved = config.saved(tmp_path / "offline")
+    assert saved is not None
+    assert (saved.run.offline, saved.files) == (whole.name, {"offline": str(whole.resolve())})
+    monkeypatch.chdir(tmp_path)
+    longer = reverie.train("fake", run=tmp_path / "offline", model_updates=30)
+    assert longer.updates == 30
+    assert f"{whole.name} is not in {tmp_path.resolve()}; the run had it from {whole.resolve()}" in caplog.text
+    again = config.saved(tmp_path / "offline")
+    assert again is not None
+    assert (again.run.offline, again.files) == (whole.name, {"offline": str(whole.resolve())}), "as it was typed"
+
+
 def test_offline_everything_can_learn_at_once(whole: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "offline", schedule="together", offline=str(whole), eval_episodes=0)
     assert (run.steps, run.updates) == (0, 25)

@@ -91,7 +91,7 @@ def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
 
     Raises:
       ConfigError: there is none, it saved nothing yet, or its episodes are not of this env.
-      AllDamaged, OtherVersion, AnotherRun, Malformed, files.DiskError: it cannot be read.
+      NoSoundCheckpoint, OtherVersion, AnotherRun, Malformed, files.DiskError: it cannot be read.
     """
     if dataset.holds(path):
         return Dataset(path, spec, streams)

@@ -87,7 +87,7 @@ class DeviceCollector:
           the number of rows committed, U * N.
 
         Raises:
-          EnvFailed: an observation or a reward is not finite.
+          EnvError: an observation or a reward is not finite.
         """
         world, carry, made = self._rollout.traced[mode](state, self._world, self.carry[0])
         rows: Row = jax.device_get(made)
