@@ -47,7 +47,14 @@ EVERY: dict[str, Any] = {
     "replay_size": 900,  # rows are evicted, segments are cleaned
     "precision": "float32",
 }
-DREAMER = {**EVERY, "size": "200k", "imagination": 3, "vector_layers": 1, "length": 8, "replay_ratio": 4.0}
+DREAMER = {
+    **EVERY,
+    "size": "200k",
+    "imagination": 3,
+    "choices": '{"vector_layers": 1}',
+    "length": 8,
+    "replay_ratio": 4.0,
+}
 V3 = {**DREAMER, "steps": 1600, "learning_rate": 1e-3}
 PPO = {**DREAMER, "steps": 1600, "model_minibatches": 2, "minibatch": 8, "ppo_updates": 2, "epochs": 2}
 PLANNER = {**EVERY, **planners.SMALL, "preset": "paper", "batch": 16, "steps": 3200, "checkpoint_every": 200}
