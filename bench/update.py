@@ -2,6 +2,7 @@
 
     python bench/update.py                          # sizes 1m and 12m, vector and image
     python bench/update.py --sizes 200k --inputs vector --batch 16 --length 32
+    python bench/update.py --sizes 1m --dynamics rssm transformer none
 
 The vector input is 24 numbers with 6 continuous actions, the image 64 x 64 x 3 with 6 discrete ones: those of
 every published comparison. Prints one JSON line per figure.
@@ -9,6 +10,7 @@ every published comparison. Prints one JSON line per figure.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -37,6 +39,7 @@ INPUTS: dict[str, tuple[Spaces, Spaces]] = {
 class Args:
     sizes: tuple[str, ...] = ("1m", "12m")
     inputs: tuple[str, ...] = ("vector", "image")
+    dynamics: tuple[str, ...] = ("rssm",)
     batch: int = 16
     length: int = 64
     imagination: int = 15
@@ -114,48 +117,45 @@ def ceiling(precision: str) -> float:
 
 def main(args: Args) -> None:
     device = jax.devices()[0].device_kind
-    for size in args.sizes:
-        for kind in args.inputs:
-            config = dreamer_v3.Config(size=size, imagination=args.imagination)  # type: ignore[arg-type]
-            agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision=args.precision)
-            state = jax.jit(agent.init)(jax.random.key(0))
-            batch = jax.device_put(random_batch(agent, args.batch, args.length))
-            work = products(jax.make_jaxpr(agent.train)(state, batch).jaxpr)
-            start = time.perf_counter()
-            train = (
-                jax.jit(agent.train, donate_argnums=0, compiler_options=gradient_options())
-                .lower(state, batch)
-                .compile()
-            )
-            compiling = time.perf_counter() - start
-            box = [state]
+    for size, kind, dynamics in itertools.product(args.sizes, args.inputs, args.dynamics):
+        config = dreamer_v3.Config(size=size, dynamics=dynamics, imagination=args.imagination)  # type: ignore[arg-type]
+        agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision=args.precision)
+        state = jax.jit(agent.init)(jax.random.key(0))
+        batch = jax.device_put(random_batch(agent, args.batch, args.length))
+        work = products(jax.make_jaxpr(agent.train)(state, batch).jaxpr)
+        start = time.perf_counter()
+        train = (
+            jax.jit(agent.train, donate_argnums=0, compiler_options=gradient_options()).lower(state, batch).compile()
+        )
+        compiling = time.perf_counter() - start
+        box = [state]
 
-            def update(train: Any = train, box: list[Any] = box, batch: Any = batch) -> Any:
-                box[0], _, metrics = train(box[0], batch)
-                return metrics
+        def update(train: Any = train, box: list[Any] = box, batch: Any = batch) -> Any:
+            box[0], _, metrics = train(box[0], batch)
+            return metrics
 
-            heavy = kind == "image" and size != "1m"
-            rate = ceiling(args.precision)
-            update()
-            times = seconds(update, max(3, args.repeats // 3) if heavy else args.repeats)
-            rate = max(rate, ceiling(args.precision))
-            figure = {
-                "bench": "update",
-                "name": f"{size}/{kind}",
-                "value": round(1000 * float(np.median(times)), 2),
-                "unit": "ms",
-                "best_ms": round(1000 * min(times), 2),
-                "gflop": round(work / 1e9, 2),
-                "ceiling_gflops": round(rate / 1e9, 1),
-                "share_of_ceiling": round(work / float(np.median(times)) / rate, 3),
-                "compile_s": round(compiling, 1),
-                "batch": [args.batch, args.length],
-                "horizon": args.imagination,
-                "precision": args.precision,
-                "device": device,
-                "jax": jax.__version__,
-            }
-            print(json.dumps(figure), flush=True)
+        heavy = kind == "image" and size != "1m"
+        rate = ceiling(args.precision)
+        update()
+        times = seconds(update, max(3, args.repeats // 3) if heavy else args.repeats)
+        rate = max(rate, ceiling(args.precision))
+        figure = {
+            "bench": "update",
+            "name": f"{size}/{kind}" if dynamics == "rssm" else f"{size}/{kind}/{dynamics}",
+            "value": round(1000 * float(np.median(times)), 2),
+            "unit": "ms",
+            "best_ms": round(1000 * min(times), 2),
+            "gflop": round(work / 1e9, 2),
+            "ceiling_gflops": round(rate / 1e9, 1),
+            "share_of_ceiling": round(work / float(np.median(times)) / rate, 3),
+            "compile_s": round(compiling, 1),
+            "batch": [args.batch, args.length],
+            "horizon": args.imagination,
+            "precision": args.precision,
+            "device": device,
+            "jax": jax.__version__,
+        }
+        print(json.dumps(figure), flush=True)
 
 
 if __name__ == "__main__":

@@ -154,8 +154,6 @@ def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     yield Choice("slow_rate", 0.1, f"{few}: the slow critic follows five times faster")
     if own.get("behavior_learning_rate", 1.0) < 1e-4:  # Adam of 2023
         yield Choice("behavior_learning_rate", 3e-4, few)
-    if (length := max(facts.plain.length, facts.held.length)) <= LONG:
-        yield Choice("horizon", 100, f"episodes have about {length:.0f} steps")
     if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3
         yield Choice("batch", 64, "four minibatches of a laptop's share")
         yield Choice("minibatch", 256, "half of the rows of one")

@@ -55,6 +55,11 @@ def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:
     assert "time_limit" not in chosen("dreamer_v3", facts(SPARSE, SPARSE))
 
 
+def test_how_long_random_play_lasts_does_not_shorten_the_horizon() -> None:
+    """A pole that random play drops after 23 steps stands for 500."""
+    assert not {"horizon"} & (chosen("dreamer_v3", facts()).keys() | chosen("dream_ppo", facts()).keys())
+
+
 def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None:
     fast, slow, seen = (chosen("dreamer_v3", x) for x in (facts(), facts(seconds=0.02), facts(obs=PICTURE)))
     assert slow["replay_ratio"] > fast["replay_ratio"] > seen.get("replay_ratio", 32.0)
