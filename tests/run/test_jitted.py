@@ -45,7 +45,7 @@ def test_compiled_updates_are_those_of_debug_mode(algorithm: str, updates: int) 
         batch = planners.random_batch(agent, update) if planned else dreamer.random_batch(agent, 2, 4, update)
         state, out, figures = compiled.update()(state, batch)
         with jax.disable_jit():
-            debugged, expected, told = eager.train(debugged, batch)
+            debugged, expected, told = eager.update()(debugged, batch)
         assert compiled.names == eager.names
         np.testing.assert_allclose(figures, told, TOLERANCE, TOLERANCE, err_msg=f"metrics of update {update}")
         same(flatten(out), flatten(expected), f"what update {update} writes back")
