@@ -39,6 +39,7 @@ reverie: agents that learn a model of their world and act by imagining it
   reverie list [PRESET]
   reverie diff PRESET|RUN PRESET|RUN
   reverie check-env ENV [--algorithm NAME]
+  reverie import FOLDER --env ENV --run PATH
   reverie --version
 
 Every verb takes --json (one JSON object as the last line of stdout), --help (the flags used most) and --help-all

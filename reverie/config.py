@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from reverie import algos, presets
-from reverie.earlier import upgrade
+from reverie.algos import choices
+from reverie.earlier import instead, upgrade
 from reverie.fields import (
     ConfigError,
     flag,  # noqa: F401 (a value as it is typed: `config.flag`)
@@ -164,11 +165,16 @@ def override(config: Config, /, **values: Any) -> Config:
     parts = {"run": config.run, "agent": config.agent}
     changes: dict[str, dict[str, Any]] = {name: {} for name in parts}
     hints = {name: get_type_hints(type(part)) for name, part in parts.items()}
+    if isinstance(values.get("choices"), str) and "choices" in hints["agent"]:
+        values["choices"] = choices.merged(config.agent.choices, values["choices"])
     for key, value in values.items():
         home = next((name for name in parts if key in hints[name]), None)
         if home is None:
             known = [k for h in hints.values() for k in h]
-            raise ConfigError(f"no value is called {short(key)}{_nearest(key, known)}")
+            gone = instead(config.algorithm, key, str(value))
+            raise ConfigError(
+                f"no value is called {short(key)}{f' any more: {gone}' if gone else _nearest(key, known)}"
+            )
         changes[home][key] = taken(key, value, hints[home][key])
     new = {name: dataclasses.replace(part, **changes[name]) for name, part in parts.items()}
     return dataclasses.replace(config, **new)
@@ -342,6 +348,8 @@ def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
     if saved.algorithm == given.algorithm:
         before |= saved.values()
         after |= given.values()
+        if hasattr(saved.agent, "chosen") and saved.agent.chosen() == given.agent.chosen():
+            after["choices"] = before["choices"]
     return [
         (name, before[name], after[name])
         for name in before

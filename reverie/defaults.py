@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from rich.console import Console
 
-from reverie import config
+from reverie import config, presets
 from reverie.assembly import spec_of
 from reverie.config import Config
 from reverie.envs.facts import HOLD, Facts, look
@@ -82,7 +82,9 @@ def tell(console: Console, conf: Config, choices: Sequence[Choice]) -> None:
             reasons.setdefault(choice.reason, []).append(f"{config.flag(choice.name)} {choice.value}")
     if not reasons:
         return
-    head = f"No preset for {conf.run.env}. Chosen by what it shows (--preset {config.PAPER}: nothing chosen):"
+    made = [name for name, own in presets.of(conf.algorithm).named.items() if own.get("env") == conf.run.env]
+    others = "".join(f"; --preset {name}: made for it" for name in made)
+    head = f"Chosen for {conf.run.env} by what it shows (--preset {config.PAPER}: nothing chosen{others}):"
     for line in (head, *(f"  {' '.join(names)}: {reason}" for reason, names in reasons.items())):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -154,6 +156,7 @@ def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     yield Choice("slow_rate", 0.1, f"{few}: the slow critic follows five times faster")
     if own.get("behavior_learning_rate", 1.0) < 1e-4:  # Adam of 2023
         yield Choice("behavior_learning_rate", 3e-4, few)
+        yield Choice("choices", '{"vector_units": 0}', "vectors are read by layers as wide as the size, not 1024")
     if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3
         yield Choice("batch", 64, "four minibatches of a laptop's share")
         yield Choice("minibatch", 256, "half of the rows of one")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from reverie import algos
-from reverie.fields import ConfigError
+from reverie.fields import ConfigError, replace_from_json
 
 OVER_V3 = ("dreamer_v3", "dream_ppo")  # had the choices of both papers as flags
 ADAM = ("behavior_learning_rate", "behavior_clip", "behavior_eps")
@@ -16,9 +17,12 @@ ADAM = ("behavior_learning_rate", "behavior_clip", "behavior_eps")
 ROOT = ("root_noise", "root_alpha", "half_heat", "quarter_heat", "temperature_moves")
 ALONE = ("behavior", "imagination", "imagined_lam", "entropy")
 UNREAD = {"dreamer_v3": ADAM, "gumbel_muzero": ROOT, "sampled_muzero": ALONE, "stochastic_muzero": ALONE}
-OBSOLETE = {
-    "discount": "the discount of the first paper is that of dreamer_v3_2023",
-    "optimizer": "the three Adams of the first paper are those of dreamer_v3_2023",
+FIRST = "the first paper is dreamer_v3_2023"
+ONLY_V3 = "the actor-critic of dreamer_v3 has that choice, dream_ppo has none"
+GONE: dict[str, dict[str, str]] = {
+    "dreamer_v3": {"discount": FIRST, "optimizer": FIRST},
+    "dreamer_v3_2023": dict.fromkeys(("first_continue", "replay_value_scale"), "this paper has one value only"),
+    "dream_ppo": dict.fromkeys(("improve", "first_continue", "replay_value_scale", "actor_gradient"), ONLY_V3),
 }
 
 
@@ -72,10 +76,22 @@ def constants(algorithm: str) -> dict[str, Any]:
 
 def instead(algorithm: str, name: str, value: str) -> str:
     """The flag to type for one that has gone, as the end of a sentence; empty if there was none of this name."""
-    if name in (paper := constants(algorithm)):
-        try:
-            given = value if isinstance(paper[name], str) else json.loads(value.lower() or "true")
-        except ValueError:
-            given = paper[name]
-        return f"type --choices '{json.dumps({name: given})}'"
-    return OBSOLETE.get(name, "") if algorithm in OVER_V3 else ""
+    config = algos.load(algorithm).Config()
+    if name in constants(algorithm):
+        for given in (value, *_literals(value or "true")):
+            text = json.dumps({name: given})
+            with suppress(ConfigError):
+                replace_from_json(config.paper(), text, "choices")
+                return f"type --choices '{text}'"
+        return f"""type --choices '{{"{name}": VALUE}}'"""
+    if name in UNREAD.get(algorithm, ()):
+        return "this algorithm never read it: leave it out"
+    if name in GONE.get(algorithm, {}):
+        return GONE[algorithm][name]
+    return ""
+
+
+def _literals(text: str) -> Iterator[Any]:
+    """The value of JSON, if the text is some."""
+    with suppress(ValueError):
+        yield json.loads(text.lower())

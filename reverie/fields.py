@@ -128,12 +128,11 @@ def replace_from_json(values: T, text: str, name: str) -> T:
     except ValueError as error:
         given = error
     if not isinstance(given, dict):
-        raise ConfigError(f'{flag(name)} must be a JSON object such as \'{{"norm": "layer"}}\', got {short(text)}')
+        one = dict([next(iter(vars(values).items()))])
+        raise ConfigError(f"{flag(name)} must be a JSON object such as '{json.dumps(one)}', got {short(text)}")
     kinds = get_type_hints(type(values))
     for key in given.keys() - kinds.keys():
-        raise ConfigError(
-            f"{flag(name)} has no {short(key)}: {did_you_mean(key, kinds)}Expected one of {', '.join(kinds)}"
-        )
+        raise ConfigError(f"{flag(name)} has no {short(key)}; {did_you_mean(key, kinds)}it has {', '.join(kinds)}")
     try:
         return replace(values, **{key: taken(key, value, kinds[key]) for key, value in given.items()})  # type: ignore[type-var]
     except (TypeError, ConfigError) as error:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from reverie import algos, config, earlier, help
+from reverie.algos import choices
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
 
@@ -224,7 +225,10 @@ def parse_train(
         session = parsed.session
         groups = [getattr(parsed, name) for name in _GROUPS]
         run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
-        return Config(algorithm, dataclasses.replace(run, debug=True) if debug else run, parsed.agent)
+        agent = parsed.agent
+        if peek(flags, "--choices"):
+            agent = dataclasses.replace(agent, choices=choices.merged(base.agent.choices, agent.choices))
+        return Config(algorithm, dataclasses.replace(run, debug=True) if debug else run, agent)
 
     from reverie.resolve import resolve
 

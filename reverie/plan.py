@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,10 @@ class Plan:
         bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         images = "".join(f"  images       {line}\n" for line in self.images)
         every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
-        learned = f"replay ratio {run.replay_ratio:g} trained steps per env step"
+        unit = "roots" if hasattr(conf.agent, "n_step") else "trained steps"
+        learned = f"replay ratio {run.replay_ratio:g} {unit} per env step"
+        changed = json.loads(getattr(conf.agent, "choices", "{}")).items()
+        constants = "".join(f"  {'choices' if n == 0 else '':12} {k} {v}\n" for n, (k, v) in enumerate(changed))
         if phases.apart(run):
             first = f"replay of {run.offline}" if run.offline else "env steps"
             learned = (
@@ -70,6 +74,7 @@ class Plan:
             f": {self.env_steps:,} steps, {self.updates:,} updates\n"
             f"  run          {path}\n"
             f"  model        {size}{total:,} parameters\n"
+            f"{constants}"
             f"  device       {self.device}, {self.precision}\n"
             f"  envs         {run.envs} ({workers})\n"
             f"{images}"

@@ -368,7 +368,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["train", "dreamer_v3", "--optimizer", "adam"],
-            "the three Adams of the first paper are those of dreamer_v3_2023",
+            "there is no --optimizer any more: the first paper is dreamer_v3_2023",
         ),
         (["train", "dreamer_v3", "--preset", "v3-2023"], "has no preset 'v3-2023': it is one of dreamer_v3_2023"),
         (["train", "dream_ppo", "--env", "CartPole-v1", "--batch", "6"], "try --batch 8"),

@@ -62,7 +62,10 @@ def test_a_flag_that_has_gone_says_what_to_type() -> None:
     assert (
         earlier.instead("dreamer_v3", "straight_through", "false") == """type --choices '{"straight_through": false}'"""
     )
-    assert earlier.instead("muzero", "half_heat", "oops") == """type --choices '{"half_heat": 20000}'"""
+    assert earlier.instead("muzero", "half_heat", "oops") == """type --choices '{"half_heat": VALUE}'"""
+    assert earlier.instead("dreamer_v3", "kernel", "4") == """type --choices '{"kernel": VALUE}'"""
+    assert earlier.instead("dreamer_v3", "norm", "") == """type --choices '{"norm": VALUE}'"""
     assert "dreamer_v3_2023" in earlier.instead("dreamer_v3", "discount", "fixed")
-    assert earlier.instead("gumbel_muzero", "half_heat", "1") == ""
+    assert "never read it" in earlier.instead("gumbel_muzero", "half_heat", "1")
+    assert "dream_ppo has none" in earlier.instead("dream_ppo", "improve", "0.5")
     assert earlier.instead("dreamer_v3", "sizes", "1m") == ""

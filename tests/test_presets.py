@@ -110,3 +110,17 @@ def test_a_file_runs_no_code_that_nobody_typed(mine):
     for vouched in (["--env", "mine.py:Env"], ["--trust"]):
         conf, _, _ = flags.parse_train(["dreamer_v3", "--preset", path, *vouched])
         assert conf.run.env == "mine.py:Env"
+
+
+def test_constants_come_on_top_of_those_of_a_preset_one_by_one() -> None:
+    conf = config.override(config.default("efficientzero", "cartpole-imagined"), choices='{"half_heat": 5}')
+    assert json.loads(conf.agent.choices) == {"projection": 64, "predictor": 32, "prefix_units": 32, "half_heat": 5}
+    typed, *_ = flags.parse_train(["efficientzero", "--preset", "cartpole-imagined", "--choices", '{"half_heat": 5}'])
+    assert typed.agent.choices == conf.agent.choices
+    same = config.override(conf, choices='{"half_heat": 20000}')
+    plain = config.default("efficientzero", "cartpole-imagined")
+    assert same.agent.choices != plain.agent.choices
+    assert config.contradictions(plain, same) == [], "the paper's own value says nothing new"
+    assert [name for name, *_ in config.contradictions(plain, conf)] == ["choices"]
+    with pytest.raises(ValueError, match="no value is called 'projection' any more: type --choices"):
+        config.override(conf, projection=8)

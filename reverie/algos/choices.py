@@ -9,13 +9,22 @@ from typing import Any
 from reverie.fields import replace_from_json
 
 
+def merged(before: str, typed: str) -> str:
+    """Constants as JSON, those that are `typed` in place of those of `before`, one by one. What is no JSON object stays
+    as it is, to be refused."""
+    try:
+        return json.dumps(json.loads(before) | json.loads(typed), sort_keys=True)
+    except (ValueError, TypeError):
+        return typed
+
+
 @dataclass(frozen=True, kw_only=True)
 class HasChoices:
     """The flag. A paper's config says what its constants are (`paper`), a dataclass."""
 
     choices: str = "{}"
-    """JSON object of constants to change, as for an ablation: '{"norm": "layer"}'. `reverie list ALGORITHM` prints
-    them, and the algorithm's file and `docs/choices.md` say what they mean."""
+    """JSON object of constants of the paper to change, as for an ablation: '{"NAME": VALUE}'. They come on top of those
+    of a preset, one by one. `reverie list ALGORITHM` prints all values, the algorithm's file says what they mean."""
 
     def __post_init__(self) -> None:
         self.chosen()

@@ -36,7 +36,7 @@ class Presets:
     Attributes:
       defaults: values of the run that differ from those of `RunConfig`.
       named: preset -> its values.
-      suited: env -> the preset that is taken there.
+      preset_for: env -> the preset that is taken there.
     """
 
     defaults: Mapping[str, Any]

@@ -132,8 +132,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When the run is measured and saved; all in env steps, 0 for never. With --schedule model-then-policy an update
-    counts like one more env step."""
+    """When the run is measured and saved; all in env steps, 0 for never."""
 
     log_every: Steps = 1000
     """Metrics are averaged over this many steps."""

@@ -152,7 +152,7 @@ def test_every_size_has_a_flag():
         ({"vector_layers": -1}, "--choices: vector_layers must be 0 or more"),
         ({"prior_layers": 0}, "--choices: prior_layers must be 1 or more"),
         ({"norm": "group"}, "--choices: norm is 'group' .*expected one of 'rms', 'layer'"),
-        ({"choices": '{"nrom": "layer"}'}, "--choices has no 'nrom': did you mean 'norm'"),
+        ({"choices": '{"nrom": "layer"}'}, "--choices has no 'nrom'; did you mean 'norm'"),
         ({"choices": "[1]"}, "--choices must be a JSON object"),
         ({"choices": "{"}, "--choices must be a JSON object"),
     ],

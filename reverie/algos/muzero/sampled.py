@@ -215,7 +215,7 @@ def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: 
     """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
 
     Raises:
-      Unsuitable: there are no boards for --decode-scale to read off.
+      Unsuitable: there are no boards for decode_scale to read off.
     """
     model.check_states(config, obs_space)
     return SampledMuZero(config, obs_space, act_space, precision)
