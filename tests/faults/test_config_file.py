@@ -67,8 +67,14 @@ FORGED: dict[str, tuple[Callable[[str], bytes], str]] = {
         changed(lambda data: data.update(files={"seed": "/x.py"})),
         "expected absolute paths by",
     ),
-    "a file of here": (changed(lambda data: data.update(files={"env": "x.py"})), "expected absolute paths by env and"),
-    "a file that is none": (changed(lambda data: data.update(files={"env": 3})), "expected absolute paths by env and"),
+    "a file of here": (
+        changed(lambda data: data.update(files={"env": "x.py"})),
+        "expected absolute paths by env, collector, offline",
+    ),
+    "a file that is none": (
+        changed(lambda data: data.update(files={"env": 3})),
+        "expected absolute paths by env, collector, offline",
+    ),
     "a file that steers": (changed(lambda data: data.update(files={"env": "/\x1b.py"})), "expected absolute paths by"),
     "an unknown value": (inside("run", stpes=3), "'stpes': did you mean 'steps'"),
     "a value called config": (inside("agent", config=3), "no value is called 'config'"),
