@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import planners
@@ -76,13 +76,13 @@ class Kept:
         kwargs = json.dumps({"orders": str(self.orders), "pause": PAUSE})
         self.values = {**VALUES, "steps": 10**9, "env_kwargs": kwargs, **values}
         self.ends: Counter[int] = Counter()
-        self.wording: list[str] = []
-        self.run_errors(-1)
+        self.told: list[str] = []
+        self.met(-1)
         self.start()
 
     def start(self) -> None:
         self.process = start(self.path, ALGORITHM, **self.values)
-        self._ear = threading.Thread(target=lambda errors: self.wording.extend(errors), args=(self.process.stderr,))
+        self._ear = threading.Thread(target=self._hear, args=(self.process.stderr,))
         self._ear.start()
 
     def end(self, number: int, *expected: int) -> None:
@@ -101,12 +101,16 @@ class Kept:
         self._ear.join()
         self.ends[code] += 1
         if code not in expected:
-            raise Lost(f"exit code {code}, expected {expected}. " + "".join(self.wording[-20:]))
+            raise Lost(f"exit code {code}, expected {expected}. " + "".join(self.told[-20:]))
 
     def newest(self) -> int:
         """Step of the newest checkpoint; -1 while there is none."""
         steps = [int(name.split("-")[1]) for name in listed(self.path / "checkpoints") if name.startswith("step-")]
         return max(steps, default=-1)
+
+    def _hear(self, errors: IO[str]) -> None:
+        with errors:
+            self.told.extend(errors)
 
     def met(self, step: int) -> None:
         """A fault, at this step: it has to save a later one now."""
@@ -308,7 +312,7 @@ def soak(folder: Path, minutes: float, seconds: float, seed: int, tell: Callable
             tell(f"{time.monotonic() - began:6.0f} s  {run.path.name} at step {run.newest()}: {name}")
             before = run.newest()
             FAULTS[name][1](run, rng)
-            run.run_errors(before)
+            run.met(before)
             faults[name] += 1
             time.sleep(max(0.0, due - time.monotonic()))
         wait_for(first, second)
