@@ -254,8 +254,8 @@ def _refuse_obsolete(algorithm: str, flags: list[str]) -> None:
             name, value = name.removeprefix("no_"), "false"
         if not typed.startswith("--") or name in known:
             continue
-        if wording := earlier.instead(algorithm, name, value or ("" if following.startswith("--") else following)):
-            raise ConfigError(f"there is no {typed.partition('=')[0]} any more: {wording}")
+        if complaint := earlier.instead(algorithm, name, value or ("" if following.startswith("--") else following)):
+            raise ConfigError(f"there is no {typed.partition('=')[0]} any more: {complaint}")
 
 
 # The bases of RunConfig, in the order of `--help`.
@@ -313,14 +313,14 @@ def parse(flags: Any, argv: list[str], verb: str) -> Any:
         usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
         print(help.page(flags, usage, about, "--help-all" in help_marks))
         raise SystemExit(0)
-    wording = io.StringIO()
+    complaint = io.StringIO()
     try:
-        with redirect_stderr(wording) if "--json" in argv else nullcontext():
+        with redirect_stderr(complaint) if "--json" in argv else nullcontext():
             parsed = _parse(flags, argv, verb)
     except SystemExit:
-        if not wording.getvalue():
+        if not complaint.getvalue():
             raise
-        words = wording.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
+        words = complaint.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
         raise ConfigError(f"{' '.join(words)}. `reverie {verb} --help` has the flags") from None
     check(parsed)
     return parsed

@@ -159,5 +159,5 @@ def think(argv: list[str], console: Console, debug: bool) -> VerbResult:
         console.print(f"the picture shows {missing}")
     console.print(f"picture: {path}", soft_wrap=True)
     values = {"raw": found.raw, "searched": found.value}
-    wording = {"path": str(path), "trained": agent.step, "step": flags.step, "player": found.player, "value": values}
-    return wording | {"action": found.actions[found.chosen], "why": found.why, "actions": entries}, 0
+    answer = {"path": str(path), "trained": agent.step, "step": flags.step, "player": found.player, "value": values}
+    return answer | {"action": found.actions[found.chosen], "why": found.why, "actions": entries}, 0

@@ -127,10 +127,10 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     loggers.require(run.logger)
     if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
-    may_act = memory.limit()
-    if rows * width > 0.9 * may_act:
+    room = memory.limit()
+    if rows * width > 0.9 * room:
         raise ConfigError(
-            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {may_act / 1e9:.1f} GB (what "
+            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {room / 1e9:.1f} GB (what "
             "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
         )
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)

@@ -112,8 +112,8 @@ class Grid(gymnasium.Env):
     def __init__(self, env: gymnasium.Env, options: Options = Options()) -> None:
         self._env, self._options = env, options
         self._grid = cast(Any, env.unwrapped)  # has what gymnasium.Env does not promise
-        wording = self._grid.observation_space["mission"]
-        self._mission = options.mission == "words" or (options.mission == "auto" and varies(wording))
+        mission_space = self._grid.observation_space["mission"]
+        self._mission = options.mission == "words" or (options.mission == "auto" and varies(mission_space))
         self._cells = int(self._grid.agent_view_size)
         parts: dict[str, gymnasium.Space] = {}
         if options.view == "rgb":

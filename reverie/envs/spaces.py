@@ -141,8 +141,8 @@ def _seen_leaves(space: gymnasium.Space, obs_keys: str) -> Leaves:
 
 def _missions(space: gymnasium.Space) -> ModuleType | None:
     """The module that puts missions of MiniGrid into numbers, if the space is of such; the package is there then."""
-    wording = any(kind.__module__ == "minigrid.core.mission" for kind in type(space).__mro__)
-    return importlib.import_module("reverie.envs.minigrid") if wording else None
+    speaks = any(kind.__module__ == "minigrid.core.mission" for kind in type(space).__mro__)
+    return importlib.import_module("reverie.envs.minigrid") if speaks else None
 
 
 def _leaves(space: gymnasium.Space, path: Path = ()) -> Leaves:

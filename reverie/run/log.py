@@ -67,9 +67,9 @@ class JsonLines:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one line. A full disk is a warning: metrics are not worth a run."""
-        wording = bool(self._waiting)
+        waits = bool(self._waiting)
         self._waiting += json.dumps(record, allow_nan=False).encode() + b"\n"
-        if (error := self._append()) and not wording:
+        if (error := self._append()) and not waits:
             logger.warning("cannot write to %s: %s. Metrics wait in memory until that works again", self.path, error)
 
     def sync(self) -> None:
@@ -279,10 +279,8 @@ def _left(pace: Pace | None) -> list[str]:
     if pace is None or not pace.updates:
         return []
     left = pace.seconds_left
-    wording = [f"{pace.updates:,} updates"]
-    return (
-        wording if left is None or not (pace.updates_left or pace.steps_left) else [*wording, f"{duration(left)} left"]
-    )
+    words = [f"{pace.updates:,} updates"]
+    return words if left is None or not (pace.updates_left or pace.steps_left) else [*words, f"{duration(left)} left"]
 
 
 def show(value: float | None) -> str:

@@ -29,7 +29,7 @@ class Progress:
     evaluation: Evaluation | None = None
 
     @classmethod
-    def of(cls, describe_run: Mapping[str, Any]) -> Progress:
+    def of(cls, facts: Mapping[str, Any]) -> Progress:
         """Inverse of `dataclasses.asdict`."""
-        evaluation = describe_run["evaluation"]
-        return cls(**{**describe_run, "evaluation": Evaluation(**evaluation) if evaluation else evaluation})
+        evaluation = facts["evaluation"]
+        return cls(**{**facts, "evaluation": Evaluation(**evaluation) if evaluation else evaluation})

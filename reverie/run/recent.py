@@ -75,11 +75,11 @@ class Recent:
     def _rates(self, now: Progress) -> dict[str, float]:
         """Where the time went since the last line, and what was done in it."""
         seconds = self._clock.read()
-        measure_time = {k: s - self._seconds.get(k, 0.0) for k, s in seconds.items()}
+        durations = {k: s - self._seconds.get(k, 0.0) for k, s in seconds.items()}
         self._seconds = seconds
-        whole = sum(measure_time.values())
-        working = whole - sum(measure_time.get(k, 0.0) for k in ("evaluation", "report", "checkpoint"))
-        return {f"time/share/{k}": s / whole for k, s in measure_time.items()} | {
+        whole = sum(durations.values())
+        working = whole - sum(durations.get(k, 0.0) for k in ("evaluation", "report", "checkpoint"))
+        return {f"time/share/{k}": s / whole for k, s in durations.items()} | {
             "time/session": sum(seconds.values()),
             "time/steps_per_second": (now.step - self.logged.step) / working,
             "time/updates_per_second": (now.updates - self.logged.updates) / working,

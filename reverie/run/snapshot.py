@@ -66,7 +66,7 @@ class Snapshots:
         if phases.collects(self._run, progress.step, progress.updates):
             arrays |= {f"collector/{k}": x for k, x in self._collector.state().items()}
         arrays |= {f"recent/{k}": x for k, x in self._recent.arrays().items()}
-        describe_run = meta.describe_run(
+        facts = meta.describe_run(
             self._agent.obs_space,
             self._agent.act_space,
             progress,
@@ -76,7 +76,7 @@ class Snapshots:
             metrics_bytes=metrics_bytes,
         )
         moment = phases.moment(self._run, progress.step, progress.updates)
-        path = self._checkpoints.save(moment, arrays, describe_run)
+        path = self._checkpoints.save(moment, arrays, facts)
         self._segments.collect_garbage(m["meta"]["replay"] for m in self._checkpoints.manifests())
         return path
 
@@ -87,12 +87,12 @@ class Snapshots:
           Mismatch: the checkpoint is of another agent.
           Exception: what was saved cannot be gone on with.
         """
-        describe_run, arrays = checkpoint.meta, checkpoint.arrays
+        facts, arrays = checkpoint.meta, checkpoint.arrays
         state = agent_state(self._agent, checkpoint)
-        self._segments.load(self._replay, describe_run["replay"])
-        self._ratio.restore(describe_run["ratio"])
-        progress = Progress.of(describe_run["progress"])
-        self._recent.restore(describe_run["names"], select(arrays, "recent/"), progress)
+        self._segments.load(self._replay, facts["replay"])
+        self._ratio.restore(facts["ratio"])
+        progress = Progress.of(facts["progress"])
+        self._recent.restore(facts["names"], select(arrays, "recent/"), progress)
         if phases.collects(self._run, progress.step, progress.updates):
             self._collector.restore(select(arrays, "collector/"))
             for envs, rows in zip(self._collector.groups, self._collector.pending, strict=True):

@@ -34,7 +34,7 @@ def errors(dream: Dream, seen: int = CONTEXT_ROWS) -> dict[str, dict[str, Any]]:
 
     `horizons`: steps after the last row seen -> mean squared error of an element, in the units of `Dream` (of discrete
     values: the share that is wrong) over all dreams that last so long; None if none does.
-    `error_share`: the error of all dreamt rows as a share of the truth's variance in time (`Dream.squares`); None for
+    `unexplained`: the error of all dreamt rows as a share of the truth's variance in time (`Dream.squares`); None for
     discrete values, and where nothing moves.
     """
     found: dict[str, dict[str, Any]] = {}

@@ -107,7 +107,7 @@ def left_out(tree: Branches, depth: int = DEPTH, most: int = NODES) -> str:
     return f"{len(nodes)} of {len(tree.parent)} nodes; left out: {', '.join(causes)}" if causes else ""
 
 
-def draw(search_report: SearchReport, title: str, suffix: str = ".png", depth: int = DEPTH, most: int = NODES) -> bytes:
+def draw(found: SearchReport, title: str, suffix: str = ".png", depth: int = DEPTH, most: int = NODES) -> bytes:
     """The tree from left to right, and beside it bars of the prior against the improved policy.
 
     The root is green: it was seen. What is orange was imagined; gray diamonds are chance. The area of a node and the
@@ -124,9 +124,9 @@ def draw(search_report: SearchReport, title: str, suffix: str = ".png", depth: i
     import matplotlib
     from matplotlib.figure import Figure  # takes a second to import: not every command draws
 
-    nodes, _, _ = shown(search_report.tree, depth, most)
-    places = _places(search_report.tree, nodes)
-    ranking = search_report.ranking[:ACTIONS]
+    nodes, _, _ = shown(found.tree, depth, most)
+    places = _places(found.tree, nodes)
+    ranking = found.ranking[:ACTIONS]
     lines = max(max(y for _, y in places.values()) + 1, len(ranking), 3)
     deepest = max(x for x, _ in places.values())
     # Settings of this figure alone: SVGs with text in them, and the same bytes every time.
@@ -141,15 +141,15 @@ def draw(search_report: SearchReport, title: str, suffix: str = ".png", depth: i
             ax.set_ylim(lines - 0.5, -0.5)
         branches.set_xlim(-0.1, deepest + 0.9)
         branches.axis("off")
-        _branches(branches, search_report, places)
-        _bars(bars, search_report, ranking)
+        _branches(branches, found, places)
+        _bars(bars, found, ranking)
         write = lambda y, text, size: figure.text(edge / wide, y / high, text, fontsize=size, va="center")
         write(high - 0.2, title, 10)
-        dice = "; diamonds: chance decides, c3 is its outcome 3" * bool(search_report.tree.chance[nodes].any())
+        dice = "; diamonds: chance decides, c3 is its outcome 3" * bool(found.tree.chance[nodes].any())
         write(high - 0.45, f"action: visits, mean return; black: the action taken{dice}", 8)
-        notes = [left_out(search_report.tree, depth, most)]
-        if len(ranking) < len(search_report.ranking):
-            notes.append(f"bars: {len(ranking)} of {len(search_report.ranking)} actions")
+        notes = [left_out(found.tree, depth, most)]
+        if len(ranking) < len(found.ranking):
+            notes.append(f"bars: {len(ranking)} of {len(found.ranking)} actions")
         write(0.15, "   ".join(note for note in notes if note), 8)
         data = io.BytesIO()
         metadata = {"Date": None} if suffix == ".svg" else {}
@@ -177,12 +177,12 @@ def _places(tree: Branches, nodes: np.ndarray) -> dict[int, tuple[int, float]]:
     return places
 
 
-def _branches(ax: Any, search_report: SearchReport, places: dict[int, tuple[int, float]]) -> None:
-    tree = search_report.tree
+def _branches(ax: Any, found: SearchReport, places: dict[int, tuple[int, float]]) -> None:
+    tree = found.tree
     share = tree.visits / tree.visits[0]
     inside = {int(tree.parent[node]) for node in places}
     cut = {int(parent) for node, parent in enumerate(tree.parent) if node not in places}
-    taken = np.flatnonzero((tree.parent == 0) & (tree.action == search_report.chosen))
+    taken = np.flatnonzero((tree.parent == 0) & (tree.action == found.chosen))
     for node, (x, y) in places.items():
         mine = node in taken
         if node:
@@ -220,13 +220,13 @@ def _branches(ax: Any, search_report: SearchReport, places: dict[int, tuple[int,
         )
 
 
-def _bars(ax: Any, search_report: SearchReport, ranking: list[int]) -> None:
+def _bars(ax: Any, found: SearchReport, ranking: list[int]) -> None:
     lines = np.arange(len(ranking))
-    for offset, values, colour in ((-0.19, search_report.prior, OVER), (0.19, search_report.policy, DREAMS)):
+    for offset, values, colour in ((-0.19, found.prior, OVER), (0.19, found.policy, DREAMS)):
         ax.barh(lines + offset, values[ranking], 0.36, color=unit(colour))
-    ax.set_yticks(lines, [_short(search_report.actions[a]) for a in ranking], fontsize=8)
+    ax.set_yticks(lines, [_short(found.actions[a]) for a in ranking], fontsize=8)
     for label, action in zip(ax.get_yticklabels(), ranking, strict=True):
-        label.set_fontweight("bold" if action == search_report.chosen else "normal")
+        label.set_fontweight("bold" if action == found.chosen else "normal")
     ax.set_xlim(0, 1)
     ax.xaxis.tick_top()
     ax.tick_params(labelsize=8)

@@ -26,7 +26,7 @@ def report(agent: Any, state: Any, batch: Row) -> Metrics:
       cross-entropy for discrete values) `h` steps after the last row seen, `open_loop/reward/<h>` the squared
       error of the reward, and `closed_loop/<key>` the same with the observations seen. Sequences in which an
       episode begins after the first five rows are left out from there on; NaN if that leaves none.
-      `open_loop/<key>/error_share`: over all dreamt rows, the error's share of the signal's variance in time
+      `open_loop/<key>/unexplained`: over all dreamt rows, the error's share of the signal's variance in time
       (`Dream.squares`), for images, vectors and the reward.
     """
     steps = batch["reward"].shape[1] - agent.context
@@ -101,9 +101,9 @@ def open_loop(agent: Any, state: Any, batch: Row, seen: int) -> tuple[Row, Laten
     taken = {k: jnp.swapaxes(v[:, seen - 1 : -1], 0, 1) for k, v in select(rows, "action/").items()}
     start = jax.tree.map(lambda x: x[:, seen - 1], latents)
     _, imagined = lax.scan(step, start, (taken, jax.random.split(key, steps - seen)))
-    join_model = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :seen], jnp.swapaxes(y, 0, 1)], 1), latents, imagined)
+    whole = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :seen], jnp.swapaxes(y, 0, 1)], 1), latents, imagined)
     begun = rows["is_first"].at[:, :seen].set(False)  # what is seen may begin an episode
-    return rows, latents, join_model, jnp.cumsum(begun, 1) == 0
+    return rows, latents, whole, jnp.cumsum(begun, 1) == 0
 
 
 def _dream(agent: Any, model: Model, rows: Row, latents: Latent, valid: Array) -> Dream:
