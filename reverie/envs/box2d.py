@@ -1,4 +1,4 @@
-"""Gymnasium's Box2D envs, made to repeat themselves."""
+"""Gymnasium's Box2D envs, made to repeat themselves, with observation spaces that hold what they return."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ class FreshWorld(gymnasium.Wrapper):
     Gymnasium's BipedalWalker and CarRacing build the next episode into the world of the last one. The
     order in which the solver treats contacts is a leftover of what was there before, and with it the last
     digits of every result: the same seed gives another episode.
+
+    Their vectors have no bounds here. Those that LunarLander declares are estimates: a lander that has turned once
+    around, or flies above the picture, is out of them, and that is no fault of the episode.
     """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.float32:
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         env: Any = self.unwrapped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,7 @@ def agent_state(agent: Agent, checkpoint: Checkpoint) -> State:
         faults += [
             f"{name} {key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"
             for key in sorted(saved.keys() | own.keys())
-            if _laid_out(saved.get(key)) != _laid_out(own.get(key))
+            if not _fits(saved.get(key), own.get(key))
         ]
     if faults:
         raise Mismatch(f"{checkpoint.path} is of another env:\n  " + "\n  ".join(faults))
@@ -142,6 +143,14 @@ def _add_missing(agent: Agent, arrays: Row) -> Row:
     return {path: x for path, x in fresh.items() if lacking.intersection(path.split("/"))}
 
 
-def _laid_out(space: dict[str, object] | None) -> dict[str, object] | None:
-    """The description of a space's array; who moves when changes no array, and earlier versions do not tell it."""
-    return space and {k: v for k, v in space.items() if k != "alternating"}
+def _fits(saved: dict[str, Any] | None, own: dict[str, Any] | None) -> bool:
+    """Whether two spaces, as `base.to_json` describes them, are one array.
+
+    Who moves when changes no array, and earlier versions do not tell it. Nor is it another observation if its bounds
+    are gone: earlier versions believed those of Box2D. (Actions always have bounds.)
+    """
+    free = {"alternating"}
+    if own and set(own["low"]) | set(own["high"]) == {"-inf", "inf"}:
+        free |= {"low", "high"}
+    array = lambda space: space and {k: v for k, v in space.items() if k not in free}
+    return array(saved) == array(own)

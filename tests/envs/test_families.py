@@ -20,7 +20,7 @@ from reverie.envs import options
 from reverie.envs.build import make_env
 from reverie.envs.check import check_env
 from reverie.envs.spec import EnvSpec, UnusableEnv
-from reverie.envs.values import sample
+from reverie.envs.values import Gate, sample
 from reverie.envs.workers import Workers
 
 
@@ -591,6 +591,21 @@ def test_velocities_of_a_finger_are_the_changes_of_its_position():
 def test_what_has_no_body_says_so():
     with pytest.raises(UnusableEnv, match=r"no body to predict .* leave --targets out"):
         make_env(EnvSpec("CartPole-v1", targets="proprio"))
+
+
+@box2d
+@pytest.mark.parametrize("action", [1, 2, 3])
+def test_a_lander_that_turns_over_or_flies_away_breaks_no_rule(action):
+    """The bounds that Gymnasium declares have room for one turn, and end above the picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # SWIG's; as an error it takes the interpreter down
+        env = make_env(EnvSpec("LunarLander-v3"))
+    gate = Gate(env.obs_space)
+    for seed in range(4):
+        step = env.reset(seed)
+        while not step.is_last:
+            gate.check(step := env.step({"action": np.array(action, np.int32)}))
+    env.close()
 
 
 @box2d
