@@ -228,10 +228,12 @@ def test_the_tests_of_a_fault_exist(row: tuple[str, ...]) -> None:
 # ------------------------------------------------------------------------------------------- results
 
 
-def test_the_tables_of_scores_are_what_results_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_are_what_results_and_bench_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[1]
-    monkeypatch.syspath_prepend(str(root / "bench"))
-    import scores  # type: ignore[import-not-found]
+    monkeypatch.syspath_prepend(str(root))
+    from bench.pages import scores
 
     assert scores.table() in (root / "docs" / "results.md").read_text(), f"docs/results.md should hold {scores.table()}"
+    asked = scores.measurements()
+    assert asked in (root / "docs" / "results.md").read_text(), f"docs/results.md should hold {asked}"
     assert scores.short() in (root / "README.md").read_text(), f"README.md should hold {scores.short()}"

@@ -69,7 +69,7 @@ def test_one_long_record_tells_nothing_nor_does_one_that_began_in_the_grace():
 
 
 def test_the_collapse_of_a_run_that_looked_well_in_between_is_told():
-    """DreamerV2 on Catch, seed 1, without free nats: latents that say nothing (results/dreamer_v2_catch.json)."""
+    """DreamerV2 on Catch, seed 1, without free nats: latents that say nothing (results/notes.json)."""
     doctor = Watch((kl_at_floor(0.0),))
     run = {988: 0.0074, 1238: 0.0057, 1488: 0.0049, 1738: 0.0047, 1815: 0.0056, 1988: 0.3238}
     run |= {2238: 0.0078, 2488: 0.0036, 2738: 0.0023, 2988: 0.0017}

@@ -147,7 +147,7 @@ def test_workers_start_without_jax():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-BENCH = sorted((PACKAGE.parent / "bench").glob("*.py"))
+BENCH = sorted((PACKAGE.parent / "bench").rglob("*.py"))
 
 
 def test_benchmarks_read_metrics_as_the_package_does():

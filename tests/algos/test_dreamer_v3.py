@@ -1,5 +1,4 @@
 import functools
-import importlib
 import json
 from pathlib import Path
 
@@ -440,8 +439,9 @@ def test_what_was_learned_by_heart_is_dreamt(agent, state, batch, overfitted):
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("task", ["vector", "pixels"])
 def test_sixty_four_steps_are_dreamt_below_one_percent_of_their_variance(task, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
-    overfit = importlib.import_module("overfit")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from bench.experiments import overfit
+
     args = overfit.Args()
     env_like, key, updates = overfit.TASKS[task]
     figures = overfit.overfit(overfit.config_of(args), env_like, key, seed=0, updates=updates, every=1000)

@@ -1,0 +1,1 @@
+"""Measurements: `python -m bench.DRAWER.NAME --help`, from the project's root."""

@@ -1,0 +1,1 @@
+"""Runs that learn, and what becomes of them."""

@@ -1,0 +1,1 @@
+"""What a player, a model or an env can do, asked once."""

@@ -1,0 +1,162 @@
+"""Milliseconds per update, and its share of what this machine's matrix product could do in the same time.
+
+    python -m bench.speed.update                          # sizes 1m and 12m, vector and image
+    python -m bench.speed.update --sizes 200k --inputs vector --batch 16 --length 32
+    python -m bench.speed.update --sizes 1m --dynamics rssm transformer none
+
+The vector input is 24 numbers with 6 continuous actions, the image 64 x 64 x 3 with 6 discrete ones: those of
+every published comparison. Prints one JSON line per figure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from bench.common import origin, tell
+from reverie.agent import Row
+from reverie.algos.dreamer import v3 as dreamer_v3
+from reverie.envs.base import Space, Spaces
+from reverie.memory import use_huge_pages
+from reverie.run.counted_jit import gradient_options
+
+INPUTS: dict[str, tuple[Spaces, Spaces]] = {
+    "vector": ({"vector": Space("vector", (24,))}, {"action": Space("vector", (6,))}),
+    "image": ({"image": Space("image", (64, 64, 3))}, {"action": Space("discrete", (), (6,))}),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    sizes: tuple[str, ...] = ("1m", "12m")
+    inputs: tuple[str, ...] = ("vector", "image")
+    dynamics: tuple[str, ...] = ("rssm",)
+    batch: int = 16
+    length: int = 64
+    imagination: int = 15
+    precision: str = "float32"
+    repeats: int = 10
+    """Timed updates; the image of size 12m takes a third of them."""
+
+
+def random_batch(agent: Any, batch: int, length: int, seed: int = 0) -> Row:
+    """A batch of noise with the agent's own shapes; an episode ends every fifty steps."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, agent.context + length)
+    rows: dict[str, Any] = {}
+    for prefix, spaces in (("obs/", agent.obs_space), ("action/", agent.act_space)):
+        for key, space in spaces.items():
+            value: np.ndarray
+            if space.kind == "vector":
+                value = rng.uniform(-1, 1, (*shape, *space.shape))
+            else:
+                value = rng.integers(0, 255 if space.kind == "image" else min(space.classes), (*shape, *space.shape))
+            rows[prefix + key] = value.astype(space.dtype)
+    for key, out in agent.out_space.items():
+        rows["out/" + key] = np.zeros((*shape, *out.shape), out.dtype)
+    last = rng.random(shape) < 0.02
+    first = np.concatenate([np.zeros_like(last[:, :1]), last[:, :-1]], 1)
+    rows |= {
+        "reward": rng.normal(size=shape).astype(np.float32),
+        "is_first": first,
+        "is_last": last,
+    }
+    return rows | {"is_terminal": last & (rng.random(shape) < 0.5)}
+
+
+def products(jaxpr: Jaxpr) -> float:
+    """Floating-point operations of all matrix products and convolutions, loops multiplied out."""
+    total = 0.0
+    shape = lambda var: cast(Any, var.aval).shape
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            depth = np.prod([shape(eqn.invars[0])[i] for i in contract])
+            total += 2.0 * np.prod(shape(eqn.outvars[0])) * depth
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel = shape(eqn.invars[1])
+            spec = eqn.params["dimension_numbers"].rhs_spec
+            outputs = np.prod(shape(eqn.outvars[0]))
+            total += 2.0 * outputs * np.prod(kernel) / kernel[spec[0]]
+        times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, ClosedJaxpr):
+                    inner = inner.jaxpr
+                if isinstance(inner, Jaxpr):
+                    total += times * products(inner)
+    return total
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
+    out = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        out.append(time.perf_counter() - start)
+    return out
+
+
+def ceiling(precision: str) -> float:
+    """The best rate of a plain matrix product, in operations per second."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((n, n), precision)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(x).block_until_ready()
+    return 2.0 * n**3 / min(seconds(lambda: multiply(x), 10))
+
+
+def main(args: Args) -> None:
+    for size, kind, dynamics in itertools.product(args.sizes, args.inputs, args.dynamics):
+        config = dreamer_v3.Config(size=size, dynamics=dynamics, imagination=args.imagination)  # type: ignore[arg-type]
+        agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision=args.precision)
+        state = jax.jit(agent.init)(jax.random.key(0))
+        batch = jax.device_put(random_batch(agent, args.batch, args.length))
+        work = products(jax.make_jaxpr(agent.train)(state, batch).jaxpr)
+        start = time.perf_counter()
+        train = (
+            jax.jit(agent.train, donate_argnums=0, compiler_options=gradient_options()).lower(state, batch).compile()
+        )
+        compiling = time.perf_counter() - start
+        box = [state]
+
+        def update(train: Any = train, box: list[Any] = box, batch: Any = batch) -> Any:
+            box[0], _, metrics = train(box[0], batch)
+            return metrics
+
+        heavy = kind == "image" and size != "1m"
+        rate = ceiling(args.precision)
+        update()
+        times = seconds(update, max(3, args.repeats // 3) if heavy else args.repeats)
+        rate = max(rate, ceiling(args.precision))
+        figure = {
+            "bench": "update",
+            "name": f"{size}/{kind}" if dynamics == "rssm" else f"{size}/{kind}/{dynamics}",
+            "value": round(1000 * float(np.median(times)), 2),
+            "unit": "ms",
+            "best_ms": round(1000 * min(times), 2),
+            "gflop": round(work / 1e9, 2),
+            "ceiling_gflops": round(rate / 1e9, 1),
+            "share_of_ceiling": round(work / float(np.median(times)) / rate, 3),
+            "compile_s": round(compiling, 1),
+            "batch": [args.batch, args.length],
+            "horizon": args.imagination,
+            "precision": args.precision,
+            **origin(),
+        }
+        tell(figure)
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Args)
+    use_huge_pages()
+    main(arguments)
