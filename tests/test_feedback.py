@@ -28,6 +28,10 @@ class Blind(gymnasium.Env):
     action_space = gymnasium.spaces.Discrete(2)
 
 
+class Around(gymnasium.Wrapper):
+    """Somebody's own."""
+
+
 class Drawn(Blind):
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
@@ -124,6 +128,7 @@ def test_whether_an_env_draws_is_told_by_its_name() -> None:
     assert draws("reverie.envs.toy:Catch"), "not told by its class: tried"
     assert draws("test_feedback:Drawn")
     assert not draws("test_feedback:Blind")
+    assert draws("test_feedback:Around"), "what is wrapped may draw"
     assert not draws("device:CartPole")
     assert not draws("pgx:tic_tac_toe")
 

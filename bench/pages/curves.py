@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import tyro
 
-from bench.pages.scores import RUNS, commands
+from bench.pages.scores import RUNS, commands, name
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class Args:
 
 
 def main(args: Args) -> None:
-    runs = next(x for x in commands(args.results) if (x[0].env, x[0].algorithm) == (args.env, args.algorithm))
+    every = {(name(runs[0]), runs[0].algorithm): runs for runs in reversed(commands(args.results))}
+    if (args.env, args.algorithm) not in every:
+        raise SystemExit(f"no run of {args.algorithm} on {args.env}, only of {every.keys()}")
+    runs = every[args.env, args.algorithm]
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for run in runs:
         axes.plot(run.curve["step"], run.curve["value"], marker="o", markersize=3, label=f"seed {run.seed}")

@@ -28,14 +28,19 @@ def commands(path: Path = RUNS) -> list[list[Record]]:
     for run in records(path):
         if run.unit != Record.unit:
             continue  # shares of games won
-        found.setdefault((run.env.removeprefix("reverie.envs.toy:"), run.algorithm, run.command), []).append(run)
+        found.setdefault((name(run), run.algorithm, run.command), []).append(run)
     return [found[key] for key in sorted(found, key=lambda key: (*key[:2], len(key[2])))]
+
+
+def name(run: Record) -> str:
+    """The env, in a table."""
+    return run.env.removeprefix("reverie.envs.toy:")
 
 
 def row(runs: list[Record]) -> tuple[str, ...]:
     """The cells of one command."""
     return (
-        runs[0].env.removeprefix("reverie.envs.toy:"),
+        name(runs[0]),
         runs[0].algorithm,
         ", ".join(score(run.value) for run in runs),
         numbers([run.steps for run in runs]),

@@ -215,7 +215,8 @@ def draws(name: str) -> bool:
     try:
         if module and is_name(own):
             target = code.find(module, own)
-            return not (inspect.isclass(target) and issubclass(target, gymnasium.Env)) or can_draw(target)
+            tells = inspect.isclass(target) and issubclass(target, gymnasium.Env)
+            return not tells or issubclass(target, gymnasium.Wrapper) or can_draw(target)
         return can_draw(gymnasium.spec(own).entry_point)
     except (ValueError, ImportError, AttributeError, gymnasium.error.Error):
         return True
@@ -286,8 +287,9 @@ def can_draw(entry_point: Any) -> bool:
         entry_point = load_entry_point(entry_point)
     except (ImportError, AttributeError, DependencyNotInstalled):
         return False  # `gymnasium.make` meets the same error and explains it
-    metadata = getattr(entry_point, "metadata", None) or {}
-    return "rgb_array" in metadata.get("render_modes", ())
+    metadata = getattr(entry_point, "metadata", None)
+    # Of a class of wrappers, what it wraps tells: a property.
+    return isinstance(metadata, Mapping) and "rgb_array" in metadata.get("render_modes", ())
 
 
 def load_entry_point(entry_point: Any) -> Any:

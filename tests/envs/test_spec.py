@@ -43,6 +43,10 @@ class Needs(Mine):
     def __init__(self, size, *, depth, far=1):
         super().__init__(size)
 
+class Wrapped(gymnasium.Wrapper):
+    def __init__(self, size=2):
+        super().__init__(Mine(size))
+
 def broken():
     return Needs(2)
 
@@ -63,7 +67,9 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_own_module", None)
 
 
-@pytest.mark.parametrize("name", ["my_own_module:Mine", "my_own_module:make", "my_own_module.py:Mine"])
+@pytest.mark.parametrize(
+    "name", ["my_own_module:Mine", "my_own_module:make", "my_own_module.py:Mine", "my_own_module:Wrapped"]
+)
 def test_own_envs_are_found_in_the_current_directory(name, mine):
     assert make_env(name).obs_space["discrete"].classes == (2,)
     env = make_env(EnvSpec(name, kwargs='{"size": 5}'))
