@@ -13,10 +13,11 @@ import jax
 from reverie import algos
 from reverie.agent import Agent
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.envs.base import Env, Spaces
+from reverie.envs.base import Env, Space, Spaces
 from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import EnvError
+from reverie.fields import did_you_mean, parsed, short
 
 
 def spec_of(run: RunConfig) -> EnvSpec:
@@ -47,10 +48,44 @@ def spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
-    """The agent of a config whose precision is settled."""
+    """The agent of a config whose precision is settled.
+
+    Raises:
+      ConfigError: `obs_scale` does not fit what is seen.
+    """
     algorithm = algos.load(conf.algorithm)
-    agent: Agent = algorithm.make_agent(conf.agent, obs_space, act_space, precision=conf.run.precision)
+    seen = with_scale(obs_space, conf.run.obs_scale)
+    agent: Agent = algorithm.make_agent(conf.agent, seen, act_space, precision=conf.run.precision)
     return agent
+
+
+def with_scale(obs_space: Spaces, text: str) -> Spaces:
+    """The spaces with center and spread of the vectors that a text names, as `--obs-scale` takes it."""
+    try:
+        given = parsed(text)
+        if not isinstance(given, dict):
+            raise ValueError('expected an object, for example {"vector": [[0, 0], [1, 0.07]]}')
+        return {**obs_space, **{key: _space_at_scale(obs_space, key, scale) for key, scale in given.items()}}
+    except ValueError as error:
+        raise ConfigError(f"obs_scale {short(text)}: {error}") from None
+
+
+def _space_at_scale(obs_space: Spaces, key: str, scale: Any) -> Space:
+    vectors = [name for name, space in obs_space.items() if space.kind == "vector"]
+    if key not in vectors:
+        raise ValueError(
+            f"no vector {key!r} is seen: {did_you_mean(key, vectors)}Expected some of {vectors} as names"
+            if vectors
+            else "no vector is seen: leave it out"
+        )
+    width = obs_space[key].width
+    is_row = lambda x: isinstance(x, list) and len(x) == width and all(type(n) in (int, float) for n in x)
+    if not (isinstance(scale, list) and len(scale) == 2 and all(map(is_row, scale))):
+        raise ValueError(f"{key} has {width} elements: expected two lists of {width} numbers, centers and spreads")
+    center, spread = (tuple(map(float, numbers)) for numbers in scale)
+    if min(spread) <= 0:
+        raise ValueError(f"{key}: a spread of {min(spread):g}, expected numbers above 0")
+    return dataclasses.replace(obs_space[key], center=center, spread=spread)
 
 
 @contextmanager

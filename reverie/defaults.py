@@ -9,24 +9,29 @@ why, and what is typed counts more. `--preset paper` chooses nothing.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from reverie import config, presets
 from reverie.assembly import spec_of
 from reverie.config import Config
-from reverie.envs.facts import HOLD, Facts, look
+from reverie.envs.facts import HOLD, Facts, Variation, look
 from reverie.nn.transforms import h, h_inverse
 
 SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
 LONG = 1000  # steps of an episode
 SPARSE = 0.1  # share of random actions where reward is hard to find
+FAINT = 0.25  # standard deviation below which networks hardly see what a number does
+WIDE = 100  # characters of a value that are printed
+REACH = 10.0  # standard deviations that anything seen may lie from the mean
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
       values of the run and of its algorithm, each at most once.
     """
     own = vars(conf.agent)
-    rules = (_clock, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _exploration)
+    rules = (_clock, _scale, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _exploration)
     found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
     known = own | vars(conf.run)
     return [choice for choice in found.values() if known.get(choice.name, choice.value) != choice.value]
@@ -79,7 +84,9 @@ def tell(console: Console, conf: Config, choices: Sequence[Choice]) -> None:
     values, reasons = conf.values(), dict[str, list[str]]()
     for choice in choices:
         if values[choice.name] == choice.value:
-            reasons.setdefault(choice.reason, []).append(f"{config.flag(choice.name)} {choice.value}")
+            text = str(choice.value)
+            text = text if len(text) <= WIDE else f"{text[:WIDE]}... (config.json has all)"
+            reasons.setdefault(choice.reason, []).append(f"{config.flag(choice.name)} {text}")
     if not reasons:
         return
     made = [name for name, own in presets.of(conf.algorithm).named.items() if own.get("env") == conf.run.env]
@@ -134,6 +141,26 @@ def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     plain = facts.plain
     if len(plain.lengths) <= 1 and plain.terminated == len(plain.lengths) and plain.steps >= LONG:
         yield Choice("time_limit", LONG, f"{len(plain.lengths)} episodes ended in {plain.steps:,} random steps")
+
+
+def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """A number that hardly moves is hardly seen, and its error costs a world model next to nothing: the speed of a car
+    on a hill is never above 0.07."""
+    found = {key: scale for key, variation in facts.variation.items() if (scale := _center_and_spread(variation))}
+    if found:
+        faint = "numbers that vary by a few hundredths would not be seen beside the others"
+        yield Choice("obs_scale", json.dumps(found), faint)
+
+
+def _center_and_spread(variation: Variation) -> tuple[list[float], list[float]] | None:
+    """Two numbers for every element of a vector, 0 and 1 where it is seen as it is; None: all of them are."""
+    moves = variation.std > 1e-6 * np.maximum(1, abs(variation.mean))
+    faint = moves & (variation.symlog_std < FAINT) & (variation.levels > 2)
+    if not faint.any():
+        return None
+    spread = [float(f"{x:.2g}") for x in np.where(faint, np.maximum(variation.std, variation.reach / REACH), 1)]
+    digits = [1 - math.floor(math.log10(x)) for x in spread]  # a tenth of a standard deviation is near enough
+    return [round(x, n) for x, n in zip(np.where(faint, variation.mean, 0).tolist(), digits, strict=True)], spread
 
 
 def _dreamer(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:

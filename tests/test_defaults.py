@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import reverie
 from reverie import algos, cli, config, defaults
 from reverie.envs.base import Space
-from reverie.envs.facts import Facts, Play
+from reverie.envs.facts import Facts, Play, Variation
 
 SPARSE = Play(4000, (-500.0,) * 8, (500,) * 8, 0)
 FOUND = Play(4000, (-500.0, -200.0), (500, 200), 1)
@@ -25,8 +27,9 @@ PICTURE = {"image": Space("image", (84, 84, 3))}
 CHOICE = {"action": Space("discrete", (), classes=(3,))}
 
 
-def facts(plain: Play = DENSE, held: Play = DENSE, obs: Any = VECTOR, seconds: float = 1e-4) -> Facts:
-    return Facts(obs, CHOICE, plain, held, 1.0, seconds)
+def facts(plain: Play = DENSE, held: Play = DENSE, obs: Any = VECTOR, seconds: float = 1e-4, rows: Any = None) -> Facts:
+    seen = {} if rows is None else {"obs": Variation.of(np.asarray(rows, np.float32))}
+    return Facts(obs, CHOICE, plain, held, 1.0, seen, seconds)
 
 
 def chosen(algorithm: str, seen: Facts) -> dict[str, Any]:
@@ -53,6 +56,29 @@ def test_what_is_hard_to_find_is_looked_for_with_repeated_actions() -> None:
 def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:
     assert chosen("dreamer_v3", facts(ENDLESS, ENDLESS))["time_limit"] == 1000
     assert "time_limit" not in chosen("dreamer_v3", facts(SPARSE, SPARSE))
+
+
+def test_numbers_that_hardly_vary_are_brought_to_a_spread_of_one() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(5000, 4)) * [1, 0.02, 0, 0.3] + [0, 0.5, 3, 5000]
+    center, spread = json.loads(chosen("dreamer_v3", facts(rows=rows))["obs_scale"])["obs"]
+    assert spread == [1, pytest.approx(0.02, rel=0.1), 1, pytest.approx(0.3, rel=0.1)]
+    assert center == [0, pytest.approx(0.5, abs=0.002), 0, pytest.approx(5000, abs=0.03)]
+    assert chosen("gumbel_muzero", facts(rows=rows))["obs_scale"] == json.dumps({"obs": [center, spread]})
+
+
+def test_numbers_that_vary_enough_or_switch_or_stand_still_are_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    rare = rng.random(5000) < 0.01
+    rows = np.stack([rng.normal(size=5000), 9 * rng.normal(size=5000), rare, np.full(5000, 0.1)], 1)
+    assert "obs_scale" not in chosen("dreamer_v3", facts(rows=rows))
+
+
+def test_what_was_seen_once_far_away_is_not_blown_up() -> None:
+    rows = 0.001 * np.random.default_rng(0).normal(size=(5000, 4))
+    rows[7] = 1.0
+    _, spread = json.loads(chosen("dreamer_v3", facts(rows=rows))["obs_scale"])["obs"]
+    assert min(spread) >= 0.1
 
 
 def test_how_long_random_play_lasts_does_not_shorten_the_horizon() -> None:

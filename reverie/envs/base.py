@@ -54,6 +54,7 @@ class Space:
       classes: `discrete` only: the number of classes of every element, flattened.
       low, high: `vector` only: bounds of every element, flattened; may be infinite.
         Vector actions are always in [-1, 1]: the adapter rescales them to the env's own bounds.
+      center, spread: `vector` only: networks see every element as `(x - center) / spread`; empty: as it is.
       channels_first: `image` only: the env itself shows it as `[C, H, W]`, and it is turned around on its way in.
       alternating: `player` only: by the rules of the game the players move in strict turns, one move each. Where it is
         not said, a search learns whose turn comes.
@@ -66,6 +67,8 @@ class Space:
     high: tuple[float, ...] = ()
     alternating: bool = False
     channels_first: bool = False
+    center: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
     @property
     def dtype(self) -> np.dtype:
@@ -172,6 +175,7 @@ def to_json(spaces: Spaces) -> dict[str, Any]:
             "high": text(s.high),
             **({"alternating": True} if s.alternating else {}),
             **({"channels_first": True} if s.channels_first else {}),
+            **({"center": list(s.center), "spread": list(s.spread)} if s.spread else {}),
         }
         for key, s in spaces.items()
     }
@@ -189,6 +193,8 @@ def from_json(data: dict[str, Any]) -> Spaces:
             floats(v["high"]),
             v.get("alternating", False),
             v.get("channels_first", False),
+            floats(v.get("center", ())),
+            floats(v.get("spread", ())),
         )
         for key, v in data.items()
     }

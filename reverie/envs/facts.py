@@ -13,7 +13,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,39 @@ class Play:
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How the elements of a vector varied in random play, `[width]` each.
+
+    Attributes:
+      mean, std, reach: of each; `reach` is the largest distance from the mean.
+      symlog_std: the standard deviation of symlog of it.
+      levels: how many different values it had.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    reach: np.ndarray
+    symlog_std: np.ndarray
+    levels: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Variation:
+        """The variation of rows `[steps, width]`."""
+        rows = rows.astype(np.float64)
+        mean = rows.mean(0)
+        symlog_std = np.sign(rows) * np.log1p(abs(rows))
+        levels = np.array([len(np.unique(column)) for column in rows.T])
+        return cls(mean, rows.std(0), abs(rows - mean).max(0), symlog_std.std(0), levels)
+
+
+@dataclass(frozen=True)
 class Facts:
     """The facts about an env.
 
     Attributes:
       plain, held: play with fresh actions at every step, and with repeated ones.
       largest: the largest absolute reward.
+      variation: how the vectors varied that were seen.
       seconds: of a step, typically.
       device: whether it lives there.
     """
@@ -69,6 +96,7 @@ class Facts:
     plain: Play
     held: Play
     largest: float
+    variation: Mapping[str, Variation]
     seconds: float
     device: bool = False
 
@@ -132,32 +160,43 @@ def _facts(wording: dict[str, Any]) -> Facts:
     play = lambda x: Play(x["steps"], tuple(x["returns"]), tuple(x["lengths"]), x["terminated"])
     obs_space, act_space = (from_json(wording[name]) for name in ("obs_space", "act_space"))
     plain, held = play(wording["plain"]), play(wording["held"])
-    return Facts(obs_space, act_space, plain, held, wording["largest"], wording["seconds"], wording["device"])
+    variation = {key: Variation(*map(np.array, values)) for key, values in wording["variation"].items()}
+    largest, seconds = wording["largest"], wording["seconds"]
+    return Facts(obs_space, act_space, plain, held, largest, variation, seconds, wording["device"])
 
 
 def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
     wording = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space), "device": on_device(spec)}
+    vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
     rewards: list[float] = []
     times: list[float] = []
+
+    def note(step: Step, seconds: float) -> None:
+        rewards.append(float(step.reward))
+        times.append(seconds)
+        for key, rows in vectors.items():
+            rows.append(step.obs[key].flatten())
+
     for name, hold in (("plain", 1), ("held", HOLD)):
-        wording[name] = _episodes(env, hold, rewards, times)
+        wording[name] = _episodes(env, hold, note)
     env.close()
+    found = {key: vars(Variation.of(np.array(rows))).values() for key, rows in vectors.items() if rows}
+    wording["variation"] = {key: [x.tolist() for x in values] for key, values in found.items()}
     return wording | {"largest": max(map(abs, rewards), default=0.0), "seconds": statistics.median(times or [0.0])}
 
 
-def _episodes(env: Env, hold: int, rewards: list[float], times: list[float]) -> dict[str, Any]:
-    """A `Play` as plain JSON values; adds what every step was paid, and how many seconds it took."""
+def _episodes(env: Env, hold: int, note: Callable[[Step, float], None]) -> dict[str, Any]:
+    """A `Play` as plain JSON values; every step is noted, with the seconds that it took."""
     cpu_start, began = time.process_time(), time.monotonic()
     returns: list[float] = []
     lengths: list[int] = []
     steps = terminated = length = 0
     total = 0.0
     for step, seconds in wander(env, [2**x for x in range(1 + int(math.log2(hold)))]):
-        times.append(seconds)
-        rewards.append(float(step.reward))
-        steps, length, total = steps + 1, length + 1, total + rewards[-1]
+        note(step, seconds)
+        steps, length, total = steps + 1, length + 1, total + float(step.reward)
         if step.is_last:
             returns.append(total)
             lengths.append(length)

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
 from reverie.model.canvas import Canvas, Convolutions, Size, canvas, images
-from reverie.model.encode import written
+from reverie.model.encode import squash_of, written
 from reverie.nn.dists import Gaussian, OneHot, SquaredError
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
-from reverie.nn.transforms import SYMLOG, SYMLOG_PIXELS
+from reverie.nn.transforms import SYMLOG_PIXELS
 
 Pixels = Literal["sigmoid", "shift"]
 KERNELS = (5, 5, 6, 6)  # of the transposed convolutions from one pixel to 64 x 64
@@ -257,7 +257,7 @@ class Decoder(eqx.Module):
                 if space.kind == "discrete":
                     out[name] = OneHot(y, space.classes, space.shape)
                 else:
-                    squash = SYMLOG if self.symlog_vectors and space.kind in ("vector", "target") else None
+                    squash = None if space.kind == "planes" else squash_of(space, self.symlog_vectors)
                     out[name] = SquaredError(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0

@@ -14,7 +14,7 @@ from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import Convolutions, Size, canvas, images, onto
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, Conv, Style
 from reverie.nn.norm import Norm
-from reverie.nn.transforms import SYMLOG_PIXELS, symlog
+from reverie.nn.transforms import PLAIN, SYMLOG, SYMLOG_PIXELS, Squash, at_scale
 
 
 def planar(spaces: Spaces) -> Spaces:
@@ -53,6 +53,15 @@ def one_hots(space: Space, value: Array) -> Float[Array, "*B width"]:
     return jnp.concatenate(parts, -1)
 
 
+def squash_of(space: Space, symlog_vectors: bool) -> Squash | None:
+    """The transform of a float vector `[*B, *shape]` on its way into networks; None: it stays as it is."""
+    squash = SYMLOG if symlog_vectors else None
+    if not space.spread:
+        return squash
+    center, spread = (np.array(x, np.float32).reshape(space.shape) for x in (space.center, space.spread))
+    return at_scale(center, spread, squash or PLAIN)
+
+
 def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> Float[Array, "*B width"]:
     """A dict of vectors, discrete values and planes as one float32 vector, keys in sorted order.
 
@@ -70,8 +79,10 @@ def flat(spaces: Spaces, values: Mapping[str, Array], squash: bool = False) -> F
             parts.append(value.astype(jnp.float32) if is_code else one_hots(space, value))
         else:
             batch = value.shape[: value.ndim - len(space.shape)]
-            value = value.astype(jnp.float32).reshape(*batch, space.width)
-            parts.append(symlog(value) if squash and space.kind == "vector" else value)
+            value = value.astype(jnp.float32)
+            if space.kind == "vector" and (seen := squash_of(space, squash)):
+                value = seen.to(value)
+            parts.append(value.reshape(*batch, space.width))
     return jnp.concatenate(parts, -1)
 
 

@@ -28,6 +28,25 @@ class Squash(NamedTuple):
 
 
 SYMLOG = Squash(symlog, symexp)
+PLAIN = Squash(lambda x: x, lambda y: y)
+
+
+def at_scale(center: np.ndarray, spread: np.ndarray, squash: Squash) -> Squash:
+    """`squash` of `(x - center) / spread`, which have the last axes of `x`."""
+
+    def wide(x: Array) -> tuple[np.ndarray, np.ndarray]:
+        shape = (1,) * (x.ndim - center.ndim) + center.shape
+        return center.reshape(shape), spread.reshape(shape)
+
+    def to(x: Array) -> Array:
+        middle, unit = wide(x)
+        return squash.to((x - middle) / unit)
+
+    def back(y: Array) -> Array:
+        middle, unit = wide(y)
+        return squash.back(y) * unit + middle
+
+    return Squash(to, back)
 
 
 def h(x: Float[Array, "..."], eps: float = 1e-3) -> Float[Array, "..."]:

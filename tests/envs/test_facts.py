@@ -59,6 +59,11 @@ def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_fact
     assert not found.monotonous
     assert not found.repeating_finds
     assert 10 < found.plain.length < 40
+    seen = found.variation["vector"]
+    assert (seen.levels > 1000).all()
+    assert (abs(seen.mean) < 0.3).all()
+    assert (seen.std < seen.reach).all()
+    assert seen.symlog_std[0] < 0.15 < 0.3 < seen.symlog_std[1], "places vary by less than speeds"
     assert facts.look(EnvSpec("valley", factory=Broken)) is None
     assert facts.look(EnvSpec("reverie.envs.toy:Faulty", kwargs={"fault": "nonsense"})) is None
     assert facts.look(EnvSpec("CartPole-v9")) is None
@@ -75,5 +80,5 @@ def test_the_same_env_gives_the_same_facts(looks: None) -> None:
 @pytest.mark.parametrize("returns", [((), (1.0,)), ((0.0, 0.0), (0.0, 5.0))])
 def test_the_best_episode_decides(returns: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
     plain, held = (facts.Play(100, x, (10,) * len(x), 0) for x in returns)
-    assert facts.Facts({}, {}, plain, held, 1.0, 1e-3).repeating_finds
-    assert not facts.Facts({}, {}, held, plain, 1.0, 1e-3).repeating_finds
+    assert facts.Facts({}, {}, plain, held, 1.0, {}, 1e-3).repeating_finds
+    assert not facts.Facts({}, {}, held, plain, 1.0, {}, 1e-3).repeating_finds

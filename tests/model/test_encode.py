@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import Space
-from reverie.model.encode import Encoder, flat, width
+from reverie.model.encode import Encoder, flat, squash_of, width
 from reverie.nn.transforms import symlog
 
 KEY = jax.random.key(0)
@@ -113,6 +113,19 @@ def test_strides_halve_an_image_until_it_is_four_pixels_wide():
     obs = {"image": jnp.zeros((2, 32, 32, 3), jnp.uint8)}
     tokens = jax.eval_shape(lambda e: e(obs, jnp.dtype("float32")), encoder)
     assert tokens.shape == (2, 4 * 4 * 8) == (2, encoder.outputs)
+
+
+def test_networks_see_vectors_at_the_scale_of_their_space_and_decode_them_in_its_units():
+    space = Space("vector", (2,), center=(5000.0, 0.0), spread=(0.5, 0.07))
+    value = jnp.array([[5001.0, 0.14], [4999.5, -0.07]])
+    expected = np.array([[2, 2], [-1, -1]])
+    np.testing.assert_allclose(flat({"x": space}, {"x": value}), expected, rtol=1e-4)
+    squashed = flat({"x": space}, {"x": value}, squash=True)
+    np.testing.assert_allclose(squashed, np.sign(expected) * np.log1p(abs(expected)), rtol=1e-4)
+    for symlog_vectors in (False, True):
+        squash = squash_of(space, symlog_vectors)
+        np.testing.assert_allclose(squash.back(squash.to(value)), value, rtol=1e-5)
+    assert squash_of(Space("vector", (2,)), symlog_vectors=False) is None
 
 
 def test_vectors_and_brightness_are_squashed_or_not():
