@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,57 +24,27 @@ class RunGone(RuntimeError):
     """The run directory was deleted, or moved to another place, while a process held it."""
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """Where the parts of a run lie.
 
-    config.json     the configuration, as text
-    metrics.jsonl   one JSON object per line
-    checkpoints/    step-%012d/
-    replay/         append-only segments
-    videos/
-    run.lock        who holds the run: pid, host, start time
-
     Attributes:
       handle: of the directory itself, wherever it may be, while it is locked.
+      folder: the way to everything that is read or written here. The other paths are names, for people and for looking.
     """
 
-    path: Path
-    handle: int | None = None
-
-    @property
-    def folder(self) -> Folder:
-        """The way to everything that is read or written here. The paths below are names, for people and for looking."""
-        return Folder(self.path)
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
+    def __init__(self, path: Path, handle: int | None = None) -> None:
+        self.path, self.handle, self.folder = path, handle, Folder(path)
+        self.config = path / "config.json"  # the configuration, as text
+        self.metrics = path / "metrics.jsonl"  # one JSON object per line
+        self.checkpoints = path / "checkpoints"  # step-%012d/
+        self.replay = path / "replay"  # append-only segments
+        self.videos = path / "videos"
+        self.lock = path / "run.lock"  # who holds the run: pid, host, start time
 
     def write_config(self, text: str) -> None:
         """Puts the config there, whole or not at all."""
         self.folder.replace(self.config.name, text.encode())
         self.folder.sync()
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def replay(self) -> Path:
-        return self.path / "replay"
-
-    @property
-    def videos(self) -> Path:
-        return self.path / "videos"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "run.lock"
 
     @contextmanager
     def with_lock(self) -> Iterator[RunDirectory]:
@@ -146,7 +115,7 @@ class RunDirectory:
             }
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(owner).encode(), 0)
-            yield replace(self, handle=directory)
+            yield RunDirectory(self.path, directory)
         finally:
             os.close(handle)
             os.close(directory)

@@ -34,8 +34,8 @@ from reverie.run import experience, meta, phases
 from reverie.run.callbacks import Callbacks
 from reverie.run.checkpoint import Checkpoint, Checkpoints
 from reverie.run.clock import Clock
+from reverie.run.collect import offline
 from reverie.run.collect.base import Collector, Policy
-from reverie.run.collect.offline import OfflineCollector
 from reverie.run.collect.script import Script
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import Envs, collector
@@ -130,20 +130,19 @@ class Training:
                 self._restore(checkpoint)
         else:
             self.state = self.compiled.place.everywhere(jax.jit(agent.init)(keys(run.seed).init))
-            self.snapshots.begin()
-            self.collector.begin()
+            segments.collect_garbage([])  # of a run that left no checkpoint
+            if run.offline:
+                offline.source(run.offline, workers.spec, run.envs).pour(self.replay)
         self._begun = self.progress
 
     def _collector(self) -> Collector:
-        """The collector of this run, with its first carry."""
+        """The collector of this run, with its first carry. Offline, nobody asks it for a step."""
         run, workers, measure_time = self.run, self.workers, self.clock.measure_time
         if workers.mode == "device":
             if run.groups > 1:
                 raise UnusableEnv(f"{workers.spec.id} lives on the device: all envs step together, leave --groups out")
             if run.collector:
                 raise UnusableEnv(f"{workers.spec.id} lives on the device, where no --collector reaches: leave it out")
-        if run.offline:
-            return OfflineCollector(run.offline, workers.spec, run.envs, self.replay)
         policy: Policy = self.compiled.decide
         if run.collector:
             script = Script(run.collector, self.agent.act_space, seeds(run.seed).envs)

@@ -50,10 +50,6 @@ class Snapshots:
         self._run, self._agent, self._checkpoints, self._segments = run, agent, checkpoints, segments
         self._replay, self._collector, self._ratio, self._recent = replay, collector, ratio, recent
 
-    def begin(self) -> None:
-        """Before a new run: what an earlier one left without a checkpoint is removed."""
-        self._segments.collect_garbage([])
-
     def save(self, state: State, progress: Progress, metrics_bytes: int) -> Path:
         """Commits a checkpoint of this very moment.
 

@@ -30,10 +30,6 @@ class Collector(Protocol):
     carry: list[Carry]
     pending: list[Row]
 
-    def begin(self) -> None:
-        """The work before the first step of a new run."""
-        ...
-
     def step(self, state: State, mode: Mode) -> int:
         """Acts once with the policy of `state`; returns the number of rows committed."""
         ...

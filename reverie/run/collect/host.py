@@ -44,9 +44,6 @@ class HostCollector:
         self._begun = False
         self._tally = Tally(workers.num)
 
-    def begin(self) -> None:
-        """Nothing: the envs are reset by the first step."""
-
     def step(self, state: State, mode: Mode) -> int:
         """Advances the group whose turn it is by one step.
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reverie import config
-from reverie.agent import Carry, Mode, State
 from reverie.config import ConfigError
 from reverie.envs.spec import EnvSpec
-from reverie.replay.rows import Field, Row
+from reverie.replay.rows import Field
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay
 from reverie.run import experience, meta
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import dataset
-from reverie.run.collect.base import Episode
 from reverie.run.collect.dataset import Dataset
 from reverie.run.directory import RunDirectory
 from reverie.saved import reading
@@ -102,41 +99,6 @@ def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
     return Source(directory, saved, checkpoint.meta["replay"])
-
-
-class OfflineCollector:
-    """Commits what lies in a source before the first step, and nothing after it: a `Collector`.
-
-    Args:
-      path, spec, streams: of `source`.
-    """
-
-    def __init__(self, path: str, spec: EnvSpec, streams: int, replay: Replay) -> None:
-        self.groups: list[np.ndarray] = []
-        self.carry: list[Carry] = []
-        self.pending: list[Row] = []
-        self._source = partial(source, path, spec, streams)
-        self._replay = replay
-
-    def begin(self) -> None:
-        """Fills replay."""
-        self._source().pour(self._replay)
-
-    def step(self, state: State, mode: Mode) -> int:
-        """Commits nothing."""
-        return 0
-
-    def episodes(self) -> list[Episode]:
-        """None."""
-        return []
-
-    def state(self) -> Row:
-        """Nothing: replay holds it all."""
-        return {}
-
-    def restore(self, state: Row) -> np.ndarray:
-        """Nothing is to be brought back."""
-        return np.zeros(0, bool)
 
 
 def _reported(field: Field | None) -> str:

@@ -77,9 +77,6 @@ class DeviceCollector:
         self._world = rollout.envs.begin()
         self._tally = Tally(rollout.envs.num)
 
-    def begin(self) -> None:
-        """Nothing: the envs begin with this object."""
-
     def step(self, state: State, mode: Mode) -> int:
         """Advances every env by U steps with the policy of `state`.
 
