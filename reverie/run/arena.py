@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from reverie.agent import Agent, Mode, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import opponent
+from reverie.run.collect.base import TALLY_KEYS, Episode, Tally
 from reverie.run.counted_jit import CountedJit
 from reverie.run.stop import Stop
 
@@ -29,6 +31,11 @@ class Game(NamedTuple):
     outcome: int
     length: int
 
+    @classmethod
+    def of(cls, episode: Episode, seat: int) -> Game:
+        """The game of an episode, whose return is that of the first player (`Tally`)."""
+        return cls(seat, int(np.sign(episode.episode_return)) * (1 - 2 * seat), episode.length)
+
 
 class Arena:
     """Plays an agent against an opponent, all games of a seat at once.
@@ -44,12 +51,12 @@ class Arena:
     """
 
     def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, mode: Mode = "eval", **options: Any) -> None:
-        self.envs, self.agent, self.name = envs, agent, name
+        self.envs, self.agent = envs, agent
         self._opponent = opponent(name, envs.env)
         self.policy = CountedJit(
             f"arena/{envs.num}", lambda state, carry, rows: agent.policy(state, carry, rows, mode), **options
         )
-        self._step, self._rows = jax.jit(self._advance), jax.jit(envs.rows)
+        self._step, self._rows = jax.jit(envs.step), jax.jit(envs.rows)
 
     def play(self, state: State, games: int, key: Any, stop: Stop | None = None) -> list[Game] | None:
         """`games` games, the agent beginning the first half of them (and one more, if they are odd).
@@ -69,40 +76,30 @@ class Arena:
         return played
 
     def _round(self, state: State, seat: int, key: Any, stop: Stop | None) -> list[Game] | None:
-        """N games with the agent in `seat`.
-
-        row        0       1       2      ...     the last
-        moves      first   second  first
-        reward             first's second's       of who moved on the row before
-        """
+        """N games with the agent in `seat`, of each env the first."""
         begin, carry_key, key = jax.random.split(key, 3)
         num, ((name, _),) = self.envs.num, self.envs.act_space.items()
         world, carry = self.envs.begin()._replace(key=begin), self.agent.init_carry(num, carry_key)
-        score, lengths = np.zeros(num), np.zeros(num, int)
-        over, mine = np.zeros(num, bool), np.zeros(num, bool)
-        for moves in range(10**9):
+        tally, games = Tally(num), dict[int, Game]()  # by env
+        for moves in itertools.count():
             if stop and stop.signal:
                 return None
             rows = self._rows(world)
-            seen = jax.device_get({k: rows[k] for k in ("reward", "is_last", "obs/player")})
-            if moves:
-                score += np.where(over, 0.0, np.where(mine, 1, -1) * seen["reward"])
-                lengths += ~over
-            over |= seen["is_last"]
-            if over.all():
+            seen = jax.device_get({k: rows[k] for k in TALLY_KEYS})
+            tally.add(np.arange(num), seen)
+            for episode in tally.take():
+                games.setdefault(episode.env, Game.of(episode, seat))
+            if len(games) == num:
                 break
             mine = seen["obs/player"] == seat
             # The agent sees every row, or what it remembers would have holes.
             carry, action, _ = self.policy(state, carry, rows)
             action = np.asarray({k.removeprefix("action/"): x for k, x in action.items()}[name])
-            if (~mine & ~over).any():
+            if any(not mine[env] for env in range(num) if env not in games):
                 theirs = self._opponent.act(world.state, rows, jax.random.fold_in(key, moves))
                 action = np.where(mine, action, np.asarray(theirs))
             world = self._step(world, {name: action})
-        return [Game(seat, int(np.sign(s)), int(n)) for s, n in zip(score, lengths, strict=True)]
-
-    def _advance(self, world: Any, action: dict[str, Any]) -> Any:
-        return self.envs.step(world, action)
+        return [games[env] for env in range(num)]
 
 
 def scores(games: list[Game]) -> dict[str, dict[str, int]]:

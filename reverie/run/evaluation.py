@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from reverie.agent import Mode as Acting
-from reverie.agent import State
+from reverie.agent import State, select
 from reverie.envs.workers import Workers
 from reverie.replay.rows import Row
 from reverie.run.arena import Game, scores
-from reverie.run.collect.base import Episode, mean_figures
+from reverie.run.collect.base import Episode, Tally, mean_figures
 from reverie.run.collect.rollout import play
 from reverie.run.envs import Envs
 from reverie.run.jitted import JittedAgent
@@ -85,10 +85,7 @@ def evaluate(
     """
     if workers.mode == "device" and workers.env.players == 2:
         games = compiled.arena(workers, opponent, mode).play(state, episodes, key, stop)
-        if games is None:
-            return None
-        outcomes = [float(game.outcome) for game in games]
-        return Evaluation(outcomes, [game.length for game in games], opponent=opponent, seats=scores(games))
+        return None if games is None else _of_games(games, opponent)
     num = workers.num
     share = np.array([len(range(env, episodes, num)) for env in range(num)])
     if workers.mode == "device":
@@ -100,12 +97,15 @@ def evaluate(
         return None
     order = [played[e % num][e // num] for e in range(episodes)]
     if workers.spec.opponent:
-        matches = [Game(e % 2, int(np.sign(game.episode_return)), game.length) for e, game in enumerate(order)]
-        outcomes = [float(game.outcome) for game in matches]
-        lengths = [game.length for game in matches]
-        return Evaluation(outcomes, lengths, opponent=workers.spec.opponent, seats=scores(matches))
+        # The agent has the first seat in every other env.
+        return _of_games([Game.of(episode, e % 2) for e, episode in enumerate(order)], workers.spec.opponent)
     figures = mean_figures(workers.spec, [e.figures for e in order])
     return Evaluation([e.episode_return for e in order], [e.length for e in order], figures)
+
+
+def _of_games(games: list[Game], opponent: str) -> Evaluation:
+    returns, lengths = [float(game.outcome) for game in games], [game.length for game in games]
+    return Evaluation(returns, lengths, opponent=opponent, seats=scores(games))
 
 
 def _play(
@@ -117,12 +117,9 @@ def _play(
     key: jax.Array,
     stop: Stop | None,
 ) -> list[list[Episode]] | None:
-    """`rollout.play` with envs of the host. In games of two, returns are those of the agent, whose seat is
-    the first in every other env: what a move earned belongs to the player whose turn it was, on the row before."""
-    num = workers.num
-    seat, sign = np.arange(num) % 2, np.ones(num)  # -1 where the opponent moves now
+    """`rollout.play` with envs of the host."""
+    num, tally = workers.num, Tally(workers.num)
     played: list[list[Episode]] = [[] for _ in range(num)]
-    returns, lengths = np.zeros(num), np.zeros(num, int)  # of the open episodes
     carry = compiled.agent.init_carry(num, key)
     action = {k: np.zeros((num, *s.shape), s.dtype) for k, s in workers.act_space.items()}
     rows: Row = {}
@@ -135,13 +132,10 @@ def _play(
         rows = rows or {k: np.zeros((num, *x.shape[1:]), x.dtype) for k, x in new.items()}
         for k, x in new.items():
             rows[k][active] = x
-        returns[active] = np.where(new["is_first"], 0, returns[active] + sign[active] * new["reward"])
-        if workers.spec.opponent:
-            sign[active] = np.where(new["obs/player"] == seat[active], 1, -1)
-        lengths[active] = np.where(new["is_first"], 0, lengths[active] + 1)
-        for env in active[new["is_last"]].tolist():
-            played[env].append(Episode(env, float(returns[env]), int(lengths[env]), dict(workers.figures[env])))
+        tally.add(active, new, workers.figures)
+        for episode in tally.take():
+            played[episode.env].append(episode)
         carry, actions, _ = compiled.policy[mode](state, carry, rows)
-        action = {k.removeprefix("action/"): np.asarray(a) for k, a in actions.items()}
+        action = {k: np.asarray(a) for k, a in select(actions, "action/").items()}
         active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
     return played

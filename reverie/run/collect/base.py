@@ -13,6 +13,7 @@ from reverie.envs.spec import EnvLike, summary
 from reverie.replay.rows import Row
 
 Policy = Callable[[State, Mode, Carry, Row], tuple[Carry, Row, Row]]  # -> carry, action, out; numpy arrays `[n, ...]`
+TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
 Add = Callable[[np.ndarray, Row], object]  # takes the rows of envs [n]
 
 
@@ -106,8 +107,8 @@ class Tally:
         if "obs/player" in rows:
             self._sign[envs] = 1 - 2 * rows["obs/player"].astype(np.int64)
         for i in envs[rows["is_last"]].tolist():
-            describe_run = dict(figures[i]) if figures else {}
-            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), describe_run))
+            own = dict(figures[i]) if figures else {}
+            self._episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), own))
 
     def take(self) -> list[Episode]:
         """The episodes that finished since the last call."""

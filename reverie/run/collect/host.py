@@ -27,8 +27,7 @@ class HostCollector:
 
     Args:
       workers: the envs.
-      policy: decides over the n envs of a group; keys of `action` and `out` without prefix or with `action/` and
-        `out/`.
+      policy: decides over the n envs of a group.
       add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
       groups: number of groups that take turns; env i is in group `i * groups // num`.
     """
@@ -66,12 +65,8 @@ class HostCollector:
         self._tally.add(envs, rows, self._workers.figures)
         self.carry[group], action, out = self._policy(state, mode, self.carry[group], rows)
         action, out = jax.tree.map(np.array, (action, out))  # own memory: jax may reuse its
-        action = {key.removeprefix("action/"): value for key, value in action.items()}
-        out = {key.removeprefix("out/"): value for key, value in out.items()}
-        self._workers.send(envs, action)
-        rows |= {f"action/{key}": value for key, value in action.items()}
-        rows |= {f"out/{key}": value for key, value in out.items()}
-        self.pending[group] = rows
+        self._workers.send(envs, select(action, "action/"))
+        self.pending[group] = rows | action | out
         return len(envs) if pending else 0
 
     def episodes(self) -> list[Episode]:

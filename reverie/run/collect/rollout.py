@@ -14,16 +14,14 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from reverie.agent import Agent, Carry, Mode, State
+from reverie.agent import Agent, Carry, Mode, State, select
 from reverie.envs.device import DeviceEnvs, World
 from reverie.envs.workers import EnvError
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
-from reverie.run.collect.base import Add, Episode, Tally
+from reverie.run.collect.base import TALLY_KEYS, Add, Episode, Tally
 from reverie.run.counted_jit import CountedJit
 from reverie.run.stop import Stop
-
-TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
 
 
 class Rollout:
@@ -49,11 +47,7 @@ class Rollout:
             world, carry = at
             rows = self.envs.rows(world)
             carry, action, out = self.agent.policy(state, carry, rows, mode)
-            action = {key.removeprefix("action/"): x for key, x in action.items()}
-            world = self.envs.step(world, action)
-            rows |= {f"action/{key}": x for key, x in action.items()}
-            rows |= {f"out/{key.removeprefix('out/')}": x for key, x in out.items()}
-            return (world, carry), rows
+            return (self.envs.step(world, select(action, "action/")), carry), rows | action | out
 
         (world, carry), rows = jax.lax.scan(step, (world, carry), length=self.steps)
         return world, carry, rows
@@ -113,13 +107,10 @@ class DeviceCollector:
         Raises:
           Mismatch: the state is of other envs or carries; nothing is changed then.
         """
-        parts: dict[str, Row] = {"world": {}, "carry": {}, "tally": {}}
-        for key, x in state.items():
-            part, _, name = key.partition("/")
-            parts[part][name] = x
-        world, carry = unflatten(self._world, parts["world"]), unflatten(self.carry[0], parts["carry"])
+        world = unflatten(self._world, select(state, "world/"))
+        carry = unflatten(self.carry[0], select(state, "carry/"))
         self._world, self.carry = world, [carry]
-        self._tally.restore(parts["tally"])
+        self._tally.restore(select(state, "tally/"))
         return np.zeros(len(self.groups[0]), bool)
 
     def _require_finite(self, rows: Row) -> None:

@@ -32,7 +32,7 @@ class Store:
 def parity(state, mode, carry, rows):
     """Acts on what it sees, and stores it: a row whose parts come from different steps is found."""
     seen = rows["obs/step"][:, 0]
-    return carry, {"action": (seen % 2).astype(np.int32)}, {"seen": seen}
+    return carry, {"action/action": (seen % 2).astype(np.int32)}, {"out/seen": seen}
 
 
 def collect(spec, steps, *, envs=3, groups=1, policy=parity, seed=0, **kwargs):
@@ -146,7 +146,7 @@ def random_policy(state, mode, carry, rows):
     key, draw = jax.random.split(key)
     total = jnp.where(rows["is_first"], 0.0, total + rows["reward"])
     action = jax.random.randint(draw, total.shape, 0, 2, jnp.int32)
-    return (key, total), {"action": action}, {"total": total.astype(jnp.bfloat16)}
+    return (key, total), {"action/action": action}, {"out/total": total.astype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize("mode", ["inline", "process"])
