@@ -14,8 +14,8 @@ from reverie import algos, memory
 from reverie.agent import Agent
 from reverie.config import Config, ConfigError, flag
 from reverie.run import experience
+from reverie.run.clock import duration
 from reverie.run.cost import Cost, of_update
-from reverie.run.pace import duration
 
 SHARE = 0.9  # of the memory that a process may take
 LARGE = 1e10  # parameters times rows of a batch from which on an update is looked at: seconds of a CPU

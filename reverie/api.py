@@ -26,8 +26,8 @@ from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.plan import Plan, plan
 from reverie.resolve import resolve, settle
-from reverie.run import evaluation, loggers, loop
-from reverie.run.callbacks import Callbacks
+from reverie.run import evaluation, loop
+from reverie.run.callbacks import Callbacks, open_logger
 from reverie.run.collect.base import Episode
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import open_envs, open_evaluation
@@ -163,7 +163,7 @@ def open_session(
         conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
         directory.write_config(config.to_text(config.typed_names(conf, config.saved(path))))  # what may be refused was
         forecast.tell(console, conf, path, workers.mode)
-        with loggers.open_logger(run.logger, conf, path) as tracker:
+        with open_logger(run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
             yield session
 

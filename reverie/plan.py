@@ -18,7 +18,7 @@ from reverie.agent import Agent, as_two_phase
 from reverie.assembly import describe_devices, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.replay.rows import bytes_per_row
-from reverie.run import experience, loggers, phases
+from reverie.run import callbacks, experience, phases
 from reverie.run.collect import offline
 from reverie.run.collect.script import Script
 
@@ -124,7 +124,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun
-    loggers.require(run.logger)
+    callbacks.require(run.logger)
     if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
     room = memory.limit()

@@ -13,11 +13,12 @@ from reverie.config import ConfigError
 from reverie.envs.spec import EnvLike, env_spec
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay
-from reverie.run import experience, meta
+from reverie.run import experience
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import dataset
 from reverie.run.directory import RunDirectory
-from reverie.run.progress import Progress
+from reverie.run.phases import Progress
+from reverie.run.snapshot import describe_run
 
 
 def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], envs: int = 4) -> int:
@@ -52,7 +53,7 @@ def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], env
     with RunDirectory(path).with_lock() as directory:
         manifest = Segments(directory.replay, conf.id).save(replay)
         progress = Progress(step=data.rows)
-        facts = meta.describe_run(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
+        facts = describe_run(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
         Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, facts)
         directory.write_config(config.to_text(conf))
     return data.rows

@@ -26,10 +26,9 @@ from reverie.fields import short
 from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
 from reverie.resolve import again, searching
-from reverie.run import dreams, experience, meta
+from reverie.run import dreams, experience, snapshot
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.directory import RunDirectory
-from reverie.run.snapshot import agent_state
 from reverie.run.trust import CODE, check_code
 from reverie.saved import reading
 from reverie.thinking import search_report
@@ -67,7 +66,7 @@ class LoadedAgent:
             raise ConfigError(f"no run in {self.path}: it has no config.json")
         spec = again(env, spec_of(saved.run))
         check_code(CODE if trust or env is not None else (), spec)
-        checkpoint = meta.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
+        checkpoint = snapshot.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
         if checkpoint is None:
             raise ConfigError(f"the run in {self.path} has no checkpoint yet")
         saved = searching(saved, planner, simulations, planner_scale)
@@ -75,7 +74,7 @@ class LoadedAgent:
         self.spec, self.env = spec, env_here(spec)
         self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
         with reading(checkpoint.path):
-            self.state = agent_state(self.agent, checkpoint)
+            self.state = snapshot.agent_state(self.agent, checkpoint)
         named = f"{saved.id or self.path} after {self.step:,} steps"
         self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, named)
         self._dream = jax.jit(self.agent.dream, static_argnums=2)

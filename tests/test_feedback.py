@@ -17,7 +17,7 @@ from test_cli import TRAIN, answer, here, run  # noqa: F401 (a fixture)
 from reverie import cli
 from reverie.envs.spec import draws
 from reverie.run import counted_jit, log
-from reverie.run.pace import Pace
+from reverie.run.clock import Pace
 from reverie.view.tree import Branches, SearchReport
 
 

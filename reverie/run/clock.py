@@ -1,10 +1,13 @@
-"""Where the time went."""
+"""Where the time went, and how long a run still takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+LEARNING = ("train", "replay")  # what grows with the updates; all else grows with the env steps
 
 
 class Clock:
@@ -32,3 +35,41 @@ class Clock:
         self.seconds[outer] = self.seconds.get(outer, 0.0) + now - self._since
         self._name, self._since = name, now
         return outer
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The work done in a session, and what its run has still to do.
+
+    Attributes:
+      steps, updates: done in this session.
+      steps_left, updates_left: of the whole run.
+      seconds: of this session, by what they were spent on (`Clock`).
+      compiling: seconds of these that the compilation of updates took, which happens once.
+    """
+
+    steps: int
+    updates: int
+    steps_left: int
+    updates_left: int
+    seconds: Mapping[str, float]
+    compiling: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while it is unknown: before the first update, or the first step, of this session."""
+        if (self.updates_left and not self.updates) or (self.steps_left and not self.steps):
+            return None
+        learning = sum(self.seconds.get(name, 0.0) for name in LEARNING)
+        rest = sum(self.seconds.values()) - learning
+        update = max(0.0, learning - self.compiling) / max(1, self.updates)
+        return self.updates_left * update + self.steps_left * rest / max(1, self.steps)
+
+
+def duration(seconds: float) -> str:
+    """A time as a person tells it: 40 s, 12 min, 3.4 h, 5 days."""
+    for unit, size, until in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 48 * 3600)):
+        if seconds < until:
+            number = seconds / size
+            return f"{number:.1f} {unit}" if unit == "h" and number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"

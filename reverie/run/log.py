@@ -23,8 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from reverie.files import Folder, Missing
+from reverie.run.clock import Pace, duration
 from reverie.run.events import Events
-from reverie.run.pace import Pace, duration
 
 logger = logging.getLogger("reverie")
 

@@ -30,10 +30,10 @@ from reverie.config import ConfigError, RunConfig
 from reverie.envs.spec import UnusableEnv
 from reverie.health import NonFinite, Watch
 from reverie.replay.segments import Segments
-from reverie.run import experience, meta, phases
+from reverie.run import experience, phases
 from reverie.run.callbacks import Callbacks
 from reverie.run.checkpoint import Checkpoint, Checkpoints
-from reverie.run.clock import Clock
+from reverie.run.clock import Clock, Pace
 from reverie.run.collect import offline
 from reverie.run.collect.base import Collector, Policy
 from reverie.run.collect.script import Script
@@ -43,12 +43,10 @@ from reverie.run.evaluation import Evaluation
 from reverie.run.jitted import JittedAgent
 from reverie.run.log import Log, finite, read
 from reverie.run.measures import Measures
-from reverie.run.pace import Pace
-from reverie.run.phases import Phase
-from reverie.run.progress import Progress
+from reverie.run.phases import Phase, Progress
 from reverie.run.recent import Recent
 from reverie.run.seeds import keys, seeds
-from reverie.run.snapshot import Snapshots
+from reverie.run.snapshot import Snapshots, latest
 from reverie.run.stop import Stop
 from reverie.saved import reading
 
@@ -111,7 +109,7 @@ class Training:
         self.compiled = JittedAgent(agent, devices)
         self.replay = experience.replay_of(run, agent)
         checkpoints = Checkpoints(directory.checkpoints, run.keep, id)
-        checkpoint = meta.latest(checkpoints)
+        checkpoint = latest(checkpoints)
         self.id = checkpoints.run = id or (checkpoint and checkpoint.run) or uuid.uuid4().hex
         self.ratio = experience.ratio(run, agent)
         self.collector = self._collector()

@@ -1,5 +1,5 @@
-"""The next phase of a run. It follows from the counts of steps and updates alone, so that a resumed run does what the
-interrupted one would have done.
+"""How far a run is, and what comes next. That follows from the counts of steps and updates alone, so that a resumed run
+does what the interrupted one would have done.
 
     together             steps and updates in turns
 
@@ -14,14 +14,43 @@ model and policy: `model_updates` updates of everything.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from reverie.agent import Part
 from reverie.config import RunConfig
+from reverie.run.evaluation import Evaluation
 
 Phase = Literal["together", "collect", "learn", "model", "policy", "done"]
 PARTS: dict[Phase, Part] = {"together": "all", "learn": "all", "model": "model", "policy": "behavior"}  # that move
 NUMBERS: dict[Phase, int] = {"collect": 0, "learn": 1, "model": 1, "policy": 2}  # as a metric
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counters of a run.
+
+    Attributes:
+      step: rows in replay, ever: env steps of all envs.
+      updates: done, the skipped ones (not finite) included.
+      left_out: updates that were due while replay held no sequence to train on.
+      measured: the moment up to which all that is due is measured; behind the present one if a signal came.
+      evaluated: the moment of `evaluation`, or -1.
+    """
+
+    step: int = 0
+    updates: int = 0
+    left_out: int = 0
+    measured: int = 0
+    evaluated: int = -1
+    evaluation: Evaluation | None = None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Progress:
+        """Inverse of `dataclasses.asdict`."""
+        evaluation = facts["evaluation"]
+        return cls(**{**facts, "evaluation": Evaluation(**evaluation) if evaluation else evaluation})
 
 
 def apart(run: RunConfig) -> bool:

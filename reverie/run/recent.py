@@ -13,7 +13,7 @@ from reverie.run.clock import Clock
 from reverie.run.collect.base import Episode, mean_figures, pack, unpack
 from reverie.run.envs import Envs
 from reverie.run.jitted import JittedAgent
-from reverie.run.progress import Progress
+from reverie.run.phases import Progress
 
 COUNTERS = ("nonfinite/total", "nonfinite/streak")  # metrics that are not averaged
 

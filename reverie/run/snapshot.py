@@ -1,8 +1,13 @@
-"""All that decides how a run goes on, as one checkpoint; and the way back."""
+"""All that decides how a run goes on, as one checkpoint; and the way back.
+
+Beside its arrays, a checkpoint has facts (`FORM`): how far the run was, and how to go on.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +17,99 @@ import numpy as np
 
 from reverie.agent import Agent, State, select
 from reverie.config import RunConfig
-from reverie.envs import base
+from reverie.envs.base import Spaces, to_json
 from reverie.health import NonFinite
 from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay
-from reverie.run import meta, phases
+from reverie.run import phases
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect.base import Collector
-from reverie.run.progress import Progress
+from reverie.run.phases import Progress
 from reverie.run.ratio import Ratio
 from reverie.run.recent import Recent
+from reverie.saved import BYTES, COUNT, Malformed, fault
 
 logger = logging.getLogger("reverie")
 
+_SPACES = {str: {str: object}}
+FORM = {
+    "obs_space": _SPACES,
+    "act_space": _SPACES,
+    "progress": {
+        "step": COUNT,
+        "updates": COUNT,
+        "left_out": COUNT,
+        "measured": COUNT,
+        "evaluated": range(-1, COUNT.stop),
+        "evaluation": (None, {"returns": [float], "lengths": [COUNT]}),
+    },
+    "ratio": {"done": COUNT},
+    "names": [str],
+    "metrics_bytes": BYTES,
+    "replay": {"version": COUNT, "held": COUNT, "schema": {str: [object]}, "replay": {"count": [COUNT]}},
+}
 
+
+def describe_run(
+    obs_space: Spaces,
+    act_space: Spaces,
+    progress: Progress,
+    replay: Mapping[str, Any],
+    *,
+    ratio: Mapping[str, int],
+    names: Sequence[str] = (),
+    metrics_bytes: int = 0,
+) -> dict[str, Any]:
+    """The facts of a checkpoint in this form.
+
+    Args:
+      replay: what `Segments.save` returned.
+      ratio: the state of `Ratio`.
+      names: of the figures of an update.
+      metrics_bytes: of metrics.jsonl that count.
+    """
+    return {
+        "obs_space": to_json(obs_space),
+        "act_space": to_json(act_space),
+        "progress": asdict(progress),
+        "ratio": dict(ratio),
+        "names": list(names),
+        "metrics_bytes": metrics_bytes,
+        "replay": replay,
+    }
+
+
+def latest(checkpoints: Checkpoints) -> Checkpoint | None:
+    """The newest sound checkpoint, which says all that it must; None if there is none yet.
+
+    Raises:
+      Malformed: it does not. What `Checkpoints.load_latest` raises.
+    """
+    checkpoint = checkpoints.load_latest()
+    if checkpoint and (wrong := fault(checkpoint.meta, FORM)):
+        raise Malformed(f"{checkpoint.path} says what cannot be: {wrong}; nothing was changed")
+    return checkpoint
+
+
+@dataclass
 class Snapshots:
     """The parts of a run in its checkpoints, besides its state and its progress.
 
-    Args:
+    Attributes:
       checkpoints: of the run, whose id they bear.
       segments: where the rows of `replay` lie.
       replay, collector, ratio, recent: of the run; `restore` brings them back.
     """
 
-    def __init__(
-        self,
-        run: RunConfig,
-        agent: Agent,
-        checkpoints: Checkpoints,
-        segments: Segments,
-        replay: Replay,
-        collector: Collector,
-        ratio: Ratio,
-        recent: Recent,
-    ) -> None:
-        self._run, self._agent, self._checkpoints, self._segments = run, agent, checkpoints, segments
-        self._replay, self._collector, self._ratio, self._recent = replay, collector, ratio, recent
+    run: RunConfig
+    agent: Agent
+    checkpoints: Checkpoints
+    segments: Segments
+    replay: Replay
+    collector: Collector
+    ratio: Ratio
+    recent: Recent
 
     def save(self, state: State, progress: Progress, metrics_bytes: int) -> Path:
         """Commits a checkpoint of this very moment.
@@ -57,24 +118,24 @@ class Snapshots:
           OSError: the disk will not take it.
           NonFinite: the state cannot be learned from any more.
         """
-        replay = self._segments.save(self._replay)
+        replay = self.segments.save(self.replay)
         arrays = {f"agent/{k}": x for k, x in flatten(state).items()}
         self._require_finite(arrays, progress)
-        if phases.collects(self._run, progress.step, progress.updates):
-            arrays |= {f"collector/{k}": x for k, x in self._collector.state().items()}
-        arrays |= {f"recent/{k}": x for k, x in self._recent.arrays().items()}
-        facts = meta.describe_run(
-            self._agent.obs_space,
-            self._agent.act_space,
+        if phases.collects(self.run, progress.step, progress.updates):
+            arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
+        arrays |= {f"recent/{k}": x for k, x in self.recent.arrays().items()}
+        facts = describe_run(
+            self.agent.obs_space,
+            self.agent.act_space,
             progress,
             replay,
-            ratio=self._ratio.state(),
-            names=self._recent.names,
+            ratio=self.ratio.state(),
+            names=self.recent.names,
             metrics_bytes=metrics_bytes,
         )
-        moment = phases.moment(self._run, progress.step, progress.updates)
-        path = self._checkpoints.save(moment, arrays, facts)
-        self._segments.collect_garbage(m["meta"]["replay"] for m in self._checkpoints.manifests())
+        moment = phases.moment(self.run, progress.step, progress.updates)
+        path = self.checkpoints.save(moment, arrays, facts)
+        self.segments.collect_garbage(m["meta"]["replay"] for m in self.checkpoints.manifests())
         return path
 
     def restore(self, checkpoint: Checkpoint) -> tuple[State, Progress]:
@@ -85,16 +146,16 @@ class Snapshots:
           Exception: what was saved cannot be gone on with.
         """
         facts, arrays = checkpoint.meta, checkpoint.arrays
-        state = agent_state(self._agent, checkpoint)
-        self._segments.load(self._replay, facts["replay"])
-        self._ratio.restore(facts["ratio"])
+        state = agent_state(self.agent, checkpoint)
+        self.segments.load(self.replay, facts["replay"])
+        self.ratio.restore(facts["ratio"])
         progress = Progress.of(facts["progress"])
-        self._recent.restore(facts["names"], select(arrays, "recent/"), progress)
-        if phases.collects(self._run, progress.step, progress.updates):
-            self._collector.restore(select(arrays, "collector/"))
-            for envs, rows in zip(self._collector.groups, self._collector.pending, strict=True):
+        self.recent.restore(facts["names"], select(arrays, "recent/"), progress)
+        if phases.collects(self.run, progress.step, progress.updates):
+            self.collector.restore(select(arrays, "collector/"))
+            for envs, rows in zip(self.collector.groups, self.collector.pending, strict=True):
                 if rows:
-                    self._replay.check(envs, rows)
+                    self.replay.check(envs, rows)
         return state, progress
 
     def _require_finite(self, arrays: Row, progress: Progress) -> None:
@@ -103,7 +164,7 @@ class Snapshots:
             if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(x).all():
                 raise NonFinite(
                     f"{name} is not finite any more (step {progress.step}, update {progress.updates}). The "
-                    f"last good checkpoint is kept in {self._checkpoints.directory}. Start over with a smaller "
+                    f"last good checkpoint is kept in {self.checkpoints.directory}. Start over with a smaller "
                     "--learning-rate"
                 )
 
@@ -116,7 +177,7 @@ def agent_state(agent: Agent, checkpoint: Checkpoint) -> State:
     """
     faults = []
     for name in ("obs_space", "act_space"):
-        saved, own = checkpoint.meta[name], base.to_json(getattr(agent, name))
+        saved, own = checkpoint.meta[name], to_json(getattr(agent, name))
         faults += [
             f"{name} {key}: saved {saved.get(key, 'nothing')}, expected {own.get(key, 'nothing')}"
             for key in sorted(saved.keys() | own.keys())

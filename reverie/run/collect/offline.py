@@ -15,7 +15,7 @@ from reverie.envs.spec import EnvSpec
 from reverie.replay.rows import Field
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay
-from reverie.run import experience, meta
+from reverie.run import experience, snapshot
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect import dataset
 from reverie.run.collect.dataset import Dataset
@@ -95,7 +95,7 @@ def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
     directory = RunDirectory(Path(path))
     if (saved := config.saved(directory.path)) is None:
         raise ConfigError(f"--offline {path}: there is no run, it has no config.json; nor are there episodes, *.npz")
-    checkpoint = meta.latest(Checkpoints(directory.checkpoints, run=saved.id))
+    checkpoint = snapshot.latest(Checkpoints(directory.checkpoints, run=saved.id))
     if checkpoint is None:
         raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
     return Source(directory, saved, checkpoint.meta["replay"])
