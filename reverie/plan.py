@@ -104,8 +104,8 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
             "for the other. Leave it out, or choose a Dreamer, such as `reverie train dreamer_v3`"
         )
     modules = agent.parameters(jax.eval_shape(agent.init, jax.random.key(0)))
-    capacity, window = experience.capacity(run, agent), experience.window(run, agent)
-    width = bytes_per_row(experience.fields(agent))
+    fields, window = experience.fields(agent), experience.window(run, agent)
+    capacity, width = experience.capacity(run, fields), bytes_per_row(fields)
     if capacity // run.envs < window:
         raise ConfigError(
             f"replay may hold {capacity} steps, {capacity // run.envs} of each env, and a sequence "
@@ -120,7 +120,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     if run.offline:
         source = offline.source(run.offline, spec_of(run), run.envs)
         # What a Dreamer stores beside a step it can do without; the others learn from what their search stored.
-        source.check(experience.fields(agent), run.envs, search_keys=as_two_phase(agent) is None)
+        source.check(fields, run.envs, search_keys=as_two_phase(agent) is None)
         rows = min(capacity, source.rows)
     if run.collector:
         Script(run.collector, agent.act_space, run.seed)  # tells of a wrong name before anything is begun

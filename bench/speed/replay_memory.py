@@ -80,7 +80,7 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         before = resident()
         replay = Replay(
-            fields, streams=args.envs, length=length, capacity=experience.capacity(conf.run, agent), seed=0, online=True
+            fields, streams=args.envs, length=length, capacity=experience.capacity(conf.run, fields), seed=0, online=True
         )
         for t in range(replay.ring):
             replay.add(streams, rows[t % len(rows)])

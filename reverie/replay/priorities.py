@@ -35,18 +35,15 @@ class SumTree:
 
     Attributes:
       nodes: float64 [2 * size]; `nodes[0]` means nothing.
+      leaves: float64 [size], a view to read from.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.nodes = np.zeros(2 * size)
+        self.leaves = self.nodes[size:]
         self._left, self._right = self.nodes[0::2], self.nodes[1::2]  # [i]: the children of i
         self._depth = (2 * size - 1).bit_length() - 1  # of the deepest leaf; no leaf is higher by more than one
-
-    @property
-    def leaves(self) -> np.ndarray:
-        """float64 [size], a view to read from."""
-        return self.nodes[self.size :]
 
     @property
     def total(self) -> float:
@@ -96,7 +93,7 @@ class SumTree:
 
 
 class Priorities:
-    """The priorities of `size` places, of which those that are `set` and not `stale_windows` are drawn.
+    """The priorities of `size` places, of which those that are `set`, and not dropped again, are drawn.
 
     Args:
       alpha: 0 to 1; 0 draws uniformly.

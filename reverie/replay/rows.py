@@ -80,19 +80,15 @@ class Rings:
         """Memory when full."""
         return self.capacity * bytes_per_row(self.fields)
 
-    def check(self, streams: np.ndarray, rows: Row) -> None:
-        """Raises what adding `rows` [n, ...] to `streams` [n] would raise, and adds nothing."""
-        streams = np.asarray(streams)
-        self._check(streams, rows, (streams.size,))
-
-    def _check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...]) -> None:
+    def check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...] = ()) -> None:
+        """Raises what adding `rows` [*lead, n, ...] to `streams` [n] would raise, and adds nothing."""
         if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (
             streams.size and streams.max() >= self.streams
         ):
             raise ValueError(f"streams must differ and be below {self.streams}; given {streams}")
         faults = [f"{key}: not a key of the rows" for key in rows.keys() - self.fields.keys()]
         for key, field in self.fields.items():
-            want = (*lead, *field.shape)
+            want = (*lead, streams.size, *field.shape)
             if key not in rows:
                 faults.append(f"{key}: missing, expected {field.dtype} {list(want)}")
             elif rows[key].dtype != field.dtype or rows[key].shape != want:
@@ -130,7 +126,12 @@ class Rings:
         Returns key -> [batch, length, ...] as `sample` does; a window comes twice only if there are fewer than
         `batch`. Raises ValueError while there is no window that long (`longest`).
         """
-        starts = self._beginnings(length)
+        found = []
+        for stream in range(self.streams):
+            t, run = self._unbroken(stream, within_episodes=False)
+            start = t - (length - 1)
+            found.append((stream << ID_BITS) | start[run <= start])
+        starts = np.concatenate(found)
         if not starts.size:
             raise ValueError(f"no {length} rows follow each other: {len(self)} rows in {self.streams} streams")
         return self._rows(rng.choice(starts, batch, replace=starts.size < batch), np.arange(length))
@@ -140,14 +141,6 @@ class Rings:
         """Rows of the longest window that `look` finds."""
         runs = (self._unbroken(s, within_episodes=False) for s in range(self.streams))
         return max(int((t - run).max(initial=-1)) + 1 for t, run in runs)
-
-    def _beginnings(self, length: int) -> np.ndarray:
-        """The ids of all rows that begin a window of `length`."""
-        found = [np.zeros(0, np.int64)]
-        for s in range(self.streams):
-            t, run = self._unbroken(s, within_episodes=False)
-            found.append((s << ID_BITS) | (t[run <= t - (length - 1)] - (length - 1)))
-        return np.concatenate(found)
 
     def slots(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows `ids` [n] lie: (slots [m] of those not overwritten, their mask [n])."""

@@ -45,10 +45,10 @@ ROWS, PATCH = 0, 1  # kinds of record
 RECORD_BYTES = 4 << 20  # payload of one record, about: what one flipped bit can cost
 SEGMENT_BYTES = 64 << 20  # a longer segment is not appended to
 
-_MAGIC, _MAGIC_1 = b"reverie\x02", b"reverie\x01"
+_MAGIC = b"reverie\x02"
 # magic, schema, run, segment, kind, checksum of the payload, length of the payload
 _HEADER = struct.Struct("<8sI16sIIIQ")
-_HEADER_1 = struct.Struct("<8sIIIIQ")
+_HEADERS = {_MAGIC: _HEADER, b"reverie\x01": struct.Struct("<8sIIIIQ")}  # the first version has no run
 _CHECK = struct.Struct("<I")  # checksum of the header
 _HEAD = _HEADER.size + _CHECK.size
 _NOBODY = bytes(16)  # the run of whoever has no name
@@ -167,7 +167,8 @@ class Segments:
         """Which slots go into which record of which segment."""
         records = []
         length = self._lengths.get(segment, 0)
-        fresh = 1 + max((0, *self._lengths, *self._numbers_on_disk()))
+        on_disk = (int(name[1]) for name in map(_NAME.fullmatch, self._folder.names()) if name)
+        fresh = 1 + max((0, *self._lengths, *on_disk))
         for kind, mask in ((ROWS, rows), (PATCH, patches)):
             slots = np.flatnonzero(mask)
             width = _width(replay, kind)
@@ -203,10 +204,6 @@ class Segments:
             self._open = 0
             raise
         return lengths
-
-    def _numbers_on_disk(self) -> list[int]:
-        names = (_NAME.fullmatch(name) for name in self._folder.names())
-        return [int(name[1]) for name in names if name]
 
     # --- loading ----------------------------------------------------------------------------------
 
@@ -280,24 +277,19 @@ class Segments:
         schema = _schema_check(replay)
         at = 0
         while at < len(data):
-            first = data.startswith(_MAGIC_1, at)
-            header = data[at : at + (_HEADER_1 if first else _HEADER).size]
+            form = _HEADERS.get(data[at : at + len(_MAGIC)])
+            header = data[at : at + form.size] if form else b""
             body = at + len(header) + _CHECK.size
-            whole = len(data) >= body and (first or header.startswith(_MAGIC))
-            if not whole or data[at + len(header) : body] != _CHECK.pack(zlib.crc32(header)):
+            if not form or data[at + len(header) : body] != _CHECK.pack(zlib.crc32(header)):
                 yield f"no record at byte {at}"
-                at = min((x for x in (data.find(m, at + 1) for m in (_MAGIC, _MAGIC_1)) if x >= 0), default=len(data))
+                at = min((x for x in (data.find(magic, at + 1) for magic in _HEADERS) if x >= 0), default=len(data))
                 continue
-            if first:
-                _, fields, segment, kind, crc, size = _HEADER_1.unpack(header)
-                run = _NOBODY
-            else:
-                _, fields, run, segment, kind, crc, size = _HEADER.unpack(header)
+            _, fields, *run, segment, kind, crc, size = form.unpack(header)
             payload = memoryview(data)[body : body + size]
             if zlib.crc32(payload) != crc:
                 yield f"the checksum of the record at byte {at} is wrong"
-            elif self.run and run not in (_NOBODY, _id(self.run)):
-                raise AnotherRun(f"the replay in {self.directory / name}", run.hex(), self.run)
+            elif self.run and any(each not in (_NOBODY, _id(self.run)) for each in run):
+                raise AnotherRun(f"the replay in {self.directory / name}", run[0].hex(), self.run)
             elif fields != schema or kind not in (ROWS, PATCH) or size % _width(replay, kind):
                 yield f"the record at byte {at} has other fields"
             elif segment != _number(name):
@@ -306,31 +298,21 @@ class Segments:
                 yield (kind, *_split(replay, kind, payload))
             at = body + size
 
-    def collect_garbage(self, manifests: Iterable[Mapping[str, Any]]) -> list[Path]:
+    def collect_garbage(self, manifests: Iterable[Mapping[str, Any]]) -> None:
         """Removes all bytes that none of `manifests` (those of all kept checkpoints) counts on; a file in which `load`
-        met damage gets another name instead.
-
-        Call it after the commit of a checkpoint. Returns the files removed or cut.
+        met damage gets another name instead. Call it after the commit of a checkpoint.
         """
         marks = {_name(i): length for i, length in self._lengths.items()}
         for segment in (s for m in manifests for s in m["segments"]):
             name = segment["name"]
             marks[name] = max(marks.get(name, 0), segment["length"])
-        rows_out = []
-        for name in self._folder.names():
-            if not _NAME.fullmatch(name):
-                continue
-            if name not in marks:
-                if name in self._bad_files:
-                    self._folder.set_aside(name)
-                else:
-                    self._folder.remove(name)
+        for name in filter(_NAME.fullmatch, self._folder.names()):
+            if name not in marks and name in self._bad_files:
+                self._folder.set_aside(name)
+            elif name not in marks:
+                self._folder.remove(name)
             elif name not in self._bad_files and self._folder.size(name) > marks[name]:
                 self._folder.truncate(name, marks[name])
-            else:
-                continue
-            rows_out.append(self.directory / name)
-        return rows_out
 
 
 def _name(segment: int) -> str:

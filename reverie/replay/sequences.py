@@ -110,8 +110,8 @@ class Replay(Rings):
 
         Raises ValueError naming every key that differs; nothing is added then.
         """
-        self.check(streams, rows)
         streams = np.asarray(streams)
+        self.check(streams, rows)
         self._append(streams, {key: value[None] for key, value in rows.items()})
 
     def extend(self, streams: np.ndarray, rows: Row) -> None:
@@ -125,7 +125,7 @@ class Replay(Rings):
         """
         streams = np.asarray(streams)
         steps = next((len(x) for x in rows.values() if x.ndim), 0)
-        self._check(streams, rows, (steps, streams.size))
+        self.check(streams, rows, (steps,))
         # So few that no window is completed and overwritten by the same call.
         most = self.ring - self.length + 1
         for u in range(0, steps, most):
@@ -280,7 +280,8 @@ class Replay(Rings):
         starts = []
         for s in range(self.streams):
             t, run = self._unbroken(s, self.within_episodes)
-            starts.append(t[run <= t - (self.length - 1)] - (self.length - 1))
+            start = t - (self.length - 1)
+            starts.append(start[run <= start])
             self._run[s] = run[-1] if t.size else 0
             self._windows.put(s, starts[s])
         if self._priorities:

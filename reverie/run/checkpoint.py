@@ -137,7 +137,8 @@ class Checkpoints:
                 folder.remove(temporary)
             raise
         try:
-            os.close(_verify(folder / name)[1])
+            with _verify(folder / name):
+                pass
         except _DamagedError as damage:
             raise files.DiskError(
                 errno.EIO,
@@ -164,11 +165,8 @@ class Checkpoints:
             try:
                 if isinstance(damage := manifests[name], _DamagedError):
                     raise damage
-                manifest, handle = _verify(self._folder / name)
-                try:
+                with _verify(self._folder / name) as (manifest, handle):
                     arrays = _read_arrays(handle)
-                finally:
-                    os.close(handle)
                 if manifest["step"] != step:
                     raise _DamagedError(f"its manifest says step {manifest['step']!r}")
             except _DamagedError as damage:
@@ -241,9 +239,8 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    names = ("reverie", "jax", "jaxlib", "numpy", "safetensors")
     versions = {"python": platform.python_version()}
-    for name in names:
+    for name in ("reverie", "jax", "jaxlib", "numpy", "safetensors"):
         with suppress(importlib.metadata.PackageNotFoundError):  # run from a checkout
             versions[name] = importlib.metadata.version(name)
     return versions
@@ -281,7 +278,8 @@ def _read_manifest(folder: Folder) -> dict[str, Any]:
     return manifest
 
 
-def _verify(folder: Folder) -> tuple[dict[str, Any], int]:
+@contextmanager
+def _verify(folder: Folder) -> Iterator[tuple[dict[str, Any], int]]:
     """The manifest of a checkpoint whose sizes and checksums hold, and an open handle of its arrays."""
     manifest = _read_manifest(folder)
     # No name out of the manifest is ever opened: the one file it may list is the one we know.
@@ -290,19 +288,16 @@ def _verify(folder: Folder) -> tuple[dict[str, Any], int]:
     want = manifest["files"][_ARRAYS]
     with _present():
         handle = folder.open(_ARRAYS)
-    try:
-        with open(handle, "rb", closefd=False) as file:
+    with open(handle, "rb") as file:
+        try:
             size = os.fstat(handle).st_size
             if size != want["bytes"]:
                 raise _DamagedError(f"{_ARRAYS} has {size} bytes instead of {want['bytes']}")
             if hashlib.file_digest(file, "sha256").hexdigest() != want["sha256"]:
                 raise _DamagedError(f"the checksum of {_ARRAYS} is wrong")
-    except BaseException as error:
-        os.close(handle)
-        if isinstance(error, OSError):
+        except OSError as error:
             raise files.DiskError(error.errno, f"cannot read {folder.path / _ARRAYS}: {error.strerror}") from error
-        raise
-    return manifest, handle
+        yield manifest, handle
 
 
 def _read_arrays(handle: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ again (`FUSED_OPS`) counts for nothing, as the compiler makes it where it is rea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,5 +99,4 @@ def _inside(eqn: Any) -> list[Any]:
 
 def _bytes(variable: Any) -> int:
     aval = variable.aval
-    size: Callable[[Any], int] = lambda dtype: getattr(dtype, "itemsize", 4)
-    return math.prod(aval.shape) * size(aval.dtype) if hasattr(aval, "shape") else 0
+    return math.prod(aval.shape) * getattr(aval.dtype, "itemsize", 4) if hasattr(aval, "shape") else 0

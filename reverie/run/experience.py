@@ -15,13 +15,10 @@ from reverie.run.seeds import seeds
 
 def row_fields(obs_space: Spaces, act_space: Spaces) -> dict[str, Field]:
     """The row of one step in these spaces, without what an agent adds."""
-    flags = {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
-    return (
-        {f"obs/{key}": Field(space.shape, space.dtype) for key, space in obs_space.items()}
-        | {f"action/{key}": Field(space.shape, space.dtype) for key, space in act_space.items()}
-        | {"reward": Field((), np.dtype("float32"))}
-        | flags
-    )
+    row = {f"obs/{key}": Field(space.shape, space.dtype) for key, space in obs_space.items()}
+    row |= {f"action/{key}": Field(space.shape, space.dtype) for key, space in act_space.items()}
+    row["reward"] = Field((), np.dtype("float32"))
+    return row | {name: Field((), np.dtype(bool)) for name in ("is_first", "is_last", "is_terminal")}
 
 
 def fields(agent: Agent) -> dict[str, Field]:
@@ -30,14 +27,9 @@ def fields(agent: Agent) -> dict[str, Field]:
     return row_fields(agent.obs_space, agent.act_space) | own
 
 
-def rows_within(run: RunConfig, stored: dict[str, Field]) -> int:
+def capacity(run: RunConfig, stored: dict[str, Field]) -> int:
     """Rows of these fields that replay may hold: by their number and by their bytes."""
     return min(run.replay_size, int(run.replay_gb * 1e9) // bytes_per_row(stored))
-
-
-def capacity(run: RunConfig, agent: Agent) -> int:
-    """Rows that replay may hold."""
-    return rows_within(run, fields(agent))
 
 
 def window(run: RunConfig, agent: Agent) -> int:
@@ -47,11 +39,12 @@ def window(run: RunConfig, agent: Agent) -> int:
 
 def replay_of(run: RunConfig, agent: Agent) -> Replay:
     """The replay of a run, empty."""
+    stored = fields(agent)
     return Replay(
-        fields(agent),
+        stored,
         streams=run.envs,
         length=window(run, agent),
-        capacity=capacity(run, agent),
+        capacity=capacity(run, stored),
         seed=seeds(run.seed).replay,
         online=run.online,
         within_episodes=run.within_episodes,

@@ -61,11 +61,8 @@ class Measures:
         run = self._run
         advice = f"A new run plays fewer games at once with --eval-envs below {run.eval_envs}, or --eval-episodes"
         with self._spare(state, step, "evaluation", "no evaluation", advice), self._standing or self._open() as envs:
-            key, mode, local = (
-                evaluation_key(run.seed, moment),
-                ACTING[run.eval_mode],
-                self._jitted.place.local(state),
-            )
+            local, key = self._jitted.place.local(state), evaluation_key(run.seed, moment)
+            mode = ACTING[run.eval_mode]
             return evaluate(self._jitted, local, envs, run.eval_episodes, key, self._stop, run.opponent, mode)
         return None
 

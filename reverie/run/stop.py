@@ -40,9 +40,8 @@ class Stop:
         self.signal: str | None = None
         self._interrupts = 0
         self._before: dict[int, Any] = {}
-        self._wakeup_pipe: tuple[threading.Thread, int, int] | None = (
-            None  # where signals are written, by us and before
-        )
+        # Who reads the signals, and where they are written: by us, and before.
+        self._wakeup_pipe: tuple[threading.Thread, int, int] | None = None
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():

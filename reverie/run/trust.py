@@ -38,7 +38,7 @@ def check_code(trust: Collection[str], env: EnvSpec, collector: str = "", rule: 
     """Raises NeedsTrust if the env or the collector of a saved config would bring code of its own.
 
     Args:
-      vouched: names of the values that a person typed, of `CODE`.
+      trust: names of the values that a person typed, of `CODE`.
       rule: the sentence that a refusal begins with.
     """
     found: dict[str, tuple[str, str]] = {}

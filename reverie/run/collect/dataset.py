@@ -92,15 +92,15 @@ class Dataset:
 
     def pour(self, replay: Replay) -> None:
         """Fills an empty replay, every episode into the stream that has the fewest rows; `out/` is zero."""
-        phrase_parts = np.zeros(self.streams, np.int64)
+        lengths = np.zeros(self.streams, np.int64)
         for episode in self.episodes:
-            stream = int(phrase_parts.argmin())
+            stream = int(lengths.argmin())
             steps = len(episode["reward"])
             rows: Row = {key: np.zeros((steps, 1, *field.shape), field.dtype) for key, field in replay.fields.items()}
             for key, value in episode.items():
                 rows[key][:, 0] = value
             replay.extend(np.array([stream]), rows)
-            phrase_parts[stream] += steps
+            lengths[stream] += steps
 
 
 def holds(path: str) -> bool:
@@ -170,7 +170,7 @@ def _rows(recording: Recording, env: Env) -> Row:
         ("terminated", recording.terminated, steps),
         ("truncated", recording.truncated, steps),
     ):
-        given = {len(x) if np.ndim(x) else 0 for x in _leaves(value)}
+        given = {len(x) if np.ndim(x) else 0 for x in _flat(value).values()}
         if given != {length}:
             wording = " and ".join(str(x) for x in sorted(given)) or "no"
             raise ConfigError(f"{name}: {what} has {wording} rows and reward {steps}, expected {length} of {what}")
@@ -222,10 +222,6 @@ def _flat(value: Any, name: str = "") -> dict[str, np.ndarray]:
         return {name: np.asarray(value)}
     items = value.items() if isinstance(value, Mapping) else enumerate(value)
     return {k: x for key, each in items for k, x in _flat(each, f"{name}/{key}".lstrip("/")).items()}
-
-
-def _leaves(value: Any) -> list[np.ndarray]:
-    return list(_flat(value).values())
 
 
 def _at(value: Any, t: int) -> Any:

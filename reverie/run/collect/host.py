@@ -44,11 +44,7 @@ class HostCollector:
         self._tally = Tally(workers.num)
 
     def step(self, state: State, mode: Mode) -> int:
-        """Advances the group whose turn it is by one step.
-
-        Returns:
-          the number of rows committed: n, or 0 in a group's first step.
-        """
+        """One step of the group whose turn it is. It commits its n rows, or 0 in its first step."""
         if not self._begun:
             nothing = {
                 key: np.zeros((self._workers.num, *space.shape), space.dtype)
@@ -70,7 +66,6 @@ class HostCollector:
         return len(envs) if pending else 0
 
     def episodes(self) -> list[Episode]:
-        """The episodes that finished since the last call."""
         return self._tally.take()
 
     def state(self) -> Row:
@@ -86,14 +81,7 @@ class HostCollector:
         return state | self._tally.state()
 
     def restore(self, state: Row) -> np.ndarray:
-        """Continues from `state`, with fresh workers and with `carry` as it was to begin with.
-
-        Returns:
-          bool [N]: envs that could not be brought back; their episodes are cut.
-
-        Raises:
-          ValueError: the state is of other envs, groups or carries; nothing is changed then.
-        """
+        """See `Collector`. The workers are fresh; a state of other envs, groups or carries is a ValueError."""
         for key, kind in (("groups", np.int64), ("turn", np.int64), ("begun", np.bool_)):
             if (state[key].dtype, state[key].shape) != (kind, ()):
                 raise ValueError(f"{key} is {state[key].dtype} {list(state[key].shape)}, expected one {kind.__name__}")

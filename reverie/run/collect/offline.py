@@ -73,7 +73,7 @@ class Source:
         """Fills an empty `replay` that passes `check` with these rows. What an algorithm stores beside a step (`out/`)
         is zero where this run stored something else."""
         fields, run = self.fields, self.config.run
-        capacity = experience.rows_within(run, fields)
+        capacity = experience.capacity(run, fields)
         old = Replay(fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
         with reading(self.directory.replay):
             Segments(self.directory.replay, self.config.id).load(old, self.manifest)

@@ -72,10 +72,7 @@ class DeviceCollector:
         self._tally = Tally(rollout.envs.num)
 
     def step(self, state: State, mode: Mode) -> int:
-        """Advances every env by U steps with the policy of `state`.
-
-        Returns:
-          the number of rows committed, U * N.
+        """U steps of every env, all U * N rows of which are committed.
 
         Raises:
           EnvError: an observation or a reward is not finite.
@@ -89,7 +86,6 @@ class DeviceCollector:
         return self._rollout.steps * len(self.groups[0])
 
     def episodes(self) -> list[Episode]:
-        """The episodes that finished since the last call."""
         return self._tally.take()
 
     def state(self) -> Row:
@@ -99,14 +95,7 @@ class DeviceCollector:
         return state | {f"tally/{key}": x for key, x in self._tally.state().items()}
 
     def restore(self, state: Row) -> np.ndarray:
-        """Continues from `state`, with `carry` as it was to begin with.
-
-        Returns:
-          bool [N]: envs that could not be brought back, which is none.
-
-        Raises:
-          Mismatch: the state is of other envs or carries; nothing is changed then.
-        """
+        """See `Collector`. Every env is brought back; a state of other envs or carries is a Mismatch."""
         world = unflatten(self._world, select(state, "world/"))
         carry = unflatten(self.carry[0], select(state, "carry/"))
         self._world, self.carry = world, [carry]
