@@ -79,9 +79,8 @@ def main(args: Args) -> None:
     length = agent.context + conf.run.length
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         before = resident()
-        replay = Replay(
-            fields, streams=args.envs, length=length, capacity=experience.capacity(conf.run, fields), seed=0, online=True
-        )
+        capacity = experience.capacity(conf.run, fields)
+        replay = Replay(fields, streams=args.envs, length=length, capacity=capacity, seed=0, online=True)
         for t in range(replay.ring):
             replay.add(streams, rows[t % len(rows)])
         filled = resident()

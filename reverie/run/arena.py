@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -53,9 +54,7 @@ class Arena:
     def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, mode: Mode = "eval", **options: Any) -> None:
         self.envs, self.agent = envs, agent
         self._opponent = opponent(name, envs.env)
-        self.policy = CountedJit(
-            f"arena/{envs.num}", lambda state, carry, rows: agent.policy(state, carry, rows, mode), **options
-        )
+        self.policy = CountedJit(f"arena/{envs.num}", partial(agent.policy, mode=mode), **options)
         self._step, self._rows = jax.jit(envs.step), jax.jit(envs.rows)
 
     def play(self, state: State, games: int, key: Any, stop: Stop | None = None) -> list[Game] | None:

@@ -342,24 +342,21 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     or of another shape or dtype.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    names = [_leaf_name(path) for path, _ in leaves]
-    faults = [f"{name}: saved, but not expected" for name in sorted(arrays.keys() - set(names))]
-    for name, (_, leaf) in zip(names, leaves, strict=True):
+    expected = {_leaf_name(path): leaf for path, leaf in leaves}
+    faults = [f"{name}: saved, but not expected" for name in sorted(arrays.keys() - expected.keys())]
+    for name, leaf in expected.items():
         want = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        if name not in arrays:
-            faults.append(f"{name}: expected {want.dtype} {list(want.shape)}, not saved")
-        elif arrays[name].shape != want.shape or arrays[name].dtype != want.dtype:
-            column = arrays[name]
-            faults.append(
-                f"{name}: saved {column.dtype} {list(column.shape)}, expected {want.dtype} {list(want.shape)}"
-            )
+        text = f"expected {want.dtype} {list(want.shape)}"
+        if (given := arrays.get(name)) is None:
+            faults.append(f"{name}: {text}, not saved")
+        elif given.shape != want.shape or given.dtype != want.dtype:
+            faults.append(f"{name}: saved {given.dtype} {list(given.shape)}, {text}")
     if faults:
         raise Mismatch(
             f"the checkpoint is of another agent (size, spaces or version), nothing was changed; "
             f"{len(faults)} differences:\n  " + "\n  ".join(faults)
         )
-    values = [_as_leaf(leaf, arrays[name]) for name, (_, leaf) in zip(names, leaves, strict=True)]
-    return jax.tree_util.tree_unflatten(treedef, values)
+    return jax.tree_util.tree_unflatten(treedef, [_as_leaf(leaf, arrays[name]) for name, leaf in expected.items()])
 
 
 def _leaf_name(path: Any) -> str:

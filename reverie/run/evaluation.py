@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from reverie.agent import Carry, State, select
 from reverie.agent import Mode as Acting
-from reverie.agent import State, select
 from reverie.envs.workers import Workers
 from reverie.replay.rows import Row
 from reverie.run.arena import Game, scores
 from reverie.run.collect.base import Episode, Tally, mean_figures
 from reverie.run.collect.rollout import play
+from reverie.run.counted_jit import CountedJit
 from reverie.run.envs import Envs
 from reverie.run.jitted import JittedAgent
 from reverie.run.stop import Stop
@@ -88,11 +89,11 @@ def evaluate(
         return None if games is None else _of_games(games, opponent)
     num = workers.num
     share = np.array([len(range(env, episodes, num)) for env in range(num)])
+    carry = compiled.agent.init_carry(num, key)
     if workers.mode == "device":
-        carry = compiled.agent.init_carry(num, key)
         played = play(compiled.rollout(workers, SCAN), mode, state, carry, share, stop)
     else:
-        played = _play(compiled, mode, state, workers, share, key, stop)
+        played = _play(compiled.policy[mode], state, workers, carry, share, stop)
     if played is None:
         return None
     order = [played[e % num][e // num] for e in range(episodes)]
@@ -109,18 +110,11 @@ def _of_games(games: list[Game], opponent: str) -> Evaluation:
 
 
 def _play(
-    compiled: JittedAgent,
-    mode: Acting,
-    state: State,
-    workers: Workers,
-    share: np.ndarray,
-    key: jax.Array,
-    stop: Stop | None,
+    policy: CountedJit, state: State, workers: Workers, carry: Carry, share: np.ndarray, stop: Stop | None
 ) -> list[list[Episode]] | None:
     """`rollout.play` with envs of the host."""
     num, tally = workers.num, Tally(workers.num)
     played: list[list[Episode]] = [[] for _ in range(num)]
-    carry = compiled.agent.init_carry(num, key)
     action = {k: np.zeros((num, *s.shape), s.dtype) for k, s in workers.act_space.items()}
     rows: Row = {}
     active = np.flatnonzero(share)
@@ -135,7 +129,7 @@ def _play(
         tally.add(active, new, workers.figures)
         for episode in tally.take():
             played[episode.env].append(episode)
-        carry, actions, _ = compiled.policy[mode](state, carry, rows)
+        carry, actions, _ = policy(state, carry, rows)
         action = {k: np.asarray(a) for k, a in select(actions, "action/").items()}
         active = np.array([env for env in active.tolist() if len(played[env]) < share[env]], int)
     return played

@@ -60,26 +60,17 @@ class Events:
             if self._handle is None:
                 self._handle = _create(self._folder)
             data = b"".join(_record(event) for event in (events if self._offset else [*self._first(), *events]))
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self._handle, data[written:], self._offset + written)
+            append(self._handle, data, self._offset)
+            self._offset += len(data)
         except OSError as error:
-            self._explain(error)
-            return
-        self._offset += len(data)
-
-    def _explain(self, error: OSError) -> None:
-        if self._handle is not None:
-            with suppress(OSError):
-                os.ftruncate(self._handle, self._offset)  # no half an event before the next one
-        if not self._reported:
+            if not self._reported:
+                logger.warning(
+                    "cannot write to %s: %s. The run goes on; TensorBoard shows nothing more until that works again, "
+                    "and metrics.jsonl has all numbers",
+                    self._folder,
+                    error.strerror,
+                )
             self._reported = True
-            logger.warning(
-                "cannot write to %s: %s. The run goes on; TensorBoard shows nothing more until that works again, and "
-                "metrics.jsonl has all numbers",
-                self._folder,
-                error.strerror,
-            )
 
     def _first(self) -> list[Event]:
         """The first record of a file."""
@@ -88,6 +79,18 @@ class Events:
             began = SessionLog(status=SessionLog.START)
             begun.append(Event(wall_time=time.time(), step=self._start, session_log=began))
         return begun
+
+
+def append(handle: int, data: bytes, end: int) -> None:
+    """Writes `data` behind the first `end` bytes of an open file; OSError if it cannot, and no half of it stays there."""
+    written = 0
+    try:
+        while written < len(data):
+            written += os.pwrite(handle, data[written:], end + written)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(handle, end)
+        raise
 
 
 def _event(step: int, value: Summary.Value) -> Event:

@@ -35,7 +35,10 @@ class JittedAgent:
         self.agent = agent
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
-        self.policy: dict[Mode, CountedJit] = {mode: self._policy(mode) for mode in get_args(Mode)}
+        self.policy: dict[Mode, CountedJit] = {
+            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), **self.place.alone)
+            for mode in get_args(Mode)
+        }
         self._trains: dict[Part, CountedJit] = {}
         self.report = CountedJit("report", agent.report, **self.place.alone)
         self.dream = CountedJit("dream", agent.dream, **self.place.alone)
@@ -85,12 +88,6 @@ class JittedAgent:
         others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
         others += [arena.policy for arena in self._arenas.values()]
         return policies | {f.name: f.traces for f in (*self._trains.values(), self.report, self.dream, *others)}
-
-    def _policy(self, mode: Mode) -> CountedJit:
-        def decide(state: State, carry: Carry, obs: Any) -> tuple[Carry, Any, Any]:
-            return self.agent.policy(state, carry, obs, mode)
-
-        return CountedJit(f"policy/{mode}", decide, **self.place.alone)
 
     def _pack(self, part: Part, result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
         """The metrics of an update as one vector."""

@@ -13,7 +13,6 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from reverie.files import Folder, Missing
 from reverie.run.clock import Pace, duration
-from reverie.run.events import Events
+from reverie.run.events import Events, append
 
 logger = logging.getLogger("reverie")
 
@@ -85,12 +84,8 @@ class JsonLines:
     def _append(self) -> OSError | None:
         """Writes all that waits, or nothing, and says why."""
         try:
-            written = 0
-            while written < len(self._waiting):
-                written += os.pwrite(self._handle, self._waiting[written:], self.offset + written)
+            append(self._handle, self._waiting, self.offset)
         except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._handle, self.offset)  # no half a line before the next one
             return error
         self.offset += len(self._waiting)
         self._waiting = b""
@@ -143,10 +138,9 @@ class Plain:
     def __init__(self, console: Console, steps: int, unit: str = "step") -> None:
         self._console, self._steps, self._unit = console, steps, unit
         self._values: dict[str, Any] = {}
-        self._newest = 0
-        self._shown: int | None = None
+        self._newest = 0  # step of the newest values
+        self._fresh = False  # they are not shown yet
         self._next = 0.0
-        self._fresh = False
         self._pace: Pace | None = None
         self._begun: float | None = None  # since when something is known of the pace and not yet told
 
@@ -163,11 +157,11 @@ class Plain:
         self._fresh, self._newest = True, step
 
     def close(self) -> None:
-        if self._values and self._shown != self._newest:
+        if self._fresh:
             self._line(self._newest)
 
     def _line(self, step: int) -> None:
-        self._shown, self._next, self._fresh = step, time.monotonic() + PLAIN_EVERY, False
+        self._next, self._fresh = time.monotonic() + PLAIN_EVERY, False
         shown = [f"{text} {show(self._values[k])}" for k, text in SHOWN.items() if k in self._values]
         shown = [*_left(self._pace), *shown]
         self._console.print(f"{self._unit} {step:,} of {self._steps:,}  " + "  ".join(shown), soft_wrap=True)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie.agent import Agent, State, select
+from reverie.agent import Agent, State, add_prefix, select
 from reverie.config import RunConfig
 from reverie.envs.base import Spaces, to_json
 from reverie.health import NonFinite
@@ -25,8 +25,8 @@ from reverie.replay.sequences import Replay
 from reverie.run import phases
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect.base import Collector
+from reverie.run.experience import Ratio
 from reverie.run.phases import Progress
-from reverie.run.ratio import Ratio
 from reverie.run.recent import Recent
 from reverie.saved import BYTES, COUNT, Malformed, fault
 
@@ -119,11 +119,11 @@ class Snapshots:
           NonFinite: the state cannot be learned from any more.
         """
         replay = self.segments.save(self.replay)
-        arrays = {f"agent/{k}": x for k, x in flatten(state).items()}
+        arrays = add_prefix("agent/", flatten(state))
         self._require_finite(arrays, progress)
         if phases.collects(self.run, progress.step, progress.updates):
-            arrays |= {f"collector/{k}": x for k, x in self.collector.state().items()}
-        arrays |= {f"recent/{k}": x for k, x in self.recent.arrays().items()}
+            arrays |= add_prefix("collector/", self.collector.state())
+        arrays |= add_prefix("recent/", self.recent.arrays())
         facts = describe_run(
             self.agent.obs_space,
             self.agent.act_space,

@@ -164,13 +164,8 @@ def _minari(name: str) -> Iterator[Recording]:
 def _rows(recording: Recording, env: Env) -> Row:
     """An episode as rows `[T + 1, ...]`, every step of it sound."""
     name, steps = recording.name, len(recording.reward)
-    for what, value, length in (
-        ("obs", recording.obs, steps + 1),
-        ("action", recording.action, steps),
-        ("terminated", recording.terminated, steps),
-        ("truncated", recording.truncated, steps),
-    ):
-        given = {len(x) if np.ndim(x) else 0 for x in _flat(value).values()}
+    for what, length in (("obs", steps + 1), ("action", steps), ("terminated", steps), ("truncated", steps)):
+        given = {len(x) if np.ndim(x) else 0 for x in _flat(getattr(recording, what)).values()}
         if given != {length}:
             wording = " and ".join(str(x) for x in sorted(given)) or "no"
             raise ConfigError(f"{name}: {what} has {wording} rows and reward {steps}, expected {length} of {what}")

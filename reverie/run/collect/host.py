@@ -15,7 +15,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from reverie.agent import Carry, Mode, State, select
+from reverie.agent import Carry, Mode, State, add_prefix, select
 from reverie.envs.workers import Workers
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
@@ -46,11 +46,9 @@ class HostCollector:
     def step(self, state: State, mode: Mode) -> int:
         """One step of the group whose turn it is. It commits its n rows, or 0 in its first step."""
         if not self._begun:
-            nothing = {
-                key: np.zeros((self._workers.num, *space.shape), space.dtype)
-                for key, space in self._workers.act_space.items()
-            }
-            self._workers.send(np.arange(self._workers.num), nothing)  # every env is reset
+            num, spaces = self._workers.num, self._workers.act_space
+            nothing = {key: np.zeros((num, *space.shape), space.dtype) for key, space in spaces.items()}
+            self._workers.send(np.arange(num), nothing)  # every env is reset
             self._begun = True
         group, self._turn = self._turn, (self._turn + 1) % len(self.groups)
         envs, pending = self.groups[group], self.pending[group]
@@ -70,11 +68,9 @@ class HostCollector:
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays; the envs go on working."""
-        state = {f"workers/{key}": value for key, value in self._workers.state().items()}
-        for group, pending in enumerate(self.pending):
-            state |= {f"pending/{group}/{key}": value for key, value in pending.items()}
-            carry = flatten(self.carry[group])
-            state |= {f"carry/{group}/{key}": value for key, value in carry.items()}
+        state = add_prefix("workers/", self._workers.state())
+        for group, (pending, carry) in enumerate(zip(self.pending, self.carry, strict=True)):
+            state |= add_prefix(f"pending/{group}/", pending) | add_prefix(f"carry/{group}/", flatten(carry))
         state["groups"] = np.array(len(self.groups), np.int64)
         state["turn"] = np.array(self._turn, np.int64)
         state["begun"] = np.array(self._begun)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from reverie.agent import Agent, Carry, Mode, State, select
+from reverie.agent import Agent, Carry, Mode, State, add_prefix, select
 from reverie.envs.device import DeviceEnvs, World
 from reverie.envs.workers import EnvError
 from reverie.replay.rows import Row
@@ -90,9 +90,8 @@ class DeviceCollector:
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays: here the envs themselves are saved."""
-        state = {f"world/{key}": x for key, x in flatten(self._world).items()}
-        state |= {f"carry/{key}": x for key, x in flatten(self.carry[0]).items()}
-        return state | {f"tally/{key}": x for key, x in self._tally.state().items()}
+        state = add_prefix("world/", flatten(self._world)) | add_prefix("carry/", flatten(self.carry[0]))
+        return state | add_prefix("tally/", self._tally.state())
 
     def restore(self, state: Row) -> np.ndarray:
         """See `Collector`. Every env is brought back; a state of other envs or carries is a Mismatch."""

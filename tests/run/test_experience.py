@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.run.ratio import Ratio
+from reverie.run.experience import Ratio
 
 
 @given(
