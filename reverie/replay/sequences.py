@@ -115,14 +115,7 @@ class Replay(Rings):
         self._append(streams, {key: value[None] for key, value in rows.items()})
 
     def extend(self, streams: np.ndarray, rows: Row) -> None:
-        """Appends U rows that follow each other to each of `streams`: what U calls of `add` do, at once.
-
-        Args:
-          streams: [n] integers, all different.
-          rows: key -> [U, n, ...], exactly the keys, shapes and dtypes of `fields`.
-
-        Raises ValueError naming every key that differs; nothing is added then.
-        """
+        """Appends U rows [U, n, ...] that follow each other to each of `streams`: what U calls of `add` do, at once."""
         streams = np.asarray(streams)
         steps = next((len(x) for x in rows.values() if x.ndim), 0)
         self.check(streams, rows, (steps,))
@@ -171,11 +164,10 @@ class Replay(Rings):
 
     # --- sampling ---------------------------------------------------------------------------------
 
-    def sample(self, batch: int, online: bool = True, beta: float | None = None) -> Row:
-        """`batch` windows: new ones in their turn (see `online`), then uniform over all windows
-        held. `online=False` only looks: the new ones keep their turn. With priorities, all are drawn by these. The
-        windows come in random order: who takes a part of a batch takes no part of replay more often than another.
-        `beta`: power of these importance weights, if not the replay's own.
+    def sample(self, batch: int, beta: float | None = None) -> Row:
+        """`batch` windows: new ones in their turn (see `online`), then uniform over all windows held. With priorities,
+        all are drawn by these. The windows come in random order: who takes a part of a batch takes no part of replay
+        more often than another. `beta`: power of these importance weights, if not the replay's own.
 
         Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]; with priorities also `weight`
         float32 [B], see `priorities`. The arrays are fresh. Raises ValueError while no window is complete
@@ -189,7 +181,7 @@ class Replay(Rings):
         if self._priorities:
             roots, weight = self._priorities.draw(batch, self._rng, beta)
             return {**self._rows(self.ids(roots) - self._context, self._span), "weight": weight}
-        picks = self._windows.serve(batch) if self.online and online else []
+        picks = self._windows.serve(batch) if self.online else []
         window_ids = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
         stream, start = self._windows.draw(batch - len(picks), self._rng)
         first = np.concatenate([window_ids, (stream << ID_BITS) | start])

@@ -160,11 +160,9 @@ class Checkpoints:
         """
         found = [each for each in self._candidates() if until is None or each[0] <= until]
         self._passed_over = []
-        manifests = self._readable(found)
+        self._readable(found)  # or nothing is read
         for step, _, name in found:
             try:
-                if isinstance(damage := manifests[name], _DamagedError):
-                    raise damage
                 with _verify(self._folder / name) as (manifest, handle):
                     arrays = _read_arrays(handle)
                 if manifest["step"] != step:
@@ -183,22 +181,19 @@ class Checkpoints:
         return None
 
     def manifests(self) -> list[dict[str, Any]]:
-        """The manifests (`step`, `meta`, ...) of all checkpoints on the disk that are not damaged,
-        newest first. Raises as `load_latest` does."""
-        return [m for m in self._readable(self._candidates()).values() if not isinstance(m, _DamagedError)]
+        """The manifests (`step`, `meta`, ...) of all checkpoints on the disk that are not damaged, newest first. Raises
+        as `load_latest` does."""
+        return [*self._readable(self._candidates()).values()]
 
-    def _readable(self, found: Iterable[tuple[int, int, str]]) -> dict[str, dict[str, Any] | _DamagedError]:
-        """Name -> manifest, or what is wrong with it, of those found; raises as `load_latest` does."""
-        manifests: dict[str, dict[str, Any] | _DamagedError] = {}
+    def _readable(self, found: Iterable[tuple[int, int, str]]) -> dict[str, dict[str, Any]]:
+        """Name -> manifest of those found whose manifest is not damaged; raises as `load_latest` does."""
+        manifests: dict[str, dict[str, Any]] = {}
         for _, _, name in found:
-            try:
+            with suppress(_DamagedError):
                 manifests[name] = manifest = _read_manifest(self._folder / name)
-            except _DamagedError as damage:
-                manifests[name] = damage
-                continue
-            theirs = str(manifest.get("run") or "")
-            if self.run and theirs and theirs != self.run:
-                raise AnotherRun(f"the checkpoint {self._folder.path / name}", theirs, self.run)
+                theirs = str(manifest.get("run") or "")
+                if self.run and theirs and theirs != self.run:
+                    raise AnotherRun(f"the checkpoint {self._folder.path / name}", theirs, self.run)
         return manifests
 
     def _candidates(self) -> list[tuple[int, int, str]]:
@@ -218,7 +213,7 @@ class Checkpoints:
         kept: set[int] = set()
         for s, a, name in found:
             stale = s > step or (s == step and a != attempt)
-            if isinstance(manifests[name], _DamagedError):
+            if name not in manifests:
                 self._folder.set_aside(name)
             elif stale or s in kept or len(kept) >= self.keep:
                 self._folder.remove(name)

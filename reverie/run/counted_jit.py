@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -64,23 +63,15 @@ class CountedJit:
             args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
         if self.traces or not _jitting():
             return self._call(*args)
+        timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", self.name))
+        timer.daemon = True
+        timer.start()
         before = time.perf_counter()
-        with _reported(self.name):
-            result = self._call(*args)
-        self.compiling = time.perf_counter() - before
-        return result
-
-
-@contextmanager
-def _reported(name: str) -> Iterator[None]:
-    """Says what is compiled, if that takes so long that one wonders."""
-    timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", name))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        try:
+            return self._call(*args)
+        finally:
+            timer.cancel()
+            self.compiling = time.perf_counter() - before
 
 
 def _jitting() -> bool:

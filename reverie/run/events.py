@@ -82,7 +82,7 @@ class Events:
 
 
 def append(handle: int, data: bytes, end: int) -> None:
-    """Writes `data` behind the first `end` bytes of an open file; OSError if it cannot, and no half of it stays there."""
+    """Writes `data` behind the first `end` bytes of an open file. OSError if it cannot; no half of it stays there."""
     written = 0
     try:
         while written < len(data):

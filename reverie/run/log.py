@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -122,16 +122,6 @@ def _record(line: bytes) -> dict[str, Any]:
     return record
 
 
-class Display(Protocol):
-    """Something that shows a run while it goes."""
-
-    def update(self, step: int, pace: Pace | None = None) -> None: ...
-
-    def metrics(self, step: int, values: Mapping[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class Plain:
     """A line every few seconds, for files and pipes."""
 
@@ -230,7 +220,7 @@ class Log:
     ) -> None:
         self.lines = JsonLines(path, keep)
         self._events = Events(tensorboard, start)
-        self._display: Display
+        self._display: Terminal | Plain
         # A console on stderr is one beside JSON: a program reads along.
         if console.is_terminal and not console.stderr:
             self._display = Terminal(console, steps, start, unit)

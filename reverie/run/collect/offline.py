@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,43 +21,42 @@ from reverie.run.directory import RunDirectory
 from reverie.saved import reading
 
 
-@dataclass(frozen=True)
 class Source:
-    """The replay of a run as its newest checkpoint counts it.
+    """The replay of the run in `path`, as its newest checkpoint counts it.
 
     Attributes:
       rows: how many it holds.
+      streams: envs that they came from.
+      fields: key of a row -> shape and dtype.
     """
 
-    directory: RunDirectory
-    config: config.Config
-    manifest: dict[str, Any]
-
-    @property
-    def rows(self) -> int:
-        return int(self.manifest["held"])
-
-    @property
-    def streams(self) -> int:
-        return len(self.manifest["replay"]["count"])
-
-    @property
-    def fields(self) -> dict[str, Field]:
+    def __init__(self, path: str) -> None:
+        self.directory = RunDirectory(Path(path))
+        if (saved := config.saved(self.directory.path)) is None:
+            raise ConfigError(
+                f"--offline {path}: there is no run, it has no config.json; nor are there episodes, *.npz"
+            )
+        checkpoint = snapshot.latest(Checkpoints(self.directory.checkpoints, run=saved.id))
+        if checkpoint is None:
+            raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
+        self.config, self._manifest = saved, checkpoint.meta["replay"]
+        self.rows, self.streams = int(self._manifest["held"]), len(self._manifest["replay"]["count"])
         with reading(self.directory.replay):
-            return {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in self.manifest["schema"].items()}
+            schema = self._manifest["schema"]
+            self.fields = {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in schema.items()}
 
     def check(self, fields: Mapping[str, Field], streams: int, search_keys: bool) -> None:
         """Raises ConfigError for other observations, actions or numbers of envs than these.
 
         Args:
-          searched: what the policy stored beside a step is learned from (policies and values of a search), so that
+          search_keys: what the policy stored beside a step is learned from (policies and values of a search), so that
             has to be there as well.
         """
-        own = self.fields
         faults = [
-            f"{key}: there {_reported(own.get(key))}, here {_reported(fields.get(key))}"
-            for key in sorted(own.keys() | fields.keys())
-            if own.get(key) != fields.get(key) and (not key.startswith("out/") or (search_keys and key in fields))
+            f"{key}: there {_reported(self.fields.get(key))}, here {_reported(fields.get(key))}"
+            for key in sorted(self.fields.keys() | fields.keys())
+            if self.fields.get(key) != fields.get(key)
+            and (not key.startswith("out/") or (search_keys and key in fields))
         ]
         if faults:
             lacks_search = all(fault.startswith("out/") for fault in faults)
@@ -72,11 +69,10 @@ class Source:
     def pour(self, replay: Replay) -> None:
         """Fills an empty `replay` that passes `check` with these rows. What an algorithm stores beside a step (`out/`)
         is zero where this run stored something else."""
-        fields, run = self.fields, self.config.run
-        capacity = experience.capacity(run, fields)
-        old = Replay(fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
+        capacity = experience.capacity(self.config.run, self.fields)
+        old = Replay(self.fields, streams=self.streams, length=1, capacity=capacity, seed=0, online=False)
         with reading(self.directory.replay):
-            Segments(self.directory.replay, self.config.id).load(old, self.manifest)
+            Segments(self.directory.replay, self.config.id).load(old, self._manifest)
         replay.take(old)
 
 
@@ -90,15 +86,7 @@ def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
       ConfigError: there is none, it saved nothing yet, or its episodes are not of this env.
       NoSoundCheckpoint, OtherVersion, AnotherRun, Malformed, files.DiskError: it cannot be read.
     """
-    if dataset.holds(path):
-        return Dataset(path, spec, streams)
-    directory = RunDirectory(Path(path))
-    if (saved := config.saved(directory.path)) is None:
-        raise ConfigError(f"--offline {path}: there is no run, it has no config.json; nor are there episodes, *.npz")
-    checkpoint = snapshot.latest(Checkpoints(directory.checkpoints, run=saved.id))
-    if checkpoint is None:
-        raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
-    return Source(directory, saved, checkpoint.meta["replay"])
+    return Dataset(path, spec, streams) if dataset.holds(path) else Source(path)
 
 
 def _reported(field: Field | None) -> str:
