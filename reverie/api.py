@@ -19,7 +19,7 @@ from rich.console import Console
 
 from reverie import algos, config, defaults, presets
 from reverie.assembly import computing, env_here, make_agent, spec_of, spec_values
-from reverie.config import Config, ConfigError
+from reverie.config import CODE, Config, ConfigError
 from reverie.envs import check
 from reverie.envs.base import Spaces
 from reverie.envs.check import Finding
@@ -36,7 +36,6 @@ from reverie.run.jitted import JittedAgent
 from reverie.run.loop import Result
 from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
-from reverie.run.trust import CODE
 from reverie.trained import LoadedAgent
 
 

@@ -17,7 +17,7 @@ from reverie.actor import Actor, EpisodeMemory
 from reverie.agent import CONTEXT_ROWS, DREAMT, Dream, Mode, as_driving, as_searching
 from reverie.algos.dreamer.planning import TREES
 from reverie.assembly import env_here, make_agent, spec_of
-from reverie.config import ConfigError
+from reverie.config import CODE, ConfigError
 from reverie.envs.base import Arrays, Step
 from reverie.envs.spec import EnvLike
 from reverie.envs.workers import episode_seed
@@ -29,7 +29,7 @@ from reverie.resolve import again, searching
 from reverie.run import dreams, experience, snapshot
 from reverie.run.checkpoint import Checkpoints
 from reverie.run.directory import RunDirectory
-from reverie.run.trust import CODE, check_code
+from reverie.run.trust import check_code
 from reverie.saved import reading
 from reverie.thinking import search_report
 from reverie.view.tree import SearchReport

@@ -152,7 +152,7 @@ def test_the_terminal_has_a_bar_and_json_has_none(tmp_path: Path) -> None:
         text = io.StringIO()
         console = Console(file=text, force_terminal=True, width=120, stderr=stderr)
         with log.Log(tmp_path / "m.jsonl", tmp_path / "tb", console, steps=1000) as sinks:
-            sinks.update(51, Pace(51, 1, 949, 99, {"train": 60.0}, compiling=20.0))
+            sinks.display.update(51, Pace(51, 1, 949, 99, {"train": 60.0}, compiling=20.0))
         return text.getvalue()
 
     assert "66 min left" in shown(stderr=False)

@@ -40,7 +40,7 @@ class Callbacks:
     on_eval: Callable[[int, Evaluation], Any] | None = None
     on_episode: Callable[[int, Episode], Any] | None = None
     on_checkpoint: Callable[[int, Path], Any] | None = None
-    _print_error: set[str] = field(default_factory=set)
+    _faulty: set[str] = field(default_factory=set)  # names of those that raised
 
     def __call__(self, name: str, step: int, what: Any) -> None:
         """Calls the function of this name, if there is one."""
@@ -49,8 +49,8 @@ class Callbacks:
         try:
             function(step, what)
         except Exception as error:  # the user's own function: no reason to lose a run
-            if name not in self._print_error:
-                self._print_error.add(name)
+            if name not in self._faulty:
+                self._faulty.add(name)
                 logger.warning(
                     "step %d: %s raised %s: %s. Training goes on; this is told once", step, name,
                     type(error).__name__, error,

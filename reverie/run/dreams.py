@@ -16,8 +16,8 @@ from reverie.replay.rows import Row
 from reverie.replay.sequences import Replay
 from reverie.run import experience
 from reverie.run.envs import collector, open_envs
+from reverie.run.events import Events
 from reverie.run.jitted import JittedAgent
-from reverie.run.log import Log
 from reverie.view import dream as view
 from reverie.view import video
 
@@ -49,7 +49,7 @@ def play(run: RunConfig, agent: Agent, state: State, spec: EnvSpec, sequences: i
     return look(replay, sequences, length, np.random.default_rng(seed))
 
 
-def film(dream: Dream, folder: Folder, step: int, log: Log) -> None:
+def film(dream: Dream, folder: Folder, step: int, events: Events) -> None:
     """Puts a dream into `folder` and TensorBoard: a video of every image, one plot of all that is observed besides.
 
     Raises:
@@ -60,9 +60,9 @@ def film(dream: Dream, folder: Folder, step: int, log: Log) -> None:
         folder.replace(f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS))
         small = view.frames(dream, key, height=64)  # a GIF is ten times an MP4
         gif = video.encode(".gif", small, view.FPS)
-        log.picture(step, f"dream/{key.removeprefix('obs/')}", gif, small[0].shape[:2])
+        events.picture(step, f"dream/{key.removeprefix('obs/')}", gif, small[0].shape[:2])
     if len(view.curves(dream)) > 1 or not view.pictures(dream):
         png = view.plot(dream)
         folder.replace(f"dream-{step:09d}.png", png)
         width, height = Image.open(io.BytesIO(png)).size
-        log.picture(step, "dream/curves", png, (height, width))
+        events.picture(step, "dream/curves", png, (height, width))

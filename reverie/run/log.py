@@ -196,7 +196,7 @@ class Terminal:
 
 
 class Log:
-    """All sinks of one session of a run. A context manager.
+    """All sinks of one session of a run: `lines`, `events` and the `display`. A context manager.
 
     Args:
       path: the JSON lines file.
@@ -219,17 +219,13 @@ class Log:
         unit: str = "step",
     ) -> None:
         self.lines = JsonLines(path, keep)
-        self._events = Events(tensorboard, start)
-        self._display: Terminal | Plain
+        self.events = Events(tensorboard, start)
+        self.display: Terminal | Plain
         # A console on stderr is one beside JSON: a program reads along.
         if console.is_terminal and not console.stderr:
-            self._display = Terminal(console, steps, start, unit)
+            self.display = Terminal(console, steps, start, unit)
         else:
-            self._display = Plain(console, steps, unit)
-
-    def update(self, step: int, pace: Pace | None = None) -> None:
-        """Tells the display how far the run is, and at what pace; cheap enough for every step."""
-        self._display.update(step, pace)
+            self.display = Plain(console, steps, unit)
 
     def write(self, step: int, values: Mapping[str, float], moment: int | None = None) -> None:
         """Records one line of metrics, everywhere.
@@ -242,19 +238,15 @@ class Log:
         numbers = finite(values)
         record = {"step": step, **numbers}
         self.lines.write(record)
-        self._events.scalars(moment, {name: value for name, value in numbers.items() if value is not None})
-        self._display.metrics(moment, record)
-
-    def picture(self, step: int, name: str, encoded: bytes, size: tuple[int, int]) -> None:
-        """Shows a PNG, or a GIF that moves, of `(height, width)` in TensorBoard."""
-        self._events.picture(step, name, encoded, size)
+        self.events.scalars(moment, {name: value for name, value in numbers.items() if value is not None})
+        self.display.metrics(moment, record)
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._display.close()
-        self._events.close()
+        self.display.close()
+        self.events.close()
         self.lines.close()
 
 

@@ -222,7 +222,7 @@ class Training:
         mode: Mode = "train" if learns else "random"
         with self.clock.measure_time("envs"):
             row_count = self.collector.step(self.local, mode)
-        ended = self.collector.episodes()
+        ended = self.collector.tally.take()
         self.recent.episodes += ended
         self.progress = replace(self.progress, step=self.progress.step + row_count)
         for episode in ended:
@@ -312,7 +312,7 @@ class Training:
         if evaluation:
             self._tell("on_eval", evaluation)
         if run.video_every and (final or due(run.video_every)) and self.replay.can_sample():
-            self.measures.film(self.state, now.step, moment, self.directory.folder / "videos", log)
+            self.measures.film(self.state, now.step, moment, self.directory.folder / "videos", log.events)
         self.progress = replace(self.progress, measured=moment)
         if run.checkpoint_every and (over or due(run.checkpoint_every)) and not final:
             try:
@@ -379,7 +379,7 @@ def train(session: Training, console: Console) -> Result:
     ) as log:
         while session.catch_up():
             session.measure(log, session.is_over)
-            log.update(session.moment, session.pace())
+            log.display.update(session.moment, session.pace())
             if session.is_over or stop.signal:
                 break
             due, part = session.turn()

@@ -18,8 +18,8 @@ from reverie.run import dreams
 from reverie.run.clock import Clock
 from reverie.run.envs import Envs, open_evaluation
 from reverie.run.evaluation import ACTING, Evaluation, evaluate
+from reverie.run.events import Events
 from reverie.run.jitted import JittedAgent
-from reverie.run.log import Log
 from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
 
@@ -74,13 +74,13 @@ class Measures:
             figures = jax.device_get(self._jitted.report(self._jitted.place.local(state), self._look(moment)))
         return {f"report/{k}": float(v) for k, v in figures.items()}
 
-    def film(self, state: State, step: int, moment: int, folder: Folder, log: Log) -> None:
+    def film(self, state: State, step: int, moment: int, folder: Folder, events: Events) -> None:
         """Dreams as pictures; a full disk is a warning, as for metrics."""
         advice = "--video-every 0 leaves pictures out; they grow with --batch"
         with self._spare(state, step, "report", "no picture of a dream", advice):
             dream = jax.device_get(self._jitted.dream(self._jitted.place.local(state), self._look(moment)))
             try:
-                dreams.film(dream, folder, moment, log)
+                dreams.film(dream, folder, moment, events)
             except OSError as error:
                 logger.warning("step %d: no picture of a dream: %s", step, error)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from reverie.config import CODE as CODE
 from reverie.config import ConfigError
 from reverie.envs import code
 from reverie.envs.spec import EnvSpec, brings

@@ -105,10 +105,10 @@ def record(tmp_path: Path, terminal: bool) -> str:
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=100)
     with log.Log(tmp_path / "m.jsonl", tmp_path / "tb", console, steps=2000) as sinks:
-        sinks.update(1000)
+        sinks.display.update(1000)
         values: dict[str, Any] = {"episode/return": 12.5, "loss/total": math.nan, "replay/rows": 10}
         sinks.write(1000, values)
-        sinks.update(1001)
+        sinks.display.update(1001)
     return text.getvalue()
 
 

@@ -25,18 +25,16 @@ class Collector(Protocol):
       groups: the envs of each group that is stepped by itself, int [n].
       carry: the policy's carry of each group. The caller sets it before the first `step`.
       pending: the rows `[n, ...]` of each group whose successors are not known yet; none before its first step.
+      tally: counts the episodes.
     """
 
     groups: list[np.ndarray]
     carry: list[Carry]
     pending: list[Row]
+    tally: Tally
 
     def step(self, state: State, mode: Mode) -> int:
         """Acts once with the policy of `state`; returns the number of rows committed."""
-        ...
-
-    def episodes(self) -> list[Episode]:
-        """The episodes that finished since the last call."""
         ...
 
     def state(self) -> Row:

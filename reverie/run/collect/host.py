@@ -19,7 +19,7 @@ from reverie.agent import Carry, Mode, State, add_prefix, select
 from reverie.envs.workers import Workers
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
-from reverie.run.collect.base import Add, Episode, Policy, Tally
+from reverie.run.collect.base import Add, Policy, Tally
 
 
 class HostCollector:
@@ -41,7 +41,7 @@ class HostCollector:
         self.pending: list[Row] = [{} for _ in range(groups)]
         self._turn = 0
         self._begun = False
-        self._tally = Tally(workers.num)
+        self.tally = Tally(workers.num)
 
     def step(self, state: State, mode: Mode) -> int:
         """One step of the group whose turn it is. It commits its n rows, or 0 in its first step."""
@@ -56,15 +56,12 @@ class HostCollector:
         if pending:
             pending["is_last"] = pending["is_last"] | cut
             self._add(envs, pending)
-        self._tally.add(envs, rows, self._workers.figures)
+        self.tally.add(envs, rows, self._workers.figures)
         self.carry[group], action, out = self._policy(state, mode, self.carry[group], rows)
         action, out = jax.tree.map(np.array, (action, out))  # own memory: jax may reuse its
         self._workers.send(envs, select(action, "action/"))
         self.pending[group] = rows | action | out
         return len(envs) if pending else 0
-
-    def episodes(self) -> list[Episode]:
-        return self._tally.take()
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays; the envs go on working."""
@@ -74,7 +71,7 @@ class HostCollector:
         state["groups"] = np.array(len(self.groups), np.int64)
         state["turn"] = np.array(self._turn, np.int64)
         state["begun"] = np.array(self._begun)
-        return state | self._tally.state()
+        return state | self.tally.state()
 
     def restore(self, state: Row) -> np.ndarray:
         """See `Collector`. The workers are fresh; a state of other envs, groups or carries is a ValueError."""
@@ -90,7 +87,7 @@ class HostCollector:
         tally = Tally(self._workers.num)
         tally.restore(state)
         cut = self._workers.restore(select(state, "workers/"))
-        self.carry, self._tally = carry, tally
+        self.carry, self.tally = carry, tally
         self.pending = [select(state, f"pending/{g}/") for g in range(len(self.groups))]
         self._turn, self._begun = turn, bool(state["begun"])
         return cut

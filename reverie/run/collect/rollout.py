@@ -69,7 +69,7 @@ class DeviceCollector:
         self.pending: list[Row] = [{}]  # of its one group, and never any
         self._rollout, self._extend = rollout, extend
         self._world = rollout.envs.begin()
-        self._tally = Tally(rollout.envs.num)
+        self.tally = Tally(rollout.envs.num)
 
     def step(self, state: State, mode: Mode) -> int:
         """U steps of every env, all U * N rows of which are committed.
@@ -82,23 +82,20 @@ class DeviceCollector:
         self._require_finite(rows)
         self._world, self.carry = world, [carry]
         self._extend(self.groups[0], rows)
-        count(self._tally, rows)
+        count(self.tally, rows)
         return self._rollout.steps * len(self.groups[0])
-
-    def episodes(self) -> list[Episode]:
-        return self._tally.take()
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays: here the envs themselves are saved."""
         state = add_prefix("world/", flatten(self._world)) | add_prefix("carry/", flatten(self.carry[0]))
-        return state | add_prefix("tally/", self._tally.state())
+        return state | add_prefix("tally/", self.tally.state())
 
     def restore(self, state: Row) -> np.ndarray:
         """See `Collector`. Every env is brought back; a state of other envs or carries is a Mismatch."""
         world = unflatten(self._world, select(state, "world/"))
         carry = unflatten(self.carry[0], select(state, "carry/"))
         self._world, self.carry = world, [carry]
-        self._tally.restore(select(state, "tally/"))
+        self.tally.restore(select(state, "tally/"))
         return np.zeros(len(self.groups[0]), bool)
 
     def _require_finite(self, rows: Row) -> None:

@@ -40,7 +40,7 @@ def collect(spec, steps, *, envs=3, groups=1, policy=parity, seed=0, **kwargs):
     with Workers(spec, envs, seed=seed, mode="inline", **kwargs) as workers:
         collector = HostCollector(workers, policy, store, groups)
         counts = [collector.step(None, "train") for _ in range(steps)]
-        return store, collector.episodes(), counts
+        return store, collector.tally.take(), counts
 
 
 def test_a_row_holds_what_belongs_together():
@@ -161,14 +161,14 @@ def test_a_resumed_collector_commits_the_same_rows(mode):
             expected.added.clear()
             for _ in range(70):
                 collector.step(None, "train")
-            episodes = collector.episodes()
+            episodes = collector.tally.take()
         assert all(isinstance(x, np.ndarray) for x in state.values())
         with Workers("CartPole-v1", 4, seed=1, mode=mode) as workers:
             collector = begin(workers, found)
             assert not collector.restore(state).any()
             for _ in range(70):
                 collector.step(None, "train")
-            assert collector.episodes() == episodes
+            assert collector.tally.take() == episodes
         assert len(found.added) == len(expected.added)
         for (envs, rows), (envs_, rows_) in zip(expected.added, found.added, strict=True):
             np.testing.assert_array_equal(envs, envs_)

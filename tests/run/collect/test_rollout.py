@@ -65,7 +65,7 @@ def rolled(name: str, num: int, steps: int, calls: int = 1, seed: int = 0) -> tu
     collector.carry = [agent.init_carry(num, jax.random.key(1))]
     weights = agent.init(jax.random.key(2))
     assert [collector.step(weights, "train") for _ in range(calls)] == [num * steps] * calls
-    return replay, collector.episodes()
+    return replay, collector.tally.take()
 
 
 def test_rows_are_those_of_every_env() -> None:
