@@ -6,10 +6,9 @@ alphabetical order by its values `[n, ...]`, raw. There are two kinds: **rows** 
 **patches** only `out/*`, the values that training wrote back to rows saved earlier. Records apply
 in order and the last one counts, so that the replay read back is bit for bit the one saved.
 
-A save appends what is new and returns a **manifest**: the segments with the length of each that
-counts, and the replay's counters. Nothing appended is valid until a checkpoint carrying this
-manifest is committed: a load reads up to the marks and writes nothing, the save after it begins a
-new segment.
+A save appends what is new and returns a **manifest**: the segments with the length of each that counts, and the
+replay's counters. Nothing appended is valid until a checkpoint carrying this manifest is committed: a load reads up to
+the marks and writes nothing, the save after it begins a new segment.
 
 Overwritten rows and superseded patches are dead bytes. A segment in which nothing lives leaves the
 manifest. While the dead exceed the living, every save also **cleans**: what lives in the deadest
@@ -227,16 +226,12 @@ class Segments:
         self._lengths, self._open = dict(sorted(marks.items())), 0
         damages: list[str] = []
         for segment, length in self._lengths.items():
-            before = len(damages)
-            for item in self._decode(_name(segment), length, replay):
-                if isinstance(item, str):
-                    damages.append(f"{_name(segment)}: {item}")
-                    continue
-                kind, ids, values = item
+            faults: list[str] = []
+            for kind, ids, values in self._decode(segment, length, replay, faults):
                 try:
                     slots, live = replay.slots(ids)
                 except ValueError as error:  # of another run of before they had names
-                    damages.append(f"{_name(segment)}: {error}")
+                    faults.append(str(error))
                     continue
                 if kind == PATCH:  # of a row that was lost, it means nothing
                     live[live] = replay.held[slots]
@@ -247,10 +242,11 @@ class Segments:
                 at[kind][slots] = segment
                 if kind == ROWS:
                     at[PATCH][slots] = 0
-            if len(damages) > before:
+            if faults:
                 self._bad_files.add(_name(segment))
-        live_rows = {kind: np.bincount(at[kind], minlength=max(marks, default=0) + 1) for kind in at}
-        self._live = {i: [int(live_rows[ROWS][i]), int(live_rows[PATCH][i])] for i in self._lengths}
+                damages += [f"{_name(segment)}: {each}" for each in faults]
+        rows, patches = (np.bincount(at[kind], minlength=max(marks, default=0) + 1) for kind in (ROWS, PATCH))
+        self._live = {i: [int(rows[i]), int(patches[i])] for i in self._lengths}
         replay.reindex()
         missing = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
         if damages:
@@ -265,15 +261,18 @@ class Segments:
             )
         return missing
 
-    def _decode(self, name: str, length: int, replay: Replay) -> Iterator[tuple[int, np.ndarray, Row] | str]:
-        """(kind, ids, values) of the sound records in the first `length` bytes of a segment, a text for others."""
+    def _decode(
+        self, number: int, length: int, replay: Replay, faults: list[str]
+    ) -> Iterator[tuple[int, np.ndarray, Row]]:
+        """(kind, ids, values) of the sound records in the first `length` bytes of a segment; adds what else there is to
+        `faults`."""
         try:
-            data = self._folder.read(name, length)
+            data = self._folder.read(_name(number), length)
         except Missing:
-            yield "is missing"
+            faults.append("is missing")
             return
         if len(data) < length:
-            yield f"ends after {len(data)} of {length} bytes"
+            faults.append(f"ends after {len(data)} of {length} bytes")
         schema = _schema_check(replay)
         at = 0
         while at < len(data):
@@ -281,21 +280,21 @@ class Segments:
             header = data[at : at + form.size] if form else b""
             body = at + len(header) + _CHECK.size
             if not form or data[at + len(header) : body] != _CHECK.pack(zlib.crc32(header)):
-                yield f"no record at byte {at}"
+                faults.append(f"no record at byte {at}")
                 at = min((x for x in (data.find(magic, at + 1) for magic in _HEADERS) if x >= 0), default=len(data))
                 continue
             _, fields, *run, segment, kind, crc, size = form.unpack(header)
             payload = memoryview(data)[body : body + size]
             if zlib.crc32(payload) != crc:
-                yield f"the checksum of the record at byte {at} is wrong"
+                faults.append(f"the checksum of the record at byte {at} is wrong")
             elif self.run and any(each not in (_NOBODY, _id(self.run)) for each in run):
-                raise AnotherRun(f"the replay in {self.directory / name}", run[0].hex(), self.run)
+                raise AnotherRun(f"the replay in {self.directory / _name(number)}", run[0].hex(), self.run)
             elif fields != schema or kind not in (ROWS, PATCH) or size % _width(replay, kind):
-                yield f"the record at byte {at} has other fields"
-            elif segment != _number(name):
-                yield f"the record at byte {at} belongs to {_name(segment)}"
+                faults.append(f"the record at byte {at} has other fields")
+            elif segment != number:
+                faults.append(f"the record at byte {at} belongs to {_name(segment)}")
             else:
-                yield (kind, *_split(replay, kind, payload))
+                yield kind, *_split(replay, kind, payload)
             at = body + size
 
     def collect_garbage(self, manifests: Iterable[Mapping[str, Any]]) -> None:

@@ -40,10 +40,9 @@ class Replay(Rings):
       length: rows of a window, `L = C + T`.
       capacity: rows held in all.
       seed: of the sampler.
-      online: serve every new window once, as soon as it is complete, before uniform draws. Those
-        windows follow each other without overlap, the oldest comes first, and the ones overwritten
-        before their turn are dropped. Not with priorities: there the new ones are the likeliest anyway, and a window
-        that was not drawn would have no weight.
+      online: serve every new window once, as soon as it is complete, before uniform draws. Those windows follow each
+        other without overlap, the oldest comes first, and the ones overwritten before their turn are dropped. Not with
+        priorities: there the new ones are the likeliest anyway, and a window that was not drawn would have no weight.
       within_episodes: only windows that lie inside one episode (`is_first` at position 0 at most).
         Otherwise every window of a stream counts, whatever begins or ends in it.
       context: C, the position of the root; only priorities care.
@@ -267,8 +266,7 @@ class Replay(Rings):
         self.reindex()
 
     def reindex(self) -> None:
-        """Finds all windows anew from `held` and `is_first`; a row that is not held is in none of
-        them."""
+        """Finds all windows anew from `held` and `is_first`; a row that is not held is in none of them."""
         starts = []
         for s in range(self.streams):
             t, run = self._unbroken(s, self.within_episodes)

@@ -25,9 +25,8 @@ OnLog = Callable[[int, Mapping[str, float]], Any]
 
 @dataclass
 class Callbacks:
-    """Functions to call, with the env steps so far as first argument. What they return is ignored, and one that
-    raises is a warning, told once, and training goes on. After a resume they hear again of what came after the
-    checkpoint.
+    """Functions to call, with the env steps so far as first argument. What they return is ignored, and one that raises
+    is a warning, told once, and training goes on. After a resume they hear again of what came after the checkpoint.
 
     Attributes:
       on_log: `(step, values)`, a line of metrics, name -> finite number.

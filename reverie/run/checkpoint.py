@@ -60,6 +60,10 @@ class _DamagedError(Exception):
     """A checkpoint that must not be used; says why."""
 
 
+# A file that is missing is damage. Whatever else keeps one from being read may pass, and is an error.
+_DAMAGE = (_DamagedError, Missing)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The content of a checkpoint.
@@ -103,8 +107,7 @@ class Checkpoints:
           arrays: names -> arrays, see `flatten`. bfloat16 is kept.
           meta: JSON-able values.
 
-        Returns its directory. Raises `files.DiskError` if the disk fails; the checkpoints before
-        stay as they were.
+        Returns its directory. Raises `files.DiskError` if the disk fails; the checkpoints before stay as they were.
         """
         folder = self._folder
         folder.make()
@@ -139,7 +142,7 @@ class Checkpoints:
         try:
             with _verify(folder / name):
                 pass
-        except _DamagedError as damage:
+        except _DAMAGE as damage:
             raise files.DiskError(
                 errno.EIO,
                 f"the checkpoint just written does not read back: {folder.path / name}: {damage}. The disk is not "
@@ -167,7 +170,7 @@ class Checkpoints:
                     arrays = _read_arrays(handle)
                 if manifest["step"] != step:
                     raise _DamagedError(f"its manifest says step {manifest['step']!r}")
-            except _DamagedError as damage:
+            except _DAMAGE as damage:
                 log.warning("checkpoint %s is damaged and passed over: %s", self._folder.path / name, damage)
                 self._passed_over.append(name)
                 continue
@@ -189,7 +192,7 @@ class Checkpoints:
         """Name -> manifest of those found whose manifest is not damaged; raises as `load_latest` does."""
         manifests: dict[str, dict[str, Any]] = {}
         for _, _, name in found:
-            with suppress(_DamagedError):
+            with suppress(*_DAMAGE):
                 manifests[name] = manifest = _read_manifest(self._folder / name)
                 theirs = str(manifest.get("run") or "")
                 if self.run and theirs and theirs != self.run:
@@ -241,18 +244,8 @@ def _libraries() -> dict[str, str]:
     return versions
 
 
-@contextmanager
-def _present() -> Iterator[None]:
-    """A file that is missing is damage; whatever else keeps one from being read may pass, and is an error."""
-    try:
-        yield
-    except Missing as error:
-        raise _DamagedError(str(error)) from None
-
-
 def _read_manifest(folder: Folder) -> dict[str, Any]:
-    with _present():
-        text = folder.read(_MANIFEST, _MANIFEST_BYTES + 1)
+    text = folder.read(_MANIFEST, _MANIFEST_BYTES + 1)
     if len(text) > _MANIFEST_BYTES:
         raise _DamagedError(f"{_MANIFEST} has more than {_MANIFEST_BYTES} bytes")
     try:
@@ -280,9 +273,7 @@ def _verify(folder: Folder) -> Iterator[tuple[dict[str, Any], int]]:
     # No name out of the manifest is ever opened: the one file it may list is the one we know.
     if list(manifest["files"]) != [_ARRAYS]:
         raise _DamagedError(f"lists the files {list(manifest['files'])[:9]}, expected {[_ARRAYS]}")
-    want = manifest["files"][_ARRAYS]
-    with _present():
-        handle = folder.open(_ARRAYS)
+    want, handle = manifest["files"][_ARRAYS], folder.open(_ARRAYS)
     with open(handle, "rb") as file:
         try:
             size = os.fstat(handle).st_size
@@ -308,8 +299,7 @@ def _read_arrays(handle: int) -> dict[str, np.ndarray]:
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """A pytree of arrays as `path/of/keys` -> array. Typed PRNG keys become their key data
-    (uint32).
+    """A pytree of arrays as `path/of/keys` -> array. Typed PRNG keys become their key data (uint32).
 
     Raises TypeError for a leaf that is no array, ValueError if two leaves have the same name.
     """
