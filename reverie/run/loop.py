@@ -229,13 +229,13 @@ class Training:
             self._tell("on_episode", episode)
 
     def update(self, due: int, part: Part = "all") -> None:
-        """So many updates of a part."""
-        if phases.apart(self.run) and not self.replay.can_sample():
-            raise ConfigError(
-                f"replay holds {len(self.replay)} rows, and in them no sequence of {self.replay.length} to learn from: "
-                "raise --steps, or lower --length or --envs"
-            )
-        if due and not self.replay.can_sample():
+        """So many updates of a part, one or more."""
+        if not self.replay.can_sample():
+            if phases.apart(self.run):
+                raise ConfigError(
+                    f"replay holds {len(self.replay)} rows, and in them no sequence of {self.replay.length} to learn "
+                    "from: raise --steps, or lower --length or --envs"
+                )
             if not self.progress.left_out:
                 logger.warning(
                     "step %d: updates are left out while replay holds no sequence of %d rows%s",
@@ -245,8 +245,7 @@ class Training:
                     if self.run.within_episodes
                     else "",
                 )
-            left_out = self.progress.left_out + due
-            self.progress = replace(self.progress, left_out=left_out)
+            self.progress = replace(self.progress, left_out=self.progress.left_out + due)
             return
         for number in range(due):
             if self.stop.signal and part == "all" and not phases.apart(self.run):
