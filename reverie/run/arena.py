@@ -92,8 +92,8 @@ class Arena:
                 break
             mine = seen["obs/player"] == seat
             # The agent sees every row, or what it remembers would have holes.
-            carry, action, _ = self.policy(state, carry, rows)
-            action = np.asarray({k.removeprefix("action/"): x for k, x in action.items()}[name])
+            carry, chosen, _ = self.policy(state, carry, rows)
+            action = np.asarray(chosen[f"action/{name}"])
             if any(not mine[env] for env in range(num) if env not in games):
                 theirs = self._opponent.act(world.state, rows, jax.random.fold_in(key, moves))
                 action = np.where(mine, action, np.asarray(theirs))
