@@ -120,24 +120,23 @@ class Folder:
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """A handle of a plain file, for the caller to close. A file that is written to in place has only this one name,
         or the other would change with it."""
-        with self._enter() as folder:
+        path = self.path / name
+        with self._enter() as folder, _explain_errors("open", path):
             try:
                 handle = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644, dir_fd=folder)
-            except OSError as error:
-                self._refuse(name, folder)
-                with _explain_errors("open", self.path / name):
-                    raise error
+            except OSError:
+                _refuse(path, folder)
+                raise
         try:
-            with _explain_errors("look at", self.path / name):
+            with _explain_errors("look at", path):
                 found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_plain(self.path / name, _KINDS.get(stat.S_IFMT(found.st_mode), "something else"), "a file")
+            _require(path, found.st_mode, "a file")
             if flags & (os.O_WRONLY | os.O_RDWR) and found.st_nlink > 1:
-                path = self.path / name
+                old, copy = shlex.quote(str(path)), shlex.quote(f"{path}.own")
                 raise NotPlain(
                     errno.EMLINK,
                     f"{path} is one of {found.st_nlink} names of the same file (hard links), and what is written to "
-                    f"one changes all: make it a file of its own with `{_own(path)}`",
+                    f"one changes all: make it a file of its own with `cp {old} {copy} && mv {copy} {old}`",
                 )
         except BaseException:
             os.close(handle)
@@ -152,11 +151,8 @@ class Folder:
 
     def size(self, name: str) -> int:
         """Bytes of a plain file."""
-        handle = self.open(name)
-        try:
+        with self._opened(name) as handle:
             return os.fstat(handle).st_size
-        finally:
-            os.close(handle)
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -165,14 +161,11 @@ class Folder:
         make_dir(self.root)
         for depth, name in enumerate(self.parts):
             above = Folder(self.root, *self.parts[:depth])
-            with above._enter() as handle:
+            with above._enter() as handle, _explain_errors("make the directory", above.path / name):
                 try:
                     os.mkdir(name, dir_fd=handle)
                 except FileExistsError:
                     continue
-                except OSError as error:
-                    with _explain_errors("make the directory", above.path / name):
-                        raise error
             above.sync()
         with self._enter():
             pass  # what was there already is a directory, and no link to one
@@ -189,29 +182,23 @@ class Folder:
         return self._write(name, os.O_WRONLY, at, chunks)
 
     def _write(self, name: str, flags: int, at: int, chunks: Iterable[bytes | memoryview]) -> int:
-        handle, path = self.open(name, flags), self.path / name
-        try:
+        with self._opened(name, flags) as handle:
             for chunk in chunks:
                 view = memoryview(chunk).cast("B")
-                with _explain_errors(f"write {view.nbytes} bytes at {at} of", path):
+                with _explain_errors(f"write {view.nbytes} bytes at {at} of", self.path / name):
                     while view.nbytes:
                         written = os.pwrite(handle, view[:_WRITE], at)
                         at += written
                         view = view[written:]
-            with _explain_errors("flush", path):
+            with _explain_errors("flush", self.path / name):
                 os.fsync(handle)
-        finally:
-            os.close(handle)
         return at
 
     def truncate(self, name: str, length: int) -> None:
         """Cuts a file to `length` bytes."""
-        handle = self.open(name, os.O_WRONLY)
-        try:
-            with _explain_errors(f"cut to {length} bytes", self.path / name):
-                os.ftruncate(handle, length)
-        finally:
-            os.close(handle)
+        action = f"cut to {length} bytes"
+        with self._opened(name, os.O_WRONLY) as handle, _explain_errors(action, self.path / name):
+            os.ftruncate(handle, length)
 
     def rename(self, source: str, target: str) -> None:
         """Gives an entry, whatever it is, another name; durable after `sync`."""
@@ -247,6 +234,15 @@ class Folder:
     # --- the way in -------------------------------------------------------------------------------
 
     @contextmanager
+    def _opened(self, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """`open`, and closed in the end."""
+        handle = self.open(name, flags)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+
+    @contextmanager
     def _enter(self) -> Iterator[int]:
         """A handle of the directory, to which no link led."""
         with _explain_errors("open the directory", self.root):
@@ -254,41 +250,35 @@ class Folder:
         try:
             path = self.root
             for name in self.parts:
-                path = path / name
-                above = handle
-                try:
-                    handle = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-                except OSError as error:
-                    Folder(path.parent)._refuse(name, above, "a directory")
-                    with _explain_errors("open the directory", path):
-                        raise error
+                path, above = path / name, handle
+                with _explain_errors("open the directory", path):
+                    try:
+                        handle = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+                    except OSError:
+                        _refuse(path, above, "a directory")
+                        raise
                 os.close(above)
             yield handle
         finally:
             os.close(handle)
 
-    def _refuse(self, name: str, folder: int, expected: str = "a file") -> None:
-        """Raises NotPlain if the entry is there, and not what it should be."""
-        try:
-            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        except OSError:
-            return
-        if stat.S_ISLNK(mode):
-            raise _not_plain(self.path / name, f"a link to {os.readlink(name, dir_fd=folder)}", expected)
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        if kind != expected:
-            raise _not_plain(self.path / name, kind, expected)
+
+def _refuse(path: Path, folder: int, expected: str = "a file") -> None:
+    """Raises NotPlain if an entry of a folder is there, and not what it should be."""
+    try:
+        mode = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode
+        link = os.readlink(path.name, dir_fd=folder) if stat.S_ISLNK(mode) else ""
+    except OSError:
+        return
+    _require(path, mode, expected, link)
 
 
-def _own(path: Path) -> str:
-    """The command that makes a file of its own of one of several names."""
-    name, copy = shlex.quote(str(path)), shlex.quote(f"{path}.own")
-    return f"cp {name} {copy} && mv {copy} {name}"
-
-
-def _not_plain(path: Path, kind: str, expected: str) -> NotPlain:
-    advice = "put a copy of what it leads to in its place" if kind.startswith("a link") else "move it away"
-    return NotPlain(errno.ELOOP, f"{path} is {kind}, expected {expected}; nothing was changed: {advice}")
+def _require(path: Path, mode: int, expected: str, link: str = "") -> None:
+    """Raises NotPlain unless something of this mode is as expected."""
+    kind = f"a link to {link}" if link else _KINDS.get(stat.S_IFMT(mode), "something else")
+    if kind != expected:
+        advice = "put a copy of what it leads to in its place" if link else "move it away"
+        raise NotPlain(errno.ELOOP, f"{path} is {kind}, expected {expected}; nothing was changed: {advice}")
 
 
 def _remove(name: str, folder: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Values = Mapping[str, float | None]  # one record of metrics; None is what was not finite
 
@@ -85,6 +86,11 @@ class Watch:
         return {f"health/{s.name}": float(s.name in self._reported) for s in self.symptoms}
 
 
+def _when(metric: str, holds: Callable[[Any], bool]) -> Callable[[Values], bool | None]:
+    """`Symptom.shows` that looks at one metric."""
+    return lambda values: None if values.get(metric) is None else holds(values[metric])
+
+
 def kl_at_floor(free_nats: float) -> Symptom:
     """Posterior and prior agree in (nearly) every row: the KL loss is its floor and has no gradient.
 
@@ -92,14 +98,9 @@ def kl_at_floor(free_nats: float) -> Symptom:
     never rests on it. Without a floor there is nothing to rest on but zero: on Catch a collapsed V2 lies below 0.01
     nats, but for a window now and then, and one that sees at 3 to 18.
     """
-
-    def shows(values: Values) -> bool | None:
-        loss = values.get("loss/dynamics")
-        return None if loss is None else loss <= (1.001 * free_nats or 0.01)
-
     return Symptom(
         "kl_at_floor",
-        shows,
+        _when("loss/dynamics", lambda loss: loss <= (1.001 * free_nats or 0.01)),
         f"the KL rests at its {free_nats:g} free nats: the latent says nothing about the observation that was not known"
         " before",
         "look at loss/decode and at `reverie dream`; if the dream is blind, check that observations change and are of"
@@ -109,14 +110,9 @@ def kl_at_floor(free_nats: float) -> Symptom:
 
 def policy_certain(action: str) -> Symptom:
     """The entropy of the policy is the least that its distribution allows."""
-
-    def shows(values: Values) -> bool | None:
-        randomness = values.get(f"policy/randomness/{action}")
-        return None if randomness is None else randomness < 0.003
-
     return Symptom(
         f"policy_certain/{action}",
-        shows,
+        _when(f"policy/randomness/{action}", lambda randomness: randomness < 0.003),
         f"the policy is as certain of {action!r} as it can be: it explores nothing any more",
         "fine if the return is; if not, raise --entropy (3e-2 for sparse rewards near 1)",
     )
@@ -124,14 +120,9 @@ def policy_certain(action: str) -> Symptom:
 
 def policy_random(action: str) -> Symptom:
     """The entropy of the policy is the most that its distribution allows."""
-
-    def shows(values: Values) -> bool | None:
-        randomness = values.get(f"policy/randomness/{action}")
-        return None if randomness is None else randomness > 0.995
-
     return Symptom(
         f"policy_random/{action}",
-        shows,
+        _when(f"policy/randomness/{action}", lambda randomness: randomness > 0.995),
         f"the policy for {action!r} is still random: no action looks better than another",
         "see whether any reward was ever found (replay/reward, reward/variance) and whether imagined/return varies;"
         " lower --entropy if it is above 1e-2",
@@ -140,14 +131,9 @@ def policy_random(action: str) -> Symptom:
 
 def action_blind() -> Symptom:
     """The dynamics lead to the same state whatever the action."""
-
-    def shows(values: Values) -> bool | None:
-        influence = values.get("action/influence")
-        return None if influence is None else influence < 0.01
-
     return Symptom(
         "action_blind",
-        shows,
+        _when("action/influence", lambda influence: influence < 0.01),
         "the model's dynamics ignore the action: a search over them cannot tell actions apart",
         "check that actions change what is observed or rewarded within a few steps; raise --unroll or --reward-scale",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,24 +63,22 @@ def fault(value: Any, form: Any, name: str = "") -> str:
     """
     if isinstance(form, tuple):
         return "" if any(not fault(value, each) for each in form) else fault(value, form[-1], name)
-    if isinstance(form, list):
-        faults = (fault(x, form[0], f"{name}[{i}]") for i, x in enumerate(value)) if isinstance(value, list) else None
-    elif isinstance(form, dict) and str in form:
-        items = value.items() if isinstance(value, dict) else ()
-        faults = (fault(x, form[str], _below(name, k)) for k, x in items) if isinstance(value, dict) else None
-    elif isinstance(form, dict):
-        faults = (_member(value, k, x, name) for k, x in form.items()) if isinstance(value, dict) else None
-    else:
-        return "" if _is(value, form) else f"{name or 'it'} is {_short(value)}, expected {_reported(form)}"
-    if faults is None:
+    if not _is(value, form):
         return f"{name or 'it'} is {_short(value)}, expected {_reported(form)}"
+    if isinstance(form, list):
+        faults = (fault(x, form[0], f"{name}[{i}]") for i, x in enumerate(value))
+    elif isinstance(form, dict) and str in form:
+        faults = (fault(x, form[str], _below(name, k)) for k, x in value.items())
+    elif isinstance(form, dict):
+        here = {k: _below(name, k) for k in form}
+        faults = (fault(value[k], x, here[k]) if k in value else f"{here[k]} is missing" for k, x in form.items())
+    else:
+        return ""
     return next((each for each in faults if each), "")
 
 
-def _member(value: Mapping[str, Any], key: str, form: Any, name: str) -> str:
-    if key not in value:
-        return f"{_below(name, key)} is missing"
-    return fault(value[key], form, _below(name, key))
+_WORDS = {None: "null", object: "anything", float: "a number", str: "a text", bool: "true or false"}
+_WORDS |= {list: "a list", dict: "an object"}
 
 
 def _below(name: str, key: str) -> str:
@@ -92,19 +90,19 @@ def _is(value: Any, form: Any) -> bool:
         return type(value) is int and value in form
     if form is float:
         return type(value) in (int, float)
+    if isinstance(form, list | dict):
+        return isinstance(value, type(form))
     return value is None if form is None else form is object or type(value) is form
 
 
 def _reported(form: Any) -> str:
     if isinstance(form, range):
         return f"a whole number from {form.start} to {form.stop - 1}"
-    if isinstance(form, list | dict):
-        return "a list" if isinstance(form, list) else "an object"
-    return {None: "null", object: "anything", float: "a number", str: "a text", bool: "true or false"}[form]
+    return _WORDS[type(form) if isinstance(form, list | dict) else form]
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, list | dict) else {list: "a list", dict: "an object"}[type(value)]
+    text = _WORDS[type(value)] if isinstance(value, list | dict) else repr(value)
     return text if len(text) < 40 else f"{text[:37]}..."
 
 
