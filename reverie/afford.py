@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from reverie import algos, memory
 from reverie.agent import Agent
-from reverie.config import Config, ConfigError, flag
+from reverie.config import Config, ConfigError, RunConfig, flag
 from reverie.run import experience
 from reverie.run.clock import duration
 from reverie.run.cost import Cost, of_update
@@ -36,7 +36,7 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
       ConfigError: parameters and optimizer alone do not fit.
     """
     run, state = conf.run, jax.eval_shape(agent.init, jax.random.key(0))
-    room, number = limit(devices[0]), sum(agent.parameters(state).values())
+    room, number = limit(devices[0]), _parameters(agent)
     held = sum(x.size * getattr(x.dtype, "itemsize", 4) for x in jax.tree.leaves(state)) + 4 * number
     if held > SHARE * room:
         raise ConfigError(
@@ -45,7 +45,7 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
         )
     if number * run.batch * experience.window(run, agent) < LARGE or not updates:
         return []
-    cost, wording = _cost(conf, agent), []
+    cost, wording = _cost(run, agent), []
     if cost.bytes > SHARE * room:
         wording.append(
             f"An update may take about {cost.bytes / 1e9:.1f} GB (parameters, optimizer, gradients and activations), "
@@ -83,26 +83,23 @@ def products_per_second(side: int = 768) -> float:
     return best
 
 
-def _cost(conf: Config, agent: Agent) -> Cost:
-    return of_update(agent, experience.fields(agent), conf.run.batch, experience.window(conf.run, agent))
+def _cost(run: RunConfig, agent: Agent) -> Cost:
+    return of_update(agent, experience.fields(agent), run.batch, experience.window(run, agent))
+
+
+def _parameters(agent: Agent) -> int:
+    return sum(agent.parameters(jax.eval_shape(agent.init, jax.random.key(0))).values())
 
 
 def _smaller(conf: Config, make: Make, will_do: Callable[[Cost], bool]) -> str:
-    """The flags for a model that will do, or for a smaller one."""
-    for size, smaller in _sizes(conf, make):
-        if will_do(_cost(smaller, make(smaller))):
+    """The flags for the largest smaller model that will do, or for a smaller one."""
+    agents = {
+        size: make(dataclasses.replace(conf, agent=dataclasses.replace(conf.agent, size=size)))
+        for size in getattr(algos.load(conf.algorithm), "SIZES", ())
+    }
+    counts, own = {size: _parameters(agent) for size, agent in agents.items()}, _parameters(make(conf))
+    for size in sorted(counts, key=lambda size: -counts[size]):
+        if counts[size] < own and will_do(_cost(conf.run, agents[size])):
             return f"type --size {size}"
     widths = [flag(name) for name in WIDTHS if hasattr(conf.agent, name)]
     return f"lower {', '.join(['--batch', '--length', *widths])}"
-
-
-def _sizes(conf: Config, make: Make) -> Iterator[tuple[str, Config]]:
-    """The sizes of the algorithm that are smaller than the one chosen, the largest first."""
-    count = lambda one: sum(make(one).parameters(jax.eval_shape(make(one).init, jax.random.key(0))).values())
-    sizes = getattr(algos.load(conf.algorithm), "SIZES", ())
-    every = {size: dataclasses.replace(conf, agent=dataclasses.replace(conf.agent, size=size)) for size in sizes}
-    counts = {size: count(one) for size, one in every.items()}
-    own = count(conf)
-    for size in sorted(counts, key=lambda size: -counts[size]):
-        if counts[size] < own:
-            yield size, every[size]

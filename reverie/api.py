@@ -25,9 +25,10 @@ from reverie.envs.base import Spaces
 from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.plan import Plan, plan
-from reverie.resolve import resolve, settle
-from reverie.run import evaluation, loop
+from reverie.resolve import again, resolve, searching, settle
+from reverie.run import evaluation, loop, snapshot
 from reverie.run.callbacks import Callbacks, open_logger
+from reverie.run.checkpoint import Checkpoints
 from reverie.run.collect.base import Episode
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import open_envs, open_evaluation
@@ -36,6 +37,7 @@ from reverie.run.jitted import JittedAgent
 from reverie.run.loop import Result
 from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
+from reverie.run.trust import check_code
 from reverie.trained import LoadedAgent
 
 
@@ -143,26 +145,20 @@ def open_session(
       factory: builds the env, if only an object of this process can.
       callbacks: that hear of the run, beside those of `--logger`.
     """
-    run = conf.run
+    spec = dataclasses.replace(spec_of(conf.run), factory=factory)
     with (
         Stop() as stop,
         RunDirectory(path).with_lock() as directory,
-        computing(run) as (devices, run),
-        open_envs(
-            run,
-            dataclasses.replace(spec_of(run), factory=factory),
-            run.envs,
-            seeds(run.seed).envs,
-        ) as workers,
+        computing(conf) as (devices, conf),
+        open_envs(conf.run, spec, conf.run.envs, seeds(conf.run.seed).envs) as workers,
     ):
-        conf = dataclasses.replace(conf, run=run)
         agent = make_agent(conf, workers.obs_space, workers.act_space)
         forecast = plan(conf, agent, devices)
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
         conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
         directory.write_config(config.to_text(config.typed_names(conf, config.saved(path))))  # what may be refused was
         forecast.tell(console, conf, path, workers.mode)
-        with open_logger(run.logger, conf, path) as tracker:
+        with open_logger(conf.run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
             yield session
 
@@ -210,8 +206,7 @@ def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces
     try:
         conf = config.apply_preset(config.default(algorithm), config.preset_for(algorithm, spec.id) or config.PLAIN)
         conf = settle(None, config.override(conf, **spec_values(spec, {})))
-        with computing(conf.run) as (devices, run):
-            conf = dataclasses.replace(conf, run=run)
+        with computing(conf) as (devices, conf):
             plan(conf, make_agent(conf, obs_space, act_space), devices)
     except (ConfigError, algos.Unsuitable, UnusableEnv) as error:
         return str(error)
@@ -220,10 +215,9 @@ def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces
 
 def dry_run(conf: Config) -> Plan:
     """The plan of a run, from the shapes of its model alone."""
-    with computing(conf.run) as (devices, run):
-        env = env_here(spec_of(run))
+    with computing(conf) as (devices, conf):
+        env = env_here(spec_of(conf.run))
         try:
-            conf = dataclasses.replace(conf, run=run)
             return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)
         finally:
             env.close()
@@ -255,7 +249,16 @@ def load(
       Unsuitable: the actions are not one discrete choice, and a planner is asked for.
       Mismatch: the env has other spaces than the agent was trained with.
     """
-    return LoadedAgent(path, env, planner, simulations, planner_scale, trust)
+    path = Path(path)
+    saved = config.begun(path)
+    if saved is None:
+        raise ConfigError(f"no run in {path}: it has no config.json")
+    spec = again(env, spec_of(saved.run))
+    check_code(CODE if trust or env is not None else (), spec)
+    checkpoint = snapshot.latest(Checkpoints(RunDirectory(path).checkpoints, run=saved.id))
+    if checkpoint is None:
+        raise ConfigError(f"the run in {path} has no checkpoint yet")
+    return LoadedAgent(path, searching(saved, planner, simulations, planner_scale), spec, checkpoint)
 
 
 def evaluate(
@@ -290,12 +293,9 @@ def evaluate(
         raise ConfigError(f"--eval-mode must be one of {', '.join(ACTING)}, got {mode!r}")
     seed = seeds(run.seed).evaluation if seed is None else seed
     opponent = opponent or run.opponent
-    space = agent.env.obs_space
-    with open_evaluation(run, agent.spec, space, episodes, seed, opponent) as envs:
-        key = evaluation_key(run.seed, agent.moment)
-        compiled = JittedAgent(agent.agent)
-        acting = ACTING[mode]
-        played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent, mode=acting)
+    with open_evaluation(run, agent.spec, agent.env.obs_space, episodes, seed, opponent) as envs:
+        key, compiled = evaluation_key(run.seed, agent.moment), JittedAgent(agent.agent)
+        played = evaluation.evaluate(compiled, agent.state, envs, episodes, key, opponent=opponent, mode=ACTING[mode])
     assert played is not None, "only a signal gives up an evaluation"
     return played
 

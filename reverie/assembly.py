@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -19,26 +19,18 @@ from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import EnvError
 from reverie.fields import did_you_mean, parsed, short
 
+# What a run and an `EnvSpec` say about an env in the same words.
+WRAPPERS = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
+
 
 def spec_of(run: RunConfig) -> EnvSpec:
     """The env of a run, by name."""
-    return EnvSpec(
-        run.env,
-        action_repeat=run.action_repeat,
-        time_limit=run.time_limit,
-        image_size=run.image_size,
-        gray=run.gray,
-        obs_keys=run.obs_keys,
-        targets=run.targets,
-        kwargs=run.env_kwargs,
-    )
+    return EnvSpec(run.env, kwargs=run.env_kwargs, **{name: getattr(run, name) for name in WRAPPERS})
 
 
 def spec_values(spec: EnvSpec, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what an env says about itself."""
-    names = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
-    own = {k: getattr(spec, k) for k in names}
-    own = {k: v for k, v in own.items() if v != getattr(RunConfig(), k)}
+    own = {k: getattr(spec, k) for k in WRAPPERS if getattr(spec, k) != getattr(RunConfig, k)}
     if spec.kwargs:
         own["env_kwargs"] = json.dumps(spec.kwargs, sort_keys=True)
     for key in sorted(own.keys() & values.keys()):
@@ -89,16 +81,17 @@ def _space_at_scale(obs_space: Spaces, key: str, scale: Any) -> Space:
 
 
 @contextmanager
-def computing(run: RunConfig) -> Iterator[tuple[list[jax.Device], RunConfig]]:
+def computing(conf: Config) -> Iterator[tuple[list[jax.Device], Config]]:
     """Makes the chosen device JAX's default.
 
     Yields:
-      the devices that share the batches, the default one first; and `run` with their number and with the precision
+      the devices that share the batches, the default one first; and `conf` with their number and with the precision
       that suits them.
 
     Raises:
       ConfigError: there is no such device, or not that many.
     """
+    run = conf.run
     devices = jax.devices("cpu") if run.device == "cpu" else jax.devices()
     platform = devices[0].platform
     if run.device == "gpu" and platform != "gpu":
@@ -111,11 +104,9 @@ def computing(run: RunConfig) -> Iterator[tuple[list[jax.Device], RunConfig]]:
     run = dataclasses.replace(run, devices=run.devices or len(devices))
     devices = devices[: run.devices]
     if run.precision == "auto":
-        precision: Literal["bfloat16", "float32"]
-        precision = "bfloat16" if platform == "gpu" else "float32"
-        run = dataclasses.replace(run, precision=precision)
+        run = dataclasses.replace(run, precision="bfloat16" if platform == "gpu" else "float32")
     with jax.default_device(devices[0]), jax.disable_jit() if run.debug else nullcontext():
-        yield devices, run
+        yield devices, dataclasses.replace(conf, run=run)
 
 
 def describe_devices(devices: Sequence[jax.Device], batch: int) -> str:

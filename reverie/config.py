@@ -8,12 +8,11 @@ except for the fields in `MAY_CHANGE`, which cannot change what a step computes 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -21,13 +20,7 @@ from typing import Any, NamedTuple, get_type_hints
 from reverie import algos, presets
 from reverie.algos import choices
 from reverie.earlier import instead, upgrade
-from reverie.fields import (
-    ConfigError,
-    flag,  # noqa: F401 (a value as it is typed: `config.flag`)
-    parsed,
-    short,
-    taken,
-)
+from reverie.fields import ConfigError, did_you_mean, flag, parsed, short, taken  # noqa: F401 (`config.flag`)
 from reverie.files import Folder, Missing
 from reverie.run.config import RunConfig
 from reverie.saved import RELEASE, OtherVersion
@@ -38,22 +31,10 @@ SCHEMA = 1
 CODE = ("env", "collector")  # the values of a run that may name code
 ON_DISK = (*CODE, "offline")  # those that may name a file or a folder
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
-MAY_CHANGE = frozenset(
-    {
-        "stop_return",
-        "eval_mode",
-        "log_every",
-        "report_every",
-        "video_every",
-        "keep",
-        "logger",
-        "workers",
-        "deadline",
-        "worker_memory",
-        "devices",
-        "debug",
-    }
-)
+MAY_CHANGE = frozenset({
+    "stop_return", "eval_mode", "log_every", "report_every", "video_every", "keep", "logger",
+    "workers", "deadline", "worker_memory", "devices", "debug",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,10 +94,12 @@ def apply_preset(config: Config, name: str) -> Config:
             raise ConfigError(f"{name}: {error}") from error
     named = presets.of(config.algorithm).named
     if name not in named:
-        known = f"Expected one of {', '.join(named)}, or a file.toml" if named else "It has no presets"
+        known = f"expected one of {', '.join(named)}, or a file.toml" if named else "it has none"
         if others := [other for other in algos.ALGORITHMS if name in presets.of(other).named]:
-            raise ConfigError(f"{config.algorithm} has no preset {name!r}: it is one of {' and '.join(others)}")
-        raise ConfigError(f"{config.algorithm} has no preset {name!r}{_nearest(name, named) or '.'} {known}")
+            known = f"it is one of {' and '.join(others)}"
+        else:
+            known = did_you_mean(name, named) + known
+        raise ConfigError(f"{config.algorithm} has no preset {name!r}: {known}")
     return override(config, **named[name])
 
 
@@ -142,8 +125,8 @@ def lookup(name: str) -> Config:
             known[f"{algorithm}:{preset}"] = (algorithm, preset)
     if name not in known:
         raise ConfigError(
-            f"{name!r} is no preset, no algorithm and no run's directory{_nearest(name, known) or '.'}"
-            " `reverie list` prints all presets"
+            f"{name!r} is no preset, no algorithm and no run's directory: {did_you_mean(name, known)}"
+            "`reverie list` prints all presets"
         )
     return default(*known[name])
 
@@ -170,11 +153,9 @@ def override(config: Config, /, **values: Any) -> Config:
     for key, value in values.items():
         home = next((name for name in parts if key in hints[name]), None)
         if home is None:
-            known = [k for h in hints.values() for k in h]
             gone = instead(config.algorithm, key, str(value))
-            raise ConfigError(
-                f"no value is called {short(key)}{f' any more: {gone}' if gone else _nearest(key, known)}"
-            )
+            hint = f" any more: {gone}" if gone else f": {did_you_mean(key, hints['run'] | hints['agent'])}"
+            raise ConfigError(f"no value is called {short(key)}{hint}".rstrip(": "))
         changes[home][key] = taken(key, value, hints[home][key])
     new = {name: dataclasses.replace(part, **changes[name]) for name, part in parts.items()}
     return dataclasses.replace(config, **new)
@@ -209,17 +190,15 @@ def from_text(text: str, name: str = "the config") -> Config:
         raise ConfigError(f"it holds {short(data)}, expected an object with {', '.join(_PARTS)}")
     if isinstance(data.get("schema"), int) and data["schema"] != SCHEMA:
         raise OtherVersion(name, data.get("schema"), SCHEMA, data.get("reverie"))
-    for name, kind in _PARTS.items():
+    kinds = _PARTS | {name: kind for name, kind in _LATER.items() if name in data}
+    for name, kind in kinds.items():
         if not isinstance(data.get(name), kind):
             expected = {int: "a whole number", str: "a text", dict: "an object"}[kind]
             raise ConfigError(f"{name} is {short(data.get(name))}, expected {expected}")
-    for name in _ALSO:
-        if not isinstance(data.get(name, ""), str):
-            raise ConfigError(f"{name} is {short(data[name])}, expected a text")
     files = data.get("files", {})
-    if not isinstance(files, dict) or not all(_is_place(key, path) for key, path in files.items()):
+    if not all(_is_place(key, path) for key, path in files.items()):
         raise ConfigError(f"files is {short(files)}, expected absolute paths by {', '.join(ON_DISK)}")
-    if more := data.keys() - _PARTS.keys() - {*_ALSO, "files"}:
+    if more := data.keys() - kinds.keys():
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
     try:
         algorithm, agent = upgrade(data["algorithm"], data["agent"])
@@ -238,7 +217,7 @@ def from_text(text: str, name: str = "the config") -> Config:
 
 # What a saved config holds. Texts in it reach a terminal and the file system, where these characters do harm.
 _PARTS = {"schema": int, "algorithm": str, "run": dict, "agent": dict}
-_ALSO = ("reverie", "id")  # which old ones lack
+_LATER = {"reverie": str, "id": str, "files": dict}  # which old ones lack
 _UNPRINTABLE = ("Cc", "Cs")
 
 
@@ -271,16 +250,13 @@ def in_file(code: str) -> InFile | None:
     return InFile(prefix, path, name) if path.endswith(".py") else None
 
 
-def on_disk(run: RunConfig) -> dict[str, str]:
-    """The files and folders that values of a run name, as they are typed: the value's name -> path."""
+def places(run: RunConfig) -> dict[str, str]:
+    """Absolute paths of the files and folders that values of a run name: `Config.files`."""
     code = {key: in_file(getattr(run, key)) for key in CODE}
     paths = {key: named.path for key, named in code.items() if named}
-    return paths | ({"offline": run.offline} if run.offline and not run.offline.startswith("minari:") else {})
-
-
-def places(run: RunConfig) -> dict[str, str]:
-    """The same as absolute paths, seen from the current directory: `Config.files`."""
-    return {key: os.path.abspath(path) for key, path in on_disk(run).items()}
+    if run.offline and not run.offline.startswith("minari:"):
+        paths["offline"] = run.offline
+    return {key: os.path.abspath(path) for key, path in paths.items()}
 
 
 def here(config: Config) -> Config:
@@ -368,10 +344,3 @@ def _free(run: RunConfig) -> frozenset[str]:
     if run.schedule == "model-then-policy":
         return MAY_CHANGE | {"policy_updates"}
     return MAY_CHANGE | ({"model_updates"} if run.offline else {"steps"})
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Names of values have underscores, those of presets dashes: neither is held against a typo."""
-    plain = {k.replace("-", "_"): k for k in known}
-    near = difflib.get_close_matches(name.replace("-", "_"), list(plain), n=1, cutoff=0.5)
-    return f": did you mean {plain[near[0]]!r}?" if near else ""

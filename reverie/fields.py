@@ -90,10 +90,6 @@ def check(values: Any, label: Callable[[str], str] = flag) -> None:
 def whole(text: str) -> int:
     """An integer as a person types it: `1000000`, `1_000_000` or `1e6`; raises ValueError for anything else."""
     try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
         number = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"{text!r} is no whole number, expected for example 1000000 or 1e6") from None
@@ -229,6 +225,10 @@ def chosen(names: Iterable[str], patterns: str) -> frozenset[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name nearest to `name` as "did you mean ...? ", for a sentence to follow; empty if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"did you mean {near[0]!r}? " if near else ""
+    """The known name nearest to `name` as "did you mean ...? ", for a sentence to follow; empty if none is near.
+
+    Names of values have underscores, those of presets dashes: neither is held against a typo.
+    """
+    plain = {k.replace("-", "_"): k for k in known}
+    near = difflib.get_close_matches(name.replace("-", "_"), list(plain), n=1, cutoff=0.4)
+    return f"did you mean {plain[near[0]]!r}? " if near else ""

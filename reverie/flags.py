@@ -210,8 +210,7 @@ def parse_train(
             raise ConfigError(f"which algorithm? Type `reverie train ALGORITHM`, one of {names}")
         everything = argv[0] == "--help-all"
         about = f"{TRAIN}\n\nAlgorithms; each has flags of its own, `reverie train NAME --help`:\n\n{help.algorithms()}"
-        run_flags = make_dataclass("Run", _members(RunConfig()), frozen=True)
-        print(help.page(run_flags, "reverie train ALGORITHM --env ENV [flags]", about, everything))
+        print(help.page(_flags_of(RunConfig()), "reverie train ALGORITHM --env ENV [flags]", about, everything))
         raise SystemExit(0)
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
@@ -221,7 +220,8 @@ def parse_train(
 
     def typed(base: Config) -> Config:
         nonlocal session
-        parsed = parse(_flags_of(base), flags, f"train {algorithm}")
+        own = ("agent", Annotated[type(base.agent), tyro.conf.arg(name=base.algorithm)], field(default=base.agent))
+        parsed = parse(_flags_of(base.run, own), flags, f"train {algorithm}")
         session = parsed.session
         groups = [getattr(parsed, name) for name in _GROUPS]
         run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
@@ -262,24 +262,17 @@ def _refuse_obsolete(algorithm: str, flags: list[str]) -> None:
 _GROUPS: dict[str, type] = {base.__name__.lower(): base for base in RunConfig.__bases__}
 
 
-def _flags_of(base: Config) -> Any:
-    """A dataclass of all flags of `train`, grouped, with the values of `base` as defaults."""
-    members = _members(base.run)
-    members.append((
-        "agent",
-        Annotated[type(base.agent), tyro.conf.arg(name=base.algorithm)],
-        field(default=base.agent),
-    ))  # fmt: skip
-    return make_dataclass("Train", members, frozen=True)
+def _flags_of(run: RunConfig, *own: tuple[str, Any, Any]) -> Any:
+    """A dataclass of the flags of `train`, grouped, with the values of `run` as defaults.
 
-
-def _members(run: RunConfig) -> list[tuple[str, Any, Any]]:
-    """The groups of flags that every algorithm has, as fields of a dataclass."""
+    Args:
+      own: the group of an algorithm, as a field of that dataclass.
+    """
     members: list[tuple[str, Any, Any]] = [("session", Session, field(default=Session()))]
     for name, group in _GROUPS.items():
         values = {f.name: getattr(run, f.name) for f in dataclasses.fields(group)}
         members.append((name, group, field(default=group(**values))))
-    return members
+    return make_dataclass("Train", [*members, *own], frozen=True)
 
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -316,7 +309,14 @@ def parse(flags: Any, argv: list[str], verb: str) -> Any:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint) if "--json" in argv else nullcontext():
-            parsed = _parse(flags, argv, verb)
+            parsed = tyro.cli(
+                flags,
+                args=argv,
+                prog=f"reverie {verb}",
+                add_help=False,
+                config=(tyro.conf.OmitArgPrefixes,),
+                registry=_REGISTRY,
+            )
     except SystemExit:
         if not complaint.getvalue():
             raise
@@ -324,18 +324,6 @@ def parse(flags: Any, argv: list[str], verb: str) -> Any:
         raise ConfigError(f"{' '.join(words)}. `reverie {verb} --help` has the flags") from None
     check(parsed)
     return parsed
-
-
-def _parse(flags: Any, argv: list[str], verb: str) -> Any:
-    """The flags of a verb, parsed by tyro; it says on stderr what it cannot read, and leaves."""
-    return tyro.cli(
-        flags,
-        args=argv,
-        prog=f"reverie {verb}",
-        add_help=False,
-        config=(tyro.conf.OmitArgPrefixes,),
-        registry=_REGISTRY,
-    )
 
 
 def peek(argv: list[str], name: str) -> str:

@@ -12,24 +12,24 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from reverie import actor, config
+from reverie import actor
 from reverie.actor import Actor, EpisodeMemory
 from reverie.agent import CONTEXT_ROWS, DREAMT, Dream, Mode, as_driving, as_searching
 from reverie.algos.dreamer.planning import TREES
-from reverie.assembly import env_here, make_agent, spec_of
-from reverie.config import CODE, ConfigError
+from reverie.assembly import env_here, make_agent
+from reverie.config import Config, ConfigError
 from reverie.envs.base import Arrays, Step
-from reverie.envs.spec import EnvLike
+from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import episode_seed
 from reverie.export import export
 from reverie.fields import short
 from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
-from reverie.resolve import again, searching
-from reverie.run import dreams, experience, snapshot
-from reverie.run.checkpoint import Checkpoints
+from reverie.resolve import searching
+from reverie.run import dreams, experience
+from reverie.run.checkpoint import Checkpoint
 from reverie.run.directory import RunDirectory
-from reverie.run.trust import check_code
+from reverie.run.snapshot import agent_state
 from reverie.saved import reading
 from reverie.thinking import search_report
 from reverie.view.tree import SearchReport
@@ -40,7 +40,7 @@ FILM = 300  # frames after which a video ends with the episode
 
 
 class LoadedAgent:
-    """A trained agent. Acts in the env's own words: raw observations in, raw actions out.
+    """A trained agent, from `reverie.load`. Acts in the env's own words: raw observations in, raw actions out.
 
     `act` takes anything, hence its annotations `... | Any`, and refuses what is wrong with a sentence.
 
@@ -51,32 +51,14 @@ class LoadedAgent:
       env: one of its kind, as the agent sees it.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        env: EnvLike | None = None,
-        planner: str | None = None,
-        simulations: int | None = None,
-        planner_scale: float | None = None,
-        trust: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        saved = config.begun(self.path)
-        if saved is None:
-            raise ConfigError(f"no run in {self.path}: it has no config.json")
-        spec = again(env, spec_of(saved.run))
-        check_code(CODE if trust or env is not None else (), spec)
-        checkpoint = snapshot.latest(Checkpoints(RunDirectory(self.path).checkpoints, run=saved.id))
-        if checkpoint is None:
-            raise ConfigError(f"the run in {self.path} has no checkpoint yet")
-        saved = searching(saved, planner, simulations, planner_scale)
-        self.config, self.step, self.moment = saved, checkpoint.meta["progress"]["step"], checkpoint.step
-        self.spec, self.env = spec, env_here(spec)
-        self.agent = make_agent(saved, self.env.obs_space, self.env.act_space)
+    def __init__(self, path: Path, conf: Config, spec: EnvSpec, checkpoint: Checkpoint) -> None:
+        self.path, self.config, self.spec, self.env = path, conf, spec, env_here(spec)
+        self.step, self.moment = checkpoint.meta["progress"]["step"], checkpoint.step
+        self.agent = make_agent(conf, self.env.obs_space, self.env.act_space)
         with reading(checkpoint.path):
-            self.state = snapshot.agent_state(self.agent, checkpoint)
-        named = f"{saved.id or self.path} after {self.step:,} steps"
-        self._actor = Actor(self.agent, self.state, self.env, saved.run.seed, named)
+            self.state = agent_state(self.agent, checkpoint)
+        named = f"{conf.id or path} after {self.step:,} steps"
+        self._actor = Actor(self.agent, self.state, self.env, conf.run.seed, named)
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
         self._replay = checkpoint.meta["replay"]
@@ -243,8 +225,7 @@ class LoadedAgent:
           ConfigError: there are fewer than two rows, or not 1 to T - 1 of them are seen.
         """
         rows = self.rows(sequences, length, fresh, seed) if rows is None else rows
-        length = rows["reward"].shape[1] - self.agent.context
-        _require_rest(seen, length, "dreamt")
+        _require_rest(seen, rows["reward"].shape[1] - self.agent.context, "dreamt")
         dream: Dream = jax.device_get(self._dream(self.state, rows, seen))
         return dream
 
@@ -272,8 +253,8 @@ class LoadedAgent:
         if agent is None:
             raise ConfigError(f"{self.config.algorithm} cannot show what it imagines: a Dreamer decodes its latents")
         _require_rest(seen, length, "imagined")
-        drive = jax.jit(agent.drive, static_argnums=2)
-        driven: Row = jax.device_get(drive(self.state, self.rows(sequences, seen, fresh, seed), length - seen))
+        rows, drive = self.rows(sequences, seen, fresh, seed), jax.jit(agent.drive, static_argnums=2)
+        driven: Row = jax.device_get(drive(self.state, rows, length - seen))
         return driven
 
     def think(

@@ -128,5 +128,5 @@ def test_more_devices_than_there_are(tmp_path: Path) -> None:
 
 def test_one_device_is_nothing_special() -> None:
     given = config.override(config.default("fake"), **RUN, devices=0)
-    with api.computing(given.run) as (devices, run):
-        assert (len(devices), run.devices) == (1, 1)
+    with api.computing(given) as (devices, conf):
+        assert (len(devices), conf.run.devices) == (1, 1)
