@@ -54,9 +54,8 @@ class Actor:
         self.agent, self.state, self.env = agent, state, env
         self._seed, self._owner = seed, owner
         self._gate = Gate(env.obs_space)
-        self._policy = defaultdict[int, dict[Mode, CountedJit]](
-            lambda: JittedAgent(agent).policy
-        )  # by the number of envs
+        # By the number of envs.
+        self._policy = defaultdict[int, dict[Mode, CountedJit]](lambda: JittedAgent(agent).policy)
         self._begun = 0  # calls that began episodes in a mode that draws
 
     def act(self, obs: Any, carry: Any, mode: Any, seed: Any, mask: Any = None) -> tuple[Any, EpisodeMemory]:

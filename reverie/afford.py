@@ -45,9 +45,9 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
         )
     if number * run.batch * experience.window(run, agent) < LARGE or not updates:
         return []
-    cost, wording = _cost(run, agent), []
+    cost, found = _cost(run, agent), []
     if cost.bytes > SHARE * room:
-        wording.append(
+        found.append(
             f"An update may take about {cost.bytes / 1e9:.1f} GB (parameters, optimizer, gradients and activations), "
             f"and this process may take {room / 1e9:.1f} GB: it would be killed. "
             f"Instead: {_smaller(conf, make, lambda less: less.bytes <= SHARE * room)}"
@@ -56,18 +56,18 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
         speed = products_per_second()
         seconds = cost.flops / speed
         if seconds > SLOW:
-            wording.append(
+            found.append(
                 f"An update takes {duration(seconds)} here at best ({cost.flops / 1e9:,.0f} GFLOP at "
                 f"{speed / 1e9:,.0f} GFLOP/s), all {updates:,} of them {duration(updates * seconds)}. "
                 f"Instead: {_smaller(conf, make, lambda less: less.flops / speed <= SLOW / 10)}"
             )
-    return wording
+    return found
 
 
 def limit(device: jax.Device) -> int:
     """Bytes that may be computed in: the machine's, or those of a GPU."""
-    wording = device.memory_stats() or {}
-    return int(wording["bytes_limit"]) if device.platform == "gpu" and "bytes_limit" in wording else memory.limit()
+    stats = device.memory_stats() or {}
+    return int(stats["bytes_limit"]) if device.platform == "gpu" and "bytes_limit" in stats else memory.limit()
 
 
 def products_per_second(side: int = 768) -> float:

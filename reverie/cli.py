@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in VERBS:
             raise ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
         values, code = VERBS[verb](rest, console, debug)
-        _output("--json" in rest, values)
+        if "--json" in rest:
+            print(json.dumps(values), flush=True)
         return code
     except KeyboardInterrupt:
         _print_error("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
@@ -176,10 +177,9 @@ def list_all(argv: list[str], console: Console, debug: bool) -> VerbResult:
         values = config.lookup(flags.preset).all_values()
         console.print(help.table(flags.preset, ["value"], {k: [v] for k, v in values.items()}))
         return {"preset": flags.preset, "values": values}, 0
-    modules = {name: algos.load(name) for name in algos.ALGORITHMS}
     algorithms: dict[str, dict[str, Any]] = {
-        name: {"sizes": list(getattr(module, "SIZES", ())), "presets": presets.of(name).named}
-        for name, module in modules.items()
+        name: {"sizes": list(getattr(algos.load(name), "SIZES", ())), "presets": presets.of(name).named}
+        for name in algos.ALGORITHMS
     }
     envs: dict[str, dict[str, Any]] = {f.name: {"extra": f.extra, "installed": f.is_installed} for f in families()}
     for name, entry in algorithms.items():
@@ -261,7 +261,7 @@ def _with_algorithm(argv: list[str], console: Console) -> tuple[list[str], Any]:
     preset = peek(argv, "--preset")
     if not named and presets.is_file(preset) and (owner := presets.owner(preset)):
         return [owner, *argv], None
-    if named or not peek(argv, "--env") or {"-h", "--help", "--help-all"} & set(argv):
+    if named or not peek(argv, "--env") or set(help.MARKS) & set(argv):
         return argv, None
     run = peek(argv, "--run")
     if run and (saved := config.saved(Path(run))):
@@ -331,9 +331,8 @@ def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
     wording = str(error)
     if isinstance(error, NeedsTrust) and error.missing:
         again = [x for name, value in error.missing.items() for x in (config.flag(name), value)]
-        wording = (
-            f"{error.what}. If you trust it, type\n  reverie {shlex.join([*argv, *again])}\nor add --trust instead"
-        )
+        command = shlex.join([*argv, *again])
+        wording = f"{error.what}. If you trust it, type\n  reverie {command}\nor add --trust instead"
     print(f"reverie: {wording}", file=sys.stderr)
     code = 2 if isinstance(error, user_errors) else 1
     _print_error(wanted, wording, kind, code)
@@ -342,12 +341,8 @@ def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
 
 def _print_error(wanted: bool, wording: str, kind: str, code: int) -> None:
     """The JSON object of a command that did not do what was asked."""
-    _output(wanted, {"error": wording, "kind": kind, "exit": code})
-
-
-def _output(wanted: bool, values: dict[str, Any]) -> None:
     if wanted:
-        print(json.dumps(values), flush=True)
+        print(json.dumps({"error": wording, "kind": kind, "exit": code}), flush=True)
 
 
 def program() -> None:

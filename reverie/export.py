@@ -140,21 +140,18 @@ def _content(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dic
 
 def named(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by the place where they stand; random keys as the numbers they are made of."""
-    values = (jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree))
-    return dict(zip(_places(tree), values, strict=True))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_place(path): jax.random.key_data(x) if _is_key(x) else x for path, x in leaves}
 
 
 def rebuild(like: Any, arrays: Mapping[str, Any]) -> Any:
     """Inverse of `named`, with the structure of `like`."""
-    values = (arrays[place] for place in _places(like))
-    pairs = zip(jax.tree.leaves(like), values, strict=True)
-    whole = [jax.random.wrap_key_data(x) if _is_key(leaf) else x for leaf, x in pairs]
-    return jax.tree.unflatten(jax.tree.structure(like), whole)
+    value = lambda path, x: jax.random.wrap_key_data(arrays[_place(path)]) if _is_key(x) else arrays[_place(path)]
+    return jax.tree_util.tree_map_with_path(value, like)
 
 
-def _places(tree: Any) -> list[str]:
-    found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") or "all" for path, _ in found]
+def _place(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "all"
 
 
 def _is_key(leaf: Any) -> bool:

@@ -58,7 +58,7 @@ def page(kind: Any, usage: str, about: str, everything: bool) -> str:
     parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]
     for group in groups:
         title = [f"{group.title} options", *([wrap(group.about, 2)] if group.about else [])] if group.title else []
-        parts.append("\n".join([*title, *(_line(x) for x in group.flags)]))
+        parts.append("\n".join([*title, *(_row(x.typed, x.text) for x in group.flags)]))
     parts.append(_row("-h, --help", "This page; --help-all has all flags." if shown < number else "This page."))
     more = f"These are the {shown} flags used most, of {number}: --help-all prints the others."
     return "\n\n".join([*parts, *([more] if shown < number else [])])
@@ -90,10 +90,6 @@ def _row(left: str, text: str) -> str:
     body = textwrap.wrap(" ".join(text.split()), _width() - COLUMN) or [""]
     first = [start + body.pop(0)] if len(start) == COLUMN else [start.rstrip()]
     return "\n".join([*first, *(" " * COLUMN + line for line in body)]).rstrip()
-
-
-def _line(one: Flag) -> str:
-    return _row(one.typed, one.text)
 
 
 def _groups(kind: Any) -> Iterator[Group]:

@@ -52,35 +52,35 @@ class Plan:
 
     def tell(self, console: Console, conf: Config, path: Path, workers: str) -> None:
         """Prints the plan of a run that begins in `path`."""
-        run, total = conf.run, self.parameters["total"]
+        run = conf.run
         size = f"size {self.size}, " if self.size else ""
-        wanted = min(run.replay_size, self.env_steps or self.replay_rows)
-        bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
-        images = "".join(f"  images       {line}\n" for line in self.images)
-        every = f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"
-        unit = "roots" if hasattr(conf.agent, "n_step") else "trained steps"
-        learned = f"replay ratio {run.replay_ratio:g} {unit} per env step"
-        changed = json.loads(getattr(conf.agent, "choices", "{}")).items()
-        constants = "".join(f"  {'choices' if n == 0 else '':12} {k} {v}\n" for n, (k, v) in enumerate(changed))
+        constants = json.loads(getattr(conf.agent, "choices", "{}")).items()
         if phases.apart(run):
             first = f"replay of {run.offline}" if run.offline else "env steps"
-            learned = (
-                f"schedule     {first}, {run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
-                if run.schedule == "model-then-policy"
-                else f"schedule     {first}, {run.model_updates:,} updates"
-            )
+            updates = f"{run.model_updates:,} updates"
+            if run.schedule == "model-then-policy":
+                updates = f"{run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
+            learned = "schedule", f"{first}, {updates}"
+        else:
+            unit = "roots" if hasattr(conf.agent, "n_step") else "trained steps"
+            learned = "replay ratio", f"{run.replay_ratio:g} {unit} per env step"
+        wanted = min(run.replay_size, self.env_steps or self.replay_rows)
+        bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
+        lines = [
+            ("run", str(path)),
+            ("model", f"{size}{self.parameters['total']:,} parameters"),
+            *(("" if n else "choices", f"{name} {value}") for n, (name, value) in enumerate(constants)),
+            ("device", f"{self.device}, {self.precision}"),
+            ("envs", f"{run.envs} ({workers})"),
+            *(("images", image) for image in self.images),
+            learned,
+            ("replay", f"{self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}"),
+            ("checkpoint", f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"),
+        ]
         console.print(
             Text.assemble((conf.algorithm, "bold"), " on ", (run.env, "bold")),
-            f": {self.env_steps:,} steps, {self.updates:,} updates\n"
-            f"  run          {path}\n"
-            f"  model        {size}{total:,} parameters\n"
-            f"{constants}"
-            f"  device       {self.device}, {self.precision}\n"
-            f"  envs         {run.envs} ({workers})\n"
-            f"{images}"
-            f"  {learned}\n"
-            f"  replay       {self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}\n"
-            f"  checkpoint   {every}",
+            f": {self.env_steps:,} steps, {self.updates:,} updates",
+            *(f"\n  {label:12} {text}" for label, text in lines),
             sep="",
             highlight=False,
             soft_wrap=True,

@@ -34,7 +34,7 @@ def resolve(
       saved: of the run that is continued, if one is.
       preset: that was asked for; else a new run has the one that was made for `env`, if any.
       chosen: values that count less than what is typed (`defaults.choices`).
-      vouched: names of values that a person typed, and that may therefore name code.
+      trust: names of values that a person typed, and that may therefore name code.
 
     Raises:
       NeedsTrust: (a ConfigError) the saved config, or a preset in a file, names code that nobody typed.
@@ -53,7 +53,7 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
     """The config to run: `given`, or the saved config with what may change in it.
 
     Args:
-      vouched: names of the values that a person typed, and that may therefore name code.
+      trust: names of the values that a person typed, and that may therefore name code.
 
     Raises:
       NeedsTrust: (a ConfigError) the saved config names other code.
@@ -69,11 +69,10 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
                 "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
             )
         return given
-    again = {key: getattr(saved.run, key) for key in config.ON_DISK}
-    again = {key: value for key, value in again.items() if config.same_file(getattr(given.run, key), value)}
-    given = dataclasses.replace(given, run=dataclasses.replace(given.run, **again))
-    clashes = config.contradictions(saved, given)
-    if clashes:
+    own = {key: getattr(saved.run, key) for key in config.ON_DISK}
+    own = {key: value for key, value in own.items() if config.same_file(getattr(given.run, key), value)}
+    given = dataclasses.replace(given, run=dataclasses.replace(given.run, **own))
+    if clashes := config.contradictions(saved, given):
         width = max(len(config.flag(name)) for name, _, _ in clashes)
         lines = [f"{config.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
         raise ConfigError(

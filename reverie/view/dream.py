@@ -66,7 +66,7 @@ def frames(dream: Dream, key: str, seen: int = CONTEXT_ROWS, height: int = 128) 
     Returns:
       uint8 `[H, W, 3]` per row.
     """
-    order = _longest(dream)
+    order = _longest(dream.valid)
     truth, dreamt = _colour(dream.truth[key][order]), _colour(dream.dream[key][order])
     valid = dream.valid[order]
     difference = (dreamt - truth + 1) / 2
@@ -91,7 +91,7 @@ def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = CONTEXT_ROWS, 
     Returns:
       uint8 `[H, W, 3]` per row.
     """
-    order = np.argsort(-drive["valid"].sum(1), kind="stable")[:SHOWN]
+    order = _longest(drive["valid"])
     valid = drive["valid"][order]
     pixels = _pixels(np.where(valid[..., None, None, None], _colour(drive[key][order]), 0.25), height)
     imagined = valid & (np.arange(valid.shape[1]) >= seen)[None]
@@ -153,7 +153,7 @@ def plot(dream: Dream, key: str | None = None, seen: int = CONTEXT_ROWS) -> byte
 
     elements = [e for k in ([key] if key else curves(dream)) for e in _elements(dream, k, seen)]
     shown = sorted(sorted(range(len(elements)), key=lambda i: -elements[i][3])[:CURVES])
-    order = _longest(dream).tolist()
+    order = _longest(dream.valid).tolist()
     figure = Figure(figsize=(2.6 * len(order) + 1.5, 1.15 * len(shown) + 0.8), dpi=100, layout="constrained")
     axes = figure.subplots(len(shown), len(order), sharex=True, sharey="row", squeeze=False)
     for line, index in zip(axes, shown, strict=True):
@@ -209,9 +209,9 @@ def _curve(ax: Any, dream: Dream, at: tuple[str, tuple[int, ...]], sequence: int
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _longest(dream: Dream) -> np.ndarray:
+def _longest(valid: np.ndarray) -> np.ndarray:
     """The sequences with the longest dreams."""
-    return np.argsort(-dream.valid.sum(1), kind="stable")[:SHOWN]
+    return np.argsort(-valid.sum(1), kind="stable")[:SHOWN]
 
 
 def _colour(images: np.ndarray) -> np.ndarray:

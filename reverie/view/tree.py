@@ -222,8 +222,11 @@ def _branches(ax: Any, found: SearchReport, places: dict[int, tuple[int, float]]
 
 def _bars(ax: Any, found: SearchReport, ranking: list[int]) -> None:
     lines = np.arange(len(ranking))
-    for offset, values, colour in ((-0.19, found.prior, OVER), (0.19, found.policy, DREAMS)):
+    bars = ((-0.19, found.prior, OVER, "prior", "left"), (0.19, found.policy, DREAMS, "improved policy", "right"))
+    for offset, values, colour, name, side in bars:
         ax.barh(lines + offset, values[ranking], 0.36, color=unit(colour))
+        corner = (float(side == "right"), 1)
+        ax.annotate(name, corner, (0, 24), "axes fraction", "offset points", fontsize=9, color=unit(colour), ha=side)
     ax.set_yticks(lines, [_short(found.actions[a]) for a in ranking], fontsize=8)
     for label, action in zip(ax.get_yticklabels(), ranking, strict=True):
         label.set_fontweight("bold" if action == found.chosen else "normal")
@@ -232,19 +235,6 @@ def _bars(ax: Any, found: SearchReport, ranking: list[int]) -> None:
     ax.tick_params(labelsize=8)
     ax.spines[["bottom", "right"]].set_visible(False)
     ax.spines["left"].set_bounds(-0.5, len(ranking) - 0.5)
-    ax.annotate(
-        "prior", (0, 1), (0, 24), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=unit(OVER)
-    )
-    ax.annotate(
-        "improved policy",
-        (1, 1),
-        (0, 24),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=9,
-        color=unit(DREAMS),
-        ha="right",
-    )
 
 
 def _short(name: str) -> str:

@@ -33,8 +33,7 @@ def check_suffix(path: Path) -> None:
 def write(path: Path, frames: Sequence[np.ndarray], fps: float = 30.0) -> None:
     """Writes frames (uint8 `[H, W, 3]`, all of one size) as the suffix of `path` says; see `encode`."""
     check_suffix(path)
-    data = encode(path.suffix, frames, fps)
-    files.replace(path, data)
+    files.replace(path, encode(path.suffix, frames, fps))
 
 
 def encode(suffix: str, frames: Sequence[np.ndarray], fps: float = 30.0) -> bytes:
