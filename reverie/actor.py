@@ -123,13 +123,11 @@ class Actor:
             seen = {key: np.asarray(x) for key, x in seen.items()}
             self._gate.check(Step(seen, 0.0, True, False, False))
         except Malformed as error:
-            raise Malformed(f"{error}{_advice(obs, space, str(error))}") from None
+            raise Malformed(f"{error}{_advice(obs, space)}") from None
         except Exception as error:  # of an object that is anybody's, on its way into arrays
             wording = ", ".join(f"obs/{key} {x.describe()}" for key, x in space.items())
-            reason = f"{type(error).__name__}: {short(str(error))}"
-            raise Malformed(
-                f"obs: {short(obs)} is no observation ({reason}), expected {wording}{_advice(obs, space, '')}"
-            ) from error
+            reason, advice = f"{type(error).__name__}: {short(str(error))}", _advice(obs, space)
+            raise Malformed(f"obs: {short(obs)} is no observation ({reason}), expected {wording}{advice}") from error
         return seen
 
     def memory_of(self, carry: Any, envs: int, mode: Any, seed: Any = None) -> tuple[EpisodeMemory, np.ndarray]:
@@ -204,7 +202,7 @@ def _apart(obs: Any) -> list[Any]:
     return [jax.tree.unflatten(structure, [x[at] for x in leaves]) for at in range(num)]
 
 
-def _advice(obs: Any, space: Spaces, error: str) -> str:
+def _advice(obs: Any, space: Spaces) -> str:
     """The nearest known word, as the end of a sentence."""
     if isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[1], Mapping):
         return ". It looks like (obs, info), as reset() returns it: give obs alone, `obs, info = env.reset()`"

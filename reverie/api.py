@@ -204,7 +204,7 @@ def check_env(
 def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces) -> str:
     """Why `train` would refuse an env with these spaces; empty if it would not."""
     try:
-        conf = config.apply_preset(config.default(algorithm), config.preset_for(algorithm, spec.id) or config.PLAIN)
+        conf = config.default(algorithm, config.preset_for(algorithm, spec.id))
         conf = settle(None, config.override(conf, **spec_values(spec, {})))
         with computing(conf) as (devices, conf):
             plan(conf, make_agent(conf, obs_space, act_space), devices)

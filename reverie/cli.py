@@ -55,15 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb in help.MARKS:
         return _help(verb == "--help-all")
-    debug = "--debug" in rest or os.environ.get("REVERIE_DEBUG", "") not in ("", "0")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains about a missing screen
     console = Console(stderr="--json" in rest, highlight=False, markup=False)  # brackets in names are brackets
-    _logging(console, debug)
+    _logging(console, _is_debug(rest))
     try:
         if verb not in VERBS:
             raise ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
-        values, code = VERBS[verb](rest, console, debug)
+        values, code = VERBS[verb](rest, console)
         if "--json" in rest:
             print(json.dumps(values), flush=True)
         return code
@@ -71,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
         return 130
     except Exception as error:  # the boundary to the person at the terminal
-        return _explain(error, debug, [verb, *rest])
+        return _explain(error, [verb, *rest])
 
 
-def train(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def train(argv: list[str], console: Console) -> VerbResult:
     argv, facts = _with_algorithm(argv, console)
+    debug = _is_debug(argv)
     conf, session, path = parse_train(argv, debug)
     if session.preset and not peek(argv, "--preset"):
         wording = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
@@ -130,7 +130,7 @@ def _farewell(result: Any, conf: Config, path: Path) -> str:
     )
 
 
-def evaluate(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def evaluate(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Eval, argv, "eval")
     from reverie import api
     from reverie.run.evaluation import ACTING
@@ -169,7 +169,7 @@ def _score(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 1e6 else show(value)
 
 
-def list_all(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def list_all(argv: list[str], console: Console) -> VerbResult:
     flags = parse(List, argv, "list")
     from reverie.envs.spec import families
 
@@ -195,7 +195,7 @@ def list_all(argv: list[str], console: Console, debug: bool) -> VerbResult:
     return {"algorithms": algorithms, "envs": envs}, 0
 
 
-def diff(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def diff(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Diff, argv, "diff")
     found = config.differences(config.lookup(flags.a), config.lookup(flags.b))
     same = f"{flags.a} and {flags.b} have the same values"
@@ -203,7 +203,7 @@ def diff(argv: list[str], console: Console, debug: bool) -> VerbResult:
     return {"a": flags.a, "b": flags.b, "differences": found}, 0
 
 
-def check_env(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def check_env(argv: list[str], console: Console) -> VerbResult:
     flags = parse(CheckEnv, argv, "check-env")
     if flags.algorithm:
         algos.load(flags.algorithm)  # a typo is an error before anything else
@@ -229,7 +229,7 @@ def check_env(argv: list[str], console: Console, debug: bool) -> VerbResult:
     return {"env": flags.env, "ok": bool(sound), "algorithms": sound, "findings": finding_rows}, 0 if sound else 1
 
 
-def import_episodes(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def import_episodes(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Import, argv, "import")
     from reverie.envs.spec import EnvSpec
     from reverie.recorded import import_episodes
@@ -242,7 +242,7 @@ def import_episodes(argv: list[str], console: Console, debug: bool) -> VerbResul
     return {"path": flags.run, "rows": rows}, 0
 
 
-VERBS: dict[str, Callable[[list[str], Console, bool], VerbResult]] = {
+VERBS: dict[str, Callable[[list[str], Console], VerbResult]] = {
     "train": train,
     "eval": evaluate,
     "dream": pictures.dream,
@@ -284,10 +284,14 @@ def _help(everything: bool) -> int:
     print(OVERVIEW)
     for argv in [*([verb] for verb in VERBS), *(["train", name] for name in algos.ALGORITHMS)] if everything else []:
         try:
-            VERBS[argv[0]]([*argv[1:], "--help-all"], Console(markup=False), False)
+            VERBS[argv[0]]([*argv[1:], "--help-all"], Console(markup=False))
         except SystemExit:
             print()
     return 0
+
+
+def _is_debug(argv: Sequence[str]) -> bool:
+    return "--debug" in argv or os.environ.get("REVERIE_DEBUG", "") not in ("", "0")
 
 
 def _logging(console: Console, debug: bool) -> None:
@@ -298,7 +302,7 @@ def _logging(console: Console, debug: bool) -> None:
     logger.propagate = False
 
 
-def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
+def _explain(error: Exception, argv: Sequence[str]) -> int:
     """Tells the user what happened: what can be told in a sentence without a traceback."""
     from reverie.envs.spec import UnusableEnv
     from reverie.envs.workers import EnvError
@@ -310,22 +314,11 @@ def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
     from reverie.saved import AnotherRun, Malformed, OtherVersion
     from reverie.view.video import NoVideo
 
-    user_errors = (
-        ConfigError,
-        algos.UnknownAlgorithm,
-        algos.Unsuitable,
-        UnusableEnv,
-        Mismatch,
-        NoSoundCheckpoint,
-        Malformed,
-        OtherVersion,
-        AnotherRun,
-        RunInUse,
-        NoVideo,
-    )
-    run_errors = (EnvError, DiskError, NonFinite, RunGone)
+    of_command = (ConfigError, algos.UnknownAlgorithm, algos.Unsuitable, UnusableEnv, NoVideo)
+    of_directory = (Mismatch, NoSoundCheckpoint, Malformed, OtherVersion, AnotherRun, RunInUse)
+    while_running = (EnvError, DiskError, NonFinite, RunGone)
     wanted, kind = "--json" in argv, type(error).__name__
-    if debug or not isinstance(error, (*user_errors, *run_errors)):
+    if _is_debug(argv[1:]) or not isinstance(error, (*of_command, *of_directory, *while_running)):
         _print_error(wanted, f"{kind}: {error}", kind, 1)
         raise error
     wording = str(error)
@@ -334,7 +327,7 @@ def _explain(error: Exception, debug: bool, argv: Sequence[str]) -> int:
         command = shlex.join([*argv, *again])
         wording = f"{error.what}. If you trust it, type\n  reverie {command}\nor add --trust instead"
     print(f"reverie: {wording}", file=sys.stderr)
-    code = 2 if isinstance(error, user_errors) else 1
+    code = 1 if isinstance(error, while_running) else 2
     _print_error(wanted, wording, kind, code)
     return code
 

@@ -15,7 +15,7 @@ from reverie.flags import Dream, Think, VerbResult, parse
 from reverie.help import table
 
 
-def dream(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def dream(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Dream, argv, "dream")
     from reverie import api
     from reverie.envs.base import RULES
@@ -108,7 +108,7 @@ def _subject(known: Sequence[str], images: Sequence[str], key: str, suffix: str)
     return key
 
 
-def think(argv: list[str], console: Console, debug: bool) -> VerbResult:
+def think(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Think, argv, "think")
     from reverie import api
     from reverie.view import tree as view
