@@ -93,7 +93,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     if session.dry_run:
         plan = api.dry_run(conf)
         plan.tell(console, conf, path, conf.run.workers)
-        return plan.to_json(), 0
+        return dataclasses.asdict(plan), 0
     with api.open_session(conf, path, console) as training:
         result = loop.train(training, console)
     evaluation = result.evaluation.to_json() if result.evaluation else None

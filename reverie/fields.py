@@ -61,7 +61,6 @@ Seed = Annotated[int, Within(0, INT64)]
 Share = Annotated[float, Within(0, 1)]
 Weight = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(TINY)]
-Finite = Annotated[float, Within()]
 
 
 def flag(name: str) -> str:

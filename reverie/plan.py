@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +45,6 @@ class Plan:
     env_steps: int
     images: tuple[str, ...]
     warnings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
     def tell(self, console: Console, conf: Config, path: Path, workers: str) -> None:
         """Prints the plan of a run that begins in `path`."""
