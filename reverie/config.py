@@ -94,7 +94,7 @@ def apply_preset(config: Config, name: str) -> Config:
             raise ConfigError(f"{name}: {error}") from error
     named = presets.of(config.algorithm).named
     if name not in named:
-        known = f"expected one of {', '.join(named)}, or a file.toml" if named else "it has none"
+        known = f"Expected one of {', '.join(named)}, or a file.toml" if named else "It has none"
         if others := [other for other in algos.ALGORITHMS if name in presets.of(other).named]:
             known = f"it is one of {' and '.join(others)}"
         else:
@@ -271,13 +271,12 @@ def here(config: Config) -> Config:
             there = "" if os.path.exists(place) else ", and is not there any more"
             logger.warning("%s is not in %s; the run had it from %s%s", path, os.getcwd(), place, there)
             moved[key] = code.at(place) if code else place
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, **moved)) if moved else config
+    return override(config, **moved)
 
 
 def typed_names(config: Config, before: Config | None) -> Config:
     """Inverse of `here`: files of a run are called as in what was saved `before`, whatever was typed to go on."""
-    names: dict[str, Any] = {key: getattr(before.run, key) for key in ON_DISK} if before else {}
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, **names))
+    return override(config, **{key: getattr(before.run, key) for key in ON_DISK}) if before else config
 
 
 def same_file(a: str, b: str) -> bool:
@@ -335,8 +334,7 @@ def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
 
 def continuation(saved: Config, given: Config) -> Config:
     """The config that a run continues with: its own values, and those of `given` that may change."""
-    free = {name: getattr(given.run, name) for name in _free(saved.run)}
-    return dataclasses.replace(saved, run=dataclasses.replace(saved.run, **free))
+    return override(saved, **{name: getattr(given.run, name) for name in _free(saved.run)})
 
 
 def _free(run: RunConfig) -> frozenset[str]:

@@ -71,7 +71,7 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
         return given
     own = {key: getattr(saved.run, key) for key in config.ON_DISK}
     own = {key: value for key, value in own.items() if config.same_file(getattr(given.run, key), value)}
-    given = dataclasses.replace(given, run=dataclasses.replace(given.run, **own))
+    given = config.override(given, **own)
     if clashes := config.contradictions(saved, given):
         width = max(len(config.flag(name)) for name, _, _ in clashes)
         lines = [f"{config.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
