@@ -271,5 +271,7 @@ def _exploration(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     length = max(facts.plain.length, facts.held.length)
     warmup = int(min(max(20 * length, 4000), 20_000))
     yield Choice("warmup", warmup, f"{why}: twenty episodes or so, that the model may see it")
+    if "free_nats" in own:
+        yield Choice("rare_share", 0.25, f"{why}: a quarter of what is replayed shows it")
     if "slow_rate" in own:
         yield Choice("entropy", 3e-3, f"{why}: the policy stays open")

@@ -68,6 +68,10 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
                 f"--within-episodes, but {given.algorithm} learns from a row together with those after it: the last "
                 "ones of an episode would never be learned from. Leave it out: what lies beyond an end is masked anyway"
             )
+        if given.run.rare_share and getattr(given.agent, "prioritized", False):
+            raise ConfigError(
+                "--rare-share, but sequences are drawn by priority: leave it out, or type --no-prioritized"
+            )
         return given
     own = {key: getattr(saved.run, key) for key in config.ON_DISK}
     own = {key: value for key, value in own.items() if config.same_file(getattr(given.run, key), value)}

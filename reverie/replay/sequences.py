@@ -30,6 +30,8 @@ from reverie.replay.priorities import Priorities, check
 from reverie.replay.rows import ID_BITS, PRIORITY, Field, Rings, Row
 from reverie.replay.windows import Windows
 
+RARE = 0.01  # of all rows: what happens more often is met often enough
+
 
 class Replay(Rings):
     """The newest `capacity` rows of `streams` streams; hands out windows of `length` rows.
@@ -45,7 +47,9 @@ class Replay(Rings):
         priorities: there the new ones are the likeliest anyway, and a window that was not drawn would have no weight.
       within_episodes: only windows that lie inside one episode (`is_first` at position 0 at most).
         Otherwise every window of a stream counts, whatever begins or ends in it.
-      context: C, the position of the root; only priorities care.
+      rare_share: share of the windows of a draw that hold a rare event among the rows after the context (see
+        `events`), as long as replay has any. Not with priorities.
+      context: C, the position of the root; only priorities and rare events care.
       alpha: power of the priorities by which windows are drawn.
       beta: power of the importance weights.
 
@@ -62,6 +66,7 @@ class Replay(Rings):
         seed: int,
         online: bool = True,
         within_episodes: bool = False,
+        rare_share: float = 0.0,
         context: int = 0,
         alpha: float = 1.0,
         beta: float = 1.0,
@@ -82,6 +87,7 @@ class Replay(Rings):
             raise ValueError(f"{PRIORITY} is {priority.dtype} {list(priority.shape)}, expected float32 []")
         super().__init__(fields, streams, ring)
         self.length, self.online, self.within_episodes = length, online and not priority, within_episodes
+        self.rare_share = rare_share
         self.skipped = 0  # ids of `update` that were overwritten before their values came
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self._span = np.arange(length)
@@ -182,9 +188,40 @@ class Replay(Rings):
             return {**self._rows(self.ids(roots) - self._context, self._span), "weight": weight}
         picks = self._windows.serve(batch) if self.online else []
         window_ids = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
-        stream, start = self._windows.draw(batch - len(picks), self._rng)
-        first = np.concatenate([window_ids, (stream << ID_BITS) | start])
-        return self._rows(self._rng.permutation(first) if picks else first, self._span)
+        rare = self._draw_rare(min(round(self.rare_share * batch), batch - len(picks)))
+        stream, start = self._windows.draw(batch - len(picks) - len(rare), self._rng)
+        first = np.concatenate([window_ids, rare, (stream << ID_BITS) | start])
+        return self._rows(self._rng.permutation(first) if len(picks) + len(rare) else first, self._span)
+
+    def events(self) -> np.ndarray:
+        """The slots of the rows that are rare and say what a task is about: ends of episodes by themselves, rewards of
+        half the largest or more, and those of half the lowest or less, each if fewer than one row in a hundred is so.
+
+        Looked for anew at every draw: one pass over the rewards, a millisecond or two for a million rows.
+        """
+        reward = np.where(self.held, self.arrays["reward"], 0)
+        high, low = reward.max(), reward.min()
+        kinds = [self.arrays["is_terminal"], (reward >= high / 2) & (high > 0), (reward <= low / 2) & (low < 0)]
+        rare = [kind & self.held for kind in kinds if np.count_nonzero(kind & self.held) < RARE * len(self)]
+        return np.flatnonzero(np.logical_or.reduce(rare)) if rare else np.zeros(0, np.int64)
+
+    def _draw_rare(self, count: int) -> np.ndarray:
+        """The ids where up to `count` windows begin that hold an event, each event equally likely.
+
+        start ... start + C | ............ event ............ | start + L - 1
+                  context   |        anywhere in these        |
+        """
+        events = self.events() if count else np.zeros(0, np.int64)
+        if not events.size:
+            return np.zeros(0, np.int64)
+        ids = self.ids(self._rng.choice(events, count))
+        first: list[int] = []
+        for event in ids.tolist():
+            stream, t = divmod(event, 1 << ID_BITS)
+            starts = self._windows.between(stream, t - self.length + 1, t - self._context)
+            if starts.size:
+                first.append(stream << ID_BITS | int(self._rng.choice(starts)))
+        return np.array(first, np.int64)
 
     # --- write-back -------------------------------------------------------------------------------
 

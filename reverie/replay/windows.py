@@ -83,6 +83,12 @@ class Windows:
         place = self._head[stream] + draw - (ends - windows)[stream]
         return stream, self._starts[stream, place % self._ring]
 
+    def between(self, stream: int, first: int, last: int) -> np.ndarray:
+        """The beginnings in `first..last` of a stream, ascending."""
+        places = np.arange(self._head[stream], self._tail[stream])
+        starts = self._starts[stream, places % self._ring]
+        return starts[np.searchsorted(starts, first) : np.searchsorted(starts, last, side="right")]
+
     def serve(self, most: int) -> list[tuple[int, int]]:
         """(stream, start) of up to `most` windows whose turn it is."""
         picks: list[tuple[int, int]] = []

@@ -124,6 +124,10 @@ class Memory:
     are drawn first as it is, and nothing is served outside the draw."""
     within_episodes: bool = False
     """Draw only sequences that lie inside one episode."""
+    rare_share: Share = 0.0
+    """Share of the sequences of a batch that hold a rare event, as long as there are any: an end of the episode by
+    itself, a reward of half the largest or more, or of half the lowest or less, if fewer than one step in a hundred has
+    it. Not with priorities."""
     priority_alpha: Share = 1.0
     """Sequences are drawn in proportion to this power of their priority, where the algorithm has priorities. 0:
     uniformly."""

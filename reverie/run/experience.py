@@ -50,6 +50,7 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
         seed=seeds(run.seed).replay,
         online=run.online,
         within_episodes=run.within_episodes,
+        rare_share=run.rare_share,
         context=agent.context,
         alpha=run.priority_alpha,
         beta=run.priority_beta,

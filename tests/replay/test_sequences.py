@@ -552,3 +552,69 @@ def test_a_look_passes_over_lost_rows() -> None:
     assert set(drawn(replay.look(200, 3, np.random.default_rng(0)))) == {(0, 0), (0, 4), (0, 5)}
     assert replay.longest == 4
     assert make().longest == 0
+
+
+# --- rare events ----------------------------------------------------------------------------------
+
+EVENTFUL = {
+    "reward": Field((), np.dtype(np.float32)),
+    "is_terminal": Field((), np.dtype(bool)),
+    "obs/t": Field((), np.dtype(np.int32)),
+}
+
+
+def eventful(reward: np.ndarray, terminal: np.ndarray | None = None, **changes: Any) -> Replay:
+    """A replay of one stream with these rewards `[t]` and ends."""
+    values = {"streams": 1, "length": 5, "capacity": len(reward), "seed": 0, "online": False, "rare_share": 0.5}
+    replay = Replay(EVENTFUL, **{**values, **changes})
+    ends = np.zeros(len(reward), bool) if terminal is None else terminal
+    rows = {"reward": np.float32(reward), "is_terminal": ends, "obs/t": np.arange(len(reward), dtype=np.int32)}
+    for t in range(len(reward)):
+        replay.add(np.array([0]), {key: x[t : t + 1] for key, x in rows.items()})
+    return replay
+
+
+def at(count: int, *places: int, value: float = 1.0) -> np.ndarray:
+    out = np.zeros(count)
+    out[list(places)] = value
+    return out
+
+
+@pytest.mark.parametrize(
+    ("reward", "terminal", "events"),
+    [
+        pytest.param(at(1000, 70, 500), None, [70, 500], id="a reward"),
+        pytest.param(at(1000, 70, value=-3), None, [70], id="a fall"),
+        pytest.param(at(1000, 70, value=100) - 0.1 * np.linspace(0, 1, 1000), None, [70], id="a reward among costs"),
+        pytest.param(at(1000, 70) + at(1000, 71, value=0.4), None, [70], id="a reward and one that is less than half"),
+        pytest.param(np.full(1000, -1.0), at(1000, 9) > 0, [9], id="an end"),
+        pytest.param(at(1000, *range(0, 1000, 50)), None, [], id="nothing rare"),
+        pytest.param(np.zeros(1000), None, [], id="nothing"),
+    ],
+)
+def test_events_are_what_happens_in_less_than_one_row_of_a_hundred(
+    reward: np.ndarray, terminal: np.ndarray | None, events: list[int]
+) -> None:
+    replay = eventful(reward, terminal)
+    assert sorted((replay.ids(replay.events()) & ((1 << ID_BITS) - 1)).tolist()) == events
+    batch = replay.sample(400)
+    holds = np.isin(batch["obs/t"], events).any(1)
+    assert holds.mean() == (pytest.approx(0.5, abs=0.03) if events else 0)
+
+
+def test_an_event_lies_anywhere_behind_the_context_and_each_is_equally_likely() -> None:
+    replay = eventful(at(1000, 300, 700), rare_share=1.0, context=2)
+    places = replay.sample(3000)["obs/t"]
+    where, counts = np.unique(np.argwhere(np.isin(places, (300, 700)))[:, 1], return_counts=True)
+    assert where.tolist() == [2, 3, 4]
+    assert (abs(counts - 1000) < 150).all()
+    assert abs((places == 300).any(1).mean() - 0.5) < 0.05
+
+
+def test_events_that_were_overwritten_or_lie_in_no_window_are_not_drawn() -> None:
+    replay = eventful(at(1000, 10, 600), capacity=500)
+    assert (replay.ids(replay.events()) & ((1 << ID_BITS) - 1)).tolist() == [600]
+    newest = eventful(at(1000, 999), rare_share=1.0, context=4)
+    assert (newest.sample(50)["obs/t"][:, 4] == 999).all()
+    oldest = eventful(at(1000, 1), rare_share=1.0, context=4)
+    assert (oldest.sample(50)["obs/t"][:, 0] >= 0).all(), "as long as there is none, all windows are drawn"
