@@ -93,6 +93,12 @@ Spaces = dict[str, Space]
 Arrays = dict[str, np.ndarray]
 
 
+def action_vector(shape: tuple[int, ...]) -> Space:
+    """The space of a vector action of this shape: every element in [-1, 1]."""
+    size = math.prod(shape)
+    return Space("vector", shape, (), (-1.0,) * size, (1.0,) * size)
+
+
 @dataclass(frozen=True)
 class Step:
     """One time step of an env. `obs` holds exactly the keys, shapes and dtypes of `obs_space`.
@@ -184,17 +190,6 @@ def to_json(spaces: Spaces) -> dict[str, Any]:
 def from_json(data: dict[str, Any]) -> Spaces:
     """Inverse of `to_json`."""
     floats = lambda xs: tuple(float(x) for x in xs)
-    return {
-        key: Space(
-            v["kind"],
-            tuple(v["shape"]),
-            tuple(v["classes"]),
-            floats(v["low"]),
-            floats(v["high"]),
-            v.get("alternating", False),
-            v.get("channels_first", False),
-            floats(v.get("center", ())),
-            floats(v.get("spread", ())),
-        )
-        for key, v in data.items()
-    }
+    kinds = {"shape": tuple, "classes": tuple} | dict.fromkeys(("low", "high", "center", "spread"), floats)
+    read = lambda v: {name: kinds[name](x) if name in kinds else x for name, x in v.items()}
+    return {key: Space(**read(v)) for key, v in data.items()}

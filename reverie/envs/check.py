@@ -7,8 +7,6 @@ finding like any other.
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import statistics
 import time
 import zlib
@@ -21,10 +19,10 @@ import numpy as np
 from gymnasium import spaces
 
 from reverie.envs import host
-from reverie.envs.base import Arrays, Env, Spaces, Step, from_json, to_json
+from reverie.envs.base import Env, Spaces, Step, from_json, to_json
 from reverie.envs.build import adapt, build, make_env
 from reverie.envs.guard import Fault, guarded
-from reverie.envs.process import Child, ChildGone, Hung
+from reverie.envs.process import Child, ChildGone, Hung, send_json
 from reverie.envs.spaces import channels_first, left_out, turned_around
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.values import Gate, Malformed, legally, sample
@@ -59,6 +57,10 @@ class _Shown(NamedTuple):
     act_space: Spaces
 
 
+# Of an examination, in order: the name of each phase before it, what was found in it, the spaces once they are known.
+_Item = str | Finding | _Shown
+
+
 class Examination(NamedTuple):
     """The result of an examination: findings, errors first, and the spaces of the env if it has any."""
 
@@ -82,12 +84,20 @@ def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Exami
     spec = env_spec(env)
     found: list[Finding] = []
     shown: _Shown | None = None
-    wording = _here(spec, steps, deadline) if spec.factory else _apart(spec, steps, deadline)
-    for item in wording:
-        if isinstance(item, _Shown):
-            shown = item
-        elif item not in found:
-            found.append(item)
+    phase = "building it"
+    try:
+        for item in (_here if spec.factory else _apart)(spec, steps, deadline):
+            if isinstance(item, str):
+                phase = item
+            elif isinstance(item, _Shown):
+                shown = item
+            elif item not in found:
+                found.append(item)
+    except (Hung, Fault) as fault:  # a hang: an exception of the env has become a finding before
+        fix = "find out what it waits for; a slow constructor may need a longer --deadline"
+        found.append(Finding("error", f"{phase}: {fault}", fix))
+    except ChildGone as gone:
+        found.append(Finding("error", f"{phase}: {gone}", "run the env alone to see where it crashes"))
     return Examination(by_severity(found), shown)
 
 
@@ -100,117 +110,68 @@ def by_severity(findings: list[Finding]) -> list[Finding]:
 # ---------------------------------------------------------------------------- where it is examined
 
 
-def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding | _Shown]:
-    """In a process. It writes one line per phase and per finding; silence means that it hangs."""
+def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[_Item]:
+    """In this process, for a callable that no other one can import."""
+    items = _examine(spec, steps)
+    while True:
+        with guarded(deadline):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
+
+
+def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[_Item]:
+    """In a process. It sends every item as it comes, and null at the end; silence means that it hangs."""
     child = Child("reverie.envs.check:serve", {"spec": spec.to_json(), "steps": steps})
-    phase = "building it"
     try:
-        while True:
-            line = _line(child, time.monotonic() + deadline)
-            if "finding" in line:
-                yield Finding(*line["finding"])
-            elif "spaces" in line:
-                yield _Shown(*map(from_json, line["spaces"]))
-            elif line["phase"] == "":
-                return
+        while (item := child.read_json(time.monotonic() + deadline)) is not None:
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, list):
+                yield Finding(*item)
             else:
-                phase = line["phase"]
+                yield _Shown(**{name: from_json(spaces) for name, spaces in item.items()})
     except Hung:
-        yield _hung(phase, deadline)
-    except ChildGone as gone:
-        yield Finding("error", f"{phase}: {gone}", "run the env alone to see where it crashes")
+        raise Hung(f"no answer within {deadline:g} s") from None
     finally:
         child.end()
 
 
-def _line(child: Child, until: float) -> dict[str, Any]:
-    size = int.from_bytes(child.read(4, until), "little")
-    parsed: dict[str, Any] = json.loads(child.read(size, until))
-    return parsed
-
-
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The examining process."""
-    for wording in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
-        if isinstance(wording, _Shown):
-            _write(write, {"spaces": [to_json(spaces) for spaces in wording]})
+    for item in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
+        if isinstance(item, _Shown):
+            send_json(write, {name: to_json(spaces) for name, spaces in item._asdict().items()})
         else:
-            _write(
-                write,
-                {"phase": wording}
-                if isinstance(wording, str)
-                else {"finding": [wording.severity, wording.what, wording.fix]},
-            )
-    _write(write, {"phase": ""})
-
-
-def _write(fd: int, values: dict[str, Any]) -> None:
-    text = json.dumps(values).encode()
-    data = len(text).to_bytes(4, "little") + text
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _here(spec: EnvSpec, steps: int, deadline: float) -> Iterator[Finding | _Shown]:
-    """In this process, for a callable that no other one can import."""
-    wording = _examine(spec, steps)
-    phase = "building it"
-    while True:
-        try:
-            with guarded(deadline):
-                item = next(wording, None)
-        except Fault as fault:  # a hang: what the env raises has become a finding before
-            yield Finding("error", f"{phase}: {fault}", _hung(phase, deadline).fix)
-            return
-        if item is None:
-            return
-        if isinstance(item, str):
-            phase = item
-        else:
-            yield item
-
-
-def _hung(phase: str, deadline: float) -> Finding:
-    return Finding(
-        "error",
-        f"{phase}: no answer within {deadline:g} s",
-        "find out what it waits for; a slow constructor may need a longer --deadline",
-    )
+            send_json(write, item if isinstance(item, str) else [item.severity, item.what, item.fix])
+    send_json(write, None)
 
 
 # ------------------------------------------------------------------------------- what is examined
 
 
-def _examine(spec: EnvSpec, steps: int) -> Iterator[str | Finding | _Shown]:
-    """Names each phase before it, and yields what was found in it; and the spaces, once they are known."""
+def _examine(spec: EnvSpec, steps: int) -> Iterator[_Item]:
     yield "building it"
+    fix = "fix the constructor"
     try:
         raw = build(spec)
-    except UnusableEnv as error:
-        yield Finding("error", str(error))
-        return
-    except (Exception, SystemExit) as error:  # the border of the user's code
-        yield Finding("error", f"building it: {host.explain(error)}", "fix the constructor")
-        return
-    if isinstance(raw, gymnasium.Env):
-        yield from _interface(raw)
-    for name in ("observation_space", "action_space"):
-        if isinstance(raw, gymnasium.Env) and not isinstance(getattr(raw, name, None), gymnasium.Space):
-            yield Finding(
-                "error",
-                f"{name} is {getattr(raw, name, 'not set')}",
-                f"set self.{name} in __init__, to one of gymnasium.spaces",
-            )
-            return
-    yield "the first reset"  # which tells whether there are action masks
-    try:
+        if isinstance(raw, gymnasium.Env):
+            yield from _interface(raw)
+            for name in ("observation_space", "action_space"):
+                if not isinstance(getattr(raw, name, None), gymnasium.Space):
+                    declare = f"set self.{name} in __init__, to one of gymnasium.spaces"
+                    yield Finding("error", f"{name} is {getattr(raw, name, 'not set')}", declare)
+                    return
+        yield "the first reset"  # which tells whether there are action masks
+        fix = "fix the exception"
         adapt(raw, spec.id, spec.obs_keys).close()
         env = make_env(spec)
     except UnusableEnv as error:
         yield Finding("error", str(error))
         return
     except (Exception, SystemExit) as error:  # the border of the user's code
-        yield Finding("error", f"building it: {host.explain(error)}", "fix the exception")
+        yield Finding("error", f"building it: {host.explain(error)}", fix)
         return
     yield _Shown(env.obs_space, env.act_space)
     if isinstance(raw, gymnasium.Env):
@@ -234,15 +195,12 @@ def _interface(raw: gymnasium.Env) -> Iterator[Finding]:
             "write `def reset(self, *, seed=None, options=None):` and begin it with `super().reset(seed=seed)`",
         )
     space = getattr(raw, "observation_space", None)
-    boxes = [space] if isinstance(space, spaces.Box) else []
-    if isinstance(space, spaces.Dict):
-        boxes = [sub for sub in space.spaces.values() if isinstance(sub, spaces.Box)]
-    for box in boxes:
-        yield from _looks_like_an_image(box)
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
+        if isinstance(part, spaces.Box):
+            yield from _looks_like_an_image(part)
 
 
 def _looks_like_an_image(box: spaces.Box) -> Iterator[Finding]:
-    channels = (1, 3, 4)
     if box.dtype == np.uint8 and len(box.shape) == 3:
         if channels_first(box.shape):
             seen = list(turned_around(box.shape))
@@ -253,7 +211,7 @@ def _looks_like_an_image(box: spaces.Box) -> Iterator[Finding]:
             f"uint8 {list(box.shape)} is taken as a vector, but looks like a gray image",
             f"declare and return [{box.shape[0]}, {box.shape[1]}, 1]",
         )
-    elif len(box.shape) == 3 and box.shape[2] in channels and min(box.shape[:2]) >= 16:
+    elif len(box.shape) == 3 and box.shape[2] in (1, 3, 4) and min(box.shape[:2]) >= 16:
         yield Finding(
             "warning",
             f"{box.dtype} {list(box.shape)} is taken as a vector, but looks like an image",
@@ -262,19 +220,19 @@ def _looks_like_an_image(box: spaces.Box) -> Iterator[Finding]:
 
 
 class _Episodes:
-    """Random episodes, step by step; each kind of fault is told once.
-
-    Attributes:
-      sound: nothing was so wrong that going on makes no sense.
-    """
+    """Random episodes, step by step; each kind of fault is told once."""
 
     def __init__(self, env: Env) -> None:
-        self.sound = True
         self._env = env
         self._inside = innermost(env)
         self._gate = Gate(env.obs_space)
         self._kinds: set[str] = set()
         self._mover = -1  # whose turn it was at the last step
+
+    @property
+    def sound(self) -> bool:
+        """Nothing was so wrong that going on makes no sense."""
+        return not self._kinds
 
     def play(self, steps: int) -> Iterator[str | Finding]:
         rng = np.random.default_rng(0)
@@ -295,11 +253,9 @@ class _Episodes:
                     times.append(time.perf_counter() - began)
             except Malformed as error:
                 yield from self._tell(phase, str(error), "return what the message expects")
-                self.sound = False
                 return
             except (Exception, SystemExit) as error:  # the border of the user's code
-                yield Finding("error", f"{phase}: {host.explain(error)}", "fix the exception")
-                self.sound = False
+                yield from self._tell(phase, host.explain(error), "fix the exception")
                 return
             yield from self._judge(phase, step, first=last)
             last, legal = step.is_last, step.obs.get("legal")
@@ -309,12 +265,9 @@ class _Episodes:
 
     def _judge(self, phase: str, step: Step, first: bool) -> Iterator[Finding]:
         problems = self._gate.problems(step)
+        fix = "make the space and what reset() and step() return agree; while training, such a step cuts the episode"
         for problem in problems:
-            yield from self._tell(
-                phase,
-                problem,
-                "make the space and what reset() and step() return agree; while training, such a step cuts the episode",
-            )
+            yield from self._tell(phase, problem, fix)
         yield from self._turns(phase, step, first)
         if step.is_first != first:
             yield from self._tell(phase, f"is_first: {step.is_first}", "set it on reset only")
@@ -343,23 +296,15 @@ class _Episodes:
             yield Finding("error", f"{phase}: {problem}", fix)
 
     def _summary(self, steps: int, ended: int, longest: int, times: list[float]) -> Iterator[Finding]:
-        if self._kinds:
-            self.sound = False
-        if not ended:
-            yield Finding(
-                "note",
-                f"no episode ended within {steps} random steps",
-                "if it never ends by itself, give it --time-limit",
-            )
-        else:
+        if ended:
             yield Finding("note", f"{ended} random episodes, the longest of {longest} steps")
+        else:
+            fix = "if it never ends by itself, give it --time-limit"
+            yield Finding("note", f"no episode ended within {steps} random steps", fix)
         if times:
             typical = statistics.median(times)
-            yield Finding(
-                "warning" if typical > SLOW else "note",
-                f"a step takes {typical * 1e6:.0f} us",
-                "profile step(); training waits for it" if typical > SLOW else "",
-            )
+            takes, fix = f"a step takes {typical * 1e6:.0f} us", "profile step(); training waits for it"
+            yield Finding("warning", takes, fix) if typical > SLOW else Finding("note", takes)
 
 
 def _casts(space: gymnasium.Space, value: Any) -> set[tuple[str, str]]:
@@ -377,7 +322,7 @@ def _repeats(spec: EnvSpec, env: Env) -> Iterator[str | Finding]:
     yield "repeating an episode"
     fix = "draw from self.np_random only, after super().reset(seed=seed)"
     consequence = "a resumed run will cut the open episodes instead of continuing them"
-    first, second = _trace(make_env(spec, REPEAT_SEED)), _trace(make_env(spec, REPEAT_SEED))
+    first, second = (_trace(make_env(spec, REPEAT_SEED)) for _ in range(2))
     if first != second:
         yield Finding("warning", f"the same seed and actions give another episode: {consequence}", fix)
     elif _trace(env) != first:
@@ -400,10 +345,9 @@ def _trace(env: Env, steps: int = 100) -> list[int]:
 
 
 def _fingerprint(step: Step) -> int:
-    obs: Arrays = step.obs
     crc = zlib.crc32(repr((step.reward, step.is_last, step.is_terminal)).encode())
-    for key in sorted(obs):
-        crc = zlib.crc32(obs[key].tobytes(), crc)
+    for key in sorted(step.obs):
+        crc = zlib.crc32(step.obs[key].tobytes(), crc)
     return crc
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie.envs.base import Arrays, DeviceEnv, Space, Spaces, Step
+from reverie.envs.base import Arrays, DeviceEnv, Space, Step
 from reverie.envs.code import UnusableEnv
 
 FLAGS = ("is_first", "is_last", "is_terminal")
@@ -44,19 +44,10 @@ class HostView:
 
     def __init__(self, env: DeviceEnv, name: str = "env") -> None:
         check(env, name)
-        self.device = env
+        self.device, self.obs_space, self.act_space = env, env.obs_space, env.act_space
         self._world: Any = None
         self._seed = 0
-        self._begin = jax.jit(self._begun)
-        self._on = jax.jit(self._step)
-
-    @property
-    def obs_space(self) -> Spaces:
-        return self.device.obs_space
-
-    @property
-    def act_space(self) -> Spaces:
-        return self.device.act_space
+        self._begin, self._on = jax.jit(self._begun), jax.jit(self._step)
 
     def reset(self, seed: int | None = None) -> Step:
         self._seed = self._seed + 1 if seed is None else seed

@@ -8,9 +8,7 @@ The same env always gives the same facts, unless it is so slow that the clock en
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ import numpy as np
 from reverie.envs.base import Env, Spaces, Step, from_json, to_json
 from reverie.envs.build import make_env
 from reverie.envs.guard import guarded
-from reverie.envs.process import Child, ChildGone, Hung
+from reverie.envs.process import Child, ChildGone, Hung, send_json
 from reverie.envs.spec import EnvSpec, on_device
 from reverie.envs.values import legally, sample
 
@@ -43,8 +41,8 @@ class Play:
     """
 
     steps: int
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
+    returns: Sequence[float]
+    lengths: Sequence[int]
     terminated: int
 
     @property
@@ -136,9 +134,8 @@ def look(spec: EnvSpec) -> Facts | None:
             return None
     child = Child("reverie.envs.facts:serve", {"spec": spec.to_json()})
     try:
-        until = time.monotonic() + PATIENCE
-        size = int.from_bytes(child.read(4, until), "little")
-        return _facts(json.loads(child.read(size, until))) if size else None
+        found = child.read_json(time.monotonic() + PATIENCE)
+        return _facts(found) if found else None
     except (Hung, ChildGone):
         return None
     finally:
@@ -148,27 +145,23 @@ def look(spec: EnvSpec) -> Facts | None:
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The process that plays. Of an env that fails it says nothing: building it in earnest meets the same fault."""
     try:
-        text = json.dumps(_play(EnvSpec.from_json(values["spec"]))).encode()
+        found = _play(EnvSpec.from_json(values["spec"]))
     except (Exception, SystemExit):  # the border of the user's code
-        text = b""
-    data = len(text).to_bytes(4, "little") + text
-    while data:
-        data = data[os.write(write, data) :]
+        found = None
+    send_json(write, found)
 
 
-def _facts(wording: dict[str, Any]) -> Facts:
-    play = lambda x: Play(x["steps"], tuple(x["returns"]), tuple(x["lengths"]), x["terminated"])
-    obs_space, act_space = (from_json(wording[name]) for name in ("obs_space", "act_space"))
-    plain, held = play(wording["plain"]), play(wording["held"])
-    variation = {key: Variation(*map(np.array, values)) for key, values in wording["variation"].items()}
-    largest, seconds = wording["largest"], wording["seconds"]
-    return Facts(obs_space, act_space, plain, held, largest, variation, seconds, wording["device"])
+def _facts(found: dict[str, Any]) -> Facts:
+    """Facts out of plain JSON values."""
+    spaces = {name: from_json(found[name]) for name in ("obs_space", "act_space")}
+    plays = {name: Play(**found[name]) for name in ("plain", "held")}
+    variation = {key: Variation(*map(np.array, values)) for key, values in found["variation"].items()}
+    return Facts(**found | spaces | plays | {"variation": variation})
 
 
 def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
-    wording = {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space), "device": on_device(spec)}
     vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
     rewards: list[float] = []
     times: list[float] = []
@@ -179,12 +172,18 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         for key, rows in vectors.items():
             rows.append(step.obs[key].flatten())
 
-    for name, hold in (("plain", 1), ("held", HOLD)):
-        wording[name] = _episodes(env, hold, note)
+    plays = {name: _episodes(env, hold, note) for name, hold in (("plain", 1), ("held", HOLD))}
     env.close()
-    found = {key: vars(Variation.of(np.array(rows))).values() for key, rows in vectors.items() if rows}
-    wording["variation"] = {key: [x.tolist() for x in values] for key, values in found.items()}
-    return wording | {"largest": max(map(abs, rewards), default=0.0), "seconds": statistics.median(times or [0.0])}
+    variation = {key: vars(Variation.of(np.array(rows))).values() for key, rows in vectors.items() if rows}
+    return {
+        "obs_space": to_json(env.obs_space),
+        "act_space": to_json(env.act_space),
+        **plays,
+        "largest": max(map(abs, rewards), default=0.0),
+        "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
+        "seconds": statistics.median(times or [0.0]),
+        "device": on_device(spec),
+    }
 
 
 def _episodes(env: Env, hold: int, note: Callable[[Step, float], None]) -> dict[str, Any]:

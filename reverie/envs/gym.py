@@ -29,6 +29,7 @@ class GymEnv:
 
     Attributes:
       shown: the last observation as the env itself returned it.
+      masks: where its action masks come from, in words; empty if it has none.
 
     Raises:
       ValueError: a space, or an action mask, that no agent here can use; the message says what to declare instead.
@@ -36,22 +37,16 @@ class GymEnv:
 
     def __init__(self, env: gymnasium.Env, obs_keys: str = "", seed: int = 0) -> None:
         self.env = env
-        self._act_space = action_spaces(env.action_space)
+        self.act_space: Spaces = action_spaces(env.action_space)
         self.shown: Any = None
         self._first_results: dict[int | None, Any] = {}  # by its seed: a reset that nobody has seen yet
-        self._source = self._mask_source(seed)
-        seen = without_mask(env.observation_space) if self._source == LEAF else env.observation_space
-        self._obs_space = observation_spaces(seen, obs_keys)
+        self.masks = self._mask_source(seed)
+        seen = without_mask(env.observation_space) if self.masks == LEAF else env.observation_space
+        self.obs_space: Spaces = observation_spaces(seen, obs_keys)
         self._observe = observer(seen, obs_keys)
-        if self._source:
-            width = mask_width(self._act_space, self._source)
-            self._obs_space["legal"] = Space("legal", (width,))
+        if self.masks:
+            self.obs_space["legal"] = Space("legal", (mask_width(self.act_space, self.masks),))
         self.native = actor(env.action_space)  # Arrays -> the env's own action
-
-    @property
-    def masks(self) -> str:
-        """Where the env's action masks come from, in words; empty if it has none."""
-        return self._source
 
     def observe(self, raw: Any, mask: Any = None, last: bool = False) -> Arrays:
         """The env's own observation as `Arrays`, and the mask of its actions.
@@ -63,11 +58,11 @@ class GymEnv:
         Raises:
           Malformed: what was seen is not what the space says, or the mask is none.
         """
-        if self._source == LEAF:
+        if self.masks == LEAF:
             raw, mask = apart(raw)
         obs = self._observe(raw)
-        if self._source:
-            obs["legal"] = legal_of(mask, self._act_space, self._source, last)
+        if self.masks:
+            obs["legal"] = legal_of(mask, self.act_space, self.masks, last)
         return obs
 
     def _mask_source(self, seed: int) -> str:
@@ -75,11 +70,11 @@ class GymEnv:
 
         Raises ValueError for a mask that is none.
         """
-        if not any(space.kind == "discrete" for space in self._act_space.values()):
+        if not any(space.kind == "discrete" for space in self.act_space.values()):
             return ""
         seen = self.env.observation_space
         if isinstance(seen, spaces.Dict) and MASK in seen.spaces:
-            width, leaf = mask_width(self._act_space, LEAF), seen.spaces[MASK]
+            width, leaf = mask_width(self.act_space, LEAF), seen.spaces[MASK]
             if leaf.shape != (width,) or np.dtype(leaf.dtype).kind not in "biu":
                 raise ValueError(f"{LEAF}: {leaf}, expected MultiBinary({width}): a flag for each class of the action")
             return LEAF
@@ -93,24 +88,16 @@ class GymEnv:
             self._first_results = {}
             return ""
         if source:
-            mask_width(self._act_space, source)
+            mask_width(self.act_space, source)
             try:
-                legal_of(mask, self._act_space, source, last=False)
+                legal_of(mask, self.act_space, source, last=False)
             except Malformed as error:
                 raise ValueError(str(error)) from error
         return source
 
     def _mask(self, info: dict[str, Any]) -> Any:
         """The mask of a reset or step, if it is not a part of the observation."""
-        return self.env.get_wrapper_attr(METHOD)() if self._source == METHOD_CALL else info.get(MASK)
-
-    @property
-    def obs_space(self) -> Spaces:
-        return self._obs_space
-
-    @property
-    def act_space(self) -> Spaces:
-        return self._act_space
+        return self.env.get_wrapper_attr(METHOD)() if self.masks == METHOD_CALL else info.get(MASK)
 
     def reset(self, seed: int | None = None) -> Step:
         kept, self._first_results = self._first_results, {}

@@ -15,6 +15,7 @@ import numpy as np
 from reverie.envs.base import Arrays, Step, to_json
 from reverie.envs.buffers import views
 from reverie.envs.build import make_env
+from reverie.envs.process import send
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.values import Gate, Malformed
 
@@ -116,6 +117,4 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
 
 def _reply(write: int, how: bytes, flags: Flags = NOTHING, text: str = "") -> None:
     encoded = text.encode("utf-8", "replace")
-    data = REPLY.pack(how, len(encoded), *flags[:4]) + encoded
-    while data:
-        data = data[os.write(write, data) :]
+    send(write, REPLY.pack(how, len(encoded), *flags[:4]) + encoded)

@@ -7,13 +7,12 @@ import statistics
 import time
 from typing import Literal
 
-import numpy as np
+import gymnasium
 
-from reverie.envs.base import Step
 from reverie.envs.build import make_env
+from reverie.envs.facts import wander
 from reverie.envs.guard import Fault, Late, guarded
 from reverie.envs.spec import EnvSpec, UnusableEnv
-from reverie.envs.values import legally, sample
 
 Mode = Literal["auto", "inline", "process"]
 
@@ -55,23 +54,16 @@ def _harmless(name: str) -> bool:
     """Whether the env is one that neither hangs nor crashes: it may run in this process."""
     if name.startswith("reverie.envs.toy:"):
         return name != "reverie.envs.toy:Faulty"
-    import gymnasium
-
-    registry_entry = gymnasium.registry.get(name)
-    return registry_entry is not None and str(registry_entry.entry_point).startswith("gymnasium.")
+    registered = gymnasium.registry.get(name)
+    return registered is not None and str(registered.entry_point).startswith("gymnasium.")
 
 
 def _seconds_per_step(spec: EnvSpec) -> float:
-    subject = make_env(spec)
-    rng = np.random.default_rng(0)
+    env, stop = make_env(spec), time.perf_counter() + 5e-3
     times: list[float] = []
-    shown: Step | None = None
-    stop = time.perf_counter() + 5e-3
-    while len(times) < 5 or time.perf_counter() < stop:
-        legal = shown.obs.get("legal") if shown else None
-        action = legally(sample(subject.act_space, rng), legal, subject.act_space, rng)
-        began = time.perf_counter()
-        shown = subject.reset(0) if shown is None or shown.is_last else subject.step(action)
-        times.append(time.perf_counter() - began)
-    subject.close()
+    for _, seconds in wander(env, [1]):
+        times.append(seconds)
+        if len(times) >= 5 and time.perf_counter() > stop:
+            break
+    env.close()
     return statistics.median(times)

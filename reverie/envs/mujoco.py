@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from reverie.envs.base import Arrays, Env, Space, Spaces
+from reverie.envs.base import Arrays, Env, Space
 from reverie.envs.wrappers import Wrapper
 
 HELP = (
@@ -122,10 +122,7 @@ class Body(Wrapper):
         if taken := shapes.keys() & env.obs_space.keys():
             raise ValueError(f"it already shows {', '.join(sorted(taken))}: leave --targets out, or rename these")
         self._spaces = {name: Space("target", shape) for name, shape in shapes.items() if all(shape)}
-
-    @property
-    def obs_space(self) -> Spaces:
-        return self.env.obs_space | self._spaces
+        self.obs_space = env.obs_space | self._spaces
 
     def observation(self, obs: Arrays) -> Arrays:
         own, model = self._own, self._model

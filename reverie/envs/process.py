@@ -102,6 +102,11 @@ class Child:
                 raise Hung("no answer")
         return data
 
+    def read_json(self, until: float) -> Any:
+        """The next value of `send_json`; raises as `read` does."""
+        size = int.from_bytes(self.read(4, until), "little")
+        return json.loads(self.read(size, until))
+
     def memory(self) -> int:
         """Bytes that the process has in RAM, what it shares with others included; 0 if it is gone, or not on Linux."""
         try:
@@ -139,6 +144,18 @@ class Child:
             return f"its process exited with status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
         return f"its process was killed by signal {signal.Signals(-status).name}{hint}"
+
+
+def send(fd: int, data: bytes) -> None:
+    """Writes all of `data`, however little of it the pipe takes at once."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def send_json(fd: int, value: Any) -> None:
+    """Writes a JSON value, for `Child.read_json`."""
+    text = json.dumps(value).encode()
+    send(fd, len(text).to_bytes(4, "little") + text)
 
 
 def run(given: dict[str, Any]) -> None:

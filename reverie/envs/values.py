@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from reverie.envs.base import Arrays, Space, Spaces, Step
+from reverie.envs.base import Arrays, Space, Spaces, Step, action_vector
 
 TOLERANCE = 1e-4  # of max(1, |bound|): float32 rounding is forgiven, a wrong bound is not
 _MAX = float(np.finfo(np.float32).max)
@@ -32,13 +31,9 @@ class Gate:
 
     def check(self, step: Step) -> None:
         """Raises `Malformed`, naming every fault of this step."""
-        if not (-_MAX <= step.reward <= _MAX):
+        sound = -_MAX <= step.reward <= _MAX and step.obs.keys() == self._space.keys()
+        if not sound or any(_fault(step.obs[key], space, self._bounds[key]) for key, space in self._space.items()):
             raise Malformed("; ".join(self.problems(step)))
-        if step.obs.keys() != self._space.keys():
-            raise Malformed("; ".join(self.problems(step)))
-        for key, space in self._space.items():
-            if _fault(step.obs[key], space, self._bounds[key]):
-                raise Malformed("; ".join(self.problems(step)))
 
     def problems(self, step: Step) -> list[str]:
         """Every fault of this step, as `what was given, expected ...`; empty if it is sound."""
@@ -74,8 +69,7 @@ def sample(spaces: Spaces, rng: np.random.Generator) -> Arrays:
 
 def problem(action: np.ndarray, space: Space) -> str | None:
     """The fault of an action of this space, as `what was given, expected ...`; vectors are to be in [-1, 1]."""
-    if space.kind == "vector":
-        space = replace(space, low=(-1.0,) * space.width, high=(1.0,) * space.width)
+    space = action_vector(space.shape) if space.kind == "vector" else space
     fault = _fault(action, space, _bounds(space))
     return fault.partition(";")[0] if fault else None  # what follows is advice on observations
 
@@ -103,10 +97,8 @@ def may_act(action: Arrays, legal: np.ndarray, act_space: Spaces) -> bool:
 
 
 def _bounds(space: Space) -> tuple[np.ndarray, np.ndarray] | None:
-    if space.kind == "image":
-        return None  # every uint8 is a pixel
-    if space.kind == "legal":
-        return None  # every bool is one
+    if space.kind in ("image", "legal"):
+        return None  # every uint8 is a pixel, every bool a flag
     if space.kind in ("planes", "player"):
         return np.zeros(space.shape, space.dtype), np.ones(space.shape, space.dtype)
     if space.kind == "discrete":

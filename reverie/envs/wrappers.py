@@ -16,36 +16,29 @@ from reverie.fields import chosen
 
 
 class Wrapper:
-    """Passes everything on. A wrapper overrides `step`, or `obs_space` and `observation`."""
+    """Passes everything on. A wrapper overrides `step`, or sets `obs_space` and overrides `observation`."""
 
     def __init__(self, env: Env) -> None:
         self.env = env
-
-    @property
-    def obs_space(self) -> Spaces:
-        return self.env.obs_space
-
-    @property
-    def act_space(self) -> Spaces:
-        return self.env.act_space
+        self.obs_space: Spaces = env.obs_space
+        self.act_space: Spaces = env.act_space
 
     def observation(self, obs: Arrays) -> Arrays:
         return obs
 
     def reset(self, seed: int | None = None) -> Step:
-        return self._observation(self.env.reset(seed))
+        step = self.env.reset(seed)
+        return replace(step, obs=self.observation(step.obs))
 
     def step(self, action: Arrays) -> Step:
-        return self._observation(self.env.step(action))
+        step = self.env.step(action)
+        return replace(step, obs=self.observation(step.obs))
 
     def render(self) -> np.ndarray | None:
         return self.env.render()
 
     def close(self) -> None:
         self.env.close()
-
-    def _observation(self, step: Step) -> Step:
-        return replace(step, obs=self.observation(step.obs))
 
 
 class ActionRepeat(Wrapper):
@@ -92,15 +85,12 @@ class ObsKeys(Wrapper):
     def __init__(self, env: Env, patterns: str) -> None:
         super().__init__(env)
         rules = {key for key, space in env.obs_space.items() if space.kind in RULES}
-        self._first_results = rules | chosen((key for key in env.obs_space if key not in rules), patterns)
-
-    @property
-    def obs_space(self) -> Spaces:
-        return {key: space for key, space in self.env.obs_space.items() if key in self._first_results}
+        keys = rules | chosen((key for key in env.obs_space if key not in rules), patterns)
+        self.obs_space = {key: space for key, space in env.obs_space.items() if key in keys}
 
     def observation(self, obs: Arrays) -> Arrays:
         # A key that is in no space is passed on, for the gate to name.
-        return {key: x for key, x in obs.items() if key in self._first_results or key not in self.env.obs_space}
+        return {key: x for key, x in obs.items() if key in self.obs_space or key not in self.env.obs_space}
 
 
 class _ImageWrapper(Wrapper):
@@ -108,7 +98,7 @@ class _ImageWrapper(Wrapper):
 
     def __init__(self, env: Env, flag: str) -> None:
         super().__init__(env)
-        self._images = {key for key, space in env.obs_space.items() if space.kind == "image"}
+        self._images = {key: space for key, space in env.obs_space.items() if space.kind == "image"}
         if not self._images:
             seen = {key: space.describe() for key, space in env.obs_space.items()}
             raise ValueError(
@@ -117,7 +107,7 @@ class _ImageWrapper(Wrapper):
 
     def _is_image(self, key: str, value: np.ndarray) -> bool:
         # A malformed image is passed on as it is: changing it would hide it from the gate.
-        return key in self._images and value.dtype == np.uint8 and value.shape == self.env.obs_space[key].shape
+        return key in self._images and value.dtype == np.uint8 and value.shape == self._images[key].shape
 
 
 class ResizeImages(_ImageWrapper):
@@ -127,13 +117,8 @@ class ResizeImages(_ImageWrapper):
         super().__init__(env, "--image-size")
         height, wide = (size, size) if isinstance(size, int) else size
         self._size = _at_least_one("image_size", height), _at_least_one("image_size", wide)
-
-    @property
-    def obs_space(self) -> Spaces:
-        return {
-            key: replace(space, shape=(*self._size, space.shape[2])) if key in self._images else space
-            for key, space in self.env.obs_space.items()
-        }
+        small = {key: replace(space, shape=(*self._size, space.shape[2])) for key, space in self._images.items()}
+        self.obs_space = env.obs_space | small
 
     def observation(self, obs: Arrays) -> Arrays:
         return {key: _resize(x, self._size) if self._is_image(key, x) else x for key, x in obs.items()}
@@ -144,18 +129,11 @@ class GrayImages(_ImageWrapper):
 
     def __init__(self, env: Env) -> None:
         super().__init__(env, "--gray")
-        for key in self._images:
-            if env.obs_space[key].shape[2] not in (1, 3, 4):
-                raise ValueError(
-                    f"gray: obs/{key} is {env.obs_space[key].describe()}, expected 1 channel, 3 (RGB) or 4 (RGBA)"
-                )
-
-    @property
-    def obs_space(self) -> Spaces:
-        return {
-            key: replace(space, shape=(*space.shape[:2], 1)) if key in self._images else space
-            for key, space in self.env.obs_space.items()
-        }
+        for key, space in self._images.items():
+            if space.shape[2] not in (1, 3, 4):
+                raise ValueError(f"gray: obs/{key} is {space.describe()}, expected 1 channel, 3 (RGB) or 4 (RGBA)")
+        gray = {key: replace(space, shape=(*space.shape[:2], 1)) for key, space in self._images.items()}
+        self.obs_space = env.obs_space | gray
 
     def observation(self, obs: Arrays) -> Arrays:
         return {key: _gray(x) if self._is_image(key, x) else x for key, x in obs.items()}
@@ -170,8 +148,8 @@ def observe(env: Env, raw: Any, mask: Any = None) -> Arrays:
 
 def innermost(env: Env) -> GymEnv | None:
     """The Gymnasium env that `env` is wrapped around; None if it is one of another kind."""
-    if isinstance(env, Wrapper):
-        return innermost(env.env)
+    while isinstance(env, Wrapper):
+        env = env.env
     return env if isinstance(env, GymEnv) else None
 
 
