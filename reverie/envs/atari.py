@@ -17,7 +17,6 @@ in place of the 120 ms that loading the ROM again takes.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,26 +27,29 @@ from ale_py import roms
 from gymnasium import spaces
 from PIL import Image
 
+from reverie.envs.options import unknown
+from reverie.fields import Count, Number, Steps
+
 
 @dataclass(frozen=True)
 class Options:
     """Keyword arguments of `ALE/...` ids."""
 
-    size: int = 64
+    size: Count = 64
     """Images are [size, size], averaged over boxes of the screen of 210 x 160."""
     gray: bool = False
     """One channel instead of three."""
-    repeat: int = 4
+    repeat: Count = 4
     """Frames of one step. The image is the maximum of the last two."""
     sticky: float = 0.25
     """Probability, per frame, that the game goes on with the action of the frame before."""
-    noops: int = 30
+    noops: Number = 30
     """An episode begins with 0 to this many frames without action."""
     actions: Literal["needed", "all"] = "needed"
     """The actions that have an effect in this game, or all 18."""
     lives: Literal["unused", "discount", "reset"] = "unused"
     """A lost life means: nothing; the world ended for the critic, but the game goes on; the episode ended."""
-    length: int = 108_000
+    length: Steps = 108_000
     """Frames after which an episode is truncated: half an hour of play. 0: never."""
     mode: int | None = None
     """Mode of the game, for those that have several. null: its default."""
@@ -58,9 +60,6 @@ class Options:
     start still depend on the seed."""
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("repeat", 1), ("noops", 0), ("length", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"option {name} is {getattr(self, name)}, expected {least} or more")
         if not 0 <= self.sticky < 1:
             raise ValueError(f"option sticky is {self.sticky}, expected 0 or more and less than 1, as 0.25")
 
@@ -70,8 +69,7 @@ def make(name: str, options: Options) -> Atari:
     known = {key: spec for key, spec in gymnasium.registry.items() if key.startswith("ALE/")}
     name = name.removeprefix("ale_py:")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ValueError(f"no such game: did you mean {' or '.join(near) or 'ALE/Pong-v5'}?")
+        raise unknown(name, known, example="ALE/Pong-v5", kind="game")
     return Atari(known[name].kwargs["game"], options)
 
 

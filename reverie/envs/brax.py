@@ -19,7 +19,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore", DeprecationWarning)
     from brax import envs
 
-from reverie.envs.base import DeviceEnv, Space, Spaces
+from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
 from reverie.envs.device_wrappers import TimeLimit
 from reverie.envs.options import unknown
 
@@ -55,9 +55,8 @@ class Task:
     def __init__(self, env: envs.Env) -> None:
         self._env = env
         shown = jax.eval_shape(env.reset, jax.random.key(0)).obs
-        size = env.action_size
         self.obs_space: Spaces = {"obs": Space("vector", shown.shape)}
-        self.act_space: Spaces = {"action": Space("vector", (size,), (), (-1.0,) * size, (1.0,) * size)}
+        self.act_space: Spaces = {"action": action_vector((env.action_size,))}
 
     def init(self, key: Any) -> State:
         return State(self._env.reset(key), jnp.bool_(True))
@@ -83,7 +82,7 @@ def make(name: str, options: Options) -> DeviceEnv:
     if name == FLUID:
         raise ValueError("brax's physics of fluids does not work with JAX 0.10 or newer: try dmc:swimmer_swimmer6")
     if name not in NAMES:
-        raise unknown(name, NAMES, "brax")
+        raise unknown(name, NAMES, "brax:")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Brax System", UserWarning)  # is no longer developed, it says
         env = envs.get_environment(name, backend=options.backend)

@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from craftax.craftax_env import make_craftax_env_from_name
 
 from reverie.envs.base import DeviceEnv, Space, Spaces
-from reverie.envs.device_wrappers import TimeLimit
+from reverie.envs.device_wrappers import Outcome, TimeLimit
+from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import unknown
 
 NAMES = tuple(f"Craftax-{world}{view}-v1" for world in ("", "Classic-") for view in ("Symbolic", "Pixels"))
 NEVER = np.iinfo(np.int32).max
-
-
-@dataclass(frozen=True)
-class Options:
-    """Keyword arguments of `craftax:...` ids: none; a shorter `--time-limit` is possible."""
-
-
-class State(NamedTuple):
-    """Craftax's own state; what it showed and said last; whether an episode has just begun."""
-
-    inner: Any
-    obs: Any
-    reward: Any
-    is_first: Any
-    is_terminal: Any
 
 
 class Task:
@@ -54,22 +39,16 @@ class Task:
         self.obs_space: Spaces = {self._key: space}
         self.act_space: Spaces = {"action": Space("discrete", (), (env.num_actions,))}
 
-    def init(self, key: Any) -> State:
+    def init(self, key: Any) -> Outcome:
         obs, inner = self._env.reset_env(key, self._params)
-        return State(inner, self._observation(obs), jnp.float32(0), jnp.bool_(True), jnp.bool_(False))
+        return Outcome(inner, self._observation(obs), jnp.float32(0), jnp.bool_(True), jnp.bool_(False))
 
-    def step(self, state: State, action: Any, key: Any) -> State:
+    def step(self, state: Outcome, action: Any, key: Any) -> Outcome:
         obs, inner, reward, done, _ = self._env.step_env(key, state.inner, action["action"], self._params)
-        return State(inner, self._observation(obs), jnp.asarray(reward, jnp.float32), jnp.bool_(False), done)
+        return Outcome(inner, self._observation(obs), jnp.asarray(reward, jnp.float32), jnp.bool_(False), done)
 
-    def row(self, state: State) -> dict[str, Any]:
-        return {
-            f"obs/{self._key}": state.obs,
-            "reward": state.reward,
-            "is_first": state.is_first,
-            "is_last": state.is_terminal,
-            "is_terminal": state.is_terminal,
-        }
+    def row(self, state: Outcome) -> dict[str, Any]:
+        return state.row(self._key)
 
     def _observation(self, obs: Any) -> Any:
         """Pixels come as numbers between 0 and 1."""
@@ -80,7 +59,7 @@ def make(name: str, options: Options) -> DeviceEnv:
     """The env of an id such as `craftax:Craftax-Classic-Symbolic-v1`; raises ValueError if there is none."""
     name = name.removeprefix("craftax:")
     if name not in NAMES:
-        raise unknown(name, NAMES, "craftax")
+        raise unknown(name, NAMES, "craftax:")
     with contextlib.redirect_stdout(sys.stderr):  # it tells when it draws its textures, once after it was installed
         env = make_craftax_env_from_name(name, auto_reset=False)
     return TimeLimit(Task(env), env.default_params.max_timesteps)

@@ -7,15 +7,17 @@ is that of addresses in memory; here they are picked in the order in which they 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import crafter
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from reverie.envs.options import unknown
+from reverie.fields import Steps, Within
 
 VARIANTS = ("reward", "noreward")
 ACHIEVEMENTS = tuple(crafter.constants.achievements)
@@ -25,23 +27,17 @@ ACHIEVEMENTS = tuple(crafter.constants.achievements)
 class Options:
     """Keyword arguments of `crafter` ids."""
 
-    size: int = 64
+    size: Annotated[int, Within(9)] = 64
     """Images are [size, size, 3]."""
-    length: int = 10_000
+    length: Steps = 10_000
     """Steps after which an episode is truncated. 0: never."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("size", 9), ("length", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"option {name} is {getattr(self, name)}, expected {least} or more")
 
 
 def make(name: str, options: Options) -> Crafter:
     """`crafter` or `crafter:reward`; `crafter:noreward` for exploration without any reward."""
     variant = name.partition(":")[2] or "reward"
     if variant not in VARIANTS:
-        near = difflib.get_close_matches(variant, VARIANTS, n=1)
-        raise ValueError(f"no such variant: did you mean crafter:{near[0] if near else 'reward'}?")
+        raise unknown(variant, VARIANTS, "crafter:", kind="variant")
     return Crafter(options, reward=variant == "reward")
 
 

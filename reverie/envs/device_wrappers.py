@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,32 @@ class TimeLimit:
         inner, taken = state
         row = self.env.row(inner)
         return {**row, "is_last": row["is_last"] | (taken >= self.limit)}
+
+
+class Outcome(NamedTuple):
+    """The state of an env without a clock whose package says only while it steps what there is to see.
+
+    Attributes:
+      inner: the package's own state.
+      obs, reward, is_terminal: of the last step.
+      is_first: an episode has just begun.
+    """
+
+    inner: Any
+    obs: Any
+    reward: Any
+    is_first: Any
+    is_terminal: Any
+
+    def row(self, key: str) -> dict[str, Any]:
+        """Its row, in which the observation is called `key`."""
+        return {
+            f"obs/{key}": self.obs,
+            "reward": self.reward,
+            "is_first": self.is_first,
+            "is_last": self.is_terminal,
+            "is_terminal": self.is_terminal,
+        }
 
 
 class HostView:

@@ -6,15 +6,16 @@ truncation. The few tasks that end earlier (`discount` 0) terminate.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from reverie.envs import mujoco  # before anything that imports MuJoCo
+from reverie.envs.options import unknown
+from reverie.fields import Count, Within
 
 # isort: split
 from dm_control import suite
@@ -31,26 +32,20 @@ class Options:
 
     pixels: bool = False
     """Observe an image in place of the vectors."""
-    size: int = 64
+    size: Count = 64
     """Images are [size, size, 3]."""
-    camera: int = -1
+    camera: Annotated[int, Within(-1)] = -1
     """Which camera. -1: 2 for the quadruped, 0 for all others."""
     fast_render: bool = False
     """Draw without shadows, reflections and smoothed edges: several times faster without a GPU, but other
     pixels than those of the papers. Say so with a result."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("camera", -1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"option {name} is {getattr(self, name)}, expected {least} or more")
 
 
 def make(name: str, options: Options) -> Control:
     """The task of an id such as `dmc:walker_walk`; raises ValueError if there is none."""
     task = name.removeprefix("dmc:")
     if task not in TASKS:
-        near = difflib.get_close_matches(task, TASKS, n=3, cutoff=0.5)
-        raise ValueError(f"no such task: did you mean {' or '.join(f'dmc:{x}' for x in near) or 'dmc:walker_walk'}?")
+        raise unknown(task, TASKS, "dmc:", example="walker_walk", kind="task")
     if options.pixels and not mujoco.can_draw():
         raise ValueError(mujoco.HELP)
     return Control(*TASKS[task], options)

@@ -6,16 +6,16 @@ own truncates at the same step: what is terminal then is the world's end alone.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reverie.envs.base import DeviceEnv, Space, Spaces
-from reverie.envs.device_wrappers import TimeLimit
+from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
+from reverie.envs.device_wrappers import Outcome, TimeLimit
+from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import unknown
 
 try:
@@ -26,21 +26,6 @@ except ModuleNotFoundError as error:
     raise ValueError(f"gymnax needs a package that it does not bring: type `pip install {error.name}`") from error
 
 NEVER = np.iinfo(np.int32).max
-
-
-@dataclass(frozen=True)
-class Options:
-    """Keyword arguments of `gymnax:...` ids: none; a shorter `--time-limit` is possible."""
-
-
-class State(NamedTuple):
-    """gymnax's own state; what it showed and said last; whether an episode has just begun."""
-
-    inner: Any
-    obs: Any
-    reward: Any
-    is_first: Any
-    is_terminal: Any
 
 
 class Task:
@@ -64,38 +49,31 @@ class Task:
                 raise ValueError(
                     f"its actions lie between {self._actions.low} and {self._actions.high}, expected bounds"
                 )
-            size = math.prod(self._actions.shape)
-            self.act_space = {"action": Space("vector", self._actions.shape, (), (-1.0,) * size, (1.0,) * size)}
+            self.act_space = {"action": action_vector(self._actions.shape)}
 
-    def init(self, key: Any) -> State:
+    def init(self, key: Any) -> Outcome:
         obs, inner = self._env.reset_env(key, self._params)
-        return self._row_state(inner, obs, jnp.float32(0), True, False)
+        return self._outcome(inner, obs, 0, True, False)
 
-    def step(self, state: State, action: Any, key: Any) -> State:
+    def step(self, state: Outcome, action: Any, key: Any) -> Outcome:
         act = action["action"]
         if self.act_space["action"].kind == "vector":
             low, high = (jnp.broadcast_to(jnp.asarray(x), act.shape) for x in (self._actions.low, self._actions.high))
             act = low + (act + 1) / 2 * (high - low)
         obs, inner, reward, done, _ = self._env.step_env(key, state.inner, act, self._params)
-        return self._row_state(inner, obs, reward, False, done)
+        return self._outcome(inner, obs, reward, False, done)
 
-    def row(self, state: State) -> dict[str, Any]:
-        return {
-            "obs/obs": state.obs,
-            "reward": state.reward,
-            "is_first": state.is_first,
-            "is_last": state.is_terminal,
-            "is_terminal": state.is_terminal,
-        }
+    def row(self, state: Outcome) -> dict[str, Any]:
+        return state.row("obs")
 
-    def _row_state(self, inner: Any, obs: Any, reward: Any, first: Any, terminal: Any) -> State:
+    def _outcome(self, inner: Any, obs: Any, reward: Any, first: bool, terminal: Any) -> Outcome:
         """A state of fixed shapes and dtypes; gymnax mixes Python numbers, ints and floats."""
         space = self.obs_space["obs"]
-        return State(
+        return Outcome(
             jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype).reshape(like.shape), inner, self._state),
             jnp.asarray(obs, space.dtype).reshape(space.shape),
             jnp.asarray(reward, jnp.float32).reshape(()),
-            jnp.asarray(first, bool),
+            jnp.bool_(first),
             jnp.asarray(terminal, bool).reshape(()),
         )
 
@@ -104,7 +82,7 @@ def make(name: str, options: Options) -> DeviceEnv:
     """The env of an id such as `gymnax:CartPole-v1`; raises ValueError if there is none that can be used."""
     name, known = name.removeprefix("gymnax:"), gymnax.registered_envs
     if name not in known:
-        raise unknown(name, known, "gymnax")
+        raise unknown(name, known, "gymnax:")
     env, params = gymnax.make(name)
     limit = getattr(params, "max_steps_in_episode", 0)
     if not limit:

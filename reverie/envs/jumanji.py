@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -19,20 +18,16 @@ import numpy as np
 from jumanji import specs
 from jumanji.environments import TSP, Game2048
 
-from reverie.envs.base import Space, Spaces
+from reverie.envs.base import Space, Spaces, action_vector
+from reverie.envs.masks import MASK
+from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import unknown
 
-MASK = "action_mask"
 # Leaves whose first two axes are the rows and columns of a board. Their specs do not tell: an array of two axes may as
 # well be the places of some robots, or who is whose neighbour.
 BOARDS = frozenset({"board", "grid", "puzzle", "walls"})
 COUNTS = frozenset({"step", "step_count"})  # numbers, however few
 MANY = 64  # from this many values on an integer is a number, not a class
-
-
-@dataclass(frozen=True)
-class Options:
-    """Keyword arguments of `jumanji:...` ids: none; a shorter `--time-limit` is possible."""
 
 
 class State(NamedTuple):
@@ -98,7 +93,7 @@ def make(name: str, options: Options) -> Task:
     """The env of an id such as `jumanji:Snake-v1`; raises ValueError if there is none that can be used."""
     name, known = name.removeprefix("jumanji:"), sorted(jumanji.registered_environments())
     if name not in known:
-        raise unknown(name, known, "jumanji")
+        raise unknown(name, known, "jumanji:")
     try:
         return Task(jumanji.make(name))
     except OSError as error:  # Sokoban's levels are not in the package
@@ -165,9 +160,7 @@ def _actions(spec: specs.Array, mask: Any) -> tuple[Space, Callable[[Any], Any]]
     if isinstance(spec, specs.BoundedArray) and np.dtype(spec.dtype).kind == "f":
         low, high = (np.broadcast_to(x, spec.shape) for x in (spec.minimum, spec.maximum))
         if np.isfinite(low).all() and np.isfinite(high).all():
-            size = math.prod(spec.shape)
-            space = Space("vector", tuple(spec.shape), (), (-1.0,) * size, (1.0,) * size)
-            return space, lambda x: low + (x + 1) / 2 * (high - low)
+            return action_vector(tuple(spec.shape)), lambda x: low + (x + 1) / 2 * (high - low)
     raise ValueError(
         f"its actions are {np.dtype(spec.dtype)} {list(spec.shape)} of a {type(spec).__name__}, expected a "
         "DiscreteArray, a MultiDiscreteArray, or floats between bounds"

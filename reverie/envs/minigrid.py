@@ -7,7 +7,6 @@ as text. Here cells are symbols or real pixels, and the mission, where it says a
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import itertools
 import re
@@ -20,6 +19,8 @@ import numpy as np
 from gymnasium import spaces
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 from minigrid.core.mission import MissionSpace
+
+from reverie.envs.options import unknown
 
 # All words of all missions, in a fixed order: an agent's weights depend on it, so only append.
 _WORDS = """
@@ -56,8 +57,7 @@ def make(name: str, options: Options) -> Grid:
     known = [key for key in gymnasium.registry if key.startswith(("MiniGrid-", "BabyAI-"))]
     name = name.removeprefix(f"{minigrid.__name__}:")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ValueError(f"no such env: did you mean {' or '.join(near) or 'MiniGrid-Empty-8x8-v0'}?")
+        raise unknown(name, known, example="MiniGrid-Empty-8x8-v0")
     return Grid(gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True), options)
 
 

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from reverie.fields import did_you_mean, fits, wording
+from reverie.fields import did_you_mean, fits, ranges, wording
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Keyword arguments of a family that takes none; a shorter `--time-limit` is possible."""
 
 
 def read(options: type[T], given: Mapping[str, Any]) -> T:
     """An instance of the dataclass `options` from JSON values.
 
     Args:
-      options: with fields of type bool, int, float, str, `Literal`, or one of them `| None`. Its
-        `__post_init__` may raise ValueError for values out of range.
+      options: with fields of type bool, int, float, str, `Literal`, or one of them `| None`. Numbers may have a range
+        (`fields.Within`), and its `__post_init__` may raise ValueError for values out of another.
 
     Raises:
-      ValueError: an unknown name (the message says the nearest), or a value of another type.
+      ValueError: an unknown name (the message says the nearest), a value of another type, or out of its range.
     """
-    types = get_type_hints(options)
+    kind: Any = options
+    types, bounds = get_type_hints(options), ranges(kind)
     known = list(types)
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"no option {name!r}: {did_you_mean(name, known)}There are {', '.join(known)}")
         if not fits(value, types[name]):
             raise ValueError(f"option {name} is {value!r}, expected {wording(types[name])}")
+        if name in bounds and value not in bounds[name]:
+            raise ValueError(f"option {name} is {value}, expected {bounds[name].wording(value)}")
     return options(**given)
 
 
-def unknown(name: str, known: Sequence[str], family: str) -> ValueError:
-    """The error for an unknown id `family:name`: it says the nearest ones."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-    return ValueError(f"no such env: did you mean {' or '.join(f'{family}:{x}' for x in near)}?")
+def unknown(name: str, known: Collection[str], prefix: str = "", example: str = "", kind: str = "env") -> ValueError:
+    """The error for an unknown id `prefix + name`: it says the nearest ones; where none is near, an example, or all."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or ([example] if example else known)
+    return ValueError(f"no such {kind}: did you mean {' or '.join(prefix + x for x in near)}?")

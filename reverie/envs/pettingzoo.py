@@ -7,9 +7,7 @@ docstring of `Game`.
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import gymnasium
@@ -20,8 +18,9 @@ from pettingzoo import AECEnv, aec_registry
 from pettingzoo.env_registry.exceptions import FailedToImport
 
 from reverie.envs.base import Arrays, Space, Spaces, Step
-from reverie.envs.gym import without_mask as seen_of
-from reverie.envs.masks import LEAF, MASK, legal_of, mask_width
+from reverie.envs.masks import LEAF, MASK, apart, legal_of, mask_width, without_mask
+from reverie.envs.options import NoOptions as Options
+from reverie.envs.options import unknown
 from reverie.envs.spaces import action_spaces, actor, observation_spaces, observer
 from reverie.envs.values import Malformed
 
@@ -29,11 +28,6 @@ from reverie.envs.values import Malformed
 ALTERNATING = frozenset({"chess_v6", "connect_four_v3", "go_v5", "tictactoe_v3"})
 CLASSIC = "classic/"  # how its registry calls the games of boards and cards
 ONLY = "observation"  # the key of what is seen beside a mask
-
-
-@dataclass(frozen=True)
-class Options:
-    """Keyword arguments of `pettingzoo:...` ids: none."""
 
 
 class Game:
@@ -63,7 +57,7 @@ class Game:
         self.act_space: Spaces = action_spaces(action)
         width = mask_width(self.act_space)
         self._in_observation = isinstance(space, spaces.Dict) and MASK in space.spaces
-        self._board = _Board(seen_of(space) if self._in_observation else space)
+        self._board = _Board(without_mask(space) if self._in_observation else space)
         self.obs_space: Spaces = {
             **self._board.spaces,
             "legal": Space("legal", (width,)),
@@ -107,7 +101,7 @@ class Game:
         if self._in_observation:
             if not isinstance(raw, Mapping):
                 raise Malformed(f"observe() gave a {type(raw).__name__}, expected a dict with {ONLY!r} and {MASK!r}")
-            raw, mask = {key: value for key, value in raw.items() if key != MASK}, raw.get(MASK)
+            raw, mask = apart(raw)
         elif mask is None:
             mask = np.ones(self.obs_space["legal"].shape, bool)
         obs = self._board(raw)
@@ -180,8 +174,7 @@ def make(name: str, options: Options) -> Game:
     name = name.removeprefix("pettingzoo:")
     known = {key.removeprefix(CLASSIC).replace("-v", "_v"): key for key in aec_registry if key.startswith(CLASSIC)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ValueError(f"no such game: did you mean {' or '.join(f'pettingzoo:{x}' for x in near or known)}?")
+        raise unknown(name, known, "pettingzoo:", kind="game")
     try:
         env = pettingzoo.make("aec", known[name], render_mode="rgb_array")
     except FailedToImport as error:

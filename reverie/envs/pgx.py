@@ -5,7 +5,6 @@ pgx names the players by a number drawn at the beginning; here 0 is always the o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import pgx
 
 from reverie.envs.base import Space, Spaces
+from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import unknown
 
 # Games of two whose rules give every player one move at a time; where one cannot move, passing is a move. In the others
@@ -21,11 +21,6 @@ ALTERNATING = frozenset(
     {"animal_shogi", "chess", "connect_four", "gardner_chess", "go_19x19", "go_9x9", "hex", "kuhn_poker", "othello"}
     | {"shogi", "tic_tac_toe"}
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """Keyword arguments of `pgx:...` ids: none."""
 
 
 class State(NamedTuple):
@@ -92,7 +87,7 @@ def make(name: str, options: Options) -> Game:
     """The env of an id such as `pgx:connect_four`; raises ValueError if there is none, or more than two play it."""
     name, known = name.removeprefix("pgx:"), pgx.available_envs()
     if name not in known:
-        raise unknown(name, known, "pgx")
+        raise unknown(name, known, "pgx:")
     game = pgx.make(name)
     if game.num_players > 2:
         raise ValueError(f"{game.num_players} players take part, expected 1 or 2: try pgx:connect_four")

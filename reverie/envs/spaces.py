@@ -24,7 +24,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from reverie.envs.base import Arrays, Space, Spaces
+from reverie.envs.base import Arrays, Space, Spaces, action_vector
 from reverie.envs.masks import MASK
 from reverie.envs.values import Malformed
 from reverie.fields import chosen
@@ -183,8 +183,7 @@ def _actions(space: gymnasium.Space, name: str) -> Space:
             f"action {name}: {space} is unbounded, expected finite low and high, for example "
             f"Box(-1.0, 1.0, {space.shape}); agents act in [-1, 1] and need to know what that spans"
         )
-    size = math.prod(space.shape)
-    return Space("vector", _shape(space), (), (-1.0,) * size, (1.0,) * size)
+    return action_vector(_shape(space))
 
 
 def _discrete(space: gymnasium.Space, name: str) -> Space:
