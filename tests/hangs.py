@@ -25,7 +25,7 @@ def late() -> None:
 
 def hang_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `Faulty` hangs in this process, its deadline comes at once."""
-    monkeypatch.setattr("reverie.envs.toy.time", SimpleNamespace(sleep=lambda seconds: late()))
+    monkeypatch.setattr("faulty.time", SimpleNamespace(sleep=lambda seconds: late()))
 
 
 def hang_there(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reverie.envs.toy import Faulty
+from faulty import Faulty
 
 
 class Shaky(Faulty):
@@ -33,7 +33,7 @@ class Shaky(Faulty):
 
 
 def order(path: Path, fault: str) -> None:
-    """A fault of `reverie.envs.toy.FAULTS`, for one step of one env."""
+    """A fault of `faulty.FAULTS`, for one step of one env."""
     draft = path.with_name(f"{path.name}.draft")
     draft.write_text(fault)
     draft.rename(path)

@@ -328,7 +328,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1, err
     assert "error for muzero: this search tries every action" in out
     script = ["--env-kwargs", '{"script": {"3": "nan_obs"}}']
-    code, out, err = run(capsys, "check-env", "reverie.envs.toy:Faulty", *script, "--json")
+    code, out, err = run(capsys, "check-env", "faulty:Faulty", *script, "--json")
     assert code == 1, err
     found = json.loads(out)
     assert not found["ok"]
@@ -424,7 +424,7 @@ def test_a_run_in_use_names_its_holder(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_env_that_cannot_be_built_exits_1_with_its_story(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    faulty = ["--env", "reverie.envs.toy:Faulty", "--env-kwargs", '{"script": {"build": "raise"}}']
+    faulty = ["--env", "faulty:Faulty", "--env-kwargs", '{"script": {"build": "raise"}}']
     code, _, err = run(capsys, *TRAIN, *faulty)
     assert code == 1
     assert "could not be built" in err

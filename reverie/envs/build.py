@@ -254,30 +254,31 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        _, missing, finding_rows = str(error).partition("missing ")
-        names = re.findall(r"'(\w+)'", finding_rows)
-        if missing and names and set(names) <= _needed_arguments(target) - spec.arguments().keys():
+        names = re.findall(r"'(\w+)'", str(error).partition("missing ")[2])
+        foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
+        if not (names or foreign):
+            raise
+        parameters = _parameters(target)
+        needed = {p.name for p in parameters if p.default is inspect.Parameter.empty}
+        if names and set(names) <= needed - spec.arguments().keys():
             example = json.dumps(dict.fromkeys(names, "...")).replace('"..."', "...")
             plural = "arguments" if len(names) > 1 else "argument"
             raise UnusableEnv(
                 f"{spec.id} needs the {plural} {', '.join(map(repr, names))}: type --env-kwargs '{example}'"
             ) from error
-        foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
         if not foreign:
             raise
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        taken = [p.name for p in inspect.signature(load_entry_point(target)).parameters.values() if p.kind in named]
+        taken = [p.name for p in parameters]
         it_takes = f"It takes {', '.join(taken) or 'none'}"
         raise UnusableEnv(
             f"{spec.id} takes no argument {foreign[0]!r}: {did_you_mean(foreign[0], taken)}{it_takes}"
         ) from error
 
 
-def _needed_arguments(target: Any) -> set[str]:
-    """Names of the arguments without which an env class or function, or what a text leads to, cannot be called."""
-    parameters = inspect.signature(load_entry_point(target)).parameters.values()
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    """The named parameters of an env class or function, or of what a text leads to."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty}
+    return [p for p in inspect.signature(load_entry_point(target)).parameters.values() if p.kind in named]
 
 
 def _call(target: Any, spec: EnvSpec) -> Any:

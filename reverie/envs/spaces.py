@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -63,19 +63,30 @@ def observer(space: gymnasium.Space, obs_keys: str = "") -> Callable[[Any], Arra
         return lambda value: {name: convert(value)}
     converters = {path: _converter(leaf) for path, leaf in _seen_leaves(space, obs_keys)}
 
-    def observe(value: Any) -> Arrays:
-        out: Arrays = {}
-        _walk(space, value, (), converters, out)
-        return out
+    def walk(node: gymnasium.Space, value: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+        if path in converters:
+            yield _name(path), converters[path](value)
+        elif isinstance(node, spaces.Dict):
+            if not isinstance(value, Mapping):
+                expected = f"expected a dict with the keys {list(node.spaces)}"
+                raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, {expected}")
+            for key, sub in value.items():
+                if key in node.spaces:
+                    yield from walk(node.spaces[key], sub, (*path, key))
+                else:
+                    yield _name((*path, key)), np.asarray(sub)
+        elif isinstance(node, spaces.Tuple):
+            if not isinstance(value, tuple | list) or len(value) != len(node.spaces):
+                expected = f"expected a tuple of {len(node.spaces)}"
+                raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, {expected}")
+            for i, sub in enumerate(value):
+                yield from walk(node.spaces[i], sub, (*path, i))
 
-    return observe
+    return lambda value: dict(walk(space, value, ()))
 
 
 def actor(space: gymnasium.Space) -> Callable[[Arrays], Any]:
     """A function from an action in [-1, 1] and class numbers to the env's own action."""
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
-        native = _native(space)
-        return lambda action: native(action["action"])
     natives = {path: _native(leaf) for path, leaf in _leaves(space)}
 
     def build(action: Arrays, node: gymnasium.Space, path: Path) -> Any:
@@ -83,7 +94,7 @@ def actor(space: gymnasium.Space) -> Callable[[Arrays], Any]:
             return {key: build(action, sub, (*path, key)) for key, sub in node.spaces.items()}
         if isinstance(node, spaces.Tuple):
             return tuple(build(action, sub, (*path, i)) for i, sub in enumerate(node.spaces))
-        return natives[path](action[_name(path)])
+        return natives[path](action[_name(path) or "action"])
 
     return lambda action: build(action, space, ())
 
@@ -131,12 +142,8 @@ def _seen_leaves(space: gymnasium.Space, obs_keys: str) -> Leaves:
         chosen([_observe(space, "the space").kind], obs_keys)
         return leaves
     kept = chosen((_name(path) for path, _ in leaves), obs_keys) if leaves else ()
-    words = {path: module for path, leaf in leaves if (module := _missions(leaf))}
-    return [
-        (path, leaf)
-        for path, leaf in leaves
-        if _name(path) in kept and (path not in words or words[path].is_mission(leaf))
-    ]
+    speaks = lambda leaf: (missions := _missions(leaf)) is None or missions.is_mission(leaf)
+    return [(path, leaf) for path, leaf in leaves if _name(path) in kept and speaks(leaf)]
 
 
 def _missions(space: gymnasium.Space) -> ModuleType | None:
@@ -264,35 +271,6 @@ def _cast(value: Any, kinds: str, dtype: type) -> np.ndarray:
     array = np.asarray(value)
     with np.errstate(over="ignore"):  # what a float32 cannot hold is infinite, and the gate names it
         return array.astype(dtype) if array.dtype.kind in kinds else array
-
-
-def _walk(
-    node: gymnasium.Space,
-    value: Any,
-    path: Path,
-    converters: Mapping[Path, Callable[[Any], np.ndarray]],
-    out: Arrays,
-) -> None:
-    if path in converters:
-        out[_name(path)] = converters[path](value)
-        return
-    if not isinstance(node, spaces.Dict | spaces.Tuple):
-        return  # not seen
-    if isinstance(node, spaces.Dict):
-        if not isinstance(value, Mapping):
-            raise Malformed(
-                f"obs/{_name(path)}: a {type(value).__name__}, expected a dict with the keys {list(node.spaces)}"
-            )
-        for key, sub in value.items():
-            if key in node.spaces:
-                _walk(node.spaces[key], sub, (*path, key), converters, out)
-            else:
-                out[_name((*path, key))] = np.asarray(sub)
-        return
-    if not isinstance(value, tuple | list) or len(value) != len(node.spaces):
-        raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, expected a tuple of {len(node.spaces)}")
-    for i, sub in enumerate(value):
-        _walk(node.spaces[i], sub, (*path, i), converters, out)
 
 
 def _native(space: gymnasium.Space) -> Callable[[np.ndarray], Any]:

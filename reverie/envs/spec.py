@@ -21,49 +21,53 @@ from reverie.envs.code import UnusableEnv
 from reverie.fields import parsed, plain_size, short
 
 
-class _Family(NamedTuple):
-    """A family of envs that needs an extra."""
+class Family(NamedTuple):
+    """A family of envs: a line of `reverie list`."""
 
-    name: str  # as `reverie list` shows it
-    pattern: str  # regular expression
-    extra: str  # of `pip install "reverie[...]"`, and the name of our module
-    package: str  # that comes with it, as it is imported
+    name: str
+    pattern: str = ""  # regular expression
+    key: str = ""  # the name of its extra, and of our module
+    package: str = ""  # that comes with the extra, as it is imported
     device: bool = False  # whether its envs are `DeviceEnv`s
 
     @property
+    def extra(self) -> str:
+        """The package to `pip install`; empty if there is none."""
+        return f"reverie[{self.key}]" if self.key else ""
+
+    @property
     def module(self) -> ModuleType:
-        return importlib.import_module(f"reverie.envs.{self.extra}")
+        return importlib.import_module(f"reverie.envs.{self.key}")
 
     @property
     def is_installed(self) -> bool:
-        return importlib.util.find_spec(self.package) is not None
+        return not self.package or importlib.util.find_spec(self.package) is not None
 
     def require(self, name: str) -> None:
         """Raises UnusableEnv, for an env of this name, if the package is missing."""
         if not self.is_installed:
             raise UnusableEnv(
-                f"{name} needs a package that is not installed ({self.package}): "
-                f'type `pip install "reverie[{self.extra}]"`'
+                f'{name} needs a package that is not installed ({self.package}): type `pip install "{self.extra}"`'
             )
 
 
 # By their id. The module has `Options` and `make(id, options)`.
 _FAMILIES = (
-    _Family("Atari: ALE/Pong-v5", r"(ale_py:)?ALE/.*", "atari", "ale_py"),
-    _Family("DeepMind Control: dmc:walker_walk", r"dmc:[a-z0-9_]*", "dmc", "dm_control"),
-    _Family("Crafter: crafter:reward", r"crafter(:[a-z]*)?", "crafter", "crafter"),
-    _Family(
+    Family("Atari: ALE/Pong-v5", r"(ale_py:)?ALE/.*", "atari", "ale_py"),
+    Family("DeepMind Control: dmc:walker_walk", r"dmc:[a-z0-9_]*", "dmc", "dm_control"),
+    Family("Crafter: crafter:reward", r"crafter(:[a-z]*)?", "crafter", "crafter"),
+    Family(
         "MiniGrid, BabyAI: MiniGrid-Empty-8x8-v0",
         r"(minigrid:)?(MiniGrid|BabyAI)-.*",
         "minigrid",
         "minigrid",
     ),
-    _Family("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
-    _Family("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
-    _Family("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
-    _Family("jumanji, on the device: jumanji:Snake-v1", r"jumanji:.*", "jumanji", "jumanji", True),
-    _Family("brax, on the device: brax:ant", r"brax:.*", "brax", "brax", True),
-    _Family("Craftax, on the device: craftax:Craftax-Symbolic-v1", r"craftax:.*", "craftax", "craftax", True),
+    Family("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
+    Family("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
+    Family("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),
+    Family("jumanji, on the device: jumanji:Snake-v1", r"jumanji:.*", "jumanji", "jumanji", True),
+    Family("brax, on the device: brax:ant", r"brax:.*", "brax", "brax", True),
+    Family("Craftax, on the device: craftax:Craftax-Symbolic-v1", r"craftax:.*", "craftax", "craftax", True),
 )
 DEVICE = "device:"  # before the name of a class of one's own that is a `DeviceEnv`
 TOYS = "reverie.envs.device_toy"
@@ -71,7 +75,7 @@ TOYS = "reverie.envs.device_toy"
 _SAFE = {"reverie.envs.toy:Catch", "reverie.envs.toy:Recall", "reverie.envs.toy:Counting", "reverie.envs.toy:Dummy"}
 _SAFE |= {f"{DEVICE}{module}{name}" for name in ("CartPole", "Catch") for module in ("", f"{TOYS}:")}
 # By their id, too. The package registers them with Gymnasium when somebody asks for one.
-ROBOTICS = _Family(
+ROBOTICS = Family(
     "Gymnasium Robotics: PointMaze_UMaze-v3, AdroitHandDoor-v1",
     r"(AdroitHand|PointMaze|AntMaze)\w*-v\d+",  # its others do not work with the MuJoCo of today
     "robotics",
@@ -79,8 +83,8 @@ ROBOTICS = _Family(
 )
 # By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
 GYMNASIUM = (
-    _Family("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
-    _Family("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),
+    Family("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
+    Family("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),
 )
 
 
@@ -146,9 +150,7 @@ class EnvSpec:
                 f"{self.id} lives in this process only: move it into a module of its own and pass "
                 'it by name, env="my_module:make_env", or run it with workers="inline"'
             )
-        names = ("id", "action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets", "opponent", "seat")
-        values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return json.dumps(values | {"kwargs": self.arguments()})
+        return json.dumps({k: x for k, x in vars(self).items() if k != "factory"} | {"kwargs": self.arguments()})
 
     def arguments(self) -> dict[str, Any]:
         """A copy of `kwargs`."""
@@ -190,24 +192,20 @@ def env_spec(env: object) -> EnvSpec:
     return EnvSpec(f"{module or 'python'}:{name or type(env).__name__}", factory=env)
 
 
-def family_of(name: str) -> _Family | None:
+def family_of(name: str) -> Family | None:
     """The family that an id is of, if one."""
     return next((family for family in _FAMILIES if re.fullmatch(family.pattern, name)), None)
 
 
 def on_device(spec: EnvSpec) -> bool:
     """Whether the name is that of an env on the device."""
-    return spec.factory is None and _named_on_device(spec.id)
-
-
-def _named_on_device(name: str) -> bool:
-    family = family_of(name)
-    return name.startswith(DEVICE) or (family is not None and family.device)
+    family = family_of(spec.id)
+    return spec.factory is None and (spec.id.startswith(DEVICE) or (family is not None and family.device))
 
 
 def draws(name: str) -> bool:
     """Whether the env of this id draws pictures, as far as its class tells: nothing is built, and True if unsure."""
-    if _named_on_device(name):
+    if on_device(EnvSpec(name)):
         return False
     if family_of(name):
         return True
@@ -253,22 +251,16 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, str) or re.fullmatch(r"[\w +-]*", value) is not None
 
 
-class Family(NamedTuple):
-    """A line of `reverie list`: `extra` is what to `pip install`, empty if nothing."""
-
-    name: str
-    extra: str
-    is_installed: bool
-
-
 def families() -> list[Family]:
     """The kinds of env that can be named, and whether they can be used as things are installed."""
     return [
-        Family("Gymnasium classic control: CartPole-v1", "", True),
-        *(Family(x.name, f"reverie[{x.extra}]", x.is_installed) for x in (*_FAMILIES, *GYMNASIUM, ROBOTICS)),
-        Family("your own: module:EnvClass, path/to/file.py:EnvClass", "", True),
-        Family("your own, on the device: device:module:EnvClass", "", True),
-        Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, Catch, Constant", "", True),
+        Family("Gymnasium classic control: CartPole-v1"),
+        *_FAMILIES,
+        *GYMNASIUM,
+        ROBOTICS,
+        Family("your own: module:EnvClass, path/to/file.py:EnvClass"),
+        Family("your own, on the device: device:module:EnvClass"),
+        Family("toys: reverie.envs.toy:Catch, Recall; on the device: device:CartPole, Catch, Constant"),
     ]
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+Info = dict[str, Any]  # of Gymnasium's reset and step; its options of a reset are such a dict, too
 
 
 class Catch(gymnasium.Env):
@@ -34,15 +32,13 @@ class Catch(gymnasium.Env):
         self._ball = [0, 0]
         self._paddle = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         self._ball = [0, int(self.np_random.integers(self._cells))]
         self._paddle = self._cells // 2
         return self._picture(), {}
 
-    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         self._paddle = min(max(self._paddle + int(action) - 1, 0), self._cells - 1)
         self._ball[0] += 1
         over = self._ball[0] == self._cells - 1
@@ -87,15 +83,13 @@ class Recall(gymnasium.Env):
         self._cues, self._delays = cues, (delay if shortest is None else shortest, delay)
         self._cue = self._delay = self._step = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         self._cue, self._step = int(self.np_random.integers(self._cues)), 0
         self._delay = int(self.np_random.integers(self._delays[0], self._delays[1] + 1))
         return self._shown(self._cue), {}
 
-    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         self._step += 1
         if self._step <= self._delay:
             return self._shown(), 0.0, False, False, {}
@@ -131,9 +125,7 @@ class Counting(gymnasium.Env):
         self._length, self._longest, self._truncate = length, longest, truncate
         self._step, self._episode, self._end, self._cut = 0, -1, 0, False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[dict[str, np.ndarray], Info]:
         super().reset(seed=seed)
         self._step = 0
         self._episode += 1
@@ -142,7 +134,7 @@ class Counting(gymnasium.Env):
         self._cut = coin if self._truncate is None else self._truncate
         return self._shown(), {}
 
-    def step(self, action: int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, Info]:
         self._step += 1
         over = self._step >= self._end
         return self._shown(), float(self._step), over and not self._cut, over and self._cut, {}
@@ -169,14 +161,12 @@ class Dummy(gymnasium.Env):
         self.action_space = spaces.Dict({"disc": spaces.Discrete(5), "cont": spaces.Box(-1, 1, (6,), np.float32)})
         self._length, self._step = length, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[dict[str, Any], Info]:
         super().reset(seed=seed)
         self._step = 0
         return self._shown(), {}
 
-    def step(self, action: dict[str, Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: dict[str, Any]) -> tuple[dict[str, Any], float, bool, bool, Info]:
         assert self.action_space.contains(action), action
         self._step += 1
         return self._shown(), 1.0, False, self._step >= self._length, {}
@@ -191,102 +181,3 @@ class Dummy(gymnasium.Env):
             "float2d": rng.standard_normal((4, 5)).astype(np.float32),
             "int2d": rng.integers(0, 4, (2, 3)),
         }
-
-
-FAULTS = (
-    "raise",
-    "hang",
-    "exit",
-    "sigkill",
-    "nan_reward",
-    "nan_obs",
-    "wrong_shape",
-    "wrong_dtype",
-    "missing_key",
-    "extra_key",
-    "out_of_bounds",
-    "wrong_info",
-)
-
-
-class Faulty(gymnasium.Env):
-    """Counts like `Counting`, and breaks by a script.
-
-    Observation: `step`, float32 `[1]` in [0, 1000]; `pair`, float32 `[2]`, the step count twice.
-    The reward is the step count; an episode is truncated after `length` steps.
-
-    Args:
-      script: moment -> one of `FAULTS`. A moment is `"build"`, `"reset"` (every one), `"3"` (step 3
-        of every episode), `"total:5"` (the fifth step of this instance, counted over episodes), or
-        `"reset:2"` (the reset that begins episode 2 of this instance, counted from 0).
-      length: steps of an episode.
-      once: path of a file; a fault leaves it behind, and none strikes while it exists.
-    """
-
-    def __init__(self, script: Mapping[str, str] | None = None, length: int = 10, once: str = "") -> None:
-        self._script = dict(script or {})
-        unknown = set(self._script.values()) - set(FAULTS)
-        if unknown:
-            raise ValueError(f"unknown faults {sorted(unknown)}, expected some of {FAULTS}")
-        self.observation_space = spaces.Dict(
-            {
-                "step": spaces.Box(0, 1000, (1,), np.float32),
-                "pair": spaces.Box(0, 1000, (2,), np.float32),
-            }
-        )
-        self.action_space = spaces.Discrete(2)
-        self._length, self._once = length, once
-        self._step, self._total, self._episode = 0, 0, -1
-        self._strike("build")
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        super().reset(seed=seed)
-        self._step = 0
-        self._episode += 1
-        fault = self._strike("reset", f"reset:{self._episode}")
-        obs, _, info = self._fault_result(fault)
-        return obs, info
-
-    def step(self, action: int | np.integer) -> tuple[Any, float, bool, bool, Any]:
-        self._step += 1
-        self._total += 1
-        fault = self._strike(str(self._step), f"total:{self._total}")
-        obs, reward, info = self._fault_result(fault)
-        return obs, reward, False, self._step >= self._length, info
-
-    def _strike(self, *moments: str) -> str:
-        fault = next((self._script[m] for m in moments if m in self._script), "")
-        if not fault:
-            return ""
-        if self._once:
-            try:  # atomic: of several envs with one file, one is struck
-                os.close(os.open(self._once, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                return ""
-        if fault == "raise":
-            raise RuntimeError(f"a fault on purpose at {moments[0]}")
-        if fault == "hang":
-            time.sleep(10_000)
-        if fault == "exit":
-            os._exit(3)
-        if fault == "sigkill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return fault
-
-    def _fault_result(self, fault: str) -> tuple[Any, float, Any]:
-        count = np.array([self._step], np.float32)
-        obs: dict[str, Any] = {"step": count, "pair": count.repeat(2)}
-        if fault == "nan_obs":
-            obs["pair"] = np.array([0, np.nan], np.float32)
-        if fault == "wrong_shape":
-            obs["pair"] = np.zeros(3, np.float32)
-        if fault == "wrong_dtype":
-            obs["pair"] = np.zeros(2, np.int64)
-        if fault == "missing_key":
-            del obs["pair"]
-        if fault == "extra_key":
-            obs["more"] = count
-        if fault == "out_of_bounds":
-            obs["pair"] = np.array([0, 1001], np.float32)
-        reward = float("nan") if fault == "nan_reward" else float(self._step)
-        return obs, reward, "nothing" if fault == "wrong_info" else {}

@@ -1,11 +1,11 @@
 import pytest
+from faulty import FAULTS, Faulty
 from four_moves import Alternating, Claims, FourMoves
 from hangs import NEVER, hang_here, hang_there
 
 from reverie.envs.check import check_env
 from reverie.envs.device_wrappers import HostView
 from reverie.envs.spec import EnvSpec
-from reverie.envs.toy import FAULTS
 
 HEAD = """
 import gymnasium, numpy as np, time, os, sys, itertools
@@ -49,7 +49,7 @@ def test_every_fault_of_the_toy_is_an_error(fault, tmp_path, monkeypatch):
     struck = tmp_path / "struck"
     if fault == "hang":
         hang_there(monkeypatch, struck)
-    spec = EnvSpec("reverie.envs.toy:Faulty", kwargs={"script": {"3": fault}, "once": str(struck)})
+    spec = EnvSpec("faulty:Faulty", kwargs={"script": {"3": fault}, "once": str(struck)})
     found = check_env(spec, steps=30, deadline=NEVER)
     assert found[0].severity == "error"
     assert found[0].what.startswith("step 3 of episode 0: ")
@@ -150,8 +150,6 @@ def test_an_unknown_env_is_a_finding():
 
 
 def test_a_callable_is_examined_here(monkeypatch):
-    from reverie.envs.toy import Faulty
-
     hang_here(monkeypatch)
     found = check_env(lambda: Faulty({"2": "nan_obs", "4": "hang"}), steps=20, deadline=NEVER)
     assert "element 1 is nan" in found[0].what

@@ -65,7 +65,7 @@ def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_fact
     assert (seen.std < seen.reach).all()
     assert seen.symlog_std[0] < 0.15 < 0.3 < seen.symlog_std[1], "places vary by less than speeds"
     assert facts.look(EnvSpec("valley", factory=Broken)) is None
-    assert facts.look(EnvSpec("reverie.envs.toy:Faulty", kwargs={"fault": "nonsense"})) is None
+    assert facts.look(EnvSpec("faulty:Faulty", kwargs={"fault": "nonsense"})) is None
     assert facts.look(EnvSpec("CartPole-v9")) is None
     assert "Traceback" not in capfd.readouterr().err
 

@@ -7,14 +7,15 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from faulty import FAULTS
 from hangs import NEVER, hang_here, hang_there
 
 from reverie.envs.spec import EnvSpec, UnusableEnv
-from reverie.envs.toy import FAULTS, Counting
+from reverie.envs.toy import Counting
 from reverie.envs.values import sample
 from reverie.envs.workers import EnvError, Workers, episode_seed
 
-FAULTY = "reverie.envs.toy:Faulty"
+FAULTY = "faulty:Faulty"
 MODES = ("inline", "process")
 
 

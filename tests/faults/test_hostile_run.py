@@ -112,11 +112,11 @@ ENVS: dict[str, tuple[dict[str, Any], str]] = {
     "a module beside the run": (env("evil:Mine"), "import 'evil' and call Mine()"),
     "a module that registers": (env("evil:Mine-v0"), "import 'evil'"),
     "a module of the device": (env("device:evil:Mine"), "import 'evil' and call Mine()"),
-    "what a toy imports": (env("reverie.envs.toy:os.system", command=f"touch {ALARM}"), "call os.system"),
+    "what a toy imports": (env("reverie.envs.toy:np.save", file=ALARM, arr=[1]), "call np.save"),
     "what a toy of the device imports": (env("device:jnp.save", file=ALARM, arr=[1]), "call jnp.save"),
-    "a toy that writes": (
-        env("reverie.envs.toy:Faulty", script={"build": "raise"}, once=ALARM),
-        "import 'reverie.envs.toy' and call Faulty",
+    "an env that writes": (
+        env("faulty:Faulty", script={"build": "raise"}, once=ALARM),
+        "import 'faulty' and call Faulty",
     ),
     "a function of Reverie": (
         env("reverie.files:create", path=ALARM, chunks=[]),

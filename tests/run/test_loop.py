@@ -406,7 +406,7 @@ def test_a_checkpoint_of_another_size_is_refused_and_unharmed(tmp_path: Path) ->
 
 def test_a_failing_env_cuts_its_episode_and_is_counted(tmp_path: Path) -> None:
     script = json.dumps({"script": {"total:25": "raise"}})
-    train(tmp_path, env="reverie.envs.toy:Faulty", env_kwargs=script, eval_every=0, steps=150)
+    train(tmp_path, env="faulty:Faulty", env_kwargs=script, eval_every=0, steps=150)
     assert metrics(tmp_path)[-1]["env/failures"] > 0
 
 

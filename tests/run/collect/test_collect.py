@@ -121,7 +121,7 @@ def test_crafter_turns_success_rates_into_its_score():
 
 def test_the_episode_of_a_failed_env_ends_as_a_truncation(monkeypatch):
     monkeypatch.setattr("reverie.envs.workers.FIRST_WAIT", 0.001)
-    spec = EnvSpec("reverie.envs.toy:Faulty", kwargs={"script": {"total:7": "raise"}, "length": 4})
+    spec = EnvSpec("faulty:Faulty", kwargs={"script": {"total:7": "raise"}, "length": 4})
     store, episodes, _ = collect(spec, 10, envs=1, max_failures=10)
     rows = store.stream(0)
     # Rows 0-4 are an episode; the seventh step fails after rows 0 1 2, which are the next.
