@@ -101,16 +101,14 @@ class Atari(gymnasium.Env):
         rom = roms.get_rom_path(game)
         assert rom is not None, game
         ale.loadROM(rom)
-        for what, value, known in (
-            ("mode", options.mode, ale.getAvailableModes()),
-            ("difficulty", options.difficulty, ale.getAvailableDifficulties()),
+        for what, value, known, choose in (
+            ("mode", options.mode, ale.getAvailableModes(), ale.setMode),
+            ("difficulty", options.difficulty, ale.getAvailableDifficulties(), ale.setDifficulty),
         ):
             if value is not None and value not in known:
                 raise ValueError(f"option {what} is {value}, but {game} has {known}")
-        if options.mode is not None:
-            ale.setMode(options.mode)
-        if options.difficulty is not None:
-            ale.setDifficulty(options.difficulty)
+            if value is not None:
+                choose(value)
         ale.reset_game()
         self._start = ale.cloneSystemState()
         self.actions = ale.getLegalActionSet() if options.actions == "all" else ale.getMinimalActionSet()

@@ -10,11 +10,6 @@ import gymnasium
 import numpy as np
 
 
-def wrap(env: gymnasium.Env) -> gymnasium.Env:
-    """The Gymnasium env of an id, in a fresh world for every episode."""
-    return FreshWorld(env)
-
-
 class FreshWorld(gymnasium.Wrapper):
     """Every episode in a physical world of its own.
 
@@ -37,6 +32,9 @@ class FreshWorld(gymnasium.Wrapper):
         env._destroy()
         env.world = Box2D.b2World(gravity=env.world.gravity)
         return self.env.reset(seed=seed, options=options)
+
+
+wrap = FreshWorld  # every env of theirs
 
 
 def drive(obs: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:

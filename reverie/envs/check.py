@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -50,47 +50,38 @@ class Finding:
     algorithms: tuple[str, ...] = ()
 
 
-class _Shown(NamedTuple):
-    """The spaces of an env that could be built."""
-
-    obs_space: Spaces
-    act_space: Spaces
-
-
-# Of an examination, in order: the name of each phase before it, what was found in it, the spaces once they are known.
-_Item = str | Finding | _Shown
-
-
-class Examination(NamedTuple):
-    """The result of an examination: findings, errors first, and the spaces of the env if it has any."""
-
-    findings: list[Finding]
-    spaces: tuple[Spaces, Spaces] | None
+# Of an examination, in order: the name of each phase before it, what was found in it, both spaces once they are known.
+_Item = str | Finding | tuple[Spaces, Spaces]
 
 
 def check_env(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> list[Finding]:
     """The findings of `examine`. Without an `error` among them the env itself is sound."""
-    return examine(env, steps=steps, deadline=deadline).findings
+    return examine(env, steps=steps, deadline=deadline)[0]
 
 
-def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Examination:
+def examine(
+    env: EnvLike, *, steps: int = 1000, deadline: float = 60.0
+) -> tuple[list[Finding], tuple[Spaces, Spaces] | None]:
     """Examines an env the way training will use it.
 
     Args:
       env: an id, a callable or an `EnvSpec`.
       steps: random steps to take, over as many episodes as they give.
       deadline: seconds allowed for each phase that should be short: building, a reset, a step.
+
+    Returns:
+      `(findings, spaces)`: errors first; `obs_space` and `act_space`, or None where the env could not be built.
     """
     spec = env_spec(env)
     found: list[Finding] = []
-    shown: _Shown | None = None
+    spaces_shown = None
     phase = "building it"
     try:
         for item in (_here if spec.factory else _apart)(spec, steps, deadline):
             if isinstance(item, str):
                 phase = item
-            elif isinstance(item, _Shown):
-                shown = item
+            elif isinstance(item, tuple):
+                spaces_shown = item
             elif item not in found:
                 found.append(item)
     except (Hung, Fault) as fault:  # a hang: an exception of the env has become a finding before
@@ -98,7 +89,7 @@ def examine(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> Exami
         found.append(Finding("error", f"{phase}: {fault}", fix))
     except ChildGone as gone:
         found.append(Finding("error", f"{phase}: {gone}", "run the env alone to see where it crashes"))
-    return Examination(by_severity(found), shown)
+    return by_severity(found), spaces_shown
 
 
 def by_severity(findings: list[Finding]) -> list[Finding]:
@@ -131,7 +122,7 @@ def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[_Item]:
             elif isinstance(item, list):
                 yield Finding(*item)
             else:
-                yield _Shown(**{name: from_json(spaces) for name, spaces in item.items()})
+                yield from_json(item["obs_space"]), from_json(item["act_space"])
     except Hung:
         raise Hung(f"no answer within {deadline:g} s") from None
     finally:
@@ -141,10 +132,12 @@ def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[_Item]:
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The examining process."""
     for item in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
-        if isinstance(item, _Shown):
-            send_json(write, {name: to_json(spaces) for name, spaces in item._asdict().items()})
+        if isinstance(item, Finding):
+            send_json(write, [item.severity, item.what, item.fix])
+        elif isinstance(item, tuple):
+            send_json(write, {"obs_space": to_json(item[0]), "act_space": to_json(item[1])})
         else:
-            send_json(write, item if isinstance(item, str) else [item.severity, item.what, item.fix])
+            send_json(write, item)
     send_json(write, None)
 
 
@@ -173,7 +166,7 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[_Item]:
     except (Exception, SystemExit) as error:  # the border of the user's code
         yield Finding("error", f"building it: {host.explain(error)}", fix)
         return
-    yield _Shown(env.obs_space, env.act_space)
+    yield env.obs_space, env.act_space
     if isinstance(raw, gymnasium.Env):
         for name in left_out(raw.observation_space, spec.obs_keys):
             yield Finding("note", f"{name!r} is not seen")

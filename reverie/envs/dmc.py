@@ -61,6 +61,9 @@ class Control(gymnasium.Env):
       domain, task: as dm_control names them.
       options: see there.
 
+    Attributes:
+      physics: dm_control's own.
+
     Raises:
       ValueError: the task has no such camera.
     """
@@ -70,6 +73,7 @@ class Control(gymnasium.Env):
     def __init__(self, domain: str, task: str, options: Options = Options()) -> None:
         # Some tasks draw their model: always the same one, so that an episode depends on its seed alone.
         self._task = env = suite.load(domain, task, task_kwargs={"random": 0})
+        self.physics: Any = env.physics
         self._options = options
         self._camera = options.camera if options.camera >= 0 else _CAMERAS.get(domain, 0)
         if self._camera >= env.physics.model.ncam:
@@ -94,11 +98,6 @@ class Control(gymnasium.Env):
                 }
             )
 
-    @property
-    def physics(self) -> Any:
-        """dm_control's own."""
-        return self._task.physics
-
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._task.task.random.seed(int(self.np_random.integers(2**32)))
@@ -121,7 +120,5 @@ class Control(gymnasium.Env):
         return {key: np.asarray(value, np.float32) for key, value in moment.observation.items()}
 
     def _draw(self, size: int) -> np.ndarray:
-        frame: np.ndarray = self._task.physics.render(
-            size, size, camera_id=self._camera, render_flag_overrides=self._flags
-        )
+        frame: np.ndarray = self.physics.render(size, size, camera_id=self._camera, render_flag_overrides=self._flags)
         return frame

@@ -46,16 +46,16 @@ def opponent(name: str, env: DeviceEnv) -> Opponent:
 class Random:
     """Any legal move, all equally likely."""
 
-    def __init__(self) -> None:
-        self._draw = jax.jit(_any)
-
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
-        return self._draw(rows["obs/legal"], key)
+        return _draw(rows["obs/legal"], key)
 
 
 def _any(may_act: Any, key: Any) -> Any:
     """One of the allowed moves, int32 `[...]`, of bool `[..., A]`."""
     return jax.random.categorical(key, jnp.where(may_act, 0.0, -jnp.inf)).astype(jnp.int32)
+
+
+_draw = jax.jit(_any)
 
 
 # ------------------------------------------------------------------------------------------ perfect
@@ -78,7 +78,6 @@ class Perfect:
         self._env = env
         self._row = jax.jit(jax.vmap(env.row))
         self._children = jax.jit(self._expand)
-        self._draw = jax.jit(_any)
         self._best: dict[bytes, np.ndarray] = {}
         self.value = self._solve()
 
@@ -89,7 +88,7 @@ class Perfect:
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
         over = np.ones(np.shape(rows["obs/legal"])[1], bool)  # where the game has ended any move is as good
         best = [self._best.get(code.tobytes(), over) for code in _codes(rows)]
-        return self._draw(np.stack(best), key)
+        return _draw(np.stack(best), key)
 
     def _solve(self) -> float:
         begun = jax.tree.map(np.asarray, jax.vmap(self._env.init)(jax.random.split(jax.random.key(0), 16)))
@@ -123,13 +122,9 @@ class Perfect:
         rows = self._row(states)
         count, actions = rows["obs/legal"].shape
         legal, codes = np.asarray(rows["obs/legal"]), _codes(rows)
-        parts = []
-        for begin in range(0, count, _CHUNK):
-            piece = jax.tree.map(lambda x, b=begin: x[b : b + _CHUNK], states)
-            size = min(_CHUNK, count - begin)
-            padded = jax.tree.map(lambda x, s=size: np.concatenate([x, np.repeat(x[:1], _CHUNK - s, 0)]), piece)
-            parts.append(jax.tree.map(lambda x, s=size: np.asarray(x)[:s], self._children(padded)))
-        after, shown, other = (jax.tree.map(lambda *x: np.concatenate(x), *each) for each in zip(*parts, strict=True))
+        padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], -count % _CHUNK, 0)]), states)
+        chunks = [jax.tree.map(lambda x, b=b: x[b : b + _CHUNK], padded) for b in range(0, count, _CHUNK)]
+        after, shown, other = jax.tree.map(lambda *x: np.concatenate(x)[:count], *map(self._children, chunks))
         flat = lambda tree: jax.tree.map(lambda x: x.reshape(count * actions, *x.shape[2:]), tree)
         shown, other = flat(shown), flat(other)
         if any((shown[k][legal.ravel()] != other[k][legal.ravel()]).any() for k in shown):
@@ -188,7 +183,7 @@ class _Tree(NamedTuple):
     """The tree of one game, of n nodes; 0 is the root. Children -1: not there yet.
 
     state: [n, ...]. child: int32 [n, A]. visits: int32 [n, A]. total: float32 [n, A], what the move earned the player
-    whose turn it is there. earned: float32 [n], by the move that led here, for the player who moved first.
+    whose turn it is there. points: float32 [n], of the move that led here, for the player who moved first.
     over: bool [n]. legal: bool [n, A]. sign: float32 [n], 1 where the player who moved first is to move, else -1.
     """
 
@@ -215,14 +210,10 @@ class TreeSearch:
     def __init__(self, env: DeviceEnv, simulations: int) -> None:
         ((self._name, space),) = env.act_space.items()
         self._env, self._simulations, self._actions = env, simulations, space.classes[0]
-        self._act = jax.jit(self._search_move)
+        self._moves = jax.jit(jax.vmap(self._search))
 
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
-        return self._act(state, key)
-
-    def _search_move(self, state: Any, key: Any) -> Any:
-        keys = jax.random.split(key, len(jax.tree.leaves(state)[0]))
-        return jax.vmap(self._search)(state, keys)
+        return self._moves(state, jax.random.split(key, len(rows["obs/legal"])))
 
     def _search(self, state: Any, key: Any) -> Any:
         """The move in one game."""

@@ -1,13 +1,13 @@
 """Games of two on the host against a player that learns nothing, who takes one of the seats.
 
 The players are those of `envs/opponents.py`, for envs that are objects: a move is tried on a copy (`copy.deepcopy`).
+Each has `move(env, step, rng)`: a legal move in the game that is at `step`; it leaves `env` as it is.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,15 +24,6 @@ LONGEST = 1000  # moves after which a random game counts as a draw
 def known(name: str) -> bool:
     """Whether there is an opponent of this name: `random`, `perfect` or `mcts:N`."""
     return re.fullmatch(r"random|perfect|mcts:[1-9][0-9]*", name) is not None
-
-
-@runtime_checkable
-class Opponent(Protocol):
-    """Chooses moves in one game."""
-
-    def move(self, env: Env, step: Step, rng: np.random.Generator) -> int:
-        """A legal move in the game that is at `step`; leaves `env` as it is."""
-        ...
 
 
 class OpponentWrapper(Wrapper):
@@ -238,6 +229,9 @@ class Perfect:
             self._open.remove(code)
             self._worth[code] = worth
         return float(self._worth[code].max())
+
+
+Opponent = Random | TreeSearch | Perfect
 
 
 def _code(step: Step) -> bytes:

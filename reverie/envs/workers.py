@@ -237,8 +237,9 @@ class Workers:
         return episode_seed(self._seed, i, self._tapes[i].episode + 1)
 
     def _begin(self, i: int) -> None:
+        seed = self._next_seed(i)
         self._tapes[i].begin()
-        self._seats[i].reset(episode_seed(self._seed, i, self._tapes[i].episode))
+        self._seats[i].reset(seed)
 
     def _receive(self, i: int) -> Flags:
         """The result of env i, whatever it takes; notes in `_cut` if the open episode is lost."""
@@ -252,19 +253,15 @@ class Workers:
                 self._revive(i, fault)
                 self._begin(i)
             else:
-                self._note(i, flags)
-                return flags
-
-    def _note(self, i: int, flags: Flags) -> None:
-        tape = self._tapes[i]
+                break
         tape.steps += 1
-        tape.in_flight = False
-        tape.ended = flags.is_last
+        tape.in_flight, tape.ended = False, flags.is_last
         if tape.ended:
             tape.clear()  # nothing to re-enact
             self.figures[i] = flags.figures
         else:
             tape.crcs.append(self._buffers.crc(i, flags[:4]))
+        return flags
 
     def _repeats(self, i: int, crc: int) -> bool:
         """Whether the row that env i yields now is the one recorded as `crc`."""
@@ -302,10 +299,11 @@ class Workers:
         tape = self._tapes[i]
         self.failures += 1
         failures = tape.count_failure(self._window)
+        last = {key: buffer[i].tolist() for key, buffer in self._buffers.action.items()} if tape.actions else None
         where = (
             f"env {i} of {self.spec.id} failed in episode {tape.episode} after "
             f"{max(len(tape.crcs) - 1, 0)} steps of it ({tape.steps} rows in all); "
-            f"last action {self._last_action(i)}; {fault}"
+            f"last action {last or 'none since the reset'}; {fault}"
         )
         if failures > self._max_failures:
             raise EnvError(
@@ -313,11 +311,6 @@ class Workers:
                 f"{self._max_failures} are allowed. The last one: {where}"
             ) from fault
         _log.warning("%s\nThe episode is cut (a truncation) and the env rebuilt", where)
-
-    def _last_action(self, i: int) -> str:
-        if not self._tapes[i].actions:
-            return "none since the reset"
-        return str({key: buffer[i].tolist() for key, buffer in self._buffers.action.items()})
 
     # ------------------------------------------------------------------------------- building
 
