@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -121,7 +120,12 @@ def build(spec: EnvSpec) -> Any:
         return _call(code.find(module or TOYS, name), spec)
     if family := family_of(spec.id):
         family.require(spec.id)
-        return _of_family(family.module, spec)
+        try:
+            given = options.read(family.module.Options, spec.arguments())
+            _once(given, spec)
+            return family.module.make(spec.id, given)
+        except (ValueError, DependencyNotInstalled) as error:
+            raise UnusableEnv(f"{spec.id}: {error}") from error
     module, _, name = spec.id.rpartition(":")
     if module and is_name(name):
         return _call(code.find(module, name), spec)
@@ -183,18 +187,6 @@ def _lengthen(env: Any, limit: int) -> None:
         env = env.env
 
 
-# --------------------------------------------------------------------------------------- by family
-
-
-def _of_family(module: ModuleType, spec: EnvSpec) -> Any:
-    try:
-        given = options.read(module.Options, spec.arguments())
-        _once(given, spec)
-        return module.make(spec.id, given)
-    except (ValueError, DependencyNotInstalled) as error:
-        raise UnusableEnv(f"{spec.id}: {error}") from error
-
-
 def _once(given: Any, spec: EnvSpec) -> None:
     """Raises ValueError where a wrapper would do again what the family does by itself."""
     if hasattr(given, "repeat") and spec.action_repeat > 1:
@@ -210,9 +202,6 @@ def _once(given: Any, spec: EnvSpec) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------ by Gymnasium
-
-
 def _from_registry(spec: EnvSpec) -> gymnasium.Env:
     module, _, name = spec.id.rpartition(":")
     if module:
@@ -221,7 +210,12 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
         ROBOTICS.require(name)
         gymnasium.register_envs(importlib.import_module(ROBOTICS.package))
     if name not in gymnasium.registry:
-        raise UnusableEnv(_unknown(name))
+        near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
+        raise UnusableEnv(
+            f"no env {name!r}: {hint} Expected a Gymnasium id such as CartPole-v1, or "
+            "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
+        )
     kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point
     wrap: Callable[[gymnasium.Env], gymnasium.Env] = lambda env: env
     for family in GYMNASIUM:
@@ -236,15 +230,6 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
             return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
     except DependencyNotInstalled as error:
         raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
-    return (
-        f"no env {name!r}: {hint} Expected a Gymnasium id such as CartPole-v1, or "
-        "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
-    )
 
 
 @contextmanager

@@ -149,8 +149,5 @@ def _changes(before: Any, after: Any) -> list[str]:
 
 def strong(state: Any) -> Any:
     """A state whose dtypes are its own: a Python number in it would be compiled for again once it is an array."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)) if _plain(x) else x, state)
-
-
-def _plain(x: Any) -> bool:
-    return not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended))
+    is_key = lambda x: hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    return jax.tree.map(lambda x: x if is_key(x) else jax.lax.convert_element_type(x, jnp.result_type(x)), state)

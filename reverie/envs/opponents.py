@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import DeviceEnv
-from reverie.envs.opposed import EXPLORATION, LONGEST, MOST, known
+from reverie.envs.opposed import EXPLORATION, LONGEST, MOST, check_name
 from reverie.envs.spec import UnusableEnv
 
 _CHUNK = 1024  # positions that are expanded together
@@ -36,8 +36,7 @@ def opponent(name: str, env: DeviceEnv) -> Opponent:
     """
     if env.players != 2:
         raise UnusableEnv(f"an opponent ({name}) needs a game of two players, such as pgx:tic_tac_toe")
-    if not known(name):
-        raise UnusableEnv(f"no opponent {name!r}, expected random, perfect or mcts:N (mcts:200)")
+    check_name(name)
     if name == "random":
         return Random()
     return Perfect(env) if name == "perfect" else TreeSearch(env, int(name.removeprefix("mcts:")))

@@ -21,9 +21,10 @@ EXPLORATION = 2**0.5  # c of UCB1 (Auer et al., 2002), for values that are mappe
 LONGEST = 1000  # moves after which a random game counts as a draw
 
 
-def known(name: str) -> bool:
-    """Whether there is an opponent of this name: `random`, `perfect` or `mcts:N`."""
-    return re.fullmatch(r"random|perfect|mcts:[1-9][0-9]*", name) is not None
+def check_name(name: str) -> None:
+    """Raises UnusableEnv unless there is an opponent of this name: `random`, `perfect` or `mcts:N`."""
+    if not re.fullmatch(r"random|perfect|mcts:[1-9][0-9]*", name):
+        raise UnusableEnv(f"no opponent {name!r}, expected random, perfect or mcts:N (mcts:200)")
 
 
 class OpponentWrapper(Wrapper):
@@ -64,8 +65,7 @@ def opponent(name: str, env: Env) -> Opponent:
     Raises:
       UnusableEnv: there is none of this name, or the game is too large or too random for it.
     """
-    if not known(name):
-        raise UnusableEnv(f"no opponent {name!r}, expected random, perfect or mcts:N (mcts:200)")
+    check_name(name)
     if name == "random":
         return Random()
     _check_copies(env, name)

@@ -56,12 +56,7 @@ _FAMILIES = (
     Family("Atari: ALE/Pong-v5", r"(ale_py:)?ALE/.*", "atari", "ale_py"),
     Family("DeepMind Control: dmc:walker_walk", r"dmc:[a-z0-9_]*", "dmc", "dm_control"),
     Family("Crafter: crafter:reward", r"crafter(:[a-z]*)?", "crafter", "crafter"),
-    Family(
-        "MiniGrid, BabyAI: MiniGrid-Empty-8x8-v0",
-        r"(minigrid:)?(MiniGrid|BabyAI)-.*",
-        "minigrid",
-        "minigrid",
-    ),
+    Family("MiniGrid, BabyAI: MiniGrid-Empty-8x8-v0", r"(minigrid:)?(MiniGrid|BabyAI)-.*", "minigrid", "minigrid"),
     Family("PettingZoo, games of two: pettingzoo:connect_four_v3", r"pettingzoo:.*", "pettingzoo", "pettingzoo"),
     Family("pgx, on the device: pgx:connect_four, pgx:2048", r"pgx:.*", "pgx", "pgx", True),
     Family("gymnax, on the device: gymnax:CartPole-v1", r"gymnax:.*", "gymnax", "gymnax", True),

@@ -24,8 +24,7 @@ from reverie.envs.base import Arrays, Spaces
 from reverie.envs.buffers import Buffers, anonymous_file
 from reverie.envs.guard import Fault
 from reverie.envs.host import Flags
-from reverie.envs.mode import Mode, resolve
-from reverie.envs.seats import Inline, Process, Seat
+from reverie.envs.seats import Inline, Mode, Process, Seat, resolve_mode
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.tape import Tape, split, to_arrays
 
@@ -82,17 +81,22 @@ class Workers:
             raise ValueError(f"deadline is {deadline} s, expected more than 0")
         if mode not in ("auto", "inline", "process"):
             raise ValueError(f"workers is {mode!r}, expected 'auto', 'inline' or 'process'")
-        self._specs = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [env_spec(spec)] * num
-        self.spec = self._specs[0]
+        specs = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [env_spec(spec)] * num
+        self.spec = specs[0]
         self.num = num
         self.failures = 0
         self.figures: list[Mapping[str, float]] = [{} for _ in range(num)]
-        self.mode: Literal["inline", "process"] = resolve(self.spec, mode, memory)
+        self.mode: Literal["inline", "process"] = resolve_mode(self.spec, mode, memory)
         self._seed, self._max_failures, self._window = seed, max_failures, window
         self._tapes = [Tape() for _ in range(num)]
         self._cut = np.zeros(num, bool)
         self._fd = anonymous_file() if self.mode == "process" else -1
-        self._seats: list[Seat] = [self._seat(i, deadline, memory * 1e9) for i in range(num)]
+        self._seats: list[Seat] = [
+            Inline(own, i, deadline)
+            if self.mode == "inline"
+            else Process(own.to_json(), i, num, self._fd, deadline, memory * 1e9)
+            for i, own in enumerate(specs)
+        ]
         try:
             self.obs_space, self.act_space = self._build_all()
         except BaseException:
@@ -313,11 +317,6 @@ class Workers:
         _log.warning("%s\nThe episode is cut (a truncation) and the env rebuilt", where)
 
     # ------------------------------------------------------------------------------- building
-
-    def _seat(self, i: int, deadline: float, limit: float) -> Seat:
-        if self.mode == "inline":
-            return Inline(self._specs[i], i, deadline)
-        return Process(self._specs[i].to_json(), i, self.num, self._fd, deadline, limit)
 
     def _build_all(self) -> tuple[Spaces, Spaces]:
         try:

@@ -8,7 +8,7 @@ from reverie.config import RunConfig
 from reverie.envs.base import Spaces
 from reverie.envs.build import device_env
 from reverie.envs.device import DeviceEnvs
-from reverie.envs.mode import Mode
+from reverie.envs.seats import Mode
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.workers import Workers
 from reverie.run.collect.base import Add, Collector, Policy

@@ -405,7 +405,7 @@ def test_an_alarm_that_rings_inside_a_step_is_no_hang():
 
 
 def test_auto_runs_cheap_shipped_envs_here_and_all_others_in_processes(monkeypatch):
-    monkeypatch.setattr("reverie.envs.mode.CHEAP", NEVER)  # however busy this machine is
+    monkeypatch.setattr("reverie.envs.seats.CHEAP", NEVER)  # however busy this machine is
     modes = {}
     for env in ("CartPole-v1", "reverie.envs.toy:Catch", FAULTY):
         with Workers(env, 1, seed=0) as workers:
@@ -414,7 +414,7 @@ def test_auto_runs_cheap_shipped_envs_here_and_all_others_in_processes(monkeypat
 
 
 def test_auto_gives_a_slow_env_a_process(monkeypatch):
-    monkeypatch.setattr("reverie.envs.mode.CHEAP", 0.0)
+    monkeypatch.setattr("reverie.envs.seats.CHEAP", 0.0)
     with Workers("CartPole-v1", 1, seed=0) as workers:
         assert workers.mode == "process"
 
