@@ -79,10 +79,7 @@ class Perfect:
         self._children = jax.jit(self._expand)
         self._best: dict[bytes, np.ndarray] = {}
         self.value = self._solve()
-
-    @property
-    def positions(self) -> int:
-        return len(self._best)
+        self.positions = len(self._best)
 
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
         over = np.ones(np.shape(rows["obs/legal"])[1], bool)  # where the game has ended any move is as good
@@ -212,7 +209,7 @@ class TreeSearch:
         self._moves = jax.jit(jax.vmap(self._search))
 
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
-        return self._moves(state, jax.random.split(key, len(rows["obs/legal"])))
+        return self._moves(state, jax.random.split(key, len(jax.tree.leaves(state)[0])))
 
     def _search(self, state: Any, key: Any) -> Any:
         """The move in one game."""

@@ -200,10 +200,7 @@ class Perfect:
         if _code(env.reset(1)) != _code(first):
             raise UnusableEnv("perfect play is enumerated, and here the first position is drawn: try mcts:200")
         self.value = self._solve(env, first)
-
-    @property
-    def positions(self) -> int:
-        return len(self._worth)
+        self.positions = len(self._worth)
 
     def move(self, env: Env, step: Step, rng: np.random.Generator) -> int:
         worth = self._worth[_code(step)]

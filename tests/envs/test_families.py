@@ -97,6 +97,8 @@ def test_a_resumed_run_finds_the_env_where_it_was(name, kwargs, steps):
         pytest.param("dmc:walker_wlak", {}, "did you mean dmc:walker_walk", marks=dmc),
         pytest.param("dmc:walker_walk", {"camera": 7}, "camera is 7, but walker has", marks=dmc),
         pytest.param("crafter:rewrd", {}, "did you mean crafter:reward", marks=crafter),
+        pytest.param("dmc:walker_walk", {"camera": -2}, "camera is -2, expected -1 or more", marks=dmc),
+        pytest.param("crafter", {"size": 8}, "size is 8, expected 9 or more", marks=crafter),
         pytest.param("crafter", {"reward": False}, "no option 'reward'", marks=crafter),
         pytest.param("MiniGrid-Emty-8x8-v0", {}, "did you mean MiniGrid-Empty-8x8-v0", marks=minigrid),
         pytest.param("MiniGrid-Empty-8x8-v0", {"view": "full"}, "expected one of 'symbols', 'rgb'", marks=minigrid),
