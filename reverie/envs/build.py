@@ -244,8 +244,8 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
         if not (names or foreign):
             raise
         parameters = _parameters(target)
-        needed = {p.name for p in parameters if p.default is inspect.Parameter.empty}
-        if names and set(names) <= needed - spec.arguments().keys():
+        without_default = {p.name for p in parameters if p.default is inspect.Parameter.empty}
+        if names and set(names) <= without_default - spec.arguments().keys():
             example = json.dumps(dict.fromkeys(names, "...")).replace('"..."', "...")
             plural = "arguments" if len(names) > 1 else "argument"
             raise UnusableEnv(

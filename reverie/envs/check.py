@@ -74,14 +74,14 @@ def examine(
     """
     spec = env_spec(env)
     found: list[Finding] = []
-    spaces_shown = None
+    both_spaces = None
     phase = "building it"
     try:
         for item in (_here if spec.factory else _apart)(spec, steps, deadline):
             if isinstance(item, str):
                 phase = item
             elif isinstance(item, tuple):
-                spaces_shown = item
+                both_spaces = item
             elif item not in found:
                 found.append(item)
     except (Hung, Fault) as fault:  # a hang: an exception of the env has become a finding before
@@ -89,7 +89,7 @@ def examine(
         found.append(Finding("error", f"{phase}: {fault}", fix))
     except ChildGone as gone:
         found.append(Finding("error", f"{phase}: {gone}", "run the env alone to see where it crashes"))
-    return by_severity(found), spaces_shown
+    return by_severity(found), both_spaces
 
 
 def by_severity(findings: list[Finding]) -> list[Finding]:

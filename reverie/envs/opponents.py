@@ -118,8 +118,8 @@ class Perfect:
         rows = self._row(states)
         count, actions = rows["obs/legal"].shape
         legal, codes = np.asarray(rows["obs/legal"]), _codes(rows)
-        padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], -count % _CHUNK, 0)]), states)
-        chunks = [jax.tree.map(lambda x, b=b: x[b : b + _CHUNK], padded) for b in range(0, count, _CHUNK)]
+        whole_chunks = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], -count % _CHUNK, 0)]), states)
+        chunks = [jax.tree.map(lambda x, b=b: x[b : b + _CHUNK], whole_chunks) for b in range(0, count, _CHUNK)]
         after, shown, other = jax.tree.map(lambda *x: np.concatenate(x)[:count], *map(self._children, chunks))
         flat = lambda tree: jax.tree.map(lambda x: x.reshape(count * actions, *x.shape[2:]), tree)
         shown, other = flat(shown), flat(other)

@@ -183,9 +183,9 @@ def resolve_mode(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", 
 
 def _harmless(name: str) -> bool:
     """Whether the env is one that neither hangs nor crashes: it may run in this process."""
-    registered = gymnasium.registry.get(name)
-    shipped = registered is not None and str(registered.entry_point).startswith("gymnasium.")
-    return shipped or name.startswith("reverie.envs.toy:")
+    entry = gymnasium.registry.get(name)
+    from_gymnasium = entry is not None and str(entry.entry_point).startswith("gymnasium.")
+    return from_gymnasium or name.startswith("reverie.envs.toy:")
 
 
 def _seconds_per_step(spec: EnvSpec) -> float:

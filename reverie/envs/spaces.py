@@ -68,8 +68,8 @@ def observer(space: gymnasium.Space, obs_keys: str = "") -> Callable[[Any], Arra
             yield _name(path), converters[path](value)
         elif isinstance(node, spaces.Dict):
             if not isinstance(value, Mapping):
-                expected = f"expected a dict with the keys {list(node.spaces)}"
-                raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, {expected}")
+                wish = f"expected a dict with the keys {list(node.spaces)}"
+                raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, {wish}")
             for key, sub in value.items():
                 if key in node.spaces:
                     yield from walk(node.spaces[key], sub, (*path, key))
@@ -77,8 +77,8 @@ def observer(space: gymnasium.Space, obs_keys: str = "") -> Callable[[Any], Arra
                     yield _name((*path, key)), np.asarray(sub)
         elif isinstance(node, spaces.Tuple):
             if not isinstance(value, tuple | list) or len(value) != len(node.spaces):
-                expected = f"expected a tuple of {len(node.spaces)}"
-                raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, {expected}")
+                wish = f"expected a tuple of {len(node.spaces)}"
+                raise Malformed(f"obs/{_name(path)}: a {type(value).__name__}, {wish}")
             for i, sub in enumerate(value):
                 yield from walk(node.spaces[i], sub, (*path, i))
 
