@@ -27,7 +27,7 @@ from ale_py import roms
 from gymnasium import spaces
 from PIL import Image
 
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 from reverie.fields import Count, Number, Steps
 
 
@@ -67,9 +67,7 @@ class Options:
 def make(name: str, options: Options) -> Atari:
     """The game of a Gymnasium id such as `ALE/Pong-v5`; raises ValueError if there is none."""
     known = {key: spec for key, spec in gymnasium.registry.items() if key.startswith("ALE/")}
-    name = name.removeprefix("ale_py:")
-    if name not in known:
-        raise unknown(name, known, example="ALE/Pong-v5", kind="game")
+    name = own_name(name.removeprefix("ale_py:"), "", known, example="ALE/Pong-v5", kind="game")
     return Atari(known[name].kwargs["game"], options)
 
 

@@ -21,7 +21,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
 
 from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
 from reverie.envs.device_wrappers import TimeLimit
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 
 LENGTH = 1000  # steps of an episode, as in brax's own training
 FLUID = "swimmer"  # its physics calls jax.numpy.clip with names of arguments that JAX 0.10 has no longer
@@ -78,11 +78,9 @@ class Task:
 
 def make(name: str, options: Options) -> DeviceEnv:
     """The env of an id such as `brax:ant`; raises ValueError if there is none that can be used."""
-    name = name.removeprefix("brax:")
-    if name == FLUID:
+    if name == f"brax:{FLUID}":
         raise ValueError("brax's physics of fluids does not work with JAX 0.10 or newer: try dmc:swimmer_swimmer6")
-    if name not in NAMES:
-        raise unknown(name, NAMES, "brax:")
+    name = own_name(name, "brax:", NAMES)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Brax System", UserWarning)  # is no longer developed, it says
         env = envs.get_environment(name, backend=options.backend)

@@ -17,7 +17,7 @@ from craftax.craftax_env import make_craftax_env_from_name
 from reverie.envs.base import DeviceEnv, Space, Spaces
 from reverie.envs.device_wrappers import Outcome, TimeLimit
 from reverie.envs.options import NoOptions as Options
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 
 NAMES = tuple(f"Craftax-{world}{view}-v1" for world in ("", "Classic-") for view in ("Symbolic", "Pixels"))
 NEVER = np.iinfo(np.int32).max
@@ -57,9 +57,7 @@ class Task:
 
 def make(name: str, options: Options) -> DeviceEnv:
     """The env of an id such as `craftax:Craftax-Classic-Symbolic-v1`; raises ValueError if there is none."""
-    name = name.removeprefix("craftax:")
-    if name not in NAMES:
-        raise unknown(name, NAMES, "craftax:")
+    name = own_name(name, "craftax:", NAMES)
     with contextlib.redirect_stdout(sys.stderr):  # it tells when it draws its textures, once after it was installed
         env = make_craftax_env_from_name(name, auto_reset=False)
     return TimeLimit(Task(env), env.default_params.max_timesteps)

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 from reverie.fields import Steps, Within
 
 VARIANTS = ("reward", "noreward")
@@ -35,9 +35,7 @@ class Options:
 
 def make(name: str, options: Options) -> Crafter:
     """`crafter` or `crafter:reward`; `crafter:noreward` for exploration without any reward."""
-    variant = name.partition(":")[2] or "reward"
-    if variant not in VARIANTS:
-        raise unknown(variant, VARIANTS, "crafter:", kind="variant")
+    variant = own_name(name.partition(":")[2] or "reward", "crafter:", VARIANTS, kind="variant")
     return Crafter(options, reward=variant == "reward")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from reverie.envs import mujoco  # before anything that imports MuJoCo
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 from reverie.fields import Count, Within
 
 # isort: split
@@ -43,9 +43,7 @@ class Options:
 
 def make(name: str, options: Options) -> Control:
     """The task of an id such as `dmc:walker_walk`; raises ValueError if there is none."""
-    task = name.removeprefix("dmc:")
-    if task not in TASKS:
-        raise unknown(task, TASKS, "dmc:", example="walker_walk", kind="task")
+    task = own_name(name, "dmc:", TASKS, example="walker_walk", kind="task")
     if options.pixels and not mujoco.can_draw():
         raise ValueError(mujoco.HELP)
     return Control(*TASKS[task], options)

@@ -16,7 +16,7 @@ import numpy as np
 from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
 from reverie.envs.device_wrappers import Outcome, TimeLimit
 from reverie.envs.options import NoOptions as Options
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 
 try:
     import gymnax
@@ -80,10 +80,7 @@ class Task:
 
 def make(name: str, options: Options) -> DeviceEnv:
     """The env of an id such as `gymnax:CartPole-v1`; raises ValueError if there is none that can be used."""
-    name, known = name.removeprefix("gymnax:"), gymnax.registered_envs
-    if name not in known:
-        raise unknown(name, known, "gymnax:")
-    env, params = gymnax.make(name)
+    env, params = gymnax.make(own_name(name, "gymnax:", gymnax.registered_envs))
     limit = getattr(params, "max_steps_in_episode", 0)
     if not limit:
         return Task(env, params)

@@ -21,7 +21,7 @@ from jumanji.environments import TSP, Game2048
 from reverie.envs.base import Space, Spaces, action_vector
 from reverie.envs.masks import MASK
 from reverie.envs.options import NoOptions as Options
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 
 # Leaves whose first two axes are the rows and columns of a board. Their specs do not tell: an array of two axes may as
 # well be the places of some robots, or who is whose neighbour.
@@ -91,9 +91,7 @@ class Task:
 
 def make(name: str, options: Options) -> Task:
     """The env of an id such as `jumanji:Snake-v1`; raises ValueError if there is none that can be used."""
-    name, known = name.removeprefix("jumanji:"), sorted(jumanji.registered_environments())
-    if name not in known:
-        raise unknown(name, known, "jumanji:")
+    name = own_name(name, "jumanji:", sorted(jumanji.registered_environments()))
     try:
         return Task(jumanji.make(name))
     except OSError as error:  # Sokoban's levels are not in the package

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 from minigrid.core.mission import MissionSpace
 
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 
 # All words of all missions, in a fixed order: an agent's weights depend on it, so only append.
 _WORDS = """
@@ -55,9 +55,7 @@ class Options:
 def make(name: str, options: Options) -> Grid:
     """The env of an id such as `MiniGrid-Empty-8x8-v0`; raises ValueError if there is none."""
     known = [key for key in gymnasium.registry if key.startswith(("MiniGrid-", "BabyAI-"))]
-    name = name.removeprefix(f"{minigrid.__name__}:")
-    if name not in known:
-        raise unknown(name, known, example="MiniGrid-Empty-8x8-v0")
+    name = own_name(name.removeprefix(f"{minigrid.__name__}:"), "", known, example="MiniGrid-Empty-8x8-v0")
     return Grid(gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True), options)
 
 

@@ -40,7 +40,13 @@ def read(options: type[T], given: Mapping[str, Any]) -> T:
     return options(**given)
 
 
-def unknown(name: str, known: Collection[str], prefix: str = "", example: str = "", kind: str = "env") -> ValueError:
-    """The error for an unknown id `prefix + name`: it says the nearest ones; where none is near, an example, or all."""
+def own_name(name: str, prefix: str, known: Collection[str], example: str = "", kind: str = "env") -> str:
+    """The name by which a package itself knows the id `prefix + name`, one of `known`.
+
+    Raises ValueError for any other. It says the nearest ones; where none is near, an example, or all.
+    """
+    name = name.removeprefix(prefix)
+    if name in known:
+        return name
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or ([example] if example else known)
-    return ValueError(f"no such {kind}: did you mean {' or '.join(prefix + x for x in near)}?")
+    raise ValueError(f"no such {kind}: did you mean {' or '.join(prefix + x for x in near)}?")

@@ -20,7 +20,7 @@ from pettingzoo.env_registry.exceptions import FailedToImport
 from reverie.envs.base import Arrays, Space, Spaces, Step
 from reverie.envs.masks import LEAF, MASK, apart, legal_of, mask_width, without_mask
 from reverie.envs.options import NoOptions as Options
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 from reverie.envs.spaces import action_spaces, actor, observation_spaces, observer
 from reverie.envs.values import Malformed
 
@@ -167,10 +167,8 @@ def as_game(raw: Any) -> Game:
 
 def make(name: str, options: Options) -> Game:
     """The env of an id such as `pettingzoo:connect_four_v3`; raises ValueError if there is none, or not for two."""
-    name = name.removeprefix("pettingzoo:")
     known = {key.removeprefix(CLASSIC).replace("-v", "_v"): key for key in aec_registry if key.startswith(CLASSIC)}
-    if name not in known:
-        raise unknown(name, known, "pettingzoo:", kind="game")
+    name = own_name(name, "pettingzoo:", known, kind="game")
     try:
         env = pettingzoo.make("aec", known[name], render_mode="rgb_array")
     except FailedToImport as error:

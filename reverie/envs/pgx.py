@@ -13,7 +13,7 @@ import pgx
 
 from reverie.envs.base import Space, Spaces
 from reverie.envs.options import NoOptions as Options
-from reverie.envs.options import unknown
+from reverie.envs.options import own_name
 
 # Games of two whose rules give every player one move at a time; where one cannot move, passing is a move. In the others
 # (backgammon, Leduc hold'em) the same player may move again.
@@ -85,10 +85,7 @@ class Game:
 
 def make(name: str, options: Options) -> Game:
     """The env of an id such as `pgx:connect_four`; raises ValueError if there is none, or more than two play it."""
-    name, known = name.removeprefix("pgx:"), pgx.available_envs()
-    if name not in known:
-        raise unknown(name, known, "pgx:")
-    game = pgx.make(name)
+    game = pgx.make(own_name(name, "pgx:", pgx.available_envs()))
     if game.num_players > 2:
         raise ValueError(f"{game.num_players} players take part, expected 1 or 2: try pgx:connect_four")
     return Game(game)
