@@ -34,7 +34,7 @@ class FreshWorld(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
 
-wrap = FreshWorld  # every env of theirs
+wrap = FreshWorld  # around every Box2D env of Gymnasium
 
 
 def drive(obs: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,7 @@ def read(options: type[T], given: Mapping[str, Any]) -> T:
 
     Args:
       options: with fields of type bool, int, float, str, `Literal`, or one of them `| None`. Numbers may have a range
-        (`fields.Within`), and its `__post_init__` may raise ValueError for values out of another.
+        (`fields.Within`); for what a range cannot say its `__post_init__` may raise ValueError.
 
     Raises:
       ValueError: an unknown name (the message says the nearest), a value of another type, or out of its range.

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-Info = dict[str, Any]  # of Gymnasium's reset and step; its options of a reset are such a dict, too
+Info = dict[str, Any]  # the info of Gymnasium's reset and step, and the options of its reset
 
 
 class Catch(gymnasium.Env):
