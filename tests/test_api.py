@@ -148,7 +148,7 @@ def test_film_draws_and_says_when_it_cannot() -> None:
 
 
 def test_dream_gives_arrays_of_truth_and_dream() -> None:
-    agent = reverie.train("fake", env="dummy:Dummy", run="x", **QUICK, env_kwargs='{"length": 7}').load()
+    agent = reverie.train("fake", env="reverie.envs.toy:Dummy", run="x", **QUICK, env_kwargs='{"length": 7}').load()
     dream = agent.dream(sequences=3, length=12, seen=2)
     shapes = {
         "obs/image": (3, 12, 64, 64, 3), "obs/vector": (3, 12, 7), "obs/token": (3, 12), "obs/count": (3, 12),

@@ -30,9 +30,11 @@ class Buffers:
 
     def __init__(self, obs_space: Spaces, act_space: Spaces, num: int, fd: int = -1) -> None:
         size = sum(size for *_, size in _layout(obs_space, act_space, num))
+        memory: mmap.mmap | bytearray = bytearray(size if fd < 0 else 0)
         if fd >= 0:
             os.ftruncate(fd, size)
-        self.obs, self.action = views(mmap.mmap(fd, size), obs_space, act_space, num)
+            memory = mmap.mmap(fd, size)
+        self.obs, self.action = views(memory, obs_space, act_space, num)
         self._act_space = act_space
 
     def rows(self, envs: np.ndarray) -> Arrays:
@@ -49,10 +51,12 @@ class Buffers:
 
     def put_again(self, env: int, action: bytes) -> None:
         """Inverse of `action_of`."""
+        offset = 0
         for array in self.action.values():
             row = array[env, ...]
-            row[...] = np.frombuffer(action, row.dtype, row.size).reshape(row.shape)
-            action = action[row.nbytes :]
+            flat = np.frombuffer(action, row.dtype, row.size, offset)
+            np.copyto(row, flat.reshape(row.shape))
+            offset += row.nbytes
 
     def crc(self, env: int, flags: tuple[float, bool, bool, bool]) -> int:
         """The env's whole row: reward and flags, and its observation."""
@@ -89,7 +93,7 @@ class Buffers:
                 raise ValueError(f"env {env}: action {taken}, expected one that is legal: {np.flatnonzero(legal)}")
 
 
-def views(memory: mmap.mmap, obs_space: Spaces, act_space: Spaces, num: int) -> tuple[Arrays, Arrays]:
+def views(memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, num: int) -> tuple[Arrays, Arrays]:
     """`(obs, action)`: arrays `[num, ...]` over `memory`."""
     arrays: dict[str, Arrays] = {"obs": {}, "action": {}}
     offset = 0

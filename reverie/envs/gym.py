@@ -151,24 +151,27 @@ def _check_info(where: str, info: Any) -> None:
         raise Malformed(f"{where}() returned an info of type {type(info).__name__}, expected dict")
 
 
-def _is_number(value: Any, kinds: str = "biuf") -> bool:
-    array = np.asarray(value)
-    return array.ndim == 0 and array.dtype.kind in kinds
-
-
 def _flag(name: str, value: Any) -> bool:
-    if not (isinstance(value, bool | np.bool_) or _is_number(value, "biu")):
-        raise Malformed(f"{name} is {value!r}, expected True or False")
-    return bool(value)
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "biu":
+        return bool(array)
+    raise Malformed(f"{name} is {value!r}, expected True or False")
 
 
 def _figures(value: Any) -> dict[str, float]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) and _is_number(x) for key, x in value.items()):
-        raise Malformed(f'info["figures"] is {value!r}, expected a dict of numbers by name')
-    return {key: float(x) for key, x in value.items()}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        arrays = {key: np.asarray(x) for key, x in value.items()}
+        if all(x.ndim == 0 and x.dtype.kind in "biuf" for x in arrays.values()):
+            return {key: float(x) for key, x in arrays.items()}
+    raise Malformed(f'info["figures"] is {value!r}, expected a dict of numbers by name')
 
 
 def _reward(value: Any) -> float:
-    if not (isinstance(value, float | int) or _is_number(value)):
-        raise Malformed(f"reward is {value!r}, expected one number")
-    return float(value)
+    if isinstance(value, float | int):
+        return float(value)
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "biuf":
+        return float(array)
+    raise Malformed(f"reward is {value!r}, expected one number")

@@ -7,8 +7,8 @@ docstring of `Game`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -57,9 +57,9 @@ class Game:
         self.act_space: Spaces = action_spaces(action)
         width = mask_width(self.act_space)
         self._in_observation = isinstance(space, spaces.Dict) and MASK in space.spaces
-        shown, self._board = _board(without_mask(space) if self._in_observation else space)
+        self._board = _Board(without_mask(space) if self._in_observation else space)
         self.obs_space: Spaces = {
-            **shown,
+            **self._board.spaces,
             "legal": Space("legal", (width,)),
             "player": Space("player", (), alternating=alternating),
         }
@@ -112,29 +112,33 @@ class Game:
         return Step(obs, reward, first, last, ended)
 
 
-def _board(space: gymnasium.Space) -> tuple[Spaces, Callable[[Any], Arrays]]:
-    """The spaces of what is seen besides the mask, and a function from the env's own observation to it."""
-    part = lambda raw: raw
-    if isinstance(space, spaces.Dict) and list(space.spaces) == [ONLY]:
-        space, part = space[ONLY], lambda raw: raw.get(ONLY)
-    if _of_flags(space):
-        return {"board": Space("planes", tuple(space.shape or ()))}, lambda raw: {"board": _planes(part(raw))}
-    shown, observe = observation_spaces(space), observer(space)
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        return shown, lambda raw: observe(part(raw))
-    ((name, board),) = shown.items()
-    return {"board": board}, lambda raw: {"board": observe(part(raw))[name]}
+class _Board:
+    """The observation besides the mask, as arrays of `spaces`."""
+
+    def __init__(self, space: gymnasium.Space) -> None:
+        self._key = ONLY if isinstance(space, spaces.Dict) and list(space.spaces) == [ONLY] else ""
+        inner = cast("spaces.Dict", space)[ONLY] if self._key else space
+        self._flags = _of_flags(inner)
+        if self._flags:
+            self.spaces = {"board": Space("planes", tuple(inner.shape or ()))}
+            return
+        self.spaces, self._observe = observation_spaces(inner), observer(inner)
+        if not isinstance(inner, spaces.Dict | spaces.Tuple):
+            self.spaces = {"board": next(iter(self.spaces.values()))}
+
+    def __call__(self, raw: Any) -> Arrays:
+        raw = raw.get(self._key) if self._key else raw
+        if self._flags:
+            array = np.asarray(raw)
+            return {"board": array.astype(np.uint8) if array.dtype.kind in "biu" else array}
+        seen = self._observe(raw)
+        return dict(zip(self.spaces, seen.values(), strict=True)) if "board" in self.spaces else seen
 
 
 def _of_flags(space: gymnasium.Space) -> bool:
     if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "biu":
         return False
     return bool((space.low == 0).all() and (space.high == 1).all())
-
-
-def _planes(flags: Any) -> np.ndarray:
-    array = np.asarray(flags)
-    return array.astype(np.uint8) if array.dtype.kind in "biu" else array
 
 
 def _immutables(attributes: Any) -> Iterator[Any]:

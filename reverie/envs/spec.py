@@ -67,7 +67,7 @@ _FAMILIES = (
 DEVICE = "device:"  # before the name of a class of one's own that is a `DeviceEnv`
 TOYS = "reverie.envs.device_toy"
 # What may be built by whoever names it: these have no other arguments than numbers.
-_SAFE = {"reverie.envs.toy:Catch", "reverie.envs.toy:Recall", "reverie.envs.toy:Counting"}
+_SAFE = {"reverie.envs.toy:Catch", "reverie.envs.toy:Recall", "reverie.envs.toy:Counting", "reverie.envs.toy:Dummy"}
 _SAFE |= {f"{DEVICE}{module}{name}" for name in ("CartPole", "Catch") for module in ("", f"{TOYS}:")}
 # By their id, too. The package registers them with Gymnasium when somebody asks for one.
 ROBOTICS = Family(
@@ -76,7 +76,7 @@ ROBOTICS = Family(
     "robotics",
     "gymnasium_robotics",
 )
-# By where Gymnasium's registry says that the class lies. The module may have `wrap(env)`.
+# By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
 GYMNASIUM = (
     Family("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
     Family("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),

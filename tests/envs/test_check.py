@@ -40,7 +40,7 @@ def test_a_sound_env_gets_notes_only(tmp_path):
 
 
 def test_shipped_envs_have_no_errors():
-    for env in ("CartPole-v1", "dummy:Dummy"):
+    for env in ("CartPole-v1", "reverie.envs.toy:Dummy"):
         assert not [f for f in check_env(env, steps=200) if f.severity == "error"]
 
 

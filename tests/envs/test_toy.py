@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from dummy import Dummy
 from faulty import Faulty
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
-from reverie.envs.toy import Catch, Counting, Recall
+from reverie.envs.toy import Catch, Counting, Dummy, Recall
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # advice on spaces, wanted here as they are

@@ -52,7 +52,7 @@ def play(workers, steps, first_seed=0):
     [
         "CartPole-v1",
         "Pendulum-v1",
-        "dummy:Dummy",
+        "reverie.envs.toy:Dummy",
         EnvSpec("reverie.envs.toy:Catch", action_repeat=2, image_size=32, gray=True),
     ],
     ids=["CartPole", "Pendulum", "Dummy", "Catch"],
@@ -478,7 +478,7 @@ def _some(arrays, indices):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("in_flight", [True, False])
-@pytest.mark.parametrize("env", ["CartPole-v1", "dummy:Dummy"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "reverie.envs.toy:Dummy"])
 def test_a_restored_env_goes_on_as_if_nothing_had_been(mode, in_flight, env):
     everyone = np.arange(2)
     for stop in (0, 1, 17) if mode == "inline" else (30,):

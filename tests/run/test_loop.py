@@ -298,7 +298,7 @@ def test_dreams_are_drawn_when_due_and_at_the_end_and_change_nothing(whole: Path
 
 @pytest.mark.slow
 def test_images_are_dreamt_as_videos(tmp_path: Path) -> None:
-    values: dict[str, Any] = {"env": "dummy:Dummy", "env_kwargs": "{}", "steps": 90, "eval_episodes": 0}
+    values: dict[str, Any] = {"env": "reverie.envs.toy:Dummy", "env_kwargs": "{}", "steps": 90, "eval_episodes": 0}
     train(tmp_path, **values, video_every=60, report_every=0)
     names = sorted(path.name for path in (tmp_path / "videos").iterdir())
     assert names == [f"dream-{step:09d}.png" for step in (60, 90)] + [
