@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
@@ -11,25 +11,7 @@ from jaxtyping import Array, Float
 
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale, lambda_return
-from reverie.envs.base import Spaces
 from reverie.nn.dists import Action, SquaredError, TwoHot
-
-ActorGradient = Literal["reinforce", "dynamics", "auto"]
-
-
-def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
-    """The actions that learn from the gradient of the return itself, through the model: `auto` picks the continuous.
-
-    Raises:
-      ValueError: `dynamics` with a discrete action, of which there is no gradient.
-    """
-    discrete = sorted(name for name, space in spaces.items() if space.kind == "discrete")
-    if kind == "dynamics" and discrete:
-        raise ValueError(
-            f"--actor-gradient dynamics: no gradient flows through discrete actions ({', '.join(discrete)});"
-            " --actor-gradient auto takes reinforce for these and the dynamics for continuous ones"
-        )
-    return frozenset() if kind == "reinforce" else frozenset(spaces) - frozenset(discrete)
 
 
 def actor(
@@ -128,7 +110,7 @@ def actor_critic_losses(
       target_value: the target critic's mean.
       weight: of each state's losses.
       returns: the running scale; it is moved before it is used.
-      differentiable: the actions that follow the trajectory's own gradient (see `through_dynamics`).
+      differentiable: the actions that follow the trajectory's own gradient (DreamerV1, section 3).
     """
     returns = returns.update(imagined.target, rate)
     advantage = (imagined.target - imagined.value[:-1]) / returns.scale()

@@ -39,7 +39,10 @@ def extent(spaces: Spaces) -> Size:
 
 
 def canvas(spaces: Spaces, stages: int, convolutions: Convolutions = "pool") -> Size:
-    """Height and width at which the networks see all images of `spaces`, for convolutions that halve `stages` times."""
+    """Height and width at which the networks see all images of `spaces`, for convolutions that halve `stages` times;
+    0 without images."""
+    if not spaces:
+        return 0, 0
     if convolutions == "inside":
         return INSIDE, INSIDE
     size, factor = extent(spaces), 1 << stages

@@ -23,11 +23,13 @@ class Categorical(NamedTuple):
       unimix: share of uniform distribution in every belief.
       straight_through: whether samples carry the gradient of their probabilities. If not, the encoder learns from the
         KL alone, and no gradient reaches an earlier sample.
+      mean_kl: whether a KL is the mean over the variables instead of their sum.
     """
 
     classes: int
     unimix: float = 0.01
     straight_through: bool = True
+    mean_kl: bool = False
 
     @property
     def parameters(self) -> int:
@@ -55,7 +57,8 @@ class Categorical(NamedTuple):
         return jax.nn.one_hot(jnp.argmax(out, -1), self.classes)
 
     def kl(self, p: Float[Array, "*B s z"], q: Float[Array, "*B s z"]) -> Float[Array, "*B"]:
-        return categorical_kl(p, q)
+        kl = categorical_kl(p, q)
+        return kl / p.shape[-2] if self.mean_kl else kl
 
     def entropy(self, belief: Float[Array, "*B s z"]) -> Float[Array, "*B"]:
         return -jnp.sum(jnp.exp(belief) * belief, (-2, -1))

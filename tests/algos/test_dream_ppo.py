@@ -179,7 +179,7 @@ OTHERS = {
 @pytest.mark.parametrize("world", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
 def test_any_dreamer_will_do(world):
     kind, config = OTHERS[world]
-    agent = kind(config, OBS, EVERY_ACTION, jnp.dtype("float32"))
+    agent = kind(config, OBS, EVERY_ACTION, "float32")
     state, batch = jax.eval_shape(agent.init, KEY), random_batch(agent, 2, 3)
     new, _, metrics = jax.eval_shape(agent.train, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
@@ -191,7 +191,7 @@ def test_any_dreamer_will_do(world):
 @pytest.mark.parametrize("world", OTHERS)
 def test_any_dreamer_learns_in_every_parameter(world):
     kind, config = OTHERS[world]
-    agent = kind(config, OBS, EVERY_ACTION, jnp.dtype("float32"))
+    agent = kind(config, OBS, EVERY_ACTION, "float32")
     state, batch, train = filled_state(agent), random_batch(agent, 2, 3), jax.jit(agent.train)
     after, _, metrics = train(state, batch)
     assert all(np.isfinite(v) for v in metrics.values())

@@ -12,7 +12,7 @@ from reverie.algos.dreamer import v2 as dreamer_v2
 from reverie.algos.dreamer.world import Posterior, free_nats_of_mean
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
-from reverie.model.dynamics import Latent
+from reverie.model.dynamics import Latent, features
 
 MODULES = {"v1": dreamer_v1, "v2": dreamer_v2}
 SMALL = {"deter": 16, "hidden": 16, "units": 16, "depth": 1, "imagination": 3}
@@ -162,7 +162,7 @@ def test_free_nats_are_those_of_the_mean():
 def test_the_discount_head_knows_gamma_and_its_absence_means_for_ever(version):
     scale = {"v1": "continue_scale", "v2": "discount_scale"}[version]
     agent = agent_of(version)
-    feat = jnp.ones((2, sum((agent.widths[0], agent.widths[1] * agent.widths[2]))))
+    feat = jnp.ones_like(features(agent.dyn.zeros((2,), agent.dtype)))
     model = filled_state(agent).model
     np.testing.assert_allclose(model.discount(feat), model.con(feat).prob())
     without = agent_of(version, **{scale: 0.0})
@@ -176,8 +176,8 @@ def test_rewards_of_v2_may_be_squashed():
 
 def dreamt_loss(agent, state, name="policy"):
     """A loss of the behaviour at random latents, as a function of the model."""
-    rng, (deter, *stoch) = np.random.default_rng(0), agent.widths
-    latents = Latent(*(jnp.asarray(rng.normal(size=(1, 3, *s)), jnp.float32) for s in ((deter,), stoch)))
+    rng, blank = np.random.default_rng(0), agent.dyn.zeros((1, 3), agent.dtype)
+    latents = Latent(*(jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in blank[:2]))
 
     def loss(model):
         seen = Posterior({}, latents, jnp.array([[1.0, 1.0, 0.0]]))

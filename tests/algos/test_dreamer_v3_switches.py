@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from dreamer import ACT, EVERY_ACTION, KEY, OBS, agent_2023, bits, filled_state, random_batch, small_agent
 
+from reverie.algos import Unsuitable
 from reverie.algos.dreamer.world import Posterior
 from reverie.envs.base import Space
 from reverie.model.dynamics import Latent
@@ -137,9 +138,10 @@ def test_the_dynamics_gradient_moves_the_policy_and_nothing_else():
 
 
 def test_no_gradient_flows_through_discrete_actions():
-    with pytest.raises(ValueError, match=r"discrete actions \(multi\); --actor-gradient auto"):
+    with pytest.raises(Unsuitable, match=r"discrete actions \(multi\); --actor-gradient auto"):
         small_agent(OBS, MIXED, actor_gradient="dynamics")
     assert small_agent(OBS, MIXED, actor_gradient="auto").differentiable == {"box"}
+    assert small_agent(OBS, MIXED, actor_gradient="reinforce").differentiable == frozenset()
     assert small_agent(OBS, BOX, actor_gradient="dynamics").differentiable == {"box"}
 
 
@@ -156,9 +158,9 @@ def metrics_of(agent, state, batch):
 
 
 def test_averaging_divides_the_kl_before_free_nats_are_granted(plain):
-    state, batch, summed = plain
+    _, batch, summed = plain
     agent = small_agent(OBS, ACT, kl="averaged", free_nats=0.0)
-    averaged = metrics_of(agent, state, batch)
+    averaged = metrics_of(agent, filled_state(agent), batch)
     assert summed["kl"] > 1
     for name in ("kl", "loss/dynamics", "loss/representation"):
         np.testing.assert_allclose(averaged[name], summed[name] / 32, rtol=1e-4, err_msg=name)

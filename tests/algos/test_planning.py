@@ -10,8 +10,8 @@ import pytest
 from dreamer import EVERY_ACTION, KEY, B, T, filled_state, random_batch, small_agent
 
 from reverie.algos import Unsuitable, load
+from reverie.algos.dreamer import planning
 from reverie.algos.dreamer.planning import Planning, search
-from reverie.algos.dreamer.v3 import DreamerV3
 from reverie.algos.dreamer.world import Posterior
 from reverie.behavior.search import SearchResult
 from reverie.envs.base import Space
@@ -139,10 +139,9 @@ def test_a_greedy_action_is_that_of_the_thought_behind_it():
 
 
 def seen_by(agent, alive):
-    rng = np.random.default_rng(0)
-    deter, stoch, classes = agent.widths
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(B, T, *shape)), jnp.float32)
-    return Posterior({}, Latent(draw(deter), draw(stoch, classes)), alive)
+    rng, blank = np.random.default_rng(0), agent.dyn.zeros((B, T), agent.dtype)
+    latents = Latent(*(jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in blank[:2]))
+    return Posterior({}, latents, alive)
 
 
 def logp(agent, model, seen):
@@ -156,10 +155,10 @@ def test_the_actor_is_moved_to_what_the_search_prefers_and_nothing_else_is(monke
     model, seen, plans = filled_state(agent).model, seen_by(agent, jnp.ones((B, T))), []
 
     def spied(*args, **kwargs):
-        plans.append(DreamerV3.search(agent, *args, **kwargs))
+        plans.append(search(*args, **kwargs))
         return plans[-1]
 
-    monkeypatch.setattr(agent, "search", spied)
+    monkeypatch.setattr(planning, "search", spied)
 
     def loss(model):
         distance, metrics = agent.search_loss(model, seen, KEY)
@@ -179,7 +178,7 @@ def test_the_loss_is_the_cross_entropy_where_the_world_goes_on(monkeypatch):
     model = filled_state(agent).model
     alive = jnp.ones((B, T)).at[1, 3].set(0.0)
     target = jnp.tile(jnp.array([0.5, 0.5, 0.0]), (B * T, 1))
-    monkeypatch.setattr(agent, "search", lambda *args, **kwargs: SearchResult(*[None] * 6)._replace(policy=target))
+    monkeypatch.setattr(planning, "search", lambda *args, **kwargs: SearchResult(*[None] * 6)._replace(policy=target))
     seen = seen_by(agent, alive)
     distance, metrics = jax.jit(agent.search_loss)(model, seen, KEY)
     expected = -logp(agent, model, seen)[:, :2].mean(-1)

@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from reverie.behavior.actor_critic import (
     actor,
@@ -10,11 +9,9 @@ from reverie.behavior.actor_critic import (
     clipped_value_loss,
     log_probability,
     replayed_value_loss,
-    through_dynamics,
 )
 from reverie.behavior.imagine import imagine, trajectory
 from reverie.behavior.returns import ReturnScale
-from reverie.envs.base import Space
 from reverie.nn.dists import BoundedNormal, OneHot, SquaredError, TwoHot
 from reverie.nn.transforms import symexp_bins
 
@@ -170,11 +167,6 @@ def test_the_score_function_sees_no_slope_through_the_world():
 
 
 def test_mixed_actions_learn_each_in_its_own_way():
-    spaces = {"push": Space("vector", (1,)), "jump": Space("discrete", (), (2,))}
-    assert through_dynamics(spaces, "auto") == {"push"}
-    assert through_dynamics(spaces, "reinforce") == frozenset()
-    with pytest.raises(ValueError, match=r"discrete actions \(jump\)"):
-        through_dynamics(spaces, "dynamics")
     zero = jnp.zeros((1, 1))
     policy = {"jump": OneHot(jnp.zeros((1, 2)), (2,), ()), "push": BoundedNormal(zero, zero, (1,))}
     actions = {"jump": jnp.zeros(1, jnp.int32), "push": zero}

@@ -48,26 +48,17 @@ class Acting:
         found: Dynamics = jax.eval_shape(lambda key: self.dynamics(1, key), jax.random.key(0))
         return found
 
-    @property
-    def widths(self) -> tuple[int, int, int]:
-        """Sizes of a latent: deter, stoch, and numbers of a stoch variable."""
-        return self.dyn.deter, self.dyn.stoch, self.dyn.kind.width
-
     def to_replay(self, latent: Latent) -> Row:
         """The arrays stored beside a step: its latent, if sequences start from one."""
         return add_prefix("out/", self.dyn.to_replay(latent)) if self.context else {}
 
-    @property
-    def explores(self) -> bool:
-        """Whether actions in training are random beyond what the policy draws."""
-        return self.config.hold > 1 or self.config.random_moves > 0
-
     def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
+        explores = self.config.hold > 1 or self.config.random_moves > 0
         return Carry(
             latent=self.dyn.zeros((batch,), self.dtype),
             action=jnp.zeros((batch, width(self.act_space)), jnp.float32),
             key=key,
-            held=unheld(self.random_action(batch, None, key)) if self.explores else None,
+            held=unheld(self.random_action(batch, None, key)) if explores else None,
             plan=self.planner.begin(batch) if self.planner else None,
         )
 
@@ -95,11 +86,7 @@ class Acting:
         """The latents of N envs after what they show now."""
         tokens = model.enc(select(obs, "obs/"), self.dtype)
         latents, _ = model.dyn.observe(
-            carry.latent,
-            tokens[:, None],
-            carry.action[:, None],
-            obs["is_first"][:, None],
-            key,
+            carry.latent, tokens[:, None], carry.action[:, None], obs["is_first"][:, None], key
         )
         return jax.tree.map(lambda x: x[:, 0], latents)
 
@@ -112,11 +99,6 @@ class Acting:
         dists = model.policy(features(latent), obs.get("obs/legal"))
         return ({k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)), plan
 
-    def search(
-        self, model: Model, latent: Latent, key: PRNGKeyArray, legal: Array | None, greedy: bool
-    ) -> SearchResult:
-        return planning.search(self.config, model, latent, key, legal, greedy)
-
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], SearchResult]:
         """The search result behind `policy` in mode `eval`, for one env (N = 1), if there is a planner.
 
@@ -127,7 +109,8 @@ class Acting:
         latent = self.observe_step(state.model, carry, obs, observe_key)
         ((name, space),) = self.act_space.items()
         actions = {name: jnp.arange(space.width, dtype=jnp.int32).reshape(-1, *space.shape)}
-        return actions, self.search(state.model, latent, act_key, obs.get("obs/legal"), greedy=True)
+        legal = obs.get("obs/legal")
+        return actions, planning.search(self.config, state.model, latent, act_key, legal, greedy=True)
 
     def bounded(self, action: dict[str, Array]) -> dict[str, Array]:
         """Vectors in [-1, 1], as every env takes them."""

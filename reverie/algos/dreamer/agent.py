@@ -6,7 +6,7 @@ in what is marked here as theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -17,12 +17,13 @@ import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import CONTEXT_ROWS, Dream, Metrics, Part, Row, select
+from reverie.agent import Metrics, Part, Row, select
 from reverie.algos import Unsuitable
-from reverie.algos.dreamer import planning, report
+from reverie.algos.dreamer import planning
+from reverie.algos.dreamer import report as reports
 from reverie.algos.dreamer.acting import Acting
 from reverie.algos.dreamer.state import State
-from reverie.algos.dreamer.world import Model, Posterior
+from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, prediction_losses
 from reverie.behavior.imagine import Trajectory, imagine
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -37,28 +38,21 @@ from reverie.nn.optim import each, finite, guarded
 BEHAVIOR = {"pol": "actor", "val": "critic"}  # the networks that do not belong to the world model
 
 
-def check_players(obs_space: Spaces) -> None:
-    """Raises Unsuitable for a game of two players."""
-    if any(space.kind == "player" for space in obs_space.values()):
-        raise Unsuitable(
-            "this is a game of two players, and a Dreamer plays alone: it would count what its opponent wins as its "
-            "own. Type `reverie list` for an algorithm that searches, or choose an env of one player (pgx:2048)"
-        )
-
-
 class Dreamer(Acting):
     """The `Agent`. Holds only constants; everything that changes is in `State` and `Carry`.
 
     Args:
-      config: the paper's values, with `Planning` among them.
+      config: the paper's values, with `Planning`, `imagination`, `gamma` and `lam` among them.
+      precision: compute dtype, `float32` or `bfloat16`.
       canvas: height and width at which the networks see images.
-      differentiable: the actions whose samples carry the gradient of the return.
-      scales: the weight of every loss.
+      scales: the weight of every loss, but for those that depend on the env or on a planner.
 
     Raises:
-      Unsuitable: a planner is asked for, and the actions are not one discrete choice.
+      Unsuitable: a game of two players, or actions that the planner cannot choose from.
     """
 
+    optimizer: optax.GradientTransformation  # of all parameters; a paper's constructor makes it
+    differentiable: frozenset[str] = frozenset()  # the actions whose samples carry the gradient of the return
     rows = trained = 0
     minibatches: int = 1
     enumerated = True  # a number means the same action at every node of a tree
@@ -69,16 +63,17 @@ class Dreamer(Acting):
         config: Any,
         obs_space: Spaces,
         act_space: Spaces,
-        dtype: jnp.dtype,
-        *,
+        precision: str,
         canvas: Size,
-        optimizer: optax.GradientTransformation,
-        differentiable: frozenset[str],
         scales: Mapping[str, float],
     ):
-        self.config, self.optimizer = config, optimizer
+        if any(space.kind == "player" for space in obs_space.values()):
+            raise Unsuitable(
+                "this is a game of two players, and a Dreamer plays alone: it would count what its opponent wins as "
+                "its own. Type `reverie list` for an algorithm that searches, or choose an env of one player (pgx:2048)"
+            )
+        self.config, self.dtype = config, jnp.dtype(precision)
         self.obs_space, self.act_space = obs_space, act_space
-        self.dtype, self.differentiable = dtype, differentiable
         self.resized: Mapping[str, Size] = resized(obs_space, canvas)
         self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {}
         self.added: tuple[str, ...] = ("leg",) if "legal" in obs_space else ()
@@ -87,13 +82,17 @@ class Dreamer(Acting):
             constant_reward(),
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
-        self.scales = {name: scale for name, scale in scales.items() if scale or name != "improve"}
-        self.scales |= {"legal": 1.0} if "legal" in obs_space else {}
+        self.scales = dict(scales)
+        if "legal" in obs_space:
+            self.scales["legal"] = 1.0
+        if isinstance(config, planning.Improvement) and config.improve:
+            self.scales["improve"] = config.improve
         self.planner = planning.make_planner(config, act_space)
 
     # ------------------------------------------------------- what a paper fills in
 
     def networks(self, key: PRNGKeyArray) -> Model:
+        """The networks of the paper."""
         raise NotImplementedError
 
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
@@ -208,6 +207,18 @@ class Dreamer(Acting):
         loss = jnp.sum(jnp.stack([self.scales[k] * v for k, v in means.items()]))
         return loss, {f"loss/{k}": v for k, v in means.items()}
 
+    def model_losses(
+        self, model: Model, batch: Row, key: PRNGKeyArray, costs: Callable[[Array], Array]
+    ) -> tuple[dict[str, Array], Posterior, Metrics]:
+        """`world_loss` of a variational bound: prediction losses, and the KL both ways as far as it `costs` anything.
+        The continue head is to say whether the world went on, times what of the discount the model leaves to it."""
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {"dynamics": costs(dynamics), "representation": costs(representation)}
+        targets, continues = self.decode_targets(post.rows), self.config.gamma / model.gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+
     def observe(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[Posterior, Beliefs]:
         """The posterior of a batch behind its context, and stoch's distributions before and after each observation."""
         actions = flat(self.act_space, select(batch, "action/"))
@@ -259,7 +270,7 @@ class Dreamer(Acting):
         """
         starts, legal = post.starts(), post.rows.get("obs/legal")
         legal = None if legal is None else legal.reshape(-1, legal.shape[-1])
-        found = self.search(stop_gradient(model), starts, key, legal, greedy=False)
+        found = planning.search(self.config, stop_gradient(model), starts, key, legal, greedy=False)
         (policy,) = model.policy(features(starts), legal).values()
         assert isinstance(policy, OneHot)
         target, logp = stop_gradient(found.policy), policy.logp[..., 0, :]
@@ -271,16 +282,9 @@ class Dreamer(Acting):
 
     # ------------------------------------------------------------- reporting
 
-    def report(self, state: State, batch: Row) -> Metrics:
-        """See `report.report`."""
-        return report.report(self, state, batch)
-
-    def dream(self, state: State, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
-        return report.dream(self, state, batch, seen)
-
-    def drive(self, state: State, batch: Row, length: int) -> Row:
-        """See `report.drive`."""
-        return report.drive(self, state, batch, length)
+    report = reports.report
+    dream = reports.dream
+    drive = reports.drive
 
 
 def behavior_metrics(policy: Mapping[str, Action], **figures: Array) -> Metrics:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -36,8 +36,6 @@ from reverie.model.heads import sample
 from reverie.nn.dists import OneHot
 
 Rule = Literal["none", "gumbel", "puct", "mppi"]
-
-
 TREES = ("gumbel", "puct")
 
 
@@ -112,12 +110,7 @@ class Searchable(eqx.Module):
 
 
 def search(
-    config: Planning,
-    networks: Any,
-    latent: Latent,
-    key: PRNGKeyArray,
-    legal: Bool[Array, "B a"] | None,
-    greedy: bool,
+    config: Planning, networks: Any, latent: Latent, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None, greedy: bool
 ) -> SearchResult:
     """Plans from `latent`, `[B, ...]`. `greedy`: for evaluation, without noise at the root."""
     model = Searchable(networks)
@@ -128,33 +121,20 @@ def search(
     return rule(model, Place(latent, legal), key, simulations=config.simulations, legal=legal)
 
 
-@runtime_checkable
-class Planner(Protocol):
-    """Decides in place of an actor, with a memory between decisions."""
-
-    def begin(self, batch: int) -> Any:
-        """The memory of `batch` envs before their first step."""
-        ...
-
-    def decide(
-        self, networks: Any, latent: Latent, memory: Any, obs: Row, mode: Mode, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], Any]:
-        """Actions of N envs after what they show now, and the memory for the next step."""
-        ...
-
-
 class Tree(NamedTuple):
-    """Searches with `config.planner`; remembers nothing."""
+    """A planner: decides in place of an actor, with a memory between decisions. Searches with `config.planner`;
+    remembers nothing."""
 
     config: Planning
     act_space: Spaces
 
     def begin(self, batch: int) -> None:
-        return None
+        """The memory of `batch` envs before their first step."""
 
     def decide(
         self, networks: Any, latent: Latent, memory: None, obs: Row, mode: Mode, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], None]:
+        """Actions of N envs after what they show now, and the memory for the next step."""
         found = search(self.config, networks, latent, key, obs.get("obs/legal"), greedy=mode != "train")
         action = found.action
         if mode == "sample":
@@ -164,7 +144,7 @@ class Tree(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """Plans with MPPI (`behavior/mppi.py`); remembers the rest of its plan, `[N, H, A]`."""
+    """A planner like `Tree`. Plans with MPPI (`behavior/mppi.py`); remembers the rest of its plan, `[N, H, A]`."""
 
     config: Planning
     act_space: Spaces
@@ -191,6 +171,9 @@ class Sequences(NamedTuple):
         if mode != "eval":
             action = action + plan.std[:, 0] * jax.random.normal(act_key, action.shape)
         return unflat(self.act_space, jnp.clip(action, -1, 1)), plan.moved_on()
+
+
+Planner = Tree | Sequences
 
 
 def make_planner(config: Planning, act_space: Spaces) -> Planner | None:

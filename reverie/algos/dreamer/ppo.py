@@ -31,12 +31,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Metrics, Part, Row
 from reverie.algos.dreamer.agent import BEHAVIOR, Dreamer, behavior_metrics
 from reverie.algos.dreamer.state import State
-from reverie.algos.dreamer.v3 import DreamerV3Model, ModelConfig, build
+from reverie.algos.dreamer.v3 import DreamerV3Model, ModelConfig
 from reverie.algos.dreamer.world import Model, Posterior
 from reverie.behavior.actor_critic import clipped_surrogate, clipped_value_loss, log_probability
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale, generalized_advantage
-from reverie.envs.base import Spaces
 from reverie.fields import TINY, Positive, Share, Weight, Within
 from reverie.model.dynamics import features
 from reverie.model.heads import PolicyHead, ScalarHead
@@ -133,12 +132,8 @@ class PPO(Dreamer):
         super().__init__(config, *args, **kwargs)
         self.differentiable = frozenset()
         self.minibatches = config.model_minibatches
-        adams = {name: self._adam() for name in BEHAVIOR.values()}
-        self.behavior_optimizer = each(adams, BEHAVIOR.__getitem__)
-
-    def _adam(self) -> optax.GradientTransformation:
-        config = self.config
-        return adam(config.behavior_learning_rate, eps=config.behavior_eps, clip=config.behavior_clip)
+        rule = adam(config.behavior_learning_rate, eps=config.behavior_eps, clip=config.behavior_clip)
+        self.behavior_optimizer = each({"actor": rule, "critic": rule}, BEHAVIOR.__getitem__)
 
     def init(self, key: PRNGKeyArray) -> State:
         return self.renew(super().init(key))
@@ -335,11 +330,4 @@ def gradient_step(
     return optax.apply_updates(params, changes), optimizer, finite, metrics
 
 
-def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamPPO:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: a game of two players.
-    """
-    agent: DreamPPO = build(DreamPPO, config, obs_space, act_space, precision)
-    return agent
+make_agent = DreamPPO

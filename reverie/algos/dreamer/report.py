@@ -49,7 +49,7 @@ def report(agent: Any, state: Any, batch: Row) -> Metrics:
     return metrics
 
 
-def dream(agent: Any, state: Any, batch: Row, seen: int) -> Dream:
+def dream(agent: Any, state: Any, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
     """As `Agent.dream`."""
     rows, _, latents, valid = open_loop(agent, state, batch, seen)
     return _dream(agent, state.model, rows, latents, valid)

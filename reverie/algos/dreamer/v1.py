@@ -19,17 +19,9 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check_players, in_parts
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import (
-    Model,
-    Posterior,
-    divergences,
-    free_nats_of_mean,
-    latent_metrics,
-    legal_head,
-    prediction_losses,
-)
+from reverie.algos.dreamer.world import Model, Posterior, free_nats_of_mean, legal_head
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -44,8 +36,6 @@ from reverie.model.stoch import Gaussian
 from reverie.nn.init import Weights
 from reverie.nn.layers import Style
 from reverie.nn.optim import adam
-
-STYLE = Style(norm="none", fan="average", act="elu")
 
 
 @dataclass(frozen=True)
@@ -91,93 +81,70 @@ class Config(Improvement, Exploration, Weights):
     """Largest gradient norm of each of the three. 0 clips nothing."""
 
 
-def dynamics(config: Config, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
-    """The dynamics of this paper."""
-    style = STYLE._replace(init=config.hidden_init)
-    return RSSM(
-        action=width(act_space),
-        tokens=tokens,
-        deter=config.deter,
-        stoch=config.stoch,
-        kind=Gaussian(),
-        hidden=config.hidden,
-        recurrence="plain",
-        prior_layers=1,
-        style=style,
-        key=key,
-    )
-
-
-def networks(config: Config, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray) -> Model:
-    """The networks of this paper."""
-    keys, style = jax.random.split(key, 7), STYLE._replace(init=config.hidden_init)
-    feat, units = config.deter + config.stoch, config.units
-    shared: dict[str, Any] = {
-        "units": units,
-        "layers": config.vector_layers,
-        "depths": tuple(config.depth << stage for stage in range(4)),
-        "kernel": 4,
-        "convolutions": "inside",
-        "symlog_vectors": False,
-        "style": style,
-        "image_act": "relu",
-    }
-    enc = Encoder(obs_space, **shared, key=keys[0])
-    dyn = dynamics(config, act_space, enc.outputs, keys[1])
-    dec = Decoder(obs_space, deter=config.deter, stoch=config.stoch, blocks=1, pixels="shift", **shared, key=keys[2])
-    scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
-    rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
-    con = FlagHead(feat, units, 3, style=style, key=keys[4]) if config.continue_scale else None
-    leg = legal_head(obs_space, act_space, feat, units, 3, style, key)
-    pol = PolicyHead(
-        act_space,
-        feat,
-        units,
-        4,
-        unimix=0.0,
-        scale=1.0,
-        continuous="tanh",
-        mean_init=config.mean_init,
-        std_init=config.std_init,
-        style=style,
-        key=keys[5],
-    )
-    val = ScalarHead(feat, units, 3, **scalar, init=config.critic_init, key=keys[6])
-    gamma = 1.0 if config.continue_scale else config.gamma  # the head knows it
-    return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
-
-
 class DreamerV1(Dreamer):
     """The `Agent`."""
 
-    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
-        behavior = (adam(rate, clip=config.clip) for rate in (config.actor_learning_rate, config.critic_learning_rate))
-        super().__init__(
-            config,
-            obs_space,
-            act_space,
-            dtype,
-            canvas=(INSIDE, INSIDE),
-            optimizer=in_parts(adam(config.learning_rate, clip=config.clip), *behavior),
-            differentiable=frozenset(act_space),
-            scales={
-                # One KL with both gradients, and the likelihood of normals with a variance of one: half of the square.
-                "dynamics": config.kl_scale,
-                "representation": config.kl_scale,
-                "reward": 0.5,
-                "continue": config.continue_scale,
-                "policy": 1.0,
-                "value": 0.5,
-                "improve": config.improve,
-                **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
-            },
-        )
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
+        # One KL with both gradients, and the likelihood of normals with a variance of one: half of the square.
+        scales = {
+            "dynamics": config.kl_scale,
+            "representation": config.kl_scale,
+            "reward": 0.5,
+            "continue": config.continue_scale,
+            "policy": 1.0,
+            "value": 0.5,
+            **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
+        }
+        super().__init__(config, obs_space, act_space, precision, (INSIDE, INSIDE), scales)
+        self.differentiable = frozenset(act_space)
+        rates = (config.learning_rate, config.actor_learning_rate, config.critic_learning_rate)
+        self.optimizer = in_parts(*(adam(rate, clip=config.clip) for rate in rates))
+        self.style = Style(norm="none", fan="average", act="elu", init=config.hidden_init)
 
     def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
-        return dynamics(self.config, self.act_space, tokens, key)
+        config = self.config
+        return RSSM(
+            action=width(self.act_space),
+            tokens=tokens,
+            deter=config.deter,
+            stoch=config.stoch,
+            kind=Gaussian(),
+            hidden=config.hidden,
+            recurrence="plain",
+            prior_layers=1,
+            style=self.style,
+            key=key,
+        )
 
     def networks(self, key: PRNGKeyArray) -> Model:
-        return networks(self.config, self.obs_space, self.act_space, key)
+        config, obs_space, act_space = self.config, self.obs_space, self.act_space
+        keys, style = jax.random.split(key, 7), self.style
+        feat, units = config.deter + config.stoch, config.units
+        shared: dict[str, Any] = {
+            "units": units,
+            "layers": config.vector_layers,
+            "depths": tuple(config.depth << stage for stage in range(4)),
+            "kernel": 4,
+            "convolutions": "inside",
+            "symlog_vectors": False,
+            "style": style,
+            "image_act": "relu",
+        }
+        enc = Encoder(obs_space, **shared, key=keys[0])
+        dyn = self.dynamics(enc.outputs, keys[1])
+        dec = Decoder(
+            obs_space, deter=config.deter, stoch=config.stoch, blocks=1, pixels="shift", **shared, key=keys[2]
+        )
+        scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
+        rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
+        con = FlagHead(feat, units, 3, style=style, key=keys[4]) if config.continue_scale else None
+        leg = legal_head(obs_space, act_space, feat, units, 3, style, key)
+        policy: dict[str, Any] = {"unimix": 0.0, "scale": 1.0, "continuous": "tanh", "style": style}
+        policy |= {"mean_init": config.mean_init, "std_init": config.std_init}
+        pol = PolicyHead(act_space, feat, units, 4, **policy, key=keys[5])
+        val = ScalarHead(feat, units, 3, **scalar, init=config.critic_init, key=keys[6])
+        gamma = 1.0 if config.continue_scale else config.gamma  # the head knows it
+        return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
     def add_noise(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
         amount, noisy = self.config.exploration, {}
@@ -192,15 +159,7 @@ class DreamerV1(Dreamer):
 
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
         """The variational bound on what was seen and earned (eq. 10): likelihoods, and a KL above the free nats."""
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        losses = {
-            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
-            "representation": free_nats_of_mean(representation, self.config.free_nats),
-        }
-        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+        return self.model_losses(model, batch, key, lambda kl: free_nats_of_mean(kl, self.config.free_nats))
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
@@ -209,19 +168,9 @@ class DreamerV1(Dreamer):
         imagined = self.imagine(model, model.val, post, post.alive.ravel(), key)
         feat, action = stop_gradient((features(imagined.latent), imagined.action))
         weight = imagined.weight[:-1]
-        losses = {
-            "policy": -weight * imagined.target,
-            "value": weight * model.val(feat[:-1]).loss(imagined.target),
-        }
+        losses = {"policy": -weight * imagined.target, "value": weight * model.val(feat[:-1]).loss(imagined.target)}
         policy = model.policy(feat, model.legal(feat, action))
         return losses, returns, behavior_metrics(policy, **imagined.figures())
 
 
-def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV1:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: a game of two players.
-    """
-    check_players(obs_space)
-    return DreamerV1(config, obs_space, act_space, jnp.dtype(precision))
+make_agent = DreamerV1

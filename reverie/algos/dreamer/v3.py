@@ -9,9 +9,8 @@ Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -23,16 +22,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, check_players
+from reverie.algos.dreamer.agent import Dreamer, behavior_metrics
 from reverie.algos.dreamer.planning import Improvement, Planning
-from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, legal_head, prediction_losses
-from reverie.behavior.actor_critic import ActorGradient, actor_critic_losses, replayed_value_loss, through_dynamics
+from reverie.algos.dreamer.world import Model, Posterior, legal_head
+from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within, check
-from reverie.model.canvas import Size, canvas, halvings, images
+from reverie.model.canvas import canvas, halvings, images
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Dynamics, features
 from reverie.model.encode import Encoder, width
@@ -82,6 +81,7 @@ SIZES = {
     "L": Widths(deter=2048, units=768, classes=32, depth=64, predictors=4, behavior=4),
     "XL": Widths(deter=4096, units=1024, classes=32, depth=96, predictors=5, behavior=5),
 }
+ActorGradient = Literal["reinforce", "dynamics", "auto"]
 SIZE_NAMES = Literal["200k", "1m", "12m", "25m", "50m", "100m", "200m", "400m", "XS", "S", "M", "L", "XL"]
 
 
@@ -185,6 +185,11 @@ class ModelConfig(Planning, Exploration, HasChoices):
         super().__post_init__()
         HasChoices.__post_init__(self)
 
+    @property
+    def gamma(self) -> float:
+        """Discount of one step."""
+        return 1 - 1 / self.horizon
+
     def paper(self) -> Choices:
         return Choices()
 
@@ -205,79 +210,6 @@ class Config(Improvement, ModelConfig):
     """Share of the new percentiles that moves into the return scale at every update."""
 
 
-def style_of(choices: Choices) -> Style:
-    """The style of all layers."""
-    return Style(choices.norm, choices.fan, init=choices.hidden_init)
-
-
-def dynamics(config: ModelConfig, act_space: Spaces, tokens: int, key: PRNGKeyArray) -> Dynamics:
-    """The dynamics of this paper."""
-    size, choices = SIZES[config.size], config.chosen()
-    return DYNAMICS[config.dynamics](
-        action=width(act_space),
-        tokens=tokens,
-        deter=size.deter,
-        stoch=STOCH,
-        kind=Categorical(size.classes, config.unimix, choices.straight_through),
-        hidden=size.units,
-        recurrence=choices.recurrence,
-        blocks=BLOCKS,
-        prior_layers=choices.prior_layers,
-        first=choices.first_state,
-        style=style_of(choices),
-        key=key,
-    )
-
-
-def networks(config: ModelConfig, obs_space: Spaces, act_space: Spaces, key: PRNGKeyArray, gamma: float = 1.0) -> Model:
-    """The networks of this paper. `gamma`: the part of the discount that the continue head does not know."""
-    size, choices = SIZES[config.size], config.chosen()
-    style, keys = style_of(choices), jax.random.split(key, 7)
-    stoch = STOCH * size.classes
-    feat = size.deter + stoch
-    shared: dict[str, Any] = {
-        "units": choices.vector_units or size.units,
-        "layers": choices.vector_layers or size.predictors,
-        "depths": image_depths(config, obs_space),
-        "kernel": choices.kernel,
-        "convolutions": choices.convolutions,
-        "symlog_vectors": choices.vectors == "symlogged",
-        "symlog_images": choices.images == "symlogged",
-        "style": style,
-    }
-    enc = Encoder(obs_space, **shared, key=keys[0])
-    dyn = dynamics(config, act_space, enc.outputs, keys[1])
-    dec = Decoder(
-        obs_space,
-        deter=size.deter,
-        stoch=stoch,
-        map_units=size.units,
-        blocks=BLOCKS,
-        pixels=choices.pixels,
-        image_loss=choices.image_loss,
-        **shared,
-        key=keys[2],
-    )
-    scalar: dict[str, Any] = {"kind": choices.scalars, "style": style}
-    rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
-    con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
-    leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
-    pol = PolicyHead(
-        act_space,
-        feat,
-        size.units,
-        size.behavior,
-        unimix=config.policy_unimix,
-        scale=choices.policy_scale,
-        mean_init=choices.mean_init,
-        std_init=choices.std_init,
-        style=style,
-        key=keys[5],
-    )
-    val = ScalarHead(feat, size.units, size.behavior, **scalar, init=choices.critic_init, key=keys[6])
-    return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
-
-
 def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
     """Channels after each stage of the image networks: four with pooling; with strides, until 4x4 is reached."""
     pooled = config.chosen().convolutions == "pool"
@@ -285,65 +217,83 @@ def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
     return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 
-def image_canvas(config: ModelConfig, obs_space: Spaces) -> Size:
-    """Height and width at which the image networks see."""
-    pictures = images(obs_space)
-    if not pictures:
-        return (0, 0)
-    return canvas(pictures, len(image_depths(config, obs_space)), config.chosen().convolutions)
-
-
 class DreamerV3Model(Dreamer):
-    """The world model of the paper and how it learns, for any behaviour.
+    """The world model of the paper and how it learns, for any behaviour."""
 
-    Args:
-      optimizer: of all parameters, if it is not the paper's.
-      differentiable: the actions whose samples carry the gradient of the return.
-      scales: the weights of the behaviour's losses.
-    """
+    continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
 
-    def __init__(
-        self,
-        config: Any,
-        obs_space: Spaces,
-        act_space: Spaces,
-        dtype: jnp.dtype,
-        *,
-        optimizer: optax.GradientTransformation | None = None,
-        differentiable: frozenset[str] = frozenset(),
-        scales: Mapping[str, float] = MappingProxyType({}),
-    ):
-        super().__init__(
-            config,
-            obs_space,
-            act_space,
-            dtype,
-            canvas=image_canvas(config, obs_space),
-            optimizer=optimizer
-            or laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip, eps=config.eps),
-            differentiable=differentiable,
-            scales={
-                "dynamics": config.dynamics_scale,
-                "representation": config.representation_scale,
-                "reward": 1.0,
-                "continue": 1.0,
-                "policy": 1.0,
-                "value": 1.0,
-                **scales,
-                **{f"decode/{key}": 1.0 for key in obs_space},
-            },
-        )
-        self.gamma = 1 - 1 / config.horizon
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
+        scales = {
+            "dynamics": config.dynamics_scale,
+            "representation": config.representation_scale,
+            "reward": 1.0,
+            "continue": 1.0,
+            "policy": 1.0,
+            "value": 1.0,
+            **{f"decode/{key}": 1.0 for key in obs_space},
+        }
+        size = canvas(images(obs_space), len(image_depths(config, obs_space)), config.chosen().convolutions)
+        super().__init__(config, obs_space, act_space, precision, size, scales)
+        self.optimizer = laprop(config.learning_rate, warmup=config.lr_warmup, agc=config.clip, eps=config.eps)
         if config.initial != "zeros":
             self.context = 1
             self.out_space = self.dyn.stored()
         self.refreshes = config.initial == "stored+refreshed"
 
+    @property
+    def style(self) -> Style:
+        """The style of all layers."""
+        choices = self.config.chosen()
+        return Style(choices.norm, choices.fan, init=choices.hidden_init)
+
     def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
-        return dynamics(self.config, self.act_space, tokens, key)
+        config, size, choices = self.config, SIZES[self.config.size], self.config.chosen()
+        return DYNAMICS[config.dynamics](
+            action=width(self.act_space),
+            tokens=tokens,
+            deter=size.deter,
+            stoch=STOCH,
+            kind=Categorical(size.classes, config.unimix, choices.straight_through, choices.kl == "averaged"),
+            hidden=size.units,
+            recurrence=choices.recurrence,
+            blocks=BLOCKS,
+            prior_layers=choices.prior_layers,
+            first=choices.first_state,
+            style=self.style,
+            key=key,
+        )
 
     def networks(self, key: PRNGKeyArray) -> Model:
-        return networks(self.config, self.obs_space, self.act_space, key)
+        config, obs_space, act_space = self.config, self.obs_space, self.act_space
+        size, choices = SIZES[config.size], config.chosen()
+        style, keys = self.style, jax.random.split(key, 7)
+        stoch = STOCH * size.classes
+        feat = size.deter + stoch
+        shared: dict[str, Any] = {
+            "units": choices.vector_units or size.units,
+            "layers": choices.vector_layers or size.predictors,
+            "depths": image_depths(config, obs_space),
+            "kernel": choices.kernel,
+            "convolutions": choices.convolutions,
+            "symlog_vectors": choices.vectors == "symlogged",
+            "symlog_images": choices.images == "symlogged",
+            "style": style,
+        }
+        enc = Encoder(obs_space, **shared, key=keys[0])
+        dyn = self.dynamics(enc.outputs, keys[1])
+        painter: dict[str, Any] = {"pixels": choices.pixels, "image_loss": choices.image_loss}
+        painter |= {"map_units": size.units, "blocks": BLOCKS}
+        dec = Decoder(obs_space, deter=size.deter, stoch=stoch, **painter, **shared, key=keys[2])
+        scalar: dict[str, Any] = {"kind": choices.scalars, "style": style}
+        rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
+        con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
+        leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
+        policy: dict[str, Any] = {"unimix": config.policy_unimix, "scale": choices.policy_scale, "style": style}
+        policy |= {"mean_init": choices.mean_init, "std_init": choices.std_init}
+        pol = PolicyHead(act_space, feat, size.units, size.behavior, **policy, key=keys[5])
+        val = ScalarHead(feat, size.units, size.behavior, **scalar, init=choices.critic_init, key=keys[6])
+        gamma = 1.0 if self.continue_knows_gamma else config.gamma
+        return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
     def target_critic(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead:
         """A moving average of the critic."""
@@ -351,38 +301,33 @@ class DreamerV3Model(Dreamer):
             return jax.tree.map(jnp.copy, model.val)
         return optax.incremental_update(model.val, slow, self.config.slow_rate)
 
-    def continue_target(self, post: Posterior) -> Float[Array, "B T"]:
-        """The probability that the continue head learns: gamma where the world went on."""
-        return self.gamma * post.alive
-
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
         """Prediction, dynamics and representation losses (eqs. 2 and 3); free nats are granted at every step."""
-        config = self.config
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        if config.chosen().kl == "averaged":
-            dynamics, representation = dynamics / STOCH, representation / STOCH
-        losses = {
-            "dynamics": jnp.maximum(dynamics, config.free_nats),
-            "representation": jnp.maximum(representation, config.free_nats),
-        }
-        targets, continues = self.decode_targets(post.rows), self.continue_target(post)
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+        return self.model_losses(model, batch, key, lambda kl: jnp.maximum(kl, self.config.free_nats))
+
+
+def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
+    """The actions that learn from the gradient of the return itself, through the model: `auto` picks the continuous.
+
+    Raises:
+      Unsuitable: `dynamics` with a discrete action, of which there is no gradient.
+    """
+    discrete = sorted(name for name, space in spaces.items() if space.kind == "discrete")
+    if kind == "dynamics" and discrete:
+        raise Unsuitable(
+            f"--actor-gradient dynamics: no gradient flows through discrete actions ({', '.join(discrete)});"
+            " --actor-gradient auto takes reinforce for these and the dynamics for continuous ones"
+        )
+    return frozenset() if kind == "reinforce" else frozenset(spaces) - frozenset(discrete)
 
 
 class DreamerV3(DreamerV3Model):
     """The `Agent`."""
 
-    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
-        super().__init__(
-            config,
-            obs_space,
-            act_space,
-            dtype,
-            differentiable=through_dynamics(act_space, config.actor_gradient),
-            scales={"replay_value": config.replay_value_scale, "improve": config.improve},
-        )
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
+        super().__init__(config, obs_space, act_space, precision)
+        self.differentiable = through_dynamics(act_space, config.actor_gradient)
+        self.scales["replay_value"] = config.replay_value_scale
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
@@ -400,7 +345,7 @@ class DreamerV3(DreamerV3Model):
                 model.val(feat),
                 slow(stop_gradient(feat)).pred(),
                 post.rows["reward"],
-                self.gamma * post.alive,
+                config.gamma * post.alive,
                 post.rows["is_last"].astype(jnp.float32),
                 imagined.target[0].reshape(post.alive.shape),
                 lam=config.lam,
@@ -458,20 +403,4 @@ def dream_losses(
     return losses, returns, metrics, imagined
 
 
-def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: actions that have no gradient where one is asked for, or a game of two players.
-    """
-    agent: DreamerV3 = build(DreamerV3, config, obs_space, act_space, precision)
-    return agent
-
-
-def build(kind: Callable[..., Any], config: Any, obs_space: Spaces, act_space: Spaces, precision: str) -> Any:
-    """An agent of this kind; raises Unsuitable, as `make_agent`."""
-    check_players(obs_space)
-    try:
-        return kind(config, obs_space, act_space, jnp.dtype(precision))
-    except ValueError as error:
-        raise Unsuitable(str(error)) from error
+make_agent = DreamerV3

@@ -16,16 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from reverie.agent import Metrics
 from reverie.algos.dreamer import v3
 from reverie.algos.dreamer.agent import in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.v3 import Choices, DreamerV3Model, ModelConfig, build, dream_losses
+from reverie.algos.dreamer.v3 import ActorGradient, Choices, DreamerV3Model, ModelConfig, dream_losses, through_dynamics
 from reverie.algos.dreamer.world import Model, Posterior
-from reverie.behavior.actor_critic import ActorGradient, through_dynamics
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Number, Positive, Share, Weight
@@ -88,30 +86,16 @@ class Config(Improvement, ModelConfig):
 class DreamerV3(DreamerV3Model):
     """The `Agent`."""
 
-    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, dtype: jnp.dtype):
-        behavior = adam(
-            config.behavior_learning_rate,
-            eps=config.behavior_eps,
-            clip=config.behavior_clip,
-            warmup=config.lr_warmup,
-        )
+    continue_knows_gamma = False
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
+        super().__init__(config, obs_space, act_space, precision)
+        self.differentiable = through_dynamics(act_space, config.actor_gradient)
         world = adam(config.learning_rate, eps=config.eps, clip=config.clip, warmup=config.lr_warmup)
-        super().__init__(
-            config,
-            obs_space,
-            act_space,
-            dtype,
-            optimizer=in_parts(world, behavior, behavior),
-            differentiable=through_dynamics(act_space, config.actor_gradient),
-            scales={"improve": config.improve},
+        behavior = adam(
+            config.behavior_learning_rate, eps=config.behavior_eps, clip=config.behavior_clip, warmup=config.lr_warmup
         )
-
-    def networks(self, key: PRNGKeyArray) -> Model:
-        return v3.networks(self.config, self.obs_space, self.act_space, key, self.gamma)
-
-    def continue_target(self, post: Posterior) -> Float[Array, "B T"]:
-        """The flag that the continue head learns: whether the world went on."""
-        return post.alive
+        self.optimizer = in_parts(world, behavior, behavior)
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
@@ -122,11 +106,4 @@ class DreamerV3(DreamerV3Model):
         return losses, returns, metrics
 
 
-def make_agent(config: Config, obs_space: Spaces, act_space: Spaces, *, precision: str) -> DreamerV3:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: as `v3.make_agent`.
-    """
-    agent: DreamerV3 = build(DreamerV3, config, obs_space, act_space, precision)
-    return agent
+make_agent = DreamerV3
