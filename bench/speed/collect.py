@@ -85,7 +85,7 @@ class Treeless(GumbelMuZero):
     """Plays by the prior; its search makes the calls of one and keeps nothing. 0 simulations: no search."""
 
     def search(
-        self, model: Model, root: Any, key: Array, legal: Array | None, greedy: bool, temperature: Array
+        self, model: Model, root: Any, key: Array, legal: Array | None, temperature: Array | None
     ) -> SearchResult:
         logits, value = model.evaluate(root)
 

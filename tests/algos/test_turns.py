@@ -62,7 +62,7 @@ class KnownByChance(stochastic_muzero.Model):
     """The same, and after every move a coin counts half a point for the player who made it, or against."""
 
     def __init__(self) -> None:
-        self.gamma, self.classes, self.dtype, self.actions, self.codes = 1.0, 3, "float32", 3, 2
+        self.gamma, self.classes, self.dtype, self.codes = 1.0, 3, "float32", 2
         self.body, self.turn = Features(), lambda state: Binary(jnp.where(turned(state), 1.0, -1.0))
         self.rew = self.pol = self.val = self.dec = self.leg = self.after = None
 
@@ -132,7 +132,7 @@ def test_a_search_of_the_true_game_plays_the_best_move_in_every_order_of_turns(n
     chance = algorithm == "stochastic_muzero"
     agent = small_agent(algorithm, IRREGULAR, {"action": Space("discrete", (), (3,))}, simulations=32, **own)
     model = KnownByChance() if chance else Known()
-    search = jax.jit(lambda root: agent.search(model, root, KEY, jnp.ones((8, 3), bool), True, jnp.zeros(8)).action)
+    search = jax.jit(lambda root: agent.search(model, root, KEY, jnp.ones((8, 3), bool), None).action)
     states = jnp.stack([jnp.arange(8.0), jnp.zeros(8), jnp.zeros(8)], -1)
     root = Hidden(states, jnp.zeros(8), jnp.zeros(8, bool) if chance else ())
     for move in range(MOVES):

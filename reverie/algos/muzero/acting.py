@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reverie.agent import Mode, Row, add_prefix
 from reverie.algos.muzero.frames import see
 from reverie.algos.muzero.model import Model
-from reverie.algos.muzero.state import Carry, State
+from reverie.algos.muzero.state import Carry, Legal, State
 from reverie.behavior.explore import explore, unheld
 from reverie.behavior.search import SearchResult, puct
 from reverie.envs.base import Spaces
@@ -49,16 +49,15 @@ class Acting:
         key, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = see(self, carry, obs)
         given = obs.get("obs/legal")
-        root, legal = self.root_of(state.model, seen, root_key, given), self.choosable(given)
+        root, legal = self.root_of(state.model, seen, root_key, given)
         if mode == "random":
             root = self.even_root(root, root_key, given)
             policy = uniform(legal, (obs["is_first"].shape[0], self.choices))
             chosen = jax.random.categorical(search_key, jnp.log(policy)).astype(jnp.int32)
             fresh = self.fresh(root, policy, jnp.zeros(chosen.shape, jnp.float32))
         else:
-            greedy = mode != "train"  # a search without noise
-            temperature = jnp.zeros_like(carry.moves, jnp.float32) if greedy else self.temperature(state, carry)
-            chosen, policy, value = self.decide(state.model, root, search_key, legal, greedy, temperature)
+            temperature = self.temperature(state, carry) if mode == "train" else None
+            chosen, policy, value = self.decide(state.model, root, search_key, legal, temperature)
             fresh = self.fresh(root, policy, value)
             if mode == "sample":
                 chosen = jax.random.categorical(jax.random.fold_in(search_key, 1), jnp.log(policy)).astype(jnp.int32)
@@ -87,22 +86,16 @@ class Acting:
         """
         _, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = see(self, carry, obs)
-        legal = obs.get("obs/legal")
-        root = self.root_of(state.model, seen, root_key, legal)
-        cold = jnp.zeros_like(carry.moves, jnp.float32)
-        found = self.search(state.model, root, search_key, self.choosable(legal), True, cold)
+        root, legal = self.root_of(state.model, seen, root_key, obs.get("obs/legal"))
+        found = self.search(state.model, root, search_key, legal, None)
         numbers = jnp.arange(self.choices, dtype=jnp.int32)
         return self.to_env_action(jax.tree.map(lambda x: x.repeat(self.choices, 0), root), numbers), found
 
-    def choosable(self, legal: Bool[Array, "B a"] | None) -> Bool[Array, "B a"] | None:
-        """Which of the `choices` at a root may be taken where these actions are legal; None: all."""
-        return legal
-
-    def even_root(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
+    def even_root(self, root: Hidden, key: PRNGKeyArray, legal: Legal) -> Hidden:
         """A root whose actions do not depend on the networks."""
         return root
 
-    def _even(self, legal: Bool[Array, "N a"] | None, envs: int, key: PRNGKeyArray) -> Int[Array, " N"]:
+    def _even(self, legal: Legal, envs: int, key: PRNGKeyArray) -> Int[Array, " N"]:
         """Numbers of actions, drawn evenly from what is legal."""
         return jax.random.categorical(key, jnp.log(uniform(legal, (envs, self.choices)))).astype(jnp.int32)
 
@@ -111,33 +104,21 @@ class Acting:
         return {self.action: chosen}
 
     def decide(
-        self,
-        model: Model,
-        root: Hidden,
-        key: PRNGKeyArray,
-        legal: Bool[Array, "B a"] | None,
-        greedy: bool,
-        temperature: Float[Array, " B"],
+        self, model: Model, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
     ) -> tuple[Int[Array, " B"], Float[Array, "B a"], Float[Array, " B"]]:
         """The actions at `root`, and the policy and value to be stored: of a search, or of the networks themselves."""
         if self.config.behavior == "search":
-            found = self.search(model, root, key, legal, greedy, temperature)
+            found = self.search(model, root, key, legal, temperature)
             return found.action, found.policy, found.value
         policy, value = model.judge(root, legal)
         logits = policy.logp[..., 0, :]
-        action = jnp.argmax(logits, -1) if greedy else jax.random.categorical(key, logits)
+        action = jnp.argmax(logits, -1) if temperature is None else jax.random.categorical(key, logits)
         return action.astype(jnp.int32), jnp.exp(logits), value.pred()
 
     def search(
-        self,
-        model: Model,
-        root: Hidden,
-        key: PRNGKeyArray,
-        legal: Bool[Array, "B a"] | None,
-        greedy: bool,
-        temperature: Float[Array, " B"],
+        self, model: Model, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
     ) -> SearchResult:
-        """Plans from `root`. `greedy`: for evaluation, without noise."""
+        """Plans from `root`. `temperature`: of the draw of an action; None: greedy and without noise."""
         config = self.config
         return puct(
             model,
@@ -146,8 +127,8 @@ class Acting:
             simulations=config.simulations,
             legal=legal,
             dirichlet_alpha=config.chosen().root_alpha,
-            dirichlet_fraction=0.0 if greedy else config.root_noise,
-            temperature=temperature,
+            dirichlet_fraction=0.0 if temperature is None else config.root_noise,
+            temperature=0.0 if temperature is None else temperature,
             least_range=config.least_range,
         )
 
@@ -159,18 +140,16 @@ class Acting:
         half, quarter = (state.updates >= u for u in (choices.half_heat, choices.quarter_heat))
         return jnp.full(carry.moves.shape, jnp.where(quarter, 0.25, jnp.where(half, 0.5, 1.0)), jnp.float32)
 
-    def root_of(
-        self, model: Model, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Bool[Array, "B a"] | None
-    ) -> Hidden:
-        """The root of a search where these actions are legal."""
-        return model.represent(seen)
+    def root_of(self, model: Model, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Legal) -> tuple[Hidden, Legal]:
+        """The root of a search where these actions are legal, and which of its `choices` may be taken there."""
+        return model.represent(seen), legal
 
     def fresh(self, root: Hidden, policy: Float[Array, "B a"], value: Float[Array, " B"]) -> Row:
         """The stored part of a search result, by its key in `out_space`."""
         return {"policy": policy, "value": value}
 
 
-def uniform(legal: Bool[Array, "B a"] | None, shape: tuple[int, ...]) -> Float[Array, "B a"]:
+def uniform(legal: Legal, shape: tuple[int, ...]) -> Float[Array, "B a"]:
     """Equal probabilities of what is legal; of everything, where nothing is (the end of a game)."""
     if legal is None:
         return jnp.full(shape, 1 / shape[-1])

@@ -132,11 +132,10 @@ class Model(model.Model):
 class EfficientZero(muzero.MuZero):
     """The `Agent`."""
 
+    networks = Model
+
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {"born": jax.ShapeDtypeStruct((), jnp.int32)}  # updates when the step was taken
-
-    def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
 
     def policy(self, state: Any, carry: Any, obs: Row, mode: Mode) -> tuple[Any, Row, Row]:
         carry, action, out = super().policy(state, carry, obs, mode)
@@ -149,17 +148,15 @@ class EfficientZero(muzero.MuZero):
         age = updates - rows["out/born"][:, 0]
         return jnp.clip(config.n_step - age // config.trust_updates, 1, config.n_step)
 
-    def losses(
-        self, model: Any, states: Hidden, window: Window, batch: Row
-    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
-        losses, reward = super().losses(model, states, window, batch)
-        seen = model.body.represent(observed(self, batch, 1, self.config.unroll), jnp.dtype(model.dtype))
+    def losses(self, model: Any, states: Hidden, window: Window, batch: Row) -> muzero.Losses:
+        losses = super().losses(model, states, window, batch)
+        seen = model.represent(observed(self, batch, 1, self.config.unroll)).state
         apart = -model.agreement(states.state[:, 1:], seen)
         # The end of an episode is still observed; what follows it is of another.
         there = window.same_episode.astype(jnp.float32)
         pad = jnp.zeros_like(apart[:, :1])
         losses["consistency"] = (self.config.consistency_scale, jnp.concatenate([pad, there * apart], 1))
-        return losses, reward
+        return losses
 
     def reward_of(self, window: Window) -> Float[Array, "B k"]:
         """Sums of the rewards since the last multiple of the horizon."""
@@ -169,11 +166,4 @@ class EfficientZero(muzero.MuZero):
         return total - total[:, begin]
 
 
-def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> EfficientZero:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: actions that are not one discrete choice.
-    """
-    model.check(config, obs_space, act_space)
-    return EfficientZero(config, obs_space, act_space, precision)
+make_agent = EfficientZero

@@ -7,17 +7,16 @@ visits but the improved policy `softmax(logits + sigma(completed Q))`; no Dirich
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.algos.muzero import muzero
-from reverie.algos.muzero.model import Model, check
-from reverie.algos.muzero.state import Carry, State
+from reverie.algos.muzero.model import Model
+from reverie.algos.muzero.state import Carry, Legal, State
 from reverie.algos.muzero.values import Playable
 from reverie.behavior.search import SearchResult, gumbel
-from reverie.envs.base import Spaces
 from reverie.fields import Weight, Within
 from reverie.model.unroll import Hidden
 
@@ -46,13 +45,7 @@ class GumbelMuZero(muzero.MuZero):
         return jnp.zeros(carry.moves.shape)
 
     def search(
-        self,
-        model: Model,
-        root: Hidden,
-        key: PRNGKeyArray,
-        legal: Bool[Array, "B a"] | None,
-        greedy: bool,
-        temperature: Float[Array, " B"],
+        self, model: Model, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
     ) -> SearchResult:
         config = self.config
         return gumbel(
@@ -62,7 +55,7 @@ class GumbelMuZero(muzero.MuZero):
             simulations=config.simulations,
             legal=legal,
             considered=config.considered,
-            scale=0.0 if greedy else 1.0,
+            scale=0.0 if temperature is None else 1.0,
             visit_scale=config.visit_scale,
             value_scale=config.q_scale,
             rescale=config.q_rescale,
@@ -70,11 +63,4 @@ class GumbelMuZero(muzero.MuZero):
         )
 
 
-def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> GumbelMuZero:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: actions that are not one discrete choice.
-    """
-    check(config, obs_space, act_space)
-    return GumbelMuZero(config, obs_space, act_space, precision)
+make_agent = GumbelMuZero

@@ -40,7 +40,7 @@ def imagination_losses(
         return policy.sample(key).reshape(latent.reward.shape)
 
     def judge(latent: Hidden) -> tuple[Array, Array, Array]:
-        return *frozen.predict(latent), frozen.val(frozen.body.read(latent.state)).pred()
+        return *frozen.predict(latent), frozen.value(latent).pred()
 
     ahead = imagine(frozen, act, judge, starts, config.imagination, key, lam=config.imagined_lam)
     feat = frozen.body.read(ahead.latent.state)[:-1]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.algos import Unsuitable, check_choice
+from reverie.algos import Unsuitable
 from reverie.algos.muzero.values import Values
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import halvings, images
@@ -76,6 +76,10 @@ class Model(eqx.Module):
         """The reward of the step that led to `hidden`, as a distribution."""
         return self.rew(self.body.read(hidden.state))
 
+    def value(self, hidden: Hidden) -> Scalar:
+        """The value of a state to the player to move, as a distribution."""
+        return self.val(self.body.read(hidden.state))
+
     def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
         return self.advance(latent, action)
 
@@ -139,25 +143,17 @@ def towering(config: Values, seen: Spaces) -> bool:
     return config.network == "tower" or (config.network == "auto" and bool(boards(seen)))
 
 
-def check(config: Values, obs_space: Spaces, act_space: Spaces) -> None:
-    """Raises Unsuitable unless the spaces suit a search over all actions."""
-    instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
-    check_choice(act_space, instead)
-    check_states(config, obs_space)
-
-
-def check_states(config: Values, obs_space: Spaces) -> None:
+def check_boards(config: Values, obs_space: Spaces) -> None:
     """Raises Unsuitable unless there is something for a tower to stand on, and boards can be read off it if they are to
     be."""
     scale = config.chosen().decode_scale
+    seen = {key: space.describe() for key, space in obs_space.items()}
     if scale and (config.network == "mlp" or not boards(obs_space) or images(obs_space)):
-        seen = {key: space.describe() for key, space in obs_space.items()}
         raise Unsuitable(
             f"decode_scale {scale:g} among --choices reads boards off the planes of a tower, and here the network is "
             f"{config.network} and the env shows {seen}: leave it out"
         )
     if config.network == "tower" and not planar(obs_space):
-        seen = {key: space.describe() for key, space in obs_space.items()}
         raise Unsuitable(f"--network tower needs an image or a board, and the env shows {seen}: type --network mlp")
 
 

@@ -21,12 +21,14 @@ from jax import lax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reverie.agent import CONTEXT_ROWS, Dream, Metrics, Row
-from reverie.algos.muzero import report, targets
+from reverie.agent import Metrics, Row
+from reverie.algos import check_choice
+from reverie.algos.muzero import report as reports
+from reverie.algos.muzero import targets
 from reverie.algos.muzero.acting import Acting
 from reverie.algos.muzero.frames import observed
 from reverie.algos.muzero.imagination import imagination_losses
-from reverie.algos.muzero.model import Model, check, irregular, seen_space, towering
+from reverie.algos.muzero.model import Model, check_boards, irregular, seen_space, towering
 from reverie.algos.muzero.state import State
 from reverie.algos.muzero.values import Config as Config
 from reverie.behavior.returns import Window, n_step_return
@@ -40,15 +42,7 @@ from reverie.nn.dists import Binary
 from reverie.nn.layers import Conv
 from reverie.nn.optim import finite, guarded
 
-
-def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> MuZero:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: actions that are not one discrete choice.
-    """
-    check(config, obs_space, act_space)
-    return MuZero(config, obs_space, act_space, precision)
+Losses = dict[str, tuple[float, Float[Array, "B k"]]]  # name -> its weight, and its value at positions 0 to K
 
 
 class MuZero(Acting):
@@ -58,9 +52,24 @@ class MuZero(Acting):
 
         row      -C ..  -1 | 0      1    ..   K   ..   K + n          C = stack - 1, T = K + n + 1
                   frames   | root   ---unroll--   ---targets
+
+    `precision` is the compute dtype, `float32` or `bfloat16`.
+
+    Raises:
+      Unsuitable: actions that are not one discrete choice, for a search that tries every one of them; or observations
+        that the network asked for cannot see.
     """
 
+    minibatches: int = 1
+    networks: type[Model] = Model
+    search_keys: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
+    enumerated: bool = True  # a number means the same action at every node of a tree
+
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
+        if self.enumerated:
+            instead = "`sampled_muzero` draws some of them instead: for continuous actions and many discrete ones"
+            check_choice(act_space, instead)
+        check_boards(config, obs_space)
         self.config = config
         self.obs_space, self.act_space = obs_space, act_space
         self.precision = precision
@@ -69,7 +78,9 @@ class MuZero(Acting):
         self.trained = 1  # the replay ratio counts roots
         (self.action,) = sorted(act_space) if len(act_space) == 1 else ("",)
         self.seen_space = seen_space(obs_space, config.stack)
-        self.resized: Mapping[str, Size] = resized(obs_space, self.canvas()) if images(obs_space) else {}
+        seen = self.seen_space
+        size = tower_canvas(seen) if towering(config, seen) else canvas(images(seen), halvings(seen))
+        self.resized: Mapping[str, Size] = resized(obs_space, size)
         self.out_space: Mapping[str, jax.ShapeDtypeStruct] = {
             "policy": jax.ShapeDtypeStruct((self.choices,), jnp.float32),
             "value": jax.ShapeDtypeStruct((), jnp.float32),
@@ -85,15 +96,6 @@ class MuZero(Acting):
             *(of(name) for name in sorted(act_space) for of in (policy_certain, policy_random)),
         )
 
-    def canvas(self) -> Size:
-        """Height and width at which the networks see images."""
-        seen = self.seen_space
-        return tower_canvas(seen) if towering(self.config, seen) else canvas(images(seen), halvings(seen))
-
-    minibatches: int = 1
-    search_keys: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
-    enumerated: bool = True  # a number means the same action at every node of a tree
-
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The arrays stored beside a step besides policy, value and priority."""
         return {}
@@ -101,7 +103,7 @@ class MuZero(Acting):
     # ---------------------------------------------------------------- acting
 
     def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
+        return self.networks(self.config, self.obs_space, self.act_space, self.precision, key)
 
     def init(self, key: PRNGKeyArray) -> State:
         model_key, key = jax.random.split(key)
@@ -178,7 +180,7 @@ class MuZero(Acting):
         if config.unrolled_value == "seen":
             window = targets.observed_values(self, stop_gradient(model), window, batch)
         states = self.unroll(model, batch, actions)
-        losses, reward = self.losses(model, states, window, batch)
+        losses = self.losses(model, states, window, batch)
         imagined: Metrics = {}
         if config.behavior == "actor-critic":
             behavior, imagined = imagination_losses(self, model, states, window, key)
@@ -189,9 +191,9 @@ class MuZero(Acting):
         loss = jnp.sum(jnp.stack([scale * means[name] for name, (scale, _) in losses.items()]))
         priority = jnp.abs(rows["out/value"][:, 0] - window.value[:, 0])
         known = window.known[:, 1:].astype(jnp.float32)
-        target = window.reward[:, 1:]
+        reward, target = states.reward[:, 1:], window.reward[:, 1:]
         mean = (known * target).sum() / known.sum()
-        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | report.diagnose(self, model, states, actions)
+        metrics = {f"loss/{k}": v for k, v in means.items()} | imagined | reports.diagnose(self, model, states, actions)
         metrics |= {
             "replay/reward": mean,
             "reward/variance": (known * (target - mean) ** 2).sum() / known.sum(),
@@ -215,19 +217,21 @@ class MuZero(Acting):
         root = model.represent({k: v[:, 0] for k, v in observed(self, batch, 0, 1).items()})
 
         def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
-            after = self.step(model, hidden._replace(state=halve_gradient(hidden.state)), action)
+            after = model.advance(hidden._replace(state=halve_gradient(hidden.state)), action)
             return after, after
 
         # No loop: on the CPU, the gradient of a convolution inside one takes ten times as long.
         _, rest = lax.scan(step, root, jnp.swapaxes(actions, 0, 1), unroll=True)
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[:, None], jnp.swapaxes(xs, 0, 1)], 1), root, rest)
 
-    def losses(
-        self, model: Any, states: Hidden, window: Window, batch: Row
-    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
-        """Name -> its weight, and its value `[B, K + 1]`; and the rewards predicted for steps 1 to K."""
+    def along(self, x: Array) -> Array:
+        """Positions 0 to K of an array of a batch."""
+        return x[:, self.context : self.context + self.config.unroll + 1]
+
+    def losses(self, model: Any, states: Hidden, window: Window, batch: Row) -> Losses:
+        """The losses of all that the model predicts."""
         config, choices = self.config, self.config.chosen()
-        value = model.val(model.body.read(states.state))
+        value = model.value(states)
         reward = model.reward_of(jax.tree.map(lambda x: x[:, 1:], states))
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
@@ -240,19 +244,18 @@ class MuZero(Acting):
             ),
         }
         if model.turn is not None:
-            turn = model.turn(model.body.read(states.state[:, 1:])).loss(
-                window.player_changes[:, 1:].astype(jnp.float32)
-            )
+            changes = window.player_changes[:, 1:].astype(jnp.float32)
+            turn = model.turn(model.body.read(states.state[:, 1:])).loss(changes)
             losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
         if model.leg is not None:
-            seen = batch["obs/legal"][:, self.context : self.context + config.unroll + 1]
-            losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), seen))
+            legal = self.along(batch["obs/legal"])
+            losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), legal))
         if model.dec is not None:
             # What a state should be is seen at its row, also where the world ended there.
             there = jnp.concatenate([jnp.ones_like(first), window.same_episode], 1)
             for key, nats in self.misread(model.dec, states, batch).items():
                 losses[f"decode/{key}"] = (choices.decode_scale, there * nats)
-        return losses, states.reward[:, 1:]
+        return losses
 
     def misread(self, decode: Conv, states: Hidden, batch: Row) -> dict[str, Float[Array, "B k"]]:
         """Nats that each board costs at positions 0 to K when it is read off the states (Anand et al. 2022, "Procedural
@@ -260,22 +263,16 @@ class MuZero(Acting):
         logits, cost = decode(states.state).astype(jnp.float32), {}
         for key, space in boards(self.obs_space).items():
             mine, logits = jnp.split(logits, [space.shape[2]], -1)
-            seen = batch[f"obs/{key}"][:, self.context : self.context + self.config.unroll + 1].astype(jnp.float32)
-            cost[key] = Binary(mine).loss(seen).sum((-3, -2, -1))
+            cost[key] = Binary(mine).loss(self.along(batch[f"obs/{key}"]).astype(jnp.float32)).sum((-3, -2, -1))
         return cost
 
     def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:
         """Log-probability of what the searches found, at positions 0 to K."""
-        target = batch["out/policy"][:, self.context : self.context + self.config.unroll + 1]
-        return (target * model.judge(states)[0].logp[..., 0, :]).sum(-1)
+        return (self.along(batch["out/policy"]) * model.judge(states)[0].logp[..., 0, :]).sum(-1)
 
     def taken(self, rows: Row) -> Array:
         """The actions of rows as the dynamics take them, `[B, T, ...]`."""
         return rows[f"action/{self.action}"]
-
-    def step(self, model: Model, hidden: Hidden, action: Array) -> Hidden:
-        """One step of the dynamics along what was done."""
-        return model.advance(hidden, action)
 
     def other(self, actions: Array) -> Array:
         """Other actions than these, `[B, ...]`."""
@@ -287,12 +284,8 @@ class MuZero(Acting):
 
     # ------------------------------------------------------------- reporting
 
-    def report(self, state: State, batch: Row) -> Metrics:
-        """See `report.report`."""
-        return report.report(self, state, batch)
-
-    def dream(self, state: State, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
-        return report.dream(self, state, batch, seen)
+    report = reports.report
+    dream = reports.dream
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
@@ -311,3 +304,6 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         optax.add_decayed_weights(choices.weight_decay),
         optax.sgd(rate, momentum=0.9),
     )
+
+
+make_agent = MuZero

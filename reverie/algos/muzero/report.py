@@ -40,11 +40,11 @@ def dream(agent: Any, state: Any, batch: Row, seen: int = CONTEXT_ROWS) -> Dream
     start = jax.tree.map(lambda x: x[:, -1], latents)
 
     def step(hidden: Hidden, action: Array) -> tuple[Hidden, Hidden]:
-        after = agent.step(state.model, hidden, action)
+        after = state.model.advance(hidden, action)
         return after, after
 
     _, ahead = lax.scan(step, start, jnp.swapaxes(agent.taken(rows)[:, seen - 1 : -1], 0, 1))
-    value = lambda hidden: state.model.val(state.model.body.read(hidden.state)).pred()
+    value = lambda hidden: state.model.value(hidden).pred()
     dream = {
         "reward": jnp.concatenate([rows["reward"][:, :seen], ahead.reward.T], 1),
         "value": jnp.concatenate([value(latents), value(ahead).T], 1),
@@ -60,7 +60,7 @@ def diagnose(agent: Any, model: Model, states: Hidden, actions: Array) -> Metric
     frozen = stop_gradient(model)
     policies = frozen.pol(frozen.body.read(root.state))
     taken, other = (
-        agent.step(frozen, root, a).state.astype(jnp.float32) for a in (actions[:, 0], agent.other(actions[:, 0]))
+        frozen.advance(root, a).state.astype(jnp.float32) for a in (actions[:, 0], agent.other(actions[:, 0]))
     )
     spread = jnp.abs(taken - jnp.roll(taken, 1, 0)).mean()  # between unrelated states
     return {

@@ -18,13 +18,15 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Row, select
 from reverie.algos.muzero import model, muzero
+from reverie.algos.muzero.state import Legal
 from reverie.algos.muzero.values import Puct
+from reverie.behavior.actor_critic import log_probability
 from reverie.behavior.returns import Window
 from reverie.behavior.search import SearchResult, gumbel
 from reverie.envs.base import Space, Spaces
 from reverie.fields import Positive, Share, Weight, Within
 from reverie.model.encode import flat, unflat
-from reverie.model.heads import Scalar
+from reverie.model.heads import Scalar, sample
 from reverie.model.unroll import Hidden
 from reverie.nn.dists import BoundedNormal, OneHot
 
@@ -67,11 +69,11 @@ class Model(model.Model):
     def imagine(self, latent: Hidden, action: Int[Array, "*B"], key: PRNGKeyArray) -> Hidden:
         """The step that candidate number `action` leads to, with candidates of its own."""
         taken = jnp.take_along_axis(latent.memory[0], action[..., None, None], -2)[..., 0, :]
-        return self.propose(self.follow(latent, taken), key)
+        return self.propose(self.advance(latent, taken), key)
 
-    def follow(self, hidden: Hidden, taken: Float[Array, "*B a"]) -> Hidden:
+    def advance(self, hidden: Hidden, action: Float[Array, "*B a"]) -> Hidden:
         """One step of the dynamics, by an action that is given in full."""
-        after = self.body.advance(hidden.state, jnp.clip(taken, -1, 1))  # the env clips, too
+        after = self.body.advance(hidden.state, jnp.clip(action, -1, 1))  # the env clips, too
         return hidden._replace(state=after, reward=self.rew(self.body.read(after)).pred())
 
     def propose(self, hidden: Hidden, key: PRNGKeyArray, legal: Bool[Array, "*B a"] | None = None) -> Hidden:
@@ -82,9 +84,7 @@ class Model(model.Model):
         spaces, drawn = dict(self.actions), []
         for i in range(self.candidates):
             source = wide if i < count else policy
-            keys = jax.random.split(jax.random.fold_in(key, i), len(source))
-            one = {name: d.sample(k) for (name, d), k in zip(source.items(), keys, strict=True)}
-            drawn.append(flat(spaces, one))
+            drawn.append(flat(spaces, sample(source, jax.random.fold_in(key, i))))
         codes = jnp.stack(drawn, -2)
         own = self.logp(policy, codes)
         share = count / self.candidates
@@ -94,7 +94,7 @@ class Model(model.Model):
     def logp(self, policy: Policy, codes: Float[Array, "*B k a"]) -> Float[Array, "*B k"]:
         """Log-probability (density) of flat actions."""
         moved = jnp.moveaxis(codes, -2, 0)  # distributions broadcast over leading axes
-        parts = jax.vmap(lambda code: sum_of(policy, unflat(dict(self.actions), code)))(moved)
+        parts = jax.vmap(lambda code: log_probability(policy, unflat(dict(self.actions), code)))(moved)
         return jnp.moveaxis(parts, 0, -1)
 
     def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B k"], Float[Array, "*B"]]:
@@ -109,37 +109,26 @@ class Model(model.Model):
 class SampledMuZero(muzero.MuZero):
     """The `Agent`."""
 
+    networks = Model
+    search_keys = ("policy", "value", "candidates")
+    enumerated = False
+
     @property
     def choices(self) -> int:
         return int(self.config.candidates)
-
-    search_keys: tuple[str, ...] = ("policy", "value", "candidates")
-    enumerated: bool = False
-
-    @property
-    def spaces(self) -> list[tuple[str, Space]]:
-        return sorted(self.act_space.items())
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         width = sum(s.width for s in self.act_space.values())
         return {"candidates": jax.ShapeDtypeStruct((self.choices, width), jnp.float32)}
 
-    def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
+    def root_of(self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Legal) -> tuple[Hidden, Legal]:
+        return model.propose(model.represent(seen), key, legal), None  # candidates are drawn among what is legal
 
-    def root_of(
-        self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Bool[Array, "B a"] | None
-    ) -> Hidden:
-        root: Hidden = model.propose(model.represent(seen), key, legal)
-        return root
-
-    def choosable(self, legal: Bool[Array, "B a"] | None) -> None:
-        """All: candidates are drawn among what is legal."""
-
-    def even_root(self, root: Hidden, key: PRNGKeyArray, legal: Bool[Array, "B a"] | None) -> Hidden:
+    def even_root(self, root: Hidden, key: PRNGKeyArray, legal: Legal) -> Hidden:
         _, prior = root.memory
         even = {
-            k: even_actions(s, jax.random.fold_in(key, i), prior.shape, legal) for i, (k, s) in enumerate(self.spaces)
+            name: even_actions(space, jax.random.fold_in(key, i), prior.shape, legal)
+            for i, (name, space) in enumerate(sorted(self.act_space.items()))
         }
         return root._replace(memory=(flat(self.act_space, even), prior))
 
@@ -148,18 +137,12 @@ class SampledMuZero(muzero.MuZero):
         return unflat(self.act_space, jnp.clip(taken, -1, 1))
 
     def search(
-        self,
-        model: Any,
-        root: Hidden,
-        key: PRNGKeyArray,
-        legal: Bool[Array, "B a"] | None,
-        greedy: bool,
-        temperature: Float[Array, " B"],
+        self, model: Any, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
     ) -> SearchResult:
         config = self.config
         if config.search == "puct":
-            return super().search(model, root, key, legal, greedy, temperature)
-        return gumbel(model, root, key, simulations=config.simulations, scale=0.0 if greedy else 1.0)
+            return super().search(model, root, key, legal, temperature)
+        return gumbel(model, root, key, simulations=config.simulations, scale=0.0 if temperature is None else 1.0)
 
     def fresh(self, root: Hidden, policy: Float[Array, "B k"], value: Float[Array, " B"]) -> Row:
         return super().fresh(root, policy, value) | {"candidates": root.memory[0]}
@@ -167,35 +150,21 @@ class SampledMuZero(muzero.MuZero):
     def taken(self, rows: Row) -> Array:
         return flat(self.act_space, select(rows, "action/"))
 
-    def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:
-        after: Hidden = model.follow(hidden, action)
-        return after
-
     def other(self, actions: Float[Array, "B a"]) -> Float[Array, "B a"]:
         return jnp.roll(actions, 1, 0)  # what was done in another sequence
 
-    def losses(
-        self, model: Any, states: Hidden, window: Window, batch: Row
-    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
-        config = self.config
-        losses, reward = super().losses(model, states, window, batch)
-        legal = batch["obs/legal"][:, self.context :][:, : config.unroll + 1] if "obs/legal" in batch else None
+    def losses(self, model: Any, states: Hidden, window: Window, batch: Row) -> muzero.Losses:
+        losses = super().losses(model, states, window, batch)
+        legal = self.along(batch["obs/legal"]) if "obs/legal" in batch else None
         policy, _ = model.judge_all(states, legal)
         entropy = sum(dist.entropy() for dist in policy.values())
-        losses["entropy"] = (config.entropy_scale, -window.real.astype(jnp.float32) * entropy)
-        return losses, reward
+        losses["entropy"] = (self.config.entropy_scale, -window.real.astype(jnp.float32) * entropy)
+        return losses
 
     def likelihood(self, model: Any, states: Hidden, batch: Row) -> Float[Array, "B k"]:
-        span = slice(self.context, self.context + self.config.unroll + 1)
         policy, _ = model.judge_all(states)
-        logp = model.logp(policy, batch["out/candidates"][:, span])
-        return (batch["out/policy"][:, span] * logp).sum(-1)
-
-
-def sum_of(policy: Policy, action: Mapping[str, Array]) -> Float[Array, "*B"]:
-    """Log-probability of an action of several parts."""
-    parts = jnp.stack([dist.logp_of(action[name]) for name, dist in policy.items()])
-    return parts.sum(0)
+        logp = model.logp(policy, self.along(batch["out/candidates"]))
+        return (self.along(batch["out/policy"]) * logp).sum(-1)
 
 
 def even_actions(
@@ -211,11 +180,4 @@ def even_actions(
     return jax.random.randint(key, (*batch, *space.shape), 0, jnp.broadcast_to(classes, (*batch, *space.shape)))
 
 
-def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> SampledMuZero:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: there are no boards for decode_scale to read off.
-    """
-    model.check_states(config, obs_space)
-    return SampledMuZero(config, obs_space, act_space, precision)
+make_agent = SampledMuZero

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from reverie.algos.muzero.model import Model
 from reverie.behavior.explore import RepeatedAction
+
+Legal = Bool[Array, "B a"] | None  # the actions that may be taken at every root; None: all
 
 
 class State(eqx.Module):

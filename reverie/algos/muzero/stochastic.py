@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Row
 from reverie.algos.muzero import model, muzero
 from reverie.algos.muzero.frames import observed
+from reverie.algos.muzero.state import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.returns import Window
 from reverie.behavior.search import TINY, SearchResult, gumbel
@@ -75,17 +76,16 @@ class Model(model.Model):
     bool `[*B]`: whether it is an afterstate."""
 
     after: Chance
-    actions: int = eqx.field(static=True)
     codes: int = eqx.field(static=True)
 
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray):
         base, *keys = jax.random.split(key, 8)
         super().__init__(config, obs_space, act_space, dtype, base, moves=config.codes)
-        self.actions, self.codes = sum(s.width for s in act_space.values()), config.codes
+        self.codes = config.codes
         seen = model.seen_space(obs_space, config.stack)
         read, units = self.body.outputs, config.units
         self.after = Chance(
-            body=model.make_body(config, seen, self.actions, keys[0]),
+            body=model.make_body(config, seen, self.classes, keys[0]),
             prob=(MLP(read, units, config.layers, key=keys[1]), Linear(units, self.codes, key=keys[2], scale=0.0)),
             val=ScalarHead(read, units, config.layers, **config.scalar(), key=keys[3]),
             enc=(MLP(2 * read, units, config.layers, key=keys[4]), Linear(units, self.codes, key=keys[5])),
@@ -97,7 +97,7 @@ class Model(model.Model):
 
     def moved(self, hidden: Hidden, action: Int[Array, "*B"]) -> Hidden:
         """The afterstate of an action. It pays nothing."""
-        state = self.after.body.advance(hidden.state, jax.nn.one_hot(action, self.actions))
+        state = self.after.body.advance(hidden.state, jax.nn.one_hot(action, self.classes))
         return Hidden(state, jnp.zeros_like(hidden.reward), jnp.ones(hidden.reward.shape, bool))
 
     def after_chance(self, after: Hidden, code: Float[Array, "*B c"]) -> Hidden:
@@ -139,7 +139,7 @@ class Model(model.Model):
 
     def evaluate(self, latent: Hidden) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
         policy, value = self.judge(latent)
-        most = max(self.actions, self.codes)
+        most = max(self.classes, self.codes)
         pad = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, most - x.shape[-1])], constant_values=ILLEGAL)
         odds = jax.nn.log_softmax(self.odds(latent), -1)
         after = latent.memory
@@ -150,26 +150,19 @@ class Model(model.Model):
 class StochasticMuZero(muzero.MuZero):
     """The `Agent`."""
 
-    def make_model(self, key: PRNGKeyArray) -> Model:
-        return Model(self.config, self.obs_space, self.act_space, self.precision, key)
+    networks = Model
 
     def search(
-        self,
-        model: Any,
-        root: Hidden,
-        key: PRNGKeyArray,
-        legal: Bool[Array, "B a"] | None,
-        greedy: bool,
-        temperature: Float[Array, " B"],
+        self, model: Any, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
     ) -> SearchResult:
         wide = max(self.choices, self.config.codes)
         if legal is None:
             legal = jnp.ones((root.reward.shape[0], self.choices), bool)
         legal = jnp.pad(legal, ((0, 0), (0, wide - self.choices)))
         if self.config.search == "puct":
-            found = super().search(model, root, key, legal, greedy, temperature)
+            found = super().search(model, root, key, legal, temperature)
         else:
-            scale = 0.0 if greedy else 1.0
+            scale = 0.0 if temperature is None else 1.0
             found = gumbel(model, root, key, simulations=self.config.simulations, legal=legal, scale=scale)
         return found._replace(policy=found.policy[:, : self.choices])
 
@@ -177,7 +170,7 @@ class StochasticMuZero(muzero.MuZero):
         """States 0 to K; `memory` of state k holds what led to it: the afterstate, the code that came, and the code's
         probabilities by the encoder (of state 0: by nothing)."""
         config = self.config
-        seen = model.body.represent(observed(self, batch, 0, config.unroll + 1), jnp.dtype(model.dtype))
+        seen = model.represent(observed(self, batch, 0, config.unroll + 1)).state
         probs = model.encode(seen[:, :-1], seen[:, 1:])  # [B, K, C]
         hard = jax.nn.one_hot(jnp.argmax(probs, -1), config.codes)
         codes = straight_through(hard, probs)
@@ -194,12 +187,10 @@ class StochasticMuZero(muzero.MuZero):
         plain = Hidden(join(root.state, rest.state), join(root.reward, rest.reward))
         return plain._replace(memory=(jnp.swapaxes(afters, 0, 1), hard, probs))
 
-    def losses(
-        self, model: Any, states: Hidden, window: Window, batch: Row
-    ) -> tuple[dict[str, tuple[float, Float[Array, "B k"]]], Float[Array, "B u"]]:
-        config = self.config
+    def losses(self, model: Any, states: Hidden, window: Window, batch: Row) -> muzero.Losses:
+        config, reward = self.config, states.reward[:, 1:]
         afters, hard, probs = states.memory
-        losses, reward = super().losses(model, states._replace(memory=()), window, batch)
+        losses = super().losses(model, states._replace(memory=()), window, batch)
         after = Hidden(afters, reward, jnp.ones(reward.shape, bool))
         # Of the step from k to k + 1, counted with state k.
         there = window.same_episode.astype(jnp.float32)
@@ -214,7 +205,7 @@ class StochasticMuZero(muzero.MuZero):
             "after_value": (config.value_scale, pad(value)),
             "commitment": (config.commitment_scale, pad(commitment)),
             "balance": (config.balance_scale, pad(jnp.broadcast_to(uneven, there.shape))),
-        }, reward
+        }
 
     def worth(self, window: Window) -> Float[Array, "B u"]:
         """Value targets of the afterstates between rows k and k + 1, in the view of the player who moved: what the
@@ -224,16 +215,5 @@ class StochasticMuZero(muzero.MuZero):
         discount = jnp.where(window.player_changes, -self.config.discount, self.config.discount)
         return (window.reward + discount * window.value)[:, 1:]
 
-    def step(self, model: Any, hidden: Hidden, action: Array) -> Hidden:
-        after: Hidden = model.advance(hidden._replace(memory=jnp.zeros(hidden.reward.shape, bool)), action)
-        return after
 
-
-def make_agent(config: Any, obs_space: Spaces, act_space: Spaces, *, precision: str) -> StochasticMuZero:
-    """The agent for these spaces. `precision`: compute dtype, `float32` or `bfloat16`; builds no arrays.
-
-    Raises:
-      Unsuitable: actions that are not one discrete choice.
-    """
-    model.check(config, obs_space, act_space)
-    return StochasticMuZero(config, obs_space, act_space, precision)
+make_agent = StochasticMuZero

@@ -23,7 +23,7 @@ def observed_values(agent: Any, model: Model, window: Window, batch: Row) -> Win
     chance in one step (in the spirit of agent-consistent models, Farquhar et al. 2021).
     """
     seen = model.represent(observed(agent, batch, 1, agent.config.unroll))
-    value = jnp.where(window.real[:, 1:], model.val(model.body.read(seen.state)).pred(), 0.0)
+    value = jnp.where(window.real[:, 1:], model.value(seen).pred(), 0.0)
     return window._replace(value=window.value.at[:, 1:].set(value))
 
 
@@ -45,8 +45,8 @@ def reanalyse_batch(agent: Any, target: Model, batch: Row, before: Row, key: PRN
     seen = {k: flat(v) for k, v in observed(agent, part, 0, count).items()}
     at = slice(agent.context, agent.context + count)
     legal = flat(part["obs/legal"][:, at]) if "obs/legal" in part else None
-    root, legal = agent.root_of(target, seen, root_key, legal), agent.choosable(legal)
-    _, policy, value = agent.decide(target, root, search_key, legal, False, jnp.ones(share * count, jnp.float32))
+    root, legal = agent.root_of(target, seen, root_key, legal)
+    _, policy, value = agent.decide(target, root, search_key, legal, jnp.ones(share * count, jnp.float32))
     new = agent.fresh(root, policy, value)
     used, out = {}, {}
     for name in agent.search_keys:
@@ -63,5 +63,5 @@ def revalue(agent: Any, target: Model, batch: Row) -> Row:
     """The whole batch, all of whose values are the target network's. They are not written back: no search found
     them."""
     seen = target.represent(observed(agent, batch, 0, agent.rows))
-    value = batch["out/value"].at[:, agent.context :].set(target.val(target.body.read(seen.state)).pred())
+    value = batch["out/value"].at[:, agent.context :].set(target.value(seen).pred())
     return batch | {"out/value": value}
