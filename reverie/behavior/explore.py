@@ -68,7 +68,7 @@ def explore(
       chosen, drawn: what the policy would do, and fresh random actions, `[N, ...]`.
       first: an episode begins; what was being repeated in the one before is not.
       share: of all steps that random actions take up; 1 in warm-up.
-      allowed: whether the repeated action may be taken now. None: it always may.
+      may_act: whether the repeated action may be taken now. None: it always may.
     """
     bound_key, begin_key, length_key = jax.random.split(key, 3)
     powers = 1 + int(math.log2(values.hold))

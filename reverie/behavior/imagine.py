@@ -85,11 +85,7 @@ def trajectory(
 
 
 def rollout(
-    model: WorldModel,
-    policy: Callable[[Any, PRNGKeyArray], Any],
-    start: Any,
-    horizon: int,
-    key: PRNGKeyArray,
+    model: WorldModel, policy: Callable[[Any, PRNGKeyArray], Any], start: Any, horizon: int, key: PRNGKeyArray
 ) -> tuple[Any, Any]:
     """Imagines `horizon` steps from every start state.
 

@@ -74,7 +74,7 @@ class Window(NamedTuple):
       known: whether `value` and `reward` can be known: not beyond a truncation.
       real: whether the row belongs to the episode and is not its end by termination: it has a search and a successor
         (or, at a truncation, would have had one).
-      turned: whether it is another player's turn there than it was at the row before; False at position 0.
+      player_changes: whether it is another player's turn there than it was at the row before; False at position 0.
     """
 
     value: Float[Array, "B k"]
@@ -166,10 +166,7 @@ class ReturnScale(eqx.Module):
         self.high = jnp.asarray(high, jnp.float32)
 
     def update(
-        self,
-        returns: Float[Array, "..."],
-        rate: float = 0.01,
-        percentiles: tuple[float, float] = (5.0, 95.0),
+        self, returns: Float[Array, "..."], rate: float = 0.01, percentiles: tuple[float, float] = (5.0, 95.0)
     ) -> ReturnScale:
         """Moves the range towards that of `returns`."""
         low, high = jnp.percentile(lax.stop_gradient(returns).ravel(), jnp.array(percentiles))

@@ -95,15 +95,7 @@ def gumbel(
         return jax.nn.softmax(improved(nodes), 0) - nodes.visits / nodes.total[None]
 
     tree = grow(
-        model,
-        latent,
-        logits,
-        value,
-        key,
-        simulations=simulations,
-        at_root=at_root,
-        inside=inside,
-        max_depth=max_depth,
+        model, latent, logits, value, key, simulations=simulations, at_root=at_root, inside=inside, max_depth=max_depth
     )
     root = _root(tree)
     action = best(halving(noise + improved(root), root.visits, root.visits.max(0)), legal.T)

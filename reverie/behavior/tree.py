@@ -325,12 +325,7 @@ def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
         values = lax.dynamic_update_index_in_dim(values, value, level, 0)
         step = (node_return, value, _take(forest.reward, node), _take(forest.discount, node))
         is_active = level < length  # shorter paths wait for their last level
-        return (
-            level,
-            *(jnp.where(is_active, x, y) for x, y in zip(step, carry[1:5], strict=True)),
-            qs,
-            values,
-        )
+        return (level, *(jnp.where(is_active, x, y) for x, y in zip(step, carry[1:5], strict=True)), qs, values)
 
     value = _take(forest.value, leaf)
     start: tuple[Array, ...] = (

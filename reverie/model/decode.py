@@ -65,7 +65,8 @@ class ImageDecoder(eqx.Module):
         self.stoch_norm = style.norm_of(2 * units)
         self.to_map = Linear(2 * units, size, key=keys[2], bias=bias, style=style)
         self.map_norm = style.norm_of(depths[-1])
-        self.convs, self.norms = mirror(depths, channels, kernel, list(keys[3:]), style)
+        widths, kernels = (*reversed(depths), channels), (kernel,) * len(depths)
+        self.convs, self.norms = mirror(widths, kernels, list(keys[3:]), style, bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
@@ -84,12 +85,14 @@ class ImageDecoder(eqx.Module):
 
 class TransposedDecoder(eqx.Module):
     """A coarse map from the whole latent by one linear layer, then transposed convolutions: the mirror of an encoder
-    with strides (reference `nets.py@8fa35f8: ImageDecoderResnet` without residual blocks)."""
+    with strides (reference `nets.py@8fa35f8: ImageDecoderResnet` without residual blocks). The mirror of strides
+    `inside` the image has no padding, and begins with a single pixel: 1, 5, 13, 30, 64 (DreamerV1 and V2)."""
 
     to_map: Linear
     convs: tuple[Conv, ...]
     norms: tuple[Norm, ...]
     map_shape: tuple[int, int, int] = eqx.field(static=True)
+    inside: bool = eqx.field(static=True)
     pixels: Pixels = eqx.field(static=True)
     act: Act = eqx.field(static=True)
 
@@ -102,59 +105,26 @@ class TransposedDecoder(eqx.Module):
         depths: tuple[int, ...],
         kernel: int,
         key: PRNGKeyArray,
+        inside: bool = False,
         pixels: Pixels = "sigmoid",
         style: Style = FINAL,
     ):
         map_key, *keys = jax.random.split(key, 1 + len(depths))
-        self.map_shape, self.pixels, self.act = coarse(resolution, depths), pixels, style.act
+        self.inside, self.pixels, self.act = inside, pixels, style.act
+        self.map_shape = (1, 1, 4 * depths[-1]) if inside else coarse(resolution, depths)
         self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
-        self.convs, self.norms = mirror(depths, channels, kernel, keys, style)
+        widths = (self.map_shape[-1], *depths[-2::-1], channels)
+        kernels = KERNELS if inside else (kernel,) * len(depths)
+        self.convs, self.norms = mirror(widths, kernels, keys, style, bias=inside or style.bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
         x = self.to_map(jnp.concatenate([stoch, deter], -1))
         x = x.reshape(*x.shape[:-1], *self.map_shape)
+        enlarge = Conv.spread if self.inside else Conv.transposed
         for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = ACTIVATIONS[self.act](norm(conv.transposed(x)))
-        return canvas_dist(self.convs[-1].transposed(x), self.pixels)
-
-
-class SpreadDecoder(eqx.Module):
-    """Images of 64 x 64 from the whole latent: one linear layer to a single pixel, then transposed convolutions without
-    padding, with kernels of 5, 5, 6 and 6: 1, 5, 13, 30, 64 (DreamerV1 and V2)."""
-
-    to_map: Linear
-    convs: tuple[Conv, ...]
-    norms: tuple[Norm, ...]
-    pixels: Pixels = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        features: int,
-        depths: tuple[int, ...],
-        key: PRNGKeyArray,
-        pixels: Pixels = "shift",
-        style: Style = FINAL,
-    ):
-        map_key, *keys = jax.random.split(key, 1 + len(KERNELS))
-        self.pixels, self.act = pixels, style.act
-        self.to_map = Linear(features, 4 * depths[-1], key=map_key, style=style)
-        widths = (4 * depths[-1], *depths[-2::-1], channels)
-        self.convs = tuple(
-            Conv(widths[i], widths[i + 1], kernel, key=k, style=style)
-            for i, (kernel, k) in enumerate(zip(KERNELS, keys, strict=True))
-        )
-        self.norms = tuple(style.norm_of(d) for d in widths[1:-1])
-
-    def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
-        """Brightness of pixels."""
-        x = self.to_map(jnp.concatenate([stoch, deter], -1))[..., None, None, :]
-        for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = ACTIVATIONS[self.act](norm(conv.spread(x)))
-        return canvas_dist(self.convs[-1].spread(x), self.pixels)
+            x = ACTIVATIONS[self.act](norm(enlarge(conv, x)))
+        return canvas_dist(enlarge(self.convs[-1], x), self.pixels)
 
 
 def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
@@ -164,13 +134,14 @@ def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def mirror(
-    depths: tuple[int, ...], channels: int, kernel: int, keys: list[PRNGKeyArray], style: Style
+    widths: tuple[int, ...], kernels: tuple[int, ...], keys: list[PRNGKeyArray], style: Style, bias: bool
 ) -> tuple[tuple[Conv, ...], tuple[Norm, ...]]:
-    """The convolutions of an encoder the other way round, and the norms behind all of them but the last."""
-    widths, last = (*reversed(depths), channels), len(depths) - 1
+    """Convolutions from each of these numbers of channels to the next, and the norms behind all of them but the last,
+    which always has a `bias`."""
+    last = len(kernels) - 1
     convs = tuple(
-        Conv(widths[i], widths[i + 1], kernel, key=k, bias=style.bias or i == last, style=style)
-        for i, k in enumerate(keys)
+        Conv(widths[i], widths[i + 1], kernel, key=key, bias=bias or i == last, style=style)
+        for i, (kernel, key) in enumerate(zip(kernels, keys, strict=True))
     )
     return convs, tuple(style.norm_of(d) for d in widths[1:-1])
 
@@ -192,7 +163,7 @@ class Decoder(eqx.Module):
 
     mlp: MLP | None
     heads: dict[str, Linear]
-    image: ImageDecoder | TransposedDecoder | SpreadDecoder | None
+    image: ImageDecoder | TransposedDecoder | None
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     image_loss: Literal["squared", "gaussian"] = eqx.field(static=True)
     symlog_vectors: bool = eqx.field(static=True)
@@ -237,14 +208,14 @@ class Decoder(eqx.Module):
             channels = sum(s.shape[2] for s in image_spaces.values())
             self.canvas = resolution = canvas(image_spaces, len(depths), convolutions)
             painter = style._replace(act=image_act or style.act)
-            shared: dict[str, Any] = {"depths": depths, "pixels": pixels, "style": painter, "key": image_key}
+            shared: dict[str, Any] = {"depths": depths, "kernel": kernel, "pixels": pixels, "style": painter}
+            shared |= {"key": image_key}
             if convolutions == "pool":
                 widths: dict[str, Any] = {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
-                self.image = ImageDecoder(channels, resolution, **widths, **shared, kernel=kernel)
-            elif convolutions == "stride":
-                self.image = TransposedDecoder(channels, resolution, features=deter + stoch, **shared, kernel=kernel)
+                self.image = ImageDecoder(channels, resolution, **widths, **shared)
             else:
-                self.image = SpreadDecoder(channels, features=deter + stoch, **shared)
+                whole: dict[str, Any] = {"features": deter + stoch, "inside": convolutions == "inside"}
+                self.image = TransposedDecoder(channels, resolution, **whole, **shared)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> dict[str, Any]:
         """A distribution with `.loss(target) -> [*B]` for every observation key; images want targets in [0, 1]."""

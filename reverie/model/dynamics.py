@@ -103,23 +103,6 @@ class Dynamics(Protocol):
         ...
 
 
-class WithoutReplayState(eqx.Module):
-    """Dynamics of which replay keeps nothing: every sequence starts from `zeros`."""
-
-    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
-        """As `Dynamics.zeros`."""
-        raise NotImplementedError
-
-    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {}
-
-    def to_replay(self, latent: Latent) -> dict[str, Array]:
-        return {}
-
-    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
-        return self.zeros((batch,), dtype)
-
-
 def features(latent: Latent) -> Float[Array, "*B f"]:
     """The input of the heads: `[stoch, deter]`."""
     return jnp.concatenate([flat_stoch(latent.stoch), latent.deter], -1)
@@ -154,3 +137,41 @@ class TokenPosterior(eqx.Module):
     def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:
         out = self.out(ACTIVATIONS[self.act](self.norm(self.hidden(tokens))))
         return out.reshape(*out.shape[:-1], self.stoch, -1)
+
+
+class LatentDynamics(eqx.Module):
+    """The part of `Dynamics` that every kind has."""
+
+    deter: int = eqx.field(static=True)
+    stoch: int = eqx.field(static=True)
+    kind: Stoch = eqx.field(static=True)
+    act: Act = eqx.field(static=True)
+
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
+        """As `Dynamics.zeros`: what stands where a sequence begins with `is_first`."""
+        deter, stoch = (*batch, self.deter), (*batch, self.stoch, self.kind.width)
+        return Latent(jnp.zeros(deter, dtype), jnp.zeros(stoch, dtype))
+
+    def group(self, out: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
+        """A network's output, variable by variable."""
+        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)
+
+    def draw(self, out: Float[Array, "*B s p"], key: PRNGKeyArray, dtype: jnp.dtype) -> Float[Array, "*B s z"]:
+        """A sample of stoch."""
+        return self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
+
+
+class WithoutReplayState(LatentDynamics):
+    """Dynamics whose posterior reads an observation alone, and of which replay keeps nothing: every sequence starts
+    from `zeros`."""
+
+    posterior: TokenPosterior
+
+    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {}
+
+    def to_replay(self, latent: Latent) -> dict[str, Array]:
+        return {}
+
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
+        return self.zeros((batch,), dtype)

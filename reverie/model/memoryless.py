@@ -12,28 +12,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.model.dynamics import Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
 from reverie.model.stoch import Stoch
-from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
+from reverie.nn.layers import FINAL, MLP, Linear, Style
 
 
 class Memoryless(WithoutReplayState):
     """`Dynamics` of one step. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
     What came before matters for one step only, so replay keeps nothing."""
 
-    posterior: TokenPosterior
     prior_mlp: MLP
     prior_out: Linear
     expand: MLP
-    deter: int = eqx.field(static=True)
-    stoch: int = eqx.field(static=True)
-    kind: Stoch = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -58,10 +52,8 @@ class Memoryless(WithoutReplayState):
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
         """As `Dynamics.zeros`."""
-        stoch = jnp.zeros((*batch, self.stoch, self.kind.width), dtype)
-        return Latent(
-            jnp.zeros((*batch, self.deter), dtype), stoch, jnp.zeros((*batch, self.stoch, self.kind.parameters), dtype)
-        )
+        prior = jnp.zeros((*batch, self.stoch, self.kind.parameters), dtype)
+        return super().zeros(batch, dtype)._replace(memory=prior)
 
     def observe(
         self,
@@ -73,7 +65,7 @@ class Memoryless(WithoutReplayState):
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
         """As `Dynamics.observe`."""
         dtype, out = start.deter.dtype, self.posterior(tokens)
-        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
+        stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
         before = jnp.concatenate([start.stoch[:, None], stoch[:, :-1]], 1)
         before = jnp.where(fresh[..., None], jnp.zeros_like(before), before)
@@ -87,8 +79,7 @@ class Memoryless(WithoutReplayState):
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         """As `Dynamics.imagine`."""
         out = self._prior(latent.stoch, action)
-        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1]))
-        return self._latent(stoch.astype(latent.deter.dtype), out)
+        return self._latent(self.draw(out, key, latent.deter.dtype), out)
 
     def _latent(self, stoch: Float[Array, "*B s z"], prior: Float[Array, "*B s p"]) -> Latent:
         """The latent; its memory is only what was expected of it."""
@@ -96,5 +87,4 @@ class Memoryless(WithoutReplayState):
 
     def _prior(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B s p"]:
         x = jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1)
-        out = self.prior_out(self.prior_mlp(x))
-        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)
+        return self.group(self.prior_out(self.prior_mlp(x)))

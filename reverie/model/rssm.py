@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, bounded, flat_stoch
+from reverie.model.dynamics import Latent, LatentDynamics, bounded, flat_stoch
 from reverie.model.stoch import Categorical, Stoch
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block
 from reverie.nn.norm import LayerNorm, Norm
@@ -42,15 +42,7 @@ class BlockGRU(eqx.Module):
     act: Act = eqx.field(static=True)
 
     def __init__(
-        self,
-        deter: int,
-        stoch: int,
-        action: int,
-        hidden: int,
-        blocks: int,
-        *,
-        key: PRNGKeyArray,
-        style: Style = FINAL,
+        self, deter: int, stoch: int, action: int, hidden: int, blocks: int, *, key: PRNGKeyArray, style: Style = FINAL
     ):
         keys, bias = jax.random.split(key, 5), style.bias
         self.from_deter = Linear(deter, hidden, key=keys[0], bias=bias, style=style)
@@ -74,16 +66,12 @@ class BlockGRU(eqx.Module):
         """The next deter. `drive` is `self.drive(action)`."""
         act = ACTIVATIONS[self.act]
         from_deter, from_stoch, _ = self._shared_weights()
-        own = self.hidden.weight[:, : deter.shape[-1] // self._blocks].astype(deter.dtype)
+        own = self.hidden.weight[:, : deter.shape[-1] // len(self.hidden.weight)].astype(deter.dtype)
         x0 = act(self.deter_norm(self.from_deter(deter)))
         x1 = act(self.stoch_norm(self.from_stoch(stoch)))
         shared = jnp.concatenate([from_deter, from_stoch], 0).astype(deter.dtype)
         x = jnp.concatenate([x0, x1], -1) @ shared + per_block(lambda w, h: h @ w, own, deter) + drive
         return self.gates.map(gru, act(self.hidden_norm(x)), deter)
-
-    @property
-    def _blocks(self) -> int:
-        return self.gates.weight.shape[0]
 
     def _shared_weights(self) -> tuple[Array, Array, Array]:
         """The rows of the block weights that read the inputs common to all blocks, as dense matrices `[hidden, D]`."""
@@ -94,18 +82,32 @@ class BlockGRU(eqx.Module):
         return dense[:width], dense[width : 2 * width], dense[2 * width :]
 
 
-class DenseGRU(eqx.Module):
+class HiddenGRU(eqx.Module):
+    """A deterministic transition behind one hidden layer that reads stoch and action."""
+
+    hidden: Linear
+    act: Act = eqx.field(static=True)
+
+    def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
+        """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
+        from_action = self.hidden.weight[-action.shape[-1] :].astype(dtype)
+        return add_bias(bounded(action).astype(dtype) @ from_action, self.hidden.bias)
+
+    def _before_act(self, stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]) -> Float[Array, "*B h"]:
+        """The whole pre-activation."""
+        return stoch @ self.hidden.weight[: stoch.shape[-1]].astype(stoch.dtype) + drive
+
+
+class DenseGRU(HiddenGRU):
     """The deterministic transition of DreamerV2 and of the first DreamerV3 (reference `nets.py@8fa35f8: RSSM, _gru`).
 
     One hidden layer reads stoch and action; one layer from it and deter to the gates, normalised as a whole (in V2 too,
     which has no other norm).
     """
 
-    hidden: Linear
     hidden_norm: Norm
     gates: Linear
     gates_norm: LayerNorm
-    act: Act = eqx.field(static=True)
 
     def __init__(self, deter: int, stoch: int, action: int, hidden: int, *, key: PRNGKeyArray, style: Style = FINAL):
         keys = jax.random.split(key)
@@ -115,29 +117,22 @@ class DenseGRU(eqx.Module):
         self.gates_norm = LayerNorm(3 * deter)
         self.act = style.act
 
-    def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
-        """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
-        return driven(self.hidden, action, dtype)
-
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
-        from_stoch = self.hidden.weight[: stoch.shape[-1]].astype(deter.dtype)
-        x = ACTIVATIONS[self.act](self.hidden_norm(stoch @ from_stoch + drive))
+        x = ACTIVATIONS[self.act](self.hidden_norm(self._before_act(stoch, drive)))
         return gru(self.gates_norm(self.gates(jnp.concatenate([deter, x], -1))), deter)
 
 
-class PlainGRU(eqx.Module):
+class PlainGRU(HiddenGRU):
     """The deterministic transition of DreamerV1: the GRU of Keras, behind one hidden layer that reads stoch and action.
 
     The input and the state have products of their own, each with a bias: the reset gate acts on the state's alone.
     """
 
-    hidden: Linear
     from_input: Linear
     from_state: Linear
-    act: Act = eqx.field(static=True)
 
     def __init__(self, deter: int, stoch: int, action: int, hidden: int, *, key: PRNGKeyArray, style: Style = FINAL):
         keys = jax.random.split(key, 3)
@@ -146,27 +141,16 @@ class PlainGRU(eqx.Module):
         self.from_state = Linear(deter, 3 * deter, key=keys[2], style=style.out)
         self.act = style.act
 
-    def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
-        """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
-        return driven(self.hidden, action, dtype)
-
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
-        from_stoch = self.hidden.weight[: stoch.shape[-1]].astype(deter.dtype)
-        x = ACTIVATIONS[self.act](stoch @ from_stoch + drive)
+        x = ACTIVATIONS[self.act](self._before_act(stoch, drive))
         keep, reset, candidate = jnp.split(self.from_input(x), 3, -1)
         old_keep, old_reset, old = jnp.split(self.from_state(deter), 3, -1)
         keep = jax.nn.sigmoid(keep + old_keep)
         candidate = jnp.tanh(candidate + jax.nn.sigmoid(reset + old_reset) * old)
         return keep * deter + (1 - keep) * candidate
-
-
-def driven(hidden: Linear, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
-    """The share of the action, and the bias, in a layer that reads stoch and action."""
-    from_action = hidden.weight[-action.shape[-1] :].astype(dtype)
-    return add_bias(bounded(action).astype(dtype) @ from_action, hidden.bias)
 
 
 def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
@@ -177,7 +161,7 @@ def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array
     return update * candidate + (1 - update) * state
 
 
-class RSSM(eqx.Module):
+class RSSM(LatentDynamics):
     """`Dynamics` with a recurrence.
 
     Args:
@@ -195,10 +179,6 @@ class RSSM(eqx.Module):
     post_norm: Norm
     post_out: Linear
     first: Float[Array, " d"] | None
-    deter: int = eqx.field(static=True)
-    stoch: int = eqx.field(static=True)
-    kind: Stoch = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -229,13 +209,6 @@ class RSSM(eqx.Module):
         self.post_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style.out)
         self.first = jnp.zeros(deter, jnp.float32) if first == "learned" else None
         self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
-
-    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
-        """As `Dynamics.zeros`: what stands where a sequence begins with `is_first`."""
-        return Latent(
-            jnp.zeros((*batch, self.deter), dtype),
-            jnp.zeros((*batch, self.stoch, self.kind.width), dtype),
-        )
 
     def begin(self, dtype: jnp.dtype) -> Latent:
         """The state before an episode, `[D]` and `[S, Z]`."""
@@ -282,9 +255,7 @@ class RSSM(eqx.Module):
         """As `Dynamics.imagine`."""
         drive = self.core.drive(action, latent.deter.dtype)
         deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
-        out = self._prior(deter)
-        noise = self.kind.noise(key, out.shape[:-1])
-        return Latent(deter, self.kind.sample(out, noise).astype(deter.dtype))
+        return Latent(deter, self.draw(self._prior(deter), key, deter.dtype))
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Latents in replay cost more than a vector observation: half precision for deter, one byte per code."""
@@ -303,11 +274,8 @@ class RSSM(eqx.Module):
         return Latent(row["deter"].astype(dtype), stoch)
 
     def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
-        return self._group(self.prior_out(self.prior_mlp(deter)))
+        return self.group(self.prior_out(self.prior_mlp(deter)))
 
     def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s p"]:
         x = deter @ self.post_hidden.weight[: self.deter].astype(deter.dtype) + seen
-        return self._group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
-
-    def _group(self, x: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
-        return x.reshape(*x.shape[:-1], self.stoch, self.kind.parameters)
+        return self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.model.dynamics import Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
 from reverie.model.stoch import Stoch
-from reverie.nn.layers import FINAL, MLP, Act, Linear, Style
+from reverie.nn.layers import FINAL, MLP, Linear, Style
 from reverie.nn.norm import RMSNorm
 
 WINDOW = 32  # steps that are remembered
@@ -97,7 +97,6 @@ class Transformer(WithoutReplayState):
     """`Dynamics` by attention. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
     A memory is many times as large as what is seen, so every sequence makes its own."""
 
-    posterior: TokenPosterior
     embed: Linear
     blocks: tuple[Block, ...]
     norm: RMSNorm
@@ -105,10 +104,6 @@ class Transformer(WithoutReplayState):
     prior_mlp: MLP
     prior_out: Linear
     width: int = eqx.field(static=True)
-    deter: int = eqx.field(static=True)
-    stoch: int = eqx.field(static=True)
-    kind: Stoch = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
 
     def __init__(
         self,
@@ -140,8 +135,7 @@ class Transformer(WithoutReplayState):
         past = jnp.zeros((*batch, BLOCKS, WINDOW, self.width), dtype)
         prior = jnp.zeros((*batch, self.stoch, self.kind.parameters), dtype)
         memory = Memory(past, past, jnp.zeros((*batch, WINDOW), bool), prior)
-        stoch = jnp.zeros((*batch, self.stoch, self.kind.width), dtype)
-        return Latent(jnp.zeros((*batch, self.deter), dtype), stoch, memory)
+        return super().zeros(batch, dtype)._replace(memory=memory)
 
     def observe(
         self,
@@ -158,7 +152,7 @@ class Transformer(WithoutReplayState):
         seen      in the same episode, not later, at most W steps before
         """
         dtype, out, steps = start.deter.dtype, self.posterior(tokens), tokens.shape[1]
-        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
+        stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
         actions = jnp.where(fresh, 0.0, actions)
         x = self._embed(stoch, actions)
@@ -171,19 +165,14 @@ class Transformer(WithoutReplayState):
         near = (back >= 0) & (back <= WINDOW)
         seen = near[None] & there[:, None] & (episode[..., None] == episodes[:, None])
 
-        keys, values = [], []
-        for n, block in enumerate(self.blocks):
-            query, k, v = block.entries(x)
-            keys.append(jnp.concatenate([start.memory.keys[:, n], k], 1))
-            values.append(jnp.concatenate([start.memory.values[:, n], v], 1))
-            x = block(x, query, keys[-1], values[-1], back, seen)
+        x, keys, values = self._attend(x, start.memory, back, seen)
         deter = self._deter(x)
         before = jnp.concatenate([start.deter[:, None], deter[:, :-1]], 1)
         prior = self._prior(jnp.where(fresh, jnp.zeros_like(before), before), actions)
 
         # The memory after step t: entries t + 1 to t + W of all, those of the episode that t belongs to.
         span = jnp.arange(steps)[:, None] + 1 + jnp.arange(WINDOW)[None]
-        past = lambda all: jnp.stack(all, 1)[:, :, span].swapaxes(1, 2)  # [B, T, n, W, D]
+        past = lambda all: all[:, :, span].swapaxes(1, 2)  # [B, T, n, W, D]
         lasting = there[:, span] & (episodes[:, span] == episode[..., None])
         latents = Latent(deter, stoch, Memory(past(keys), past(values), lasting, prior))
         return latents, self.kind.belief(out)
@@ -195,28 +184,33 @@ class Transformer(WithoutReplayState):
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         """As `Dynamics.imagine`: one new entry, and the oldest is forgotten."""
         out = self._prior(latent.deter, action)
-        stoch = self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(latent.deter.dtype)
+        stoch = self.draw(out, key, latent.deter.dtype)
         x = self._embed(stoch, action)[..., None, :]
         one = jnp.ones((*latent.memory.there.shape[:-1], 1), bool)
         there = jnp.concatenate([latent.memory.there, one], -1)
         back = jnp.arange(WINDOW, -1, -1)[None]
+        x, keys, values = self._attend(x, latent.memory, back, there[..., None, :])
+        memory = Memory(keys[..., 1:, :], values[..., 1:, :], there[..., 1:], out)
+        return Latent(self._deter(x[..., 0, :]), stoch, memory)
+
+    def _attend(
+        self, x: Float[Array, "*B q d"], memory: Memory, back: Int[Array, "q k"], seen: Bool[Array, "*B q k"]
+    ) -> tuple[Float[Array, "*B q d"], Float[Array, "*B n k d"], Float[Array, "*B n k d"]]:
+        """Outputs of inputs `x` that follow a memory, and the keys and values of both in every layer."""
         keys, values = [], []
         for n, block in enumerate(self.blocks):
-            query, k, v = block.entries(x)
-            keys.append(jnp.concatenate([latent.memory.keys[..., n, :, :], k], -2))
-            values.append(jnp.concatenate([latent.memory.values[..., n, :, :], v], -2))
-            x = block(x, query, keys[-1], values[-1], back, there[..., None, :])
-        deter = self._deter(x[..., 0, :])
-        newest = lambda all: jnp.stack(all, -3)[..., 1:, :]
-        return Latent(deter, stoch, Memory(newest(keys), newest(values), there[..., 1:], out))
-
-    def _embed(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
-        return self.embed(jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1))
+            query, key, value = block.entries(x)
+            keys.append(jnp.concatenate([memory.keys[..., n, :, :], key], -2))
+            values.append(jnp.concatenate([memory.values[..., n, :, :], value], -2))
+            x = block(x, query, keys[-1], values[-1], back, seen)
+        return x, jnp.stack(keys, -3), jnp.stack(values, -3)
 
     def _deter(self, x: Float[Array, "*B d"]) -> Float[Array, "*B e"]:
         return jnp.tanh(self.out(self.norm(x)))
 
+    def _embed(self, stoch: Float[Array, "*B s z"], action: Float[Array, "*B a"]) -> Float[Array, "*B d"]:
+        return self.embed(jnp.concatenate([flat_stoch(stoch), bounded(action).astype(stoch.dtype)], -1))
+
     def _prior(self, deter: Float[Array, "*B e"], action: Float[Array, "*B a"]) -> Float[Array, "*B s p"]:
         x = jnp.concatenate([deter, bounded(action).astype(deter.dtype)], -1)
-        out = self.prior_out(self.prior_mlp(x))
-        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)
+        return self.group(self.prior_out(self.prior_mlp(x)))

@@ -120,17 +120,15 @@ class OneHot:
         mixed = jnp.log(jnp.where(mask, (1 - mix) * jnp.exp(logp) + floor, 1.0))
         self.logp = jnp.where(mask, mixed if mix else logp, jnp.finfo(jnp.float32).min)
 
-    def _events(self, x: Float[Array, "*B n"]) -> Float[Array, "*B"]:
-        return jnp.sum(x, -1)
-
     def pred(self) -> Int[Array, "..."]:
         """The most probable classes."""
-        best = jnp.argmax(self.logp, -1)
-        return best.reshape(*best.shape[:-1], *self.shape).astype(jnp.int32)
+        return self._value(jnp.argmax(self.logp, -1))
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, "..."]:
         uniform = jax.random.uniform(key, self.logp.shape[:-1])
-        index = jnp.argmax(sample_one_hot(jnp.exp(self.logp), uniform), -1)
+        return self._value(jnp.argmax(sample_one_hot(jnp.exp(self.logp), uniform), -1))
+
+    def _value(self, index: Int[Array, "*B n"]) -> Int[Array, "..."]:
         return index.reshape(*index.shape[:-1], *self.shape).astype(jnp.int32)
 
     def code(self, key: PRNGKeyArray) -> Float[Array, "*B width"]:
@@ -148,7 +146,7 @@ class OneHot:
             return jnp.sum(value * self._side_by_side(self.logp), -1)
         value = value.reshape(self.logp.shape[:-1])
         hot = jax.nn.one_hot(value, self.logp.shape[-1], dtype=bool)
-        return self._events(jnp.sum(jnp.where(hot, self.logp, 0.0), -1))
+        return jnp.where(hot, self.logp, 0.0).sum(-1).sum(-1)
 
     def loss(self, target: Int[Array, "..."]) -> Float[Array, "*B"]:
         return -self.logp_of(target)
@@ -163,7 +161,7 @@ class OneHot:
 
     def entropy(self) -> Float[Array, "*B"]:
         mask = jnp.broadcast_to(self.mask, self.logp.shape)
-        return self._events(-jnp.sum(jnp.where(mask, jnp.exp(self.logp) * self.logp, 0.0), -1))
+        return jnp.sum(-jnp.sum(jnp.where(mask, jnp.exp(self.logp) * self.logp, 0.0), -1), -1)
 
     def entropy_range(self) -> tuple[Any, Any]:
         """The least and the most that `entropy` can be: as sure as `mix` allows, and uniform. Where not all is legal,
@@ -178,15 +176,38 @@ class OneHot:
         return (float(low), float(high)) if number is np else (low.mean(), high.mean())
 
 
-class BoundedNormal:
-    """Normal(tanh(mean), std) with std in [low, high]: the continuous policy of DreamerV3. Sums over the last axis.
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+UNIT_ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of a normal with a standard deviation of one
 
-    Samples are not clipped here: a score-function gradient needs the log-probability of what was sampled.
-    """
+
+class Normal:
+    """The parameters of the normals below, `[*B, n]`. Values are `[*B, *shape]`; losses sum over the last axis."""
 
     mean: Float[Array, "*B n"]
     std: Float[Array, "*B n"]
     shape: tuple[int, ...]
+
+    def __init__(self, mean: Float[Array, "*B n"], std: Float[Array, "*B n"], shape: tuple[int, ...]):
+        self.mean, self.std, self.shape = mean, std, shape
+
+    def pred(self) -> Float[Array, "..."]:
+        return self._value(self.mean)
+
+    def _value(self, x: Float[Array, "*B n"]) -> Float[Array, "..."]:
+        return x.reshape(*x.shape[:-1], *self.shape)
+
+    def _density(self, x: Float[Array, "*B n"]) -> Float[Array, "*B n"]:
+        """Logarithm of the normal's density."""
+        z = (x - self.mean) / self.std
+        return -0.5 * z * z - jnp.log(self.std) - HALF_LOG_TAU
+
+
+class BoundedNormal(Normal):
+    """Normal(tanh(mean), std) with std in [low, high]: the continuous policy of DreamerV3.
+
+    Samples are not clipped here: a score-function gradient needs the log-probability of what was sampled.
+    """
+
     bounds: tuple[float, float]
 
     def __init__(
@@ -197,24 +218,18 @@ class BoundedNormal:
         low: float = 0.1,
         high: float = 1.0,
     ):
-        self.mean = jnp.tanh(mean.astype(jnp.float32))
-        self.std = (high - low) * jax.nn.sigmoid(std.astype(jnp.float32) + 2.0) + low
-        self.shape = shape
+        mean = jnp.tanh(mean.astype(jnp.float32))
+        super().__init__(mean, (high - low) * jax.nn.sigmoid(std.astype(jnp.float32) + 2.0) + low, shape)
         self.bounds = (low, high)
 
-    def pred(self) -> Float[Array, "..."]:
-        return self.mean.reshape(*self.mean.shape[:-1], *self.shape)
-
     def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
-        x = self.mean + self.std * jax.random.normal(key, self.mean.shape)
-        return x.reshape(*self.mean.shape[:-1], *self.shape)
+        return self._value(self.mean + self.std * jax.random.normal(key, self.mean.shape))
 
     def logp_of(self, value: Float[Array, "..."]) -> Float[Array, "*B"]:
-        z = (value.reshape(self.mean.shape) - self.mean) / self.std
-        return jnp.sum(-0.5 * z * z - jnp.log(self.std) - 0.5 * math.log(2 * math.pi), -1)
+        return jnp.sum(self._density(value.reshape(self.mean.shape)), -1)
 
     def entropy(self) -> Float[Array, "*B"]:
-        return jnp.sum(jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e), -1)
+        return jnp.sum(jnp.log(self.std) + UNIT_ENTROPY, -1)
 
     def broader(self, spread: float) -> BoundedNormal:
         """The same with `spread` times the standard deviation."""
@@ -224,22 +239,17 @@ class BoundedNormal:
 
     def entropy_range(self) -> tuple[float, float]:
         """The least and the most that `entropy` can be: at the smallest and the largest std."""
-        least, most = (self.mean.shape[-1] * (math.log(x) + 0.5 * math.log(2 * math.pi * math.e)) for x in self.bounds)
+        least, most = (self.mean.shape[-1] * (math.log(x) + UNIT_ENTROPY) for x in self.bounds)
         return least, most
 
 
-class TruncatedNormal:
+class TruncatedNormal(Normal):
     """A normal with mean tanh(mean) and std in [0.1, 2.1], confined to [-1, 1]: the continuous policy of DreamerV2.
-    Sums over the last axis; samples have a gradient."""
-
-    mean: Float[Array, "*B n"]
-    std: Float[Array, "*B n"]
-    shape: tuple[int, ...]
+    Samples have a gradient."""
 
     def __init__(self, mean: Float[Array, "*B n"], std: Float[Array, "*B n"], shape: tuple[int, ...]):
-        self.mean = jnp.tanh(mean.astype(jnp.float32))
-        self.std = 2 * jax.nn.sigmoid(std.astype(jnp.float32) / 2) + 0.1
-        self.shape = shape
+        mean = jnp.tanh(mean.astype(jnp.float32))
+        super().__init__(mean, 2 * jax.nn.sigmoid(std.astype(jnp.float32) / 2) + 0.1, shape)
 
     @property
     def _ends(self) -> tuple[Array, Array, Array]:
@@ -247,60 +257,49 @@ class TruncatedNormal:
         low, high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
         return low, high, jnp.log(jax.scipy.stats.norm.cdf(high) - jax.scipy.stats.norm.cdf(low))
 
-    def pred(self) -> Float[Array, "..."]:
-        return self.mean.reshape(*self.mean.shape[:-1], *self.shape)
-
     def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
         low, high, _ = self._ends
-        x = self.mean + self.std * jax.random.truncated_normal(key, low, high, self.mean.shape)
-        return x.reshape(*self.mean.shape[:-1], *self.shape)
+        return self._value(self.mean + self.std * jax.random.truncated_normal(key, low, high, self.mean.shape))
 
     def logp_of(self, value: Float[Array, "..."]) -> Float[Array, "*B"]:
         z = (value.reshape(self.mean.shape) - self.mean) / self.std
-        return jnp.sum(-0.5 * z * z - 0.5 * math.log(2 * math.pi) - jnp.log(self.std) - self._ends[2], -1)
+        return jnp.sum(-0.5 * z * z - HALF_LOG_TAU - jnp.log(self.std) - self._ends[2], -1)
 
     def entropy(self) -> Float[Array, "*B"]:
         low, high, inside = self._ends
         pdf = jax.scipy.stats.norm.pdf
         bent = (low * pdf(low) - high * pdf(high)) / (2 * jnp.exp(inside))
-        return jnp.sum(0.5 * math.log(2 * math.pi * math.e) + jnp.log(self.std) + inside + bent, -1)
+        return jnp.sum(UNIT_ENTROPY + jnp.log(self.std) + inside + bent, -1)
 
     def entropy_range(self) -> tuple[float, float]:
         """The least and the most that `entropy` can be: half of the narrowest normal, and nearly uniform."""
         n = self.mean.shape[-1]
-        return n * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.1 / 2)), n * math.log(2)
+        return n * (UNIT_ENTROPY + math.log(0.1 / 2)), n * math.log(2)
 
 
-class TanhNormal:
+class TanhNormal(Normal):
     """The tanh of a normal: the continuous policy of DreamerV1. Means lie in [-5, 5], the std is 5 at first and at
-    least 1e-4. Sums over the last axis; samples have a gradient."""
+    least 1e-4. Samples have a gradient."""
 
-    mean: Float[Array, "*B n"]
-    std: Float[Array, "*B n"]
-    shape: tuple[int, ...]
     # Where the mean of a function of a normal is evaluated, in standard deviations, and what each place counts.
     places, weights = np.polynomial.hermite_e.hermegauss(24)
 
     def __init__(self, mean: Float[Array, "*B n"], std: Float[Array, "*B n"], shape: tuple[int, ...]):
-        self.mean = 5 * jnp.tanh(mean.astype(jnp.float32) / 5)
-        self.std = jax.nn.softplus(std.astype(jnp.float32) + math.log(math.expm1(5))) + 1e-4
-        self.shape = shape
+        mean = 5 * jnp.tanh(mean.astype(jnp.float32) / 5)
+        super().__init__(mean, jax.nn.softplus(std.astype(jnp.float32) + math.log(math.expm1(5))) + 1e-4, shape)
 
     def pred(self) -> Float[Array, "..."]:
         """The median. (The reference takes the likeliest of 100 samples.)"""
-        return jnp.tanh(self.mean).reshape(*self.mean.shape[:-1], *self.shape)
+        return self._value(jnp.tanh(self.mean))
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
-        x = jnp.tanh(self.mean + self.std * jax.random.normal(key, self.mean.shape))
-        return x.reshape(*self.mean.shape[:-1], *self.shape)
+        return self._value(jnp.tanh(self.mean + self.std * jax.random.normal(key, self.mean.shape)))
 
     def logp_of(self, value: Float[Array, "..."]) -> Float[Array, "*B"]:
         """Values at the very ends, where the density has no limit, count as the number next to them."""
         end = 1 - 2.0**-24
         raw = jnp.arctanh(jnp.clip(value.reshape(self.mean.shape), -end, end))
-        z = (raw - self.mean) / self.std
-        normal = -0.5 * z * z - jnp.log(self.std) - 0.5 * math.log(2 * math.pi)
-        return jnp.sum(normal - self._stretch(raw), -1)
+        return jnp.sum(self._density(raw) - self._stretch(raw), -1)
 
     def entropy(self) -> Float[Array, "*B"]:
         """By Gauss-Hermite quadrature: there is no closed form."""
@@ -308,12 +307,12 @@ class TanhNormal:
         raw = self.mean[None] + self.std[None] * np.float32(self.places).reshape(shape)
         weights = np.float32(self.weights / self.weights.sum()).reshape(shape)
         raw_mean = jnp.sum(weights * self._stretch(raw), 0)
-        return jnp.sum(0.5 * math.log(2 * math.pi * math.e) + jnp.log(self.std) + raw_mean, -1)
+        return jnp.sum(UNIT_ENTROPY + jnp.log(self.std) + raw_mean, -1)
 
     def entropy_range(self) -> tuple[float, float]:
         """The least that `entropy` can be around zero, and that of a uniform distribution."""
         n = self.mean.shape[-1]
-        return n * (0.5 * math.log(2 * math.pi * math.e) + math.log(1e-4)), n * math.log(2)
+        return n * (UNIT_ENTROPY + math.log(1e-4)), n * math.log(2)
 
     @staticmethod
     def _stretch(raw: Float[Array, "..."]) -> Float[Array, "..."]:

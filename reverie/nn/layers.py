@@ -75,14 +75,9 @@ _SCALES: dict[Output, float] = {"small": 0.01, "orthogonal": 1.0, "zero": 0.0}
 FINAL = Style()
 
 
-def along_last(p: Float[Array, " n"], like: Array) -> Array:
-    """`p` as the last axis of `like`, in its dtype: `[n] -> [1, ..., 1, n]`."""
-    return p.astype(like.dtype).reshape((1,) * (like.ndim - 1) + p.shape)
-
-
 def add_bias(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[Array, "*B o"]:
-    """`y + bias`, if there is one."""
-    return y if bias is None else y + along_last(bias, y)
+    """`y + bias` in the dtype of `y`, if there is one."""
+    return y if bias is None else y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + bias.shape)
 
 
 class Linear(eqx.Module):
@@ -115,14 +110,7 @@ class BlockLinear(eqx.Module):
     bias: Float[Array, " go"] | None
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        blocks: int,
-        *,
-        key: PRNGKeyArray,
-        bias: bool = True,
-        style: Style = FINAL,
+        self, inputs: int, outputs: int, blocks: int, *, key: PRNGKeyArray, bias: bool = True, style: Style = FINAL
     ):
         if inputs % blocks or outputs % blocks:
             raise ValueError(f"{inputs} inputs and {outputs} outputs must both be multiples of {blocks} blocks")
@@ -171,14 +159,7 @@ class Conv(eqx.Module):
     bias: Float[Array, " o"] | None
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        key: PRNGKeyArray,
-        bias: bool = True,
-        style: Style = FINAL,
+        self, inputs: int, outputs: int, kernel: int, *, key: PRNGKeyArray, bias: bool = True, style: Style = FINAL
     ):
         shape, area = (kernel, kernel, inputs, outputs), kernel * kernel
         self.weight = style.weights(key, shape, (area * inputs, area * outputs))
