@@ -6,7 +6,7 @@ in what is marked here as theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -23,7 +23,7 @@ from reverie.algos.dreamer import planning
 from reverie.algos.dreamer import report as reports
 from reverie.algos.dreamer.acting import Acting
 from reverie.algos.dreamer.state import State
-from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, prediction_losses
+from reverie.algos.dreamer.world import Model, Posterior
 from reverie.behavior.imagine import Trajectory, imagine
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -206,18 +206,6 @@ class Dreamer(Acting):
         means = {k: v.mean() for k, v in losses.items()}
         loss = jnp.sum(jnp.stack([self.scales[k] * v for k, v in means.items()]))
         return loss, {f"loss/{k}": v for k, v in means.items()}
-
-    def model_losses(
-        self, model: Model, batch: Row, key: PRNGKeyArray, costs: Callable[[Array], Array]
-    ) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """`world_loss` of a variational bound: prediction losses, and the KL both ways as far as it `costs` anything.
-        The continue head is to say whether the world went on, times what of the discount the model leaves to it."""
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        losses = {"dynamics": costs(dynamics), "representation": costs(representation)}
-        targets, continues = self.decode_targets(post.rows), self.config.gamma / model.gamma * post.alive
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def observe(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[Posterior, Beliefs]:
         """The posterior of a batch behind its context, and stoch's distributions before and after each observation."""

@@ -21,7 +21,15 @@ from jaxtyping import Array, PRNGKeyArray
 from reverie.agent import Metrics, Row
 from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import Model, Posterior, free_nats_of_mean, legal_head
+from reverie.algos.dreamer.world import (
+    Model,
+    Posterior,
+    divergences,
+    free_nats_of_mean,
+    latent_metrics,
+    legal_head,
+    prediction_losses,
+)
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -159,7 +167,15 @@ class DreamerV1(Dreamer):
 
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
         """The variational bound on what was seen and earned (eq. 10): likelihoods, and a KL above the free nats."""
-        return self.model_losses(model, batch, key, lambda kl: free_nats_of_mean(kl, self.config.free_nats))
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
+            "representation": free_nats_of_mean(representation, self.config.free_nats),
+        }
+        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray

@@ -20,7 +20,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.agent import Metrics, Row
 from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import Model, Posterior, free_nats_of_mean, legal_head
+from reverie.algos.dreamer.world import (
+    Model,
+    Posterior,
+    divergences,
+    free_nats_of_mean,
+    latent_metrics,
+    legal_head,
+    prediction_losses,
+)
 from reverie.behavior.actor_critic import actor
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
@@ -179,7 +187,15 @@ class DreamerV2(Dreamer):
 
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
         """Likelihoods of what was seen and earned, and a balanced KL (eq. 2, algorithm 2)."""
-        return self.model_losses(model, batch, key, lambda kl: free_nats_of_mean(kl, self.config.free_nats))
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
+            "representation": free_nats_of_mean(representation, self.config.free_nats),
+        }
+        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray

@@ -24,7 +24,7 @@ from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
 from reverie.algos.dreamer.agent import Dreamer, behavior_metrics
 from reverie.algos.dreamer.planning import Improvement, Planning
-from reverie.algos.dreamer.world import Model, Posterior, legal_head
+from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, legal_head, prediction_losses
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
@@ -303,7 +303,16 @@ class DreamerV3Model(Dreamer):
 
     def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
         """Prediction, dynamics and representation losses (eqs. 2 and 3); free nats are granted at every step."""
-        return self.model_losses(model, batch, key, lambda kl: jnp.maximum(kl, self.config.free_nats))
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": jnp.maximum(dynamics, self.config.free_nats),
+            "representation": jnp.maximum(representation, self.config.free_nats),
+        }
+        gamma = self.config.gamma if self.continue_knows_gamma else 1.0
+        targets, continues = self.decode_targets(post.rows), gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
 
 def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
