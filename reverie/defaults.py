@@ -28,6 +28,7 @@ from reverie.nn.transforms import h, h_inverse
 SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
 LONG = 1000  # steps of an episode
+UNPAID = 0.99  # share of unpaid steps from which on reward is hard to find
 SPARSE = 0.1  # share of random actions where reward is hard to find
 FAINT = 0.25  # standard deviation below which networks hardly see what a number does
 WIDE = 100  # characters of a value that are printed
@@ -264,9 +265,12 @@ def _exploration(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
         why = "random play never earned more in one episode than in another"
     elif facts.repeating_finds:
         why = "random play earns more when it repeats its actions"
+    elif UNPAID <= facts.zeros < 1:
+        why = "random play is hardly ever paid"
     else:
         return
-    yield Choice("hold", HOLD, why)
+    if facts.monotonous or facts.repeating_finds:
+        yield Choice("hold", HOLD, why)
     yield Choice("random_moves", SPARSE, f"{why}: what is hard to find must be found again")
     length = max(facts.plain.length, facts.held.length)
     warmup = int(min(max(20 * length, 4000), 20_000))

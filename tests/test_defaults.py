@@ -53,6 +53,17 @@ def test_what_is_hard_to_find_is_looked_for_with_repeated_actions() -> None:
         assert not {"hold", "random_moves"} & chosen(algorithm, facts()).keys()
 
 
+def test_what_is_hardly_ever_paid_is_looked_for_and_replayed_without_repeated_actions() -> None:
+    """A door whose key must be found first: repeated actions find it less often."""
+    seen = dataclasses.replace(facts(), zeros=0.998)
+    for algorithm in ("dreamer_v3", "dreamer_v1", "gumbel_muzero"):
+        assert {"random_moves", "warmup"} <= chosen(algorithm, seen).keys()
+        assert "hold" not in chosen(algorithm, seen)
+        assert not {"random_moves", "rare_share"} & chosen(algorithm, dataclasses.replace(seen, zeros=0.9)).keys()
+    assert "rare_share" in chosen("dreamer_v3", seen)
+    assert "rare_share" not in chosen("gumbel_muzero", seen), "it has priorities"
+
+
 def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:
     assert chosen("dreamer_v3", facts(ENDLESS, ENDLESS))["time_limit"] == 1000
     assert "time_limit" not in chosen("dreamer_v3", facts(SPARSE, SPARSE))

@@ -87,6 +87,7 @@ class Facts:
       variation: how the vectors varied that were seen.
       seconds: of a step, typically.
       device: whether it lives there.
+      zeros: share of the steps that were paid nothing.
     """
 
     obs_space: Spaces
@@ -97,6 +98,7 @@ class Facts:
     variation: Mapping[str, Variation]
     seconds: float
     device: bool = False
+    zeros: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -180,6 +182,7 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         "act_space": to_json(env.act_space),
         **plays,
         "largest": max(map(abs, rewards), default=0.0),
+        "zeros": rewards.count(0) / max(1, len(rewards)),
         "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
         "seconds": statistics.median(times or [0.0]),
         "device": on_device(spec),

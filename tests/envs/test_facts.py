@@ -42,6 +42,7 @@ def test_repeated_actions_find_what_fresh_ones_do_not() -> None:
     assert found.held.terminated > 3 * max(found.plain.terminated, 1)
     assert found.plain.steps == found.held.steps == facts.STEPS
     assert (found.largest, found.scale) == (1.0, 1.0)
+    assert 0.9 < found.zeros < 1
 
 
 def test_without_reward_all_episodes_are_alike() -> None:
