@@ -157,7 +157,7 @@ def open_session(
         session = loop.Training(conf.run, agent, workers, directory, stop, devices, conf.id)
         conf = dataclasses.replace(conf, id=session.id, files=config.places(conf.run))
         directory.write_config(config.to_text(config.typed_names(conf, config.saved(path))))  # what may be refused was
-        forecast.tell(console, conf, path, workers.mode)
+        forecast.tell(console, conf, path, workers.mode, session.progress)
         with open_logger(conf.run.logger, conf, path) as tracker:
             session.callbacks += [tracker, *([callbacks] if callbacks else [])]
             yield session

@@ -46,9 +46,11 @@ class Plan:
     images: tuple[str, ...]
     warnings: list[str]
 
-    def tell(self, console: Console, conf: Config, path: Path, workers: str) -> None:
-        """Prints the plan of a run that begins in `path`."""
-        run = conf.run
+    def tell(self, console: Console, conf: Config, path: Path, workers: str, since: phases.Progress) -> None:
+        """Prints the plan of a run in `path` that goes on from `since`."""
+        run, place = conf.run, str(path)
+        if since != phases.Progress():
+            place += f", continued from step {since.step:,} and {since.updates:,} updates"
         size = f"size {self.size}, " if self.size else ""
         constants = json.loads(getattr(conf.agent, "choices", "{}")).items()
         if phases.apart(run):
@@ -63,7 +65,7 @@ class Plan:
         wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         lines = [
-            ("run", str(path)),
+            ("run", place),
             ("model", f"{size}{self.parameters['total']:,} parameters"),
             *(("" if n else "choices", f"{name} {value}") for n, (name, value) in enumerate(constants)),
             ("device", f"{self.device}, {self.precision}"),

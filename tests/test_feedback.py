@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -136,14 +137,21 @@ def test_whether_an_env_draws_is_told_by_its_name() -> None:
 # ----------------------------------------------------------------------------------- while it goes
 
 
+def test_a_run_that_goes_on_says_from_where(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, *TRAIN, "--run", "x")
+    assert "continued" not in out
+    _, out, _ = run(capsys, *TRAIN, "--steps", "60", "--run", "x")
+    assert re.search(r"run +x, continued from step 40 and \d+ updates\n", out)
+
+
 def test_time_left_is_told_from_the_first_update_on() -> None:
     text = io.StringIO()
     plain = log.Plain(Console(file=text, width=200), steps=1000)
     plain.update(50, Pace(50, 0, 950, 100, {"envs": 1.0}))
     assert text.getvalue() == ""
-    plain.update(51, Pace(51, 1, 949, 99, {"train": 60.0}, compiling=20.0))
-    assert text.getvalue() == "step 51 of 1,000  1 updates  66 min left\n"
-    plain.update(52, Pace(52, 2, 948, 98, {"train": 100.0}, compiling=20.0))
+    plain.update(51, Pace(51, 1, 949, 99, {"train": 60.0}, compiling=20.0, earlier=70))
+    assert text.getvalue() == "step 51 of 1,000  71 updates  66 min left\n", "those of earlier sessions count"
+    plain.update(52, Pace(52, 2, 948, 98, {"train": 100.0}, compiling=20.0, earlier=70))
     assert text.getvalue().count("\n") == 1, "and not at every step"
 
 

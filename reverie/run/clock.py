@@ -46,6 +46,7 @@ class Pace:
       steps_left, updates_left: of the whole run.
       seconds: of this session, by what they were spent on (`Clock`).
       compiling: seconds of these that the compilation of updates took, which happens once.
+      earlier: updates of the sessions before.
     """
 
     steps: int
@@ -54,6 +55,7 @@ class Pace:
     updates_left: int
     seconds: Mapping[str, float]
     compiling: float = 0.0
+    earlier: int = 0
 
     @property
     def seconds_left(self) -> float | None:

@@ -255,7 +255,7 @@ def _left(pace: Pace | None) -> list[str]:
     if pace is None or not pace.updates:
         return []
     left = pace.seconds_left
-    words = [f"{pace.updates:,} updates"]
+    words = [f"{pace.earlier + pace.updates:,} updates"]
     return words if left is None or not (pace.updates_left or pace.steps_left) else [*words, f"{duration(left)} left"]
 
 

@@ -206,6 +206,7 @@ class Training:
             updates_left=max(0, updates - now.updates),
             seconds=self.clock.read(),
             compiling=self.compiled.compiling,
+            earlier=self._begun.updates,
         )
 
     def catch_up(self) -> bool:
