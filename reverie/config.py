@@ -118,6 +118,13 @@ def lookup(name: str) -> Config:
         if not (algorithm := presets.owner(name)):
             raise ConfigError(f'{name} does not say whose values it has: write algorithm = "dreamer_v3" into it')
         return default(algorithm, name)
+    if name == PAPER:
+        raise ConfigError(f"{name} stands for the values of an algorithm itself: type its name, such as dreamer_v3")
+    if name == PLAIN:
+        raise ConfigError(
+            f"{name} stands for values that are chosen by what an env shows: "
+            "`reverie train dreamer_v3 --env CartPole-v1 --preset none --dry-run` prints them"
+        )
     known: dict[str, tuple[str, str]] = {}
     for algorithm in algos.ALGORITHMS:
         for preset in presets.of(algorithm).named:

@@ -124,3 +124,9 @@ def test_constants_come_on_top_of_those_of_a_preset_one_by_one() -> None:
     assert [name for name, *_ in config.contradictions(plain, conf)] == ["choices"]
     with pytest.raises(ValueError, match="no value is called 'projection' any more: type --choices"):
         config.override(conf, projection=8)
+
+
+@pytest.mark.parametrize(("name", "told"), [("paper", "type its name, such as dreamer_v3"), ("none", "--dry-run")])
+def test_words_that_stand_for_no_values_of_their_own_say_where_these_are(name: str, told: str):
+    with pytest.raises(ConfigError, match=told):
+        config.lookup(name)
