@@ -82,7 +82,7 @@ def test_acting_without_the_mask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="a part of the observation"):
         agent.act(obs, action_mask=obs["action_mask"])
     agent.act(obs)
-    agent.env.env, agent.env._source = masked.Masked(), 'info["action_mask"]'
+    agent.env.env, agent.env.masks = masked.Masked(), 'info["action_mask"]'
     with pytest.raises(config.ConfigError, match=r'action_mask=info\["action_mask"\]'):
         agent.act(obs)
 
