@@ -234,6 +234,8 @@ def test_the_tables_are_what_results_and_bench_hold(monkeypatch: pytest.MonkeyPa
     from bench.pages import scores
 
     assert scores.table() in (root / "docs" / "results.md").read_text(), f"docs/results.md should hold {scores.table()}"
+    solved = scores.suite()
+    assert solved in (root / "docs" / "defaults.md").read_text(), f"docs/defaults.md should hold {solved}"
     asked = scores.measurements()
     assert asked in (root / "docs" / "results.md").read_text(), f"docs/results.md should hold {asked}"
     assert scores.short() in (root / "README.md").read_text(), f"README.md should hold {scores.short()}"

@@ -1,4 +1,4 @@
-"""The tables in docs/results.md and README.md: scores, from the records of runs in results/, and what is measured.
+"""The tables in docs/ and README.md: scores, from the records of runs in results/, and what is measured.
 
 python -m bench.pages.scores     # prints all; tests/test_docs.py holds that the pages have them
 """
@@ -60,6 +60,19 @@ def short() -> str:
     return drawn((HEAD[:-1], *(next(cells for cells in every if cells[:2] == pair) for pair in FIRST)))
 
 
+def suite() -> str:
+    """The runs of the suite, as far as there are any: returns and env steps, a seed each."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for run in records(RUNS.with_name("suite.jsonl")):
+        found.setdefault((name(run), run.algorithm), []).append(run)
+    lines = [("env", "algorithm", "solved at", "greedy return, a seed each", "env steps", "minutes of a core")]
+    for (env, algorithm), runs in sorted(found.items()):
+        returns = ", ".join(f"**{score(run.value)}**" if run.solved else score(run.value) for run in runs)
+        steps, minutes = numbers([run.steps for run in runs]), numbers([run.minutes for run in runs], 1)
+        lines.append((env, algorithm, score(runs[0].threshold), returns, steps, minutes))
+    return drawn(lines)
+
+
 def measurements() -> str:
     """Every command of bench/, with the first sentence of its own help."""
     lines = [("command", "what it says")]
@@ -85,4 +98,4 @@ def drawn(lines: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    print(short(), table(), measurements(), sep="\n\n")
+    print(short(), table(), suite(), measurements(), sep="\n\n")
