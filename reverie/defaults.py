@@ -22,6 +22,7 @@ from rich.console import Console
 from reverie import config, presets
 from reverie.assembly import spec_of
 from reverie.config import Config
+from reverie.envs.base import Space
 from reverie.envs.facts import HOLD, Facts, Variation, look
 from reverie.nn.transforms import h, h_inverse
 
@@ -32,7 +33,8 @@ UNPAID = 0.99  # share of unpaid steps from which on reward is hard to find
 SPARSE = 0.1  # share of random actions where reward is hard to find
 FAINT = 0.25  # standard deviation below which networks hardly see what a number does
 WIDE = 100  # characters of a value that are printed
-REACH = 10.0  # standard deviations that anything seen may lie from the mean
+REACH = 10.0  # spreads that anything seen may lie from the mean
+BOUND = 20.0  # and the bounds of the space, unless they are far beyond anything seen
 
 
 @dataclass(frozen=True)
@@ -147,19 +149,27 @@ def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """A number that hardly moves is hardly seen, and its error costs a world model next to nothing: the speed of a car
     on a hill is never above 0.07."""
-    found = {key: scale for key, variation in facts.variation.items() if (scale := _center_and_spread(variation))}
+    spaces = facts.obs_space
+    found = {k: scale for k, v in facts.variation.items() if (scale := _center_and_spread(v, spaces[k]))}
     if found:
         faint = "numbers that vary by a few hundredths would not be seen beside the others"
         yield Choice("obs_scale", json.dumps(found), faint)
 
 
-def _center_and_spread(variation: Variation) -> tuple[list[float], list[float]] | None:
-    """Two numbers for every element of a vector, 0 and 1 where it is seen as it is; None: all of them are."""
+def _center_and_spread(variation: Variation, space: Space) -> tuple[list[float], list[float]] | None:
+    """Two numbers for every element of a vector, 0 and 1 where it is seen as it is; None: all of them are.
+
+    Good play goes further than random play, and where to its bounds may say: CartPole's cart stays within 0.3 of the
+    middle in one, and may drift to 4.8 in the other.
+    """
     moves = variation.std > 1e-6 * np.maximum(1, abs(variation.mean))
     faint = moves & (variation.symlog_std < FAINT) & (variation.levels > 2)
     if not faint.any():
         return None
-    spread = [float(f"{x:.2g}") for x in np.where(faint, np.maximum(variation.std, variation.reach / REACH), 1)]
+    ends = np.abs(np.array([space.low, space.high]) - variation.mean) if space.low else np.zeros((2, 1))
+    bound = np.where(np.isfinite(ends), ends, 0).max(0)
+    least = np.maximum(variation.reach / REACH, np.minimum(bound / BOUND, 1))
+    spread = [float(f"{x:.2g}") for x in np.where(faint, np.maximum(variation.std, least), 1)]
     digits = [1 - math.floor(math.log10(x)) for x in spread]  # a tenth of a standard deviation is near enough
     return [round(x, n) for x, n in zip(np.where(faint, variation.mean, 0).tolist(), digits, strict=True)], spread
 

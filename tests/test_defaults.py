@@ -72,10 +72,11 @@ def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:
 def test_numbers_that_hardly_vary_are_brought_to_a_spread_of_one() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(5000, 4)) * [1, 0.02, 0, 0.3] + [0, 0.5, 3, 5000]
-    center, spread = json.loads(chosen("dreamer_v3", facts(rows=rows))["obs_scale"])["obs"]
+    free = {"obs": Space("vector", (4,))}
+    center, spread = json.loads(chosen("dreamer_v3", facts(rows=rows, obs=free))["obs_scale"])["obs"]
     assert spread == [1, pytest.approx(0.02, rel=0.1), 1, pytest.approx(0.3, rel=0.1)]
     assert center == [0, pytest.approx(0.5, abs=0.002), 0, pytest.approx(5000, abs=0.03)]
-    assert chosen("gumbel_muzero", facts(rows=rows))["obs_scale"] == json.dumps({"obs": [center, spread]})
+    assert chosen("gumbel_muzero", facts(rows=rows, obs=free))["obs_scale"] == json.dumps({"obs": [center, spread]})
 
 
 def test_numbers_that_vary_enough_or_switch_or_stand_still_are_left_alone() -> None:
@@ -90,6 +91,14 @@ def test_what_was_seen_once_far_away_is_not_blown_up() -> None:
     rows[7] = 1.0
     _, spread = json.loads(chosen("dreamer_v3", facts(rows=rows))["obs_scale"])["obs"]
     assert min(spread) >= 0.1
+
+
+def test_bounds_tell_how_far_good_play_may_go() -> None:
+    rows = 0.05 * np.random.default_rng(0).normal(size=(5000, 4))
+    ends = (0.4, 4.8, 1e9, np.inf)
+    obs = {"obs": Space("vector", (4,), low=tuple(-x for x in ends), high=ends)}
+    _, spread = json.loads(chosen("dreamer_v3", facts(rows=rows, obs=obs))["obs_scale"])["obs"]
+    assert spread == pytest.approx([0.05, 0.24, 1, 0.05], rel=0.1)
 
 
 def test_how_long_random_play_lasts_does_not_shorten_the_horizon() -> None:
