@@ -65,11 +65,8 @@ def with_scale(obs_space: Spaces, text: str) -> Spaces:
 def _space_at_scale(obs_space: Spaces, key: str, scale: Any) -> Space:
     vectors = [name for name, space in obs_space.items() if space.kind == "vector"]
     if key not in vectors:
-        raise ValueError(
-            f"no vector {key!r} is seen: {did_you_mean(key, vectors)}Expected some of {vectors} as names"
-            if vectors
-            else "no vector is seen: leave it out"
-        )
+        seen = f"{did_you_mean(key, vectors)}There is {', '.join(vectors)}" if vectors else "leave it out"
+        raise ValueError(f"no vector {key!r} is seen: {seen}")
     width = obs_space[key].width
     is_row = lambda x: isinstance(x, list) and len(x) == width and all(type(n) in (int, float) for n in x)
     if not (isinstance(scale, list) and len(scale) == 2 and all(map(is_row, scale))):

@@ -40,5 +40,5 @@ def test_a_scale_that_does_not_fit_is_refused(text: str, told: str) -> None:
 
 
 def test_where_no_vector_is_seen_there_is_no_scale() -> None:
-    with pytest.raises(ConfigError, match="no vector is seen: leave it out"):
+    with pytest.raises(ConfigError, match="no vector 'x' is seen: leave it out"):
         with_scale({}, '{"x": [[0], [1]]}')
