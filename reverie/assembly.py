@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -68,7 +69,8 @@ def _space_at_scale(obs_space: Spaces, key: str, scale: Any) -> Space:
         seen = f"{did_you_mean(key, vectors)}There is {', '.join(vectors)}" if vectors else "leave it out"
         raise ValueError(f"no vector {key!r} is seen: {seen}")
     width = obs_space[key].width
-    is_row = lambda x: isinstance(x, list) and len(x) == width and all(type(n) in (int, float) for n in x)
+    is_number = lambda x: type(x) in (int, float) and math.isfinite(x)
+    is_row = lambda x: isinstance(x, list) and len(x) == width and all(map(is_number, x))
     if not (isinstance(scale, list) and len(scale) == 2 and all(map(is_row, scale))):
         raise ValueError(f"{key} has {width} elements: expected two lists of {width} numbers, centers and spreads")
     center, spread = (tuple(map(float, numbers)) for numbers in scale)

@@ -159,8 +159,8 @@ def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 def _center_and_spread(variation: Variation, space: Space) -> tuple[list[float], list[float]] | None:
     """Two numbers for every element of a vector, 0 and 1 where it is seen as it is; None: all of them are.
 
-    Good play goes further than random play, and where to its bounds may say: CartPole's cart stays within 0.3 of the
-    middle in one, and may drift to 4.8 in the other.
+    Good play goes further than random play, and the bounds may say how far: CartPole's cart stays within 0.3 of the
+    middle in random play, and may drift to 4.8.
     """
     moves = variation.std > 1e-6 * np.maximum(1, abs(variation.mean))
     faint = moves & (variation.symlog_std < FAINT) & (variation.levels > 2)

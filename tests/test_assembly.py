@@ -30,6 +30,7 @@ def test_a_scale_becomes_part_of_the_space_it_names() -> None:
         ('{"speed": [[0], [1]]}', "has 2 elements: expected two lists of 2 numbers"),
         ('{"speed": [0, 1]}', "expected two lists"),
         ('{"speed": [[0, 0], [1, true]]}', "expected two lists"),
+        ('{"speed": [[0, 0], [1, 1e400]]}', "expected two lists"),
         ('{"speed": [[0, 0], [1, 0]]}', "a spread of 0, expected numbers above 0"),
         ('{"speed": [[0, 0], [1, NaN]]}', "NaN is no JSON"),
     ],

@@ -72,9 +72,9 @@ class Variation:
         """The variation of rows `[steps, width]`."""
         rows = rows.astype(np.float64)
         mean = rows.mean(0)
-        symlog_std = np.sign(rows) * np.log1p(abs(rows))
+        symlog = np.sign(rows) * np.log1p(abs(rows))
         levels = np.array([len(np.unique(column)) for column in rows.T])
-        return cls(mean, rows.std(0), abs(rows - mean).max(0), symlog_std.std(0), levels)
+        return cls(mean, rows.std(0), abs(rows - mean).max(0), symlog.std(0), levels)
 
 
 @dataclass(frozen=True)
