@@ -27,7 +27,6 @@ from reverie.compile_cache import keep_programs
 from reverie.config import Config, ConfigError
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
 from reverie.memory import use_huge_pages
-from reverie.run.phases import Progress
 from reverie.safe_stdout import open_outlets
 
 OVERVIEW = """\
@@ -93,7 +92,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     path = path or api.new_path(conf)
     if session.dry_run:
         plan = api.dry_run(conf)
-        plan.tell(console, conf, path, conf.run.workers, Progress())
+        plan.tell(console, conf, path, conf.run.workers)
         return dataclasses.asdict(plan), 0
     with api.open_session(conf, path, console) as training:
         result = loop.train(training, console)

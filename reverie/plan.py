@@ -46,10 +46,12 @@ class Plan:
     images: tuple[str, ...]
     warnings: list[str]
 
-    def tell(self, console: Console, conf: Config, path: Path, workers: str, since: phases.Progress) -> None:
-        """Prints the plan of a run in `path` that goes on from `since`."""
+    def tell(
+        self, console: Console, conf: Config, path: Path, workers: str, since: phases.Progress | None = None
+    ) -> None:
+        """Prints the plan of a run in `path`, which begins or goes on from `since`."""
         run, place = conf.run, str(path)
-        if since != phases.Progress():
+        if since and since != phases.Progress():
             place += f", continued from step {since.step:,} and {since.updates:,} updates"
         size = f"size {self.size}, " if self.size else ""
         constants = json.loads(getattr(conf.agent, "choices", "{}")).items()

@@ -147,6 +147,12 @@ def test_workers_start_without_jax():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_the_command_line_begins_without_jax() -> None:
+    """It decides where compiled programs are kept, which JAX reads as it is imported."""
+    code = "import sys, reverie.cli; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 BENCH = sorted((PACKAGE.parent / "bench").rglob("*.py"))
 
 
