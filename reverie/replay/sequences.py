@@ -197,7 +197,7 @@ class Replay(Rings):
         """The slots of the rows that are rare and say what a task is about: ends of episodes by themselves, rewards of
         half the largest or more, and those of half the lowest or less, each if fewer than one row in a hundred is so.
 
-        Looked for anew at every draw: one pass over the rewards, a millisecond or two for a million rows.
+        Looked for anew at every draw, so that nothing has to be saved: 6 ms for a million rows, on one core.
         """
         reward = np.where(self.held, self.arrays["reward"], 0)
         high, low = reward.max(), reward.min()
