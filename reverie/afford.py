@@ -12,7 +12,8 @@ import numpy as np
 
 from reverie import algos, memory
 from reverie.agent import Agent
-from reverie.config import Config, ConfigError, RunConfig, flag
+from reverie.config import Config, ConfigError, RunConfig
+from reverie.fields import flag
 from reverie.run import experience
 from reverie.run.clock import duration
 from reverie.run.cost import Cost, of_update

@@ -22,7 +22,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from reverie import __version__, algos, config, help, pictures, presets
+from reverie import __version__, algos, config, fields, help, pictures, presets
 from reverie.compile_cache import keep_programs
 from reverie.config import Config, ConfigError
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
@@ -323,7 +323,7 @@ def _explain(error: Exception, argv: Sequence[str]) -> int:
         raise error
     wording = str(error)
     if isinstance(error, NeedsTrust) and error.missing:
-        again = [x for name, value in error.missing.items() for x in (config.flag(name), value)]
+        again = [x for name, value in error.missing.items() for x in (fields.flag(name), value)]
         command = shlex.join([*argv, *again])
         wording = f"{error.what}. If you trust it, type\n  reverie {command}\nor add --trust instead"
     print(f"reverie: {wording}", file=sys.stderr)

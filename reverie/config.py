@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, get_type_hints
 from reverie import algos, presets
 from reverie.algos import choices
 from reverie.earlier import instead, upgrade
-from reverie.fields import ConfigError, did_you_mean, flag, parsed, short, taken  # noqa: F401 (`config.flag`)
+from reverie.fields import ConfigError, did_you_mean, parsed, short, taken
 from reverie.files import Folder, Missing
 from reverie.run.config import RunConfig
 from reverie.saved import RELEASE, OtherVersion

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from reverie import config, presets
+from reverie import config, fields, presets
 from reverie.assembly import spec_of
 from reverie.config import Config
 from reverie.envs.base import Space
@@ -89,7 +89,7 @@ def tell(console: Console, conf: Config, choices: Sequence[Choice]) -> None:
         if values[choice.name] == choice.value:
             text = str(choice.value)
             text = text if len(text) <= WIDE else f"{text[:WIDE]}... (config.json has all)"
-            reasons.setdefault(choice.reason, []).append(f"{config.flag(choice.name)} {text}")
+            reasons.setdefault(choice.reason, []).append(f"{fields.flag(choice.name)} {text}")
     if not reasons:
         return
     made = [name for name, own in presets.of(conf.algorithm).named.items() if own.get("env") == conf.run.env]

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from reverie import config, presets
+from reverie import config, fields, presets
 from reverie.assembly import spec_of
 from reverie.config import Config, ConfigError
 from reverie.envs.spec import EnvLike, EnvSpec, env_spec
@@ -77,8 +77,8 @@ def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> 
     own = {key: value for key, value in own.items() if config.same_file(getattr(given.run, key), value)}
     given = config.override(given, **own)
     if clashes := config.contradictions(saved, given):
-        width = max(len(config.flag(name)) for name, _, _ in clashes)
-        lines = [f"{config.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
+        width = max(len(fields.flag(name)) for name, _, _ in clashes)
+        lines = [f"{fields.flag(n):{width}}  saved {s!r}, given {g!r}" for n, s, g in clashes]
         raise ConfigError(
             "this run was begun with other values:\n  "
             + "\n  ".join(lines)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import api, config
+from reverie import api, config, fields
 from reverie.envs.base import from_json
 from reverie.replay.segments import Segments
 from reverie.run import experience, log, loop
@@ -76,7 +76,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, call: int, method: str = "collect")
 def start(path: Path, algorithm: str, **values: Any) -> subprocess.Popen[str]:
     """The command that begins or continues the run in `path`."""
     program = [str(Path(fakes.__file__))] if algorithm == "fake" else ["-m", "reverie.cli"]
-    flags = [x for k, v in {**values, "run": path}.items() for x in (config.flag(k), str(v))]
+    flags = [x for k, v in {**values, "run": path}.items() for x in (fields.flag(k), str(v))]
     return subprocess.Popen(
         [sys.executable, *program, "train", algorithm, *flags],
         stdout=subprocess.DEVNULL,

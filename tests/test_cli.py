@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from reverie import algos, cli, config
+from reverie import algos, cli, config, fields
 from reverie.envs.workers import Workers
 from reverie.run import evaluation, loop
 from reverie.run.directory import RunDirectory
@@ -492,7 +492,7 @@ def test_help_shows_what_is_used_most_and_help_all_the_rest(capsys: pytest.Captu
     told = " ".join(out.split())
     for text in ("--replay-ratio FLOAT", "Sequences in a batch.", "--rate FLOAT", "memory options", "fake options"):
         assert text in told
-    flags = {config.flag(name) for name in config.default("fake").values()}
+    flags = {fields.flag(name) for name in config.default("fake").values()}
     assert flags <= set(out.replace(",", " ").split())
     code, out, _ = run(capsys, "--help")
     assert code == 0

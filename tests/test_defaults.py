@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import reverie
-from reverie import algos, cli, config, defaults
+from reverie import algos, cli, config, defaults, fields
 from reverie.envs.base import Space
 from reverie.envs.facts import Facts, Play, Variation
 
@@ -129,7 +129,7 @@ def test_what_is_typed_counts_more_and_only_what_counts_is_told() -> None:
 
 
 QUICK = {"steps": 8, "warmup": 100, "envs": 2, "eval_episodes": 0, "eval_every": 0, "workers": "inline"}
-FLAGS = [x for name, value in QUICK.items() for x in (config.flag(name), str(value))]
+FLAGS = [x for name, value in QUICK.items() for x in (fields.flag(name), str(value))]
 
 
 def test_a_new_run_has_what_was_chosen_and_keeps_it(

@@ -617,4 +617,5 @@ def test_events_that_were_overwritten_or_lie_in_no_window_are_not_drawn() -> Non
     newest = eventful(at(1000, 999), rare_share=1.0, context=4)
     assert (newest.sample(50)["obs/t"][:, 4] == 999).all()
     oldest = eventful(at(1000, 1), rare_share=1.0, context=4)
-    assert (oldest.sample(50)["obs/t"][:, 0] >= 0).all(), "as long as there is none, all windows are drawn"
+    starts = oldest.sample(2000)["obs/t"][:, 0]
+    assert len(np.unique(starts)) > 700, "where no window holds it behind its context, all are drawn"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import reverie
-from reverie import algos, api, config
+from reverie import algos, api, config, fields
 from reverie.config import ConfigError
 from reverie.run import log
 from reverie.run.checkpoint import Checkpoints
@@ -55,7 +55,7 @@ def child(*argv: str) -> subprocess.CompletedProcess[str]:
 def train_on_four(path: Path, **values: Any) -> str:
     """What the run says about itself."""
     flags = {**RUN, "devices": 4, **values, "run": str(path)}
-    argv = [x for k, v in flags.items() for x in (config.flag(k), str(v))]
+    argv = [x for k, v in flags.items() for x in (fields.flag(k), str(v))]
     return child(str(Path(fakes.__file__)), "train", "fake", *argv).stdout
 
 
