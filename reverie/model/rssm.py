@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.model.dynamics import Latent, LatentDynamics, bounded, flat_stoch
 from reverie.model.stoch import Categorical, Stoch
-from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block
+from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block, product
 from reverie.nn.norm import LayerNorm, Norm
 
 Recurrence = Literal["block", "dense", "plain"]
@@ -58,7 +58,7 @@ class BlockGRU(eqx.Module):
         """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         x = ACTIVATIONS[self.act](self.action_norm(self.from_action(bounded(action).astype(dtype))))
         _, _, from_action = self._shared_weights()
-        return add_bias(x @ from_action.astype(dtype), self.hidden.bias)
+        return add_bias(product(x, from_action), self.hidden.bias)
 
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B d"]
@@ -70,7 +70,7 @@ class BlockGRU(eqx.Module):
         x0 = act(self.deter_norm(self.from_deter(deter)))
         x1 = act(self.stoch_norm(self.from_stoch(stoch)))
         shared = jnp.concatenate([from_deter, from_stoch], 0).astype(deter.dtype)
-        x = jnp.concatenate([x0, x1], -1) @ shared + per_block(lambda w, h: h @ w, own, deter) + drive
+        x = product(jnp.concatenate([x0, x1], -1), shared) + per_block(lambda w, h: product(h, w), own, deter) + drive
         return self.gates.map(gru, act(self.hidden_norm(x)), deter)
 
     def _shared_weights(self) -> tuple[Array, Array, Array]:
@@ -91,11 +91,11 @@ class HiddenGRU(eqx.Module):
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B h"]:
         """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         from_action = self.hidden.weight[-action.shape[-1] :].astype(dtype)
-        return add_bias(bounded(action).astype(dtype) @ from_action, self.hidden.bias)
+        return add_bias(product(bounded(action).astype(dtype), from_action), self.hidden.bias)
 
     def _before_act(self, stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]) -> Float[Array, "*B h"]:
         """The whole pre-activation."""
-        return stoch @ self.hidden.weight[: stoch.shape[-1]].astype(stoch.dtype) + drive
+        return product(stoch, self.hidden.weight[: stoch.shape[-1]]) + drive
 
 
 class DenseGRU(HiddenGRU):
@@ -233,7 +233,7 @@ class RSSM(LatentDynamics):
         dtype = start.deter.dtype
         # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
         drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
-        seen = add_bias(tokens @ self.post_hidden.weight[self.deter :].astype(dtype), self.post_hidden.bias)
+        seen = add_bias(product(tokens, self.post_hidden.weight[self.deter :]), self.post_hidden.bias)
         first = self.begin(dtype)
         noise = self.kind.noise(key, (*resets.shape, self.stoch))
 
@@ -277,5 +277,5 @@ class RSSM(LatentDynamics):
         return self.group(self.prior_out(self.prior_mlp(deter)))
 
     def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s p"]:
-        x = deter @ self.post_hidden.weight[: self.deter].astype(deter.dtype) + seen
+        x = product(deter, self.post_hidden.weight[: self.deter]) + seen
         return self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))

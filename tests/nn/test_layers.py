@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.layers import MLP, BlockLinear, Conv, Linear, Style
+from reverie.nn.layers import LANES, MLP, BlockLinear, Conv, Linear, Style, product
 from reverie.nn.norm import LayerNorm
 
 KEY = jax.random.key(0)
@@ -33,6 +33,22 @@ def test_block_linear_is_a_block_diagonal_linear_layer(backend, monkeypatch):
         np.testing.assert_allclose(biased(jnp.asarray(x)), x @ dense + bias, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 3, 4)])
+def test_a_product_over_any_axes_and_its_gradients_are_those_of_numpy(batch, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, weight, seen = (
+        jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(*batch, 5), (5, 7), (*batch, 7)])
+    )
+    out, pull = jax.vjp(product, x, weight)
+    by_x, by_weight = pull(seen)
+    np.testing.assert_allclose(out, np.asarray(x) @ np.asarray(weight), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_x, np.asarray(seen) @ np.asarray(weight).T, rtol=1e-5, atol=1e-5)
+    rows, gradients = np.asarray(x).reshape(-1, 5), np.asarray(seen).reshape(-1, 7)
+    np.testing.assert_allclose(by_weight, rows.T @ gradients, rtol=1e-5, atol=1e-5)
+    assert product(x.astype(jnp.bfloat16), weight).dtype == jnp.bfloat16
+
+
 def test_blocks_start_with_the_fan_in_of_the_whole_input():
     layer = BlockLinear(800, 800, 8, key=KEY)
     np.testing.assert_allclose(layer.weight.std(), 1 / np.sqrt(800), rtol=0.02)
@@ -44,15 +60,15 @@ def test_widths_that_blocks_do_not_divide_are_refused():
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_shortcuts_through_convolutions_give_the_same_numbers(kernel, backend, monkeypatch):
+@pytest.mark.parametrize(("kernel", "outputs"), [(3, 4), (5, 4), (5, LANES)])
+def test_shortcuts_through_convolutions_give_the_same_numbers(kernel, outputs, backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    conv = eqx.filter_jit(Conv)(3, 4, kernel, key=KEY)
-    conv = eqx.tree_at(lambda c: c.bias, conv, jnp.arange(4.0))
+    conv = eqx.filter_jit(Conv)(3, outputs, kernel, key=KEY)
+    conv = eqx.tree_at(lambda c: c.bias, conv, jnp.arange(float(outputs)))
     x = jax.random.normal(KEY, (2, 6, 8, 3))
 
     full = conv(x)
-    pooled = full.reshape(2, 3, 2, 4, 2, 4).max((2, 4))
+    pooled = full.reshape(2, 3, 2, 4, 2, outputs).max((2, 4))
     np.testing.assert_allclose(jax.jit(lambda x: conv.pooled(x))(x), pooled, rtol=1e-5, atol=1e-5)
 
     repeated = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
