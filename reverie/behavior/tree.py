@@ -26,7 +26,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import WorldModel
 
 ILLEGAL = float(jnp.finfo(jnp.float32).min)  # finite: the softmax of a node with no legal action must not be NaN
-NODES_AT_ONCE = 64  # nodes refreshed together, if there are fewer roots: less costs the same on any machine
+NODES_AT_ONCE = (8, 64)  # nodes refreshed together, if there are fewer roots; less than the first costs the same
+SCORES_AT_ONCE = 1024  # of their actions: with many, those of places that no path reaches count
 
 
 @runtime_checkable
@@ -348,7 +349,8 @@ def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
     forest = forest.record(jnp.arange(roots), path.q[0], path.value[0])
     ends = jnp.cumsum(length - 1)  # where the nodes of a path end if all of them stand in one line
     flat = jax.tree.map(jnp.ravel, path)
-    together = max(roots, NODES_AT_ONCE)
+    least, most = NODES_AT_ONCE
+    together = max(roots, least, min(most, SCORES_AT_ONCE // forest.logits.shape[1]))
 
     def some(carry: tuple[Array, Forest]) -> tuple[Array, Forest]:
         first, forest = carry
