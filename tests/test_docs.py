@@ -1,8 +1,10 @@
 """What the pages promise is so: metrics are what a run writes, the Dreamers what they are, every fault has its test."""
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +204,23 @@ def test_the_table_of_the_muzero_family_is_what_its_members_have() -> None:
     for flag, *told in rows:
         key = flag.strip("`").removeprefix("--").replace("-", "_")
         assert told == [str(values[name][key]) for name in names], flag
+
+
+def test_the_constants_of_the_muzero_family_are_those_of_its_choices() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "choices.md").read_text()
+    section = page.partition("## Constants of the MuZero family\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \| [^|]+ \|$", section, re.M)
+    constants = config.default("efficientzero").agent.paper()  # those of all the others, and its own
+    kinds = get_type_hints(type(constants))
+    assert [name for name, _ in rows] == [field.name for field in dataclasses.fields(constants)]
+    for name, told in rows:
+        default, names = getattr(constants, name), get_args(kinds[name])
+        assert told == ", ".join(f"`{x}`" for x in names) if names else told.startswith(f"{default}; "), name
+        assert not names or names[0] == default
+    for algorithm in planners.FAMILY:
+        own = {field.name for field in dataclasses.fields(config.default(algorithm).agent.paper())}
+        assert ("root_alpha" in own) == (algorithm != "gumbel_muzero")
+        assert ("projection" in own) == (algorithm == "efficientzero")
 
 
 # ------------------------------------------------------------------------------- faults and their tests
