@@ -62,11 +62,13 @@ class RunDirectory:
         self.folder.make()
         try:
             with self._hold_lock() as held:
-                made = [x for x in (self.checkpoints, self.replay, self.videos) if not x.exists()]
+                made = [x for x in (self.checkpoints, self.replay) if not x.exists()]
                 try:
                     self._probe()
-                    for path in (self.checkpoints, self.replay, self.videos):
+                    for path in (self.checkpoints, self.replay):
                         (self.folder / path.name).make()
+                    if os.path.lexists(self.videos):  # made with the first of them; a link is told of now
+                        (self.folder / self.videos.name).make()
                     yield held
                 except BaseException:
                     if held.there and not self.config.exists():

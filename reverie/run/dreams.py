@@ -51,10 +51,12 @@ def play(run: RunConfig, agent: Agent, state: State, spec: EnvSpec, sequences: i
 
 def film(dream: Dream, folder: Folder, step: int, events: Events) -> None:
     """Puts a dream into `folder` and TensorBoard: a video of every image, one plot of all that is observed besides.
+    The folder is made if it is missing.
 
     Raises:
       files.DiskError: the disk will not take it.
     """
+    folder.make()
     for key in view.pictures(dream):
         name = f"dream-{key.removeprefix('obs/').replace('/', '-')}"
         folder.replace(f"{name}-{step:09d}{video.BEST}", video.encode(video.BEST, view.frames(dream, key), view.FPS))

@@ -27,7 +27,8 @@ with RunDirectory(Path(sys.argv[1])).with_lock():
 def test_the_directories_are_there_while_locked(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "runs" / "x")
     with run.with_lock():
-        assert all(folder.is_dir() for folder in (run.checkpoints, run.replay, run.videos))
+        assert all(folder.is_dir() for folder in (run.checkpoints, run.replay))
+        assert not run.videos.exists(), "nothing is drawn yet"
         owner = json.loads(run.lock.read_text())
     assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
     assert not list(run.path.glob(".probe*"))

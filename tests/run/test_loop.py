@@ -294,6 +294,7 @@ def test_dreams_are_drawn_when_due_and_at_the_end_and_change_nothing(whole: Path
     assert events.read_bytes().count(b"\x89PNG") == 3
     assert_same(whole, tmp_path)
     assert train(tmp_path, video_every=0).steps == 240, "it may change within a run"
+    assert not (whole / "videos").exists(), "nothing was drawn"
 
 
 @pytest.mark.slow
