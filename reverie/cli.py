@@ -25,6 +25,7 @@ from rich.text import Text
 from reverie import __version__, algos, config, fields, help, pictures, presets
 from reverie.compile_cache import keep_programs
 from reverie.config import Config, ConfigError
+from reverie.fields import amount
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
 from reverie.memory import use_huge_pages
 from reverie.safe_stdout import open_outlets
@@ -84,7 +85,10 @@ def train(argv: list[str], console: Console) -> VerbResult:
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from reverie import api, defaults
-    from reverie.run import loop
+    from reverie.run import loop, snapshot
+    from reverie.run.checkpoint import Checkpoints
+    from reverie.run.directory import RunDirectory
+    from reverie.run.phases import Progress
 
     if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
         conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
@@ -92,7 +96,9 @@ def train(argv: list[str], console: Console) -> VerbResult:
     path = path or api.new_path(conf)
     if session.dry_run:
         plan = api.dry_run(conf)
-        plan.tell(console, conf, path, conf.run.workers)
+        newest = snapshot.latest(Checkpoints(RunDirectory(path).checkpoints, run=conf.id))
+        since = Progress.of(newest.meta["progress"]) if newest else None
+        plan.tell(console, conf, path, conf.run.workers, since)
         return dataclasses.asdict(plan), 0
     with api.open_session(conf, path, console) as training:
         result = loop.train(training, console)
@@ -119,11 +125,11 @@ def _farewell(result: Any, conf: Config, path: Path) -> str:
 
     score = f", return {show(round(result.evaluation.mean_return, 1))}" if result.evaluation else ""
     further = result.steps - conf.run.steps
-    more = f" ({conf.run.steps:,} were asked for: envs that step together end together)" if further > 0 else ""
+    more = f" (of --steps {conf.run.steps}: envs that step together end together)" if further > 0 else ""
     typed, film = shlex.quote(str(path)), shlex.quote(str(path / "videos" / "eval.mp4"))
     video = f" --video {film}" if draws(conf.run.env) else ""
     return (
-        f"Done: {result.steps:,} steps{more}, {result.updates:,} updates{score}.\n"
+        f"Done: {amount(result.steps, 'step')}{more}, {amount(result.updates, 'update')}{score}.\n"
         f"The run lies in {path}. To see more of it:\n"
         f"  reverie eval {typed} --episodes 20{video}\n"
         f"  tensorboard --logdir {typed}    (pip install tensorboard)"
@@ -145,9 +151,10 @@ def evaluate(argv: list[str], console: Console) -> VerbResult:
     mode = flags.eval_mode or agent.config.run.eval_mode
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
     wording = {"greedy": "greedy", "sample": "sampled"}[mode]
+    seen = f"{agent.config.run.env} after {amount(agent.step, 'step')}, {amount(flags.episodes, f'{wording} episode')}"
     console.print(
         Text.assemble(
-            f"{agent.config.run.env} after {agent.step:,} steps, {flags.episodes} {wording} episodes: mean return ",
+            f"{seen}: mean return ",
             (_score(played.mean_return), "bold"),
             f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}",
         ),
@@ -235,7 +242,7 @@ def import_episodes(argv: list[str], console: Console) -> VerbResult:
     from reverie.recorded import import_episodes
 
     rows = import_episodes(flags.source, EnvSpec(flags.env, kwargs=flags.env_kwargs), flags.run, flags.envs)
-    console.print(f"{rows:,} rows of {flags.source} lie in {flags.run}. To learn from them:", soft_wrap=True)
+    console.print(f"{flags.run} holds {amount(rows, 'row')} of {flags.source}. To learn from them:", soft_wrap=True)
     typed = ["--env", flags.env, *(["--env-kwargs", flags.env_kwargs] if flags.env_kwargs != "{}" else [])]
     typed += ["--offline", flags.run, "--envs", str(flags.envs)]
     console.print(f"  reverie train dreamer_v3 {shlex.join(typed)}", soft_wrap=True)

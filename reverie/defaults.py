@@ -24,6 +24,7 @@ from reverie.assembly import spec_of
 from reverie.config import Config
 from reverie.envs.base import Space
 from reverie.envs.facts import HOLD, Facts, Variation, look
+from reverie.fields import amount
 from reverie.nn.transforms import h, h_inverse
 
 SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
@@ -143,7 +144,8 @@ def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """An evaluation of a policy that stands still would never come to its end."""
     plain = facts.plain
     if len(plain.lengths) <= 1 and plain.terminated == len(plain.lengths) and plain.steps >= LONG:
-        yield Choice("time_limit", LONG, f"{len(plain.lengths)} episodes ended in {plain.steps:,} random steps")
+        ended = amount(len(plain.lengths), "episode")
+        yield Choice("time_limit", LONG, f"{ended} ended in {plain.steps:,} random steps")
 
 
 def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:

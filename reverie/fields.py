@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -145,6 +145,11 @@ def plain_size(size: int | tuple[int, int]) -> int | tuple[int, int]:
     return height if height == wide else (height, wide)
 
 
+def amount(number: int, noun: str) -> str:
+    """A number of things, for a sentence: `1 step`, `2,000 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def short(value: object) -> str:
     """`repr(value)`, cut where it is long, for a sentence."""
     text = repr(value)
@@ -174,7 +179,7 @@ def fits(value: Any, kind: Any) -> bool:
     """
     if get_origin(kind) is Literal:
         return value in get_args(kind) and type(value) in {type(x) for x in get_args(kind)}
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (UnionType, Union):
         return any(fits(value, one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         parts = get_args(kind)
@@ -188,7 +193,7 @@ def wording(kind: Any) -> str:
     """`kind` in words, for "expected ..."."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(x) for x in get_args(kind))
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (UnionType, Union):
         return " or ".join(wording(one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         return "a pair of " + wording(get_args(kind)[0]).removeprefix("a ") + "s"

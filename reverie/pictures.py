@@ -11,6 +11,7 @@ from rich.table import Table
 
 from reverie import files
 from reverie.config import ConfigError
+from reverie.fields import amount
 from reverie.flags import Dream, Think, VerbResult, parse
 from reverie.help import table
 
@@ -47,18 +48,19 @@ def dream(argv: list[str], console: Console) -> VerbResult:
     else:
         files.replace(path, view.plot(dreams, name or None, flags.seen))
     errors = view.errors(dreams, flags.seen)
-    horizons = [f"after {h}" for h in errors["reward"]["horizons"]]
+    horizons = [h for h in errors["reward"]["horizons"] if any(e["horizons"][h] is not None for e in errors.values())]
     number = lambda x, form: "-" if x is None else format(x, form)
     cells = {
-        name: [number(e["unexplained"], ".1%"), *(number(x, ".3g") for x in e["horizons"].values())]
+        name: [number(e["unexplained"], ".1%"), *(number(e["horizons"][h], ".3g") for h in horizons)]
         for name, e in errors.items()
     }
     console.print(
-        f"{agent.config.run.env} after {agent.step:,} steps: {flags.sequences} dreams, {flags.seen} rows seen and "
-        f"{flags.dreamt} imagined. Mean squared errors, of discrete values the share that is wrong:",
+        f"{agent.config.run.env} after {amount(agent.step, 'step')}: {amount(flags.sequences, 'dream')}, "
+        f"{amount(flags.seen, 'row')} seen and {flags.dreamt} "
+        "imagined. Mean squared errors, of discrete values the share that is wrong:",
         soft_wrap=True,
     )
-    console.print(table("", ["error / variance", *horizons], cells))
+    console.print(table("", ["error / variance", *(f"after {h}" for h in horizons)], cells))
     console.print(f"picture: {path}", soft_wrap=True)
     return {"path": str(path), "step": agent.step, "seen": flags.seen, "errors": errors}, 0
 
@@ -75,8 +77,9 @@ def _drive(flags: Dream, console: Console, agent: Any, key: str) -> VerbResult:
     video.write(path, view.driven(rows, f"obs/{key}", flags.seen), view.FPS)
     dream_return = (rows["reward"] * rows["valid"])[:, flags.seen :].sum(1)
     console.print(
-        f"{agent.config.run.env} after {agent.step:,} steps: {flags.sequences} imagined drives of {flags.dreamt} steps "
-        f"from {flags.seen} rows seen, mean reward {dream_return.mean():.3g} in all",
+        f"{agent.config.run.env} after {amount(agent.step, 'step')}: {amount(flags.sequences, 'imagined drive')} of "
+        f"{amount(flags.dreamt, 'step')} from {amount(flags.seen, 'row')} seen, mean reward "
+        f"{dream_return.mean():.3g} in all",
         soft_wrap=True,
     )
     console.print(f"picture: {path}", soft_wrap=True)
@@ -126,7 +129,7 @@ def think(argv: list[str], console: Console) -> VerbResult:
     found = agent.think(flags.step, flags.seed, flags.simulations)
     path = _place(flags.out, agent.path, f"think-{flags.step}.png")
     mover = "" if found.player is None else f", player {found.player} to move"
-    title = f"{agent.config.run.env} after {agent.step:,} steps: step {flags.step} of an episode{mover}"
+    title = f"{agent.config.run.env} after {amount(agent.step, 'step')}: step {flags.step} of an episode{mover}"
     entries: list[dict[str, Any]] = [
         {
             "action": found.actions[a],
@@ -139,8 +142,8 @@ def think(argv: list[str], console: Console) -> VerbResult:
     ]
     files.replace(path, view.draw(found, title, suffix, flags.depth))
     console.print(
-        f"{title}\n{found.tree.visits[0] - 1} simulations; value {found.raw:.3g} by the network, {found.value:.3g} by "
-        f"the search; action {found.actions[found.chosen]} is taken",
+        f"{title}\n{amount(int(found.tree.visits[0]) - 1, 'simulation')}; value {found.raw:.3g} by the network, "
+        f"{found.value:.3g} by the search; action {found.actions[found.chosen]} is taken",
         soft_wrap=True,
     )
     if found.why:
@@ -154,7 +157,7 @@ def think(argv: list[str], console: Console) -> VerbResult:
         table.add_row(*cells, style="bold" if a == found.chosen else None)
     console.print(table)
     if len(entries) > view.ACTIONS:
-        console.print(f"and {len(entries) - view.ACTIONS} actions more, which the search likes less")
+        console.print(f"and {amount(len(entries) - view.ACTIONS, 'action')} more, which the search likes less")
     if missing := view.left_out(found.tree, flags.depth):
         console.print(f"the picture shows {missing}")
     console.print(f"picture: {path}", soft_wrap=True)

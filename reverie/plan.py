@@ -16,6 +16,7 @@ from reverie import afford, memory
 from reverie.agent import Agent, as_two_phase
 from reverie.assembly import describe_devices, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
+from reverie.fields import amount
 from reverie.replay.rows import bytes_per_row
 from reverie.run import callbacks, experience, phases
 from reverie.run.collect import offline
@@ -52,14 +53,14 @@ class Plan:
         """Prints the plan of a run in `path`, which begins or goes on from `since`."""
         run, place = conf.run, str(path)
         if since and since != phases.Progress():
-            place += f", continued from step {since.step:,} and {since.updates:,} updates"
+            place += f", continued from step {since.step:,} and {amount(since.updates, 'update')}"
         size = f"size {self.size}, " if self.size else ""
         constants = json.loads(getattr(conf.agent, "choices", "{}")).items()
         if phases.apart(run):
             first = f"replay of {run.offline}" if run.offline else "env steps"
-            updates = f"{run.model_updates:,} updates"
+            updates = amount(run.model_updates, "update")
             if run.schedule == "model-then-policy":
-                updates = f"{run.model_updates:,} model updates, {run.policy_updates:,} policy updates"
+                updates = f"{amount(run.model_updates, 'model update')}, {amount(run.policy_updates, 'policy update')}"
             learned = "schedule", f"{first}, {updates}"
         else:
             unit = "roots" if hasattr(conf.agent, "n_step") else "trained steps"
@@ -74,12 +75,12 @@ class Plan:
             ("envs", f"{run.envs} ({workers})"),
             *(("images", image) for image in self.images),
             learned,
-            ("replay", f"{self.replay_rows:,} steps, {self.replay_bytes / 1e6:,.0f} MB{bounded}"),
-            ("checkpoint", f"every {run.checkpoint_every:,} steps" if run.checkpoint_every else "at the end"),
+            ("replay", f"{amount(self.replay_rows, 'step')}, {self.replay_bytes / 1e6:,.0f} MB{bounded}"),
+            ("checkpoint", f"every {amount(run.checkpoint_every, 'step')}" if run.checkpoint_every else "at the end"),
         ]
         console.print(
             Text.assemble((conf.algorithm, "bold"), " on ", (run.env, "bold")),
-            f": {self.env_steps:,} steps, {self.updates:,} updates",
+            f": {amount(self.env_steps, 'step')}, {amount(self.updates, 'update')}",
             *(f"\n  {label:12} {text}" for label, text in lines),
             sep="",
             highlight=False,
@@ -108,7 +109,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     capacity, width = experience.capacity(run, fields), bytes_per_row(fields)
     if capacity // run.envs < window:
         raise ConfigError(
-            f"replay may hold {capacity} steps, {capacity // run.envs} of each env, and a sequence "
+            f"replay may hold {amount(capacity, 'step')}, {capacity // run.envs} of each env, and a sequence "
             f"has {window}: raise --replay-size or --replay-gb, or lower --length or --envs"
         )
     rows = min(capacity, run.steps)
@@ -160,13 +161,13 @@ def idle(run: RunConfig, agent: Agent) -> str:
     if (first := ratio.first) is None:
         return f"0 updates: nothing would be learned with --replay-ratio {run.replay_ratio:g}. Type --replay-ratio 32"
     waiting = (
-        f"after {run.warmup:,} steps with random actions (--warmup)"
+        f"after {amount(run.warmup, 'step')} with random actions (--warmup)"
         if run.warmup >= run.envs * experience.window(run, agent)
-        else f"when each of {run.envs} envs has filled a sequence of {experience.window(run, agent)} steps"
+        else f"when each of {amount(run.envs, 'env')} has filled a sequence of {experience.window(run, agent)} steps"
     )
     return (
-        f"0 updates: nothing would be learned in {run.steps:,} steps. The first update is due at step {first:,}, "
-        f"{waiting}. Type --steps {10 * first} for a run that learns"
+        f"0 updates: nothing would be learned in {amount(run.steps, 'step')}. The first update is due at step "
+        f"{first:,}, {waiting}. Type --steps {10 * first} for a run that learns"
     )
 
 

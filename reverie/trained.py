@@ -22,7 +22,7 @@ from reverie.envs.base import Arrays, Step
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import episode_seed
 from reverie.export import export
-from reverie.fields import short
+from reverie.fields import amount, short
 from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
 from reverie.resolve import searching
@@ -57,7 +57,7 @@ class LoadedAgent:
         self.agent = make_agent(conf, self.env.obs_space, self.env.act_space)
         with reading(checkpoint.path):
             self.state = agent_state(self.agent, checkpoint)
-        named = f"{conf.id or path} after {self.step:,} steps"
+        named = f"{conf.id or path} after {amount(self.step, 'step')}"
         self._actor = Actor(self.agent, self.state, self.env, conf.run.seed, named)
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations

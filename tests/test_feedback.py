@@ -62,6 +62,17 @@ def test_it_is_told_what_keeps_the_first_update_away(capsys: pytest.CaptureFixtu
     )
 
 
+def test_one_is_told_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "train", "fake", "--env", "CartPole-v1", "--steps", "1056", "--dry-run")
+    assert "1,056 steps, 1 update\n" in out
+    one = ["--steps", "1", "--envs", "1", "--checkpoint-every", "1", "--run", "x"]
+    _, out, _ = run(capsys, *TRAIN, *one)
+    assert "Done: 1 step, 0 updates" in out
+    assert "every 1 step\n" in out
+    _, out, _ = run(capsys, "eval", "x", "--episodes", "1")
+    assert "after 1 step, 1 greedy episode: mean return" in out
+
+
 # ------------------------------------------------------------------------------------ errors as JSON
 
 
@@ -109,7 +120,7 @@ def test_commands_that_are_proposed_are_quoted_and_steps_beyond_are_told(capsys:
     assert code == 0
     assert "reverie eval 'my runs/x' --episodes 20 --video 'my runs/x/videos/eval.mp4'" in out
     assert "tensorboard --logdir 'my runs/x'" in out
-    assert "Done: 42 steps (40 were asked for: envs that step together end together)" in out
+    assert "Done: 42 steps (of --steps 40: envs that step together end together)" in out
     told = answer(capsys, *TRAIN, "--envs", "3", "--run", "my runs/x")
     assert (told["steps"], told["steps_asked"]) == (42, 40)
 
@@ -153,6 +164,9 @@ def test_time_left_is_told_from_the_first_update_on() -> None:
     assert text.getvalue() == "step 51 of 1,000  71 updates  66 min left\n", "those of earlier sessions count"
     plain.update(52, Pace(52, 2, 948, 98, {"train": 100.0}, compiling=20.0, earlier=70))
     assert text.getvalue().count("\n") == 1, "and not at every step"
+    first = log.Plain(Console(file=text, width=200), steps=1000)
+    first.update(51, Pace(51, 1, 949, 99, {"train": 60.0}))
+    assert "  1 update  " in text.getvalue()
 
 
 def test_the_terminal_has_a_bar_and_json_has_none(tmp_path: Path) -> None:
@@ -193,7 +207,7 @@ def test_a_search_says_why_it_does_not_take_what_it_prefers() -> None:
         np.array([0.1, 0.2]), 1, None, 0.0, 0.0, branches,
     )  # fmt: skip
     assert thought.why == (
-        "left has more of the improved policy (70.0%, against 30.0%), but was tried 1 times and right 4 times: what is "
+        "left has more of the improved policy (70.0%, against 30.0%), but was tried 1 time and right 4 times: what is "
         "taken is the best of those that were tried most"
     )
     assert thought._replace(chosen=0).why == ""

@@ -9,7 +9,7 @@ import pytest
 
 from reverie import algos, config, flags
 from reverie.config import ConfigError, RunConfig
-from reverie.fields import Within, chosen, parsed, ranges, taken, whole
+from reverie.fields import Within, amount, chosen, parsed, ranges, taken, whole
 
 AGENTS = {name: algos.load(name).Config for name in algos.ALGORITHMS}
 VERBS = [flags.Eval, flags.Dream, flags.Think, flags.CheckEnv]
@@ -115,3 +115,8 @@ def test_a_pattern_that_chooses_nothing_is_a_mistake() -> None:
         chosen(["mission", "x"], "!misson")
     with pytest.raises(config.ConfigError, match="leaves nothing to see"):
         chosen(["mission", "x"], "x,!x")
+
+
+def test_amounts_agree_with_their_number() -> None:
+    told = [amount(number, "step") for number in (0, 1, 2, 1000)]
+    assert told == ["0 steps", "1 step", "2 steps", "1,000 steps"]

@@ -28,7 +28,7 @@ ALLOWED = {
     "safe_stdout": set(),
     "compile_cache": {"files"},
     "replay": {"replay", "agent", "envs.base", "files", "memory", "saved"},
-    "view": {"view", "agent", "envs", "files"},
+    "view": {"view", "agent", "envs", "fields", "files"},
     "config": {"algos", "earlier", "fields", "files", "presets", "run.config", "saved"},  # algorithms by name
     "earlier": {"algos", "fields"},
     "presets": {"algos", "fields"},

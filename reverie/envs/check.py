@@ -27,6 +27,7 @@ from reverie.envs.spaces import channels_first, left_out, turned_around
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.values import Gate, Malformed, legally, sample
 from reverie.envs.wrappers import innermost
+from reverie.fields import amount
 
 REPEAT_SEED = 7  # seed of the episode that is repeated
 SLOW = 0.05  # seconds a step: training waits for the env most of the time
@@ -290,10 +291,10 @@ class _Episodes:
 
     def _summary(self, steps: int, ended: int, longest: int, times: list[float]) -> Iterator[Finding]:
         if ended:
-            yield Finding("note", f"{ended} random episodes, the longest of {longest} steps")
+            yield Finding("note", f"{amount(ended, 'random episode')}, the longest of {amount(longest, 'step')}")
         else:
             fix = "if it never ends by itself, give it --time-limit"
-            yield Finding("note", f"no episode ended within {steps} random steps", fix)
+            yield Finding("note", f"no episode ended within {amount(steps, 'random step')}", fix)
         if times:
             typical = statistics.median(times)
             takes, fix = f"a step takes {typical * 1e6:.0f} us", "profile step(); training waits for it"

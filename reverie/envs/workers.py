@@ -27,6 +27,7 @@ from reverie.envs.host import Flags
 from reverie.envs.seats import Inline, Mode, Process, Seat, resolve_mode
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.tape import Tape, split, to_arrays
+from reverie.fields import amount
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a rebuild, doubling
 _log = logging.getLogger("reverie")
@@ -306,12 +307,12 @@ class Workers:
         last = {key: buffer[i].tolist() for key, buffer in self._buffers.action.items()} if tape.actions else None
         where = (
             f"env {i} of {self.spec.id} failed in episode {tape.episode} after "
-            f"{max(len(tape.crcs) - 1, 0)} steps of it ({tape.steps} rows in all); "
+            f"{amount(max(len(tape.crcs) - 1, 0), 'step')} of it ({amount(tape.steps, 'row')} in all); "
             f"last action {last or 'none since the reset'}; {fault}"
         )
         if failures > self._max_failures:
             raise EnvError(
-                f"{failures} failures within {self._window} steps, "
+                f"{amount(failures, 'failure')} within {amount(self._window, 'step')}, "
                 f"{self._max_failures} are allowed. The last one: {where}"
             ) from fault
         _log.warning("%s\nThe episode is cut (a truncation) and the env rebuilt", where)

@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from reverie.fields import amount
 from reverie.files import Folder, Missing
 from reverie.run.clock import Pace, duration
 from reverie.run.events import Events, append
@@ -255,7 +256,7 @@ def _left(pace: Pace | None) -> list[str]:
     if pace is None or not pace.updates:
         return []
     left = pace.seconds_left
-    words = [f"{pace.earlier + pace.updates:,} updates"]
+    words = [amount(pace.earlier + pace.updates, "update")]
     return words if left is None or not (pace.updates_left or pace.steps_left) else [*words, f"{duration(left)} left"]
 
 

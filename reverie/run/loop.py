@@ -28,6 +28,7 @@ from rich.console import Console
 from reverie.agent import Agent, Mode, Part, State, as_two_phase
 from reverie.config import ConfigError, RunConfig
 from reverie.envs.spec import UnusableEnv
+from reverie.fields import amount
 from reverie.health import NonFinite, Watch
 from reverie.replay.segments import Segments
 from reverie.run import experience, phases
@@ -266,7 +267,7 @@ class Training:
             self.recent.add(self.compiled.names[part], figures)
             if streak >= self.run.max_nonfinite:
                 raise NonFinite(
-                    f"{streak} updates in a row had a loss, gradient or result that is not finite (step "
+                    f"{amount(streak, 'update')} in a row had a loss, gradient or result that is not finite (step "
                     f"{self.progress.step}, update {self.progress.updates}). The last good "
                     f"checkpoint is kept in {self.directory.checkpoints}. Look at the env with "
                     f"`reverie check-env`, or start over with a smaller --learning-rate"

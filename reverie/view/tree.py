@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reverie.fields import amount
 from reverie.view.dream import DREAMS, OVER, SEES, unit
 
 SUFFIXES = (".png", ".svg")
@@ -77,10 +78,11 @@ class SearchReport(NamedTuple):
         best, taken = self.ranking[0], self.chosen
         if best == taken:
             return ""
+        fewer, more = (amount(int(self.visits[a]), "time") for a in (best, taken))
         return (
             f"{self.actions[best]} has more of the improved policy ({self.policy[best]:.1%}, against "
-            f"{self.policy[taken]:.1%}), but was tried {self.visits[best]} times and {self.actions[taken]} "
-            f"{self.visits[taken]} times: what is taken is the best of those that were tried most"
+            f"{self.policy[taken]:.1%}), but was tried {fewer} and {self.actions[taken]} {more}: what is "
+            "taken is the best of those that were tried most"
         )
 
 
@@ -103,7 +105,8 @@ def shown(tree: Branches, depth: int = DEPTH, most: int = NODES) -> tuple[np.nda
 def left_out(tree: Branches, depth: int = DEPTH, most: int = NODES) -> str:
     """The parts that a picture does not show, in words; empty if it shows all."""
     nodes, deeper, rarer = shown(tree, depth, most)
-    causes = [f"{deeper} deeper than {depth} steps"] * (deeper > 0) + [f"{rarer} visited least"] * (rarer > 0)
+    causes = [f"{deeper} deeper than {amount(depth, 'step')}"] * (deeper > 0)
+    causes += [f"{rarer} visited least"] * (rarer > 0)
     return f"{len(nodes)} of {len(tree.parent)} nodes; left out: {', '.join(causes)}" if causes else ""
 
 

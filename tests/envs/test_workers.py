@@ -181,7 +181,7 @@ def test_a_fault_in_every_reset_ends_the_run_with_its_story():
             workers.recv(np.arange(1))
         assert workers.failures == 4
     text = str(error.value)
-    assert "4 failures within 1000 steps, 3 are allowed" in text
+    assert "4 failures within 1,000 steps, 3 are allowed" in text
     assert f"env 0 of {FAULTY}" in text
     assert "a fault on purpose at reset" in text
     assert "Traceback" in text
@@ -201,7 +201,7 @@ def test_the_last_words_name_the_step_the_action_and_the_death(fault, told, tmp_
         workers.send(np.arange(1), {"action": np.array([1], np.int32)})
         with pytest.raises(EnvError, match=told) as error:
             workers.recv(np.arange(1))
-    assert "after 1 steps of it" in str(error.value)
+    assert "after 1 step of it" in str(error.value)
     assert "last action {'action': 1}" in str(error.value)
 
 
@@ -258,7 +258,7 @@ def test_an_episode_that_is_over_is_not_lost_for_memory(tmp_path):
 def test_a_limit_that_no_env_keeps_ends_the_run_with_its_story():
     with Workers("CartPole-v1", 1, seed=0, memory=0.001, max_failures=1) as workers:
         workers.send(np.arange(1), actions(workers))
-        with pytest.raises(EnvError, match=r"2 failures within 1000 steps.*GB, --worker-memory is 0\.001"):
+        with pytest.raises(EnvError, match=r"2 failures within 1,000 steps.*GB, --worker-memory is 0\.001"):
             workers.recv(np.arange(1))
 
 
