@@ -5,18 +5,34 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+from collections import deque
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from reverie import algos, config, earlier, help
 from reverie.algos import choices
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.fields import INT64, TINY, Count, Number, Seed, Within, check, whole
+from reverie.fields import (
+    INT64,
+    TINY,
+    Count,
+    Number,
+    Seed,
+    Within,
+    check,
+    did_you_mean,
+    fits,
+    flag,
+    short,
+    whole,
+    wording,
+)
 
 VerbResult = tuple[dict[str, Any], int]  # by a verb: what `--json` prints, and the exit code
 
@@ -202,7 +218,7 @@ def parse_train(
 
     Raises:
       ValueError: a name, value or combination that cannot be.
-      SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
+      SystemExit: help was asked for.
     """
     if not argv or argv[0].startswith("-"):
         if not argv or argv[0] not in help.MARKS:
@@ -296,19 +312,19 @@ def parse(flags: Any, argv: list[str], verb: str) -> Any:
     """The flags of a verb, every number of them within its range.
 
     Raises:
-      ConfigError: one is not.
-      SystemExit: help was asked for (0), or a flag is unknown or malformed (2).
+      ConfigError: one is not, or a flag is unknown, malformed or missing.
+      SystemExit: help was asked for.
     """
+    algorithm = verb.removeprefix("train ")
+    positional = [x.name.upper() for x in dataclasses.fields(flags) if "Positional" in str(x.type)]
+    usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
     if help_marks := [x for x in argv if x in help.MARKS]:
-        algorithm = verb.removeprefix("train ")
         about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else flags.__doc__
-        positional = [x.name.upper() for x in dataclasses.fields(flags) if "Positional" in str(x.type)]
-        usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
         print(help.page(flags, usage, about, "--help-all" in help_marks))
         raise SystemExit(0)
-    complaint = io.StringIO()
+    box = io.StringIO()
     try:
-        with redirect_stderr(complaint) if "--json" in argv else nullcontext():
+        with redirect_stderr(box):
             parsed = tyro.cli(
                 flags,
                 args=argv,
@@ -317,21 +333,87 @@ def parse(flags: Any, argv: list[str], verb: str) -> Any:
                 config=(tyro.conf.OmitArgPrefixes,),
                 registry=_REGISTRY,
             )
-    except SystemExit:
-        if not complaint.getvalue():
-            raise
-        words = complaint.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
-        raise ConfigError(f"{' '.join(words)}. `reverie {verb} --help` has the flags") from None
+    except SystemExit as stop:
+        cause: BaseException | None = stop
+        while cause and not isinstance(cause, ConfigError):
+            cause = cause.__context__
+        if cause:  # by the dataclass of these flags, in a sentence
+            raise cause from None
+        words = box.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
+        complaint = _complaint(flags, argv) or " ".join(words)
+        raise ConfigError(f"{complaint}\nIt is `{usage}`, and `reverie {verb} --help-all` has the flags") from None
     check(parsed)
     return parsed
+
+
+def _complaint(flags: Any, argv: list[str]) -> str:
+    """The first fault of a command that tyro could not read, as a sentence; empty if none is found."""
+    kinds = _kinds(flags)
+    places = [name.upper() for name, kind in kinds.items() if tyro.conf.Positional in get_args(kind)]
+    known = {flag(name): kind for name, kind in kinds.items() if name.upper() not in places}
+    left, names, others = deque(argv), set(), 0
+    while left:
+        typed = left.popleft()
+        name, equals, value = typed.partition("=")
+        name = name.replace("_", "-")
+        if not name.startswith("--"):
+            if others == len(places):
+                return f"{typed!r} belongs to no flag"
+            others += 1
+            continue
+        names.add(name)
+        if known.get(name.replace("--no-", "--", 1)) is bool:
+            if equals:
+                return f"{name} takes no value, got {short(value)}"
+            continue
+        if name not in known:
+            return f"there is no {name}: {did_you_mean(name, known)}".rstrip(": ")
+        kind = known[name]
+        values = [value] if equals else []
+        most = 2 if any(get_origin(x) is tuple for x in get_args(kind)) else 1
+        while left and len(values) < most and not left[0].startswith("--") and (not values or left[0].isdecimal()):
+            values.append(left.popleft())
+        if complaint := _misfit(values, kind):
+            return f"{name} {complaint}"
+    needed = [x.name for x in dataclasses.fields(flags) if x.default is dataclasses.MISSING]
+    missing = [x.upper() for x in needed if x.upper() in places[others:]]
+    missing += [flag(x) for x in needed if x.upper() not in places and flag(x) not in names]
+    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
+
+
+def _kinds(flags: Any) -> dict[str, Any]:
+    """Name -> type of every flag, those of groups included; only what is typed without a flag keeps its mark."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(flags, include_extras=True).items():
+        bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        is_marked = tyro.conf.Positional in get_args(kind)
+        found |= _kinds(bare) if dataclasses.is_dataclass(bare) else {name: kind if is_marked else bare}
+    return found
+
+
+def _misfit(values: list[str], kind: Any) -> str:
+    """The end of the sentence that says why these are no value of this type; empty if they are."""
+    kinds = [x for x in get_args(kind) if x is not type(None)] if get_origin(kind) in (UnionType, Union) else [kind]
+    expected = f"expected {' or '.join(wording(x) for x in kinds)}"
+    if not values:
+        return f"has no value, {expected}"
+    read: list[Any] = [*values]
+    for i, text in enumerate(values):
+        for number in (float, whole):
+            with suppress(ValueError):
+                read[i] = number(text)
+    value = read[0] if len(read) == 1 else tuple(read)
+    is_none = type(None) in get_args(kind) and values == ["None"]
+    is_fit = str in kinds or any(fits(value, x) for x in kinds)
+    return "" if is_none or is_fit else f"is {short(' '.join(values))}, {expected}"
 
 
 def peek(argv: list[str], name: str) -> str:
     """The value of a flag that decides what the other flags mean; the last one counts."""
     value = ""
-    for flag, following in itertools.pairwise([*argv, ""]):
-        if flag == name:
+    for typed, following in itertools.pairwise([*argv, ""]):
+        if typed == name:
             value = following
-        elif flag.startswith(f"{name}="):
-            value = flag.partition("=")[2]
+        elif typed.startswith(f"{name}="):
+            value = typed.partition("=")[2]
     return value

@@ -53,6 +53,8 @@ def page(kind: Any, usage: str, about: str, everything: bool) -> str:
     number = sum(len(group.flags) for group in groups)
     if not everything and len(groups) > 1:
         known = {x.name: x for group in groups for x in group.flags}
+        if getattr(getattr(kind, "agent", None), "planner", "") == "none":
+            known.pop("simulations", None)  # nothing searches unless a planner is asked for
         groups = [Group("", "", [known[name] for name in USUAL if name in known])]
     shown = sum(len(group.flags) for group in groups)
     parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]

@@ -39,8 +39,14 @@ def resolve(
     Raises:
       NeedsTrust: (a ConfigError) the saved config, or a preset in a file, names code that nobody typed.
       ConfigError: an unknown name, a value that cannot be, or one that contradicts what is saved; names all that do.
+        Or the run was begun with another algorithm.
     """
-    base = saved if saved and saved.algorithm == algorithm else config.default(algorithm)
+    if saved and saved.algorithm != algorithm:
+        raise ConfigError(
+            f"this run was begun with {saved.algorithm}, and {algorithm} cannot continue it. Type {saved.algorithm} in "
+            f"place of {algorithm} to continue it, or give a new run another directory with --run"
+        )
+    base = saved or config.default(algorithm)
     preset = preset or ("" if saved else config.preset_for(algorithm, env))
     base = config.apply_preset(base, preset) if preset else base
     given = typed(config.override(base, **(chosen or {})))

@@ -81,10 +81,11 @@ def test_dream_draws_and_tells_the_errors(capsys: pytest.CaptureFixture[str]) ->
         assert path.read_bytes().startswith(b"\x89PNG"), flags
     code, _, err = run(capsys, "dream", "x", "--policy")
     assert (code, "fake cannot show what it imagines" in err) == (2, True), err
-    code, out, _ = run(capsys, "dream", "x", "--fresh", "--sequences", "2")
+    code, out, _ = run(capsys, "dream", "x", "--fresh", "--sequences", "1")
     assert code == 0
-    assert "2 dreams, 5 rows seen and 45 imagined" in out
-    assert "after 45" in out
+    assert "1 dream, 5 rows seen and 45 imagined" in out
+    (columns,) = (line for line in out.splitlines() if "error / variance" in line)
+    assert columns.split()[3:] == ["after", "1"], "an episode of Catch is over before five rows are imagined"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_think_tells_and_draws_a_search(capsys: pytest.CaptureFixture[str], untr
     assert code == 0
     assert "9 simulations" in out
     assert ["action", "prior", "visits", "Q", "improved", "policy"] in [line.split() for line in out.splitlines()]
-    assert "the picture shows 3 of 10 nodes; left out: 7 deeper than 1 steps" in out
+    assert "the picture shows 3 of 10 nodes; left out: 7 deeper than 1 step\n" in out
     assert "10" in Path("new/t.svg").read_text()
 
 
@@ -260,10 +261,16 @@ def test_a_contradicting_flag_is_named_and_nothing_happens(
     assert (code, out) == (2, "")
     assert "--rate   saved 0.5, given 0.7" in err
     assert "--batch  saved 2, given 3" in err
-    code, _, err = run(capsys, "train", "dreamer_v3", "--env", "CartPole-v1", "--run", "x")
-    assert code == 2
-    assert "saved 'fake', given 'dreamer_v3'" in err
     assert Path("x/config.json").read_text() == before
+
+
+def test_another_algorithm_cannot_continue_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    for more in ([], ["--env", "CartPole-v1"]):
+        code, _, err = run(capsys, "train", "dreamer_v3", "--run", "x", *more)
+        assert code == 2
+        assert "begun with fake, and dreamer_v3 cannot continue it. Type fake in place of dreamer_v3" in err
+        assert "--algorithm" not in err, "there is no such flag"
 
 
 def test_dry_run_promises_what_the_run_does(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +280,16 @@ def test_dry_run_promises_what_the_run_does(capsys: pytest.CaptureFixture[str]) 
     assert (plan["device"], plan["precision"], plan["size"]) == ("cpu", "float32", "tiny")
     assert plan["replay_bytes"] > 40 * 64 * 64 * 3
     assert plan["updates"] == answer(capsys, *TRAIN)["updates"]
+
+
+def test_dry_run_of_a_run_that_is_there_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, *TRAIN, "--run", "x")
+    files = {path: path.stat().st_mtime_ns for path in Path("x").rglob("*")}
+    _, out, _ = run(capsys, *TRAIN, "--run", "x", "--steps", "60", "--dry-run")
+    assert "run          x, continued from step 40 and 80 updates" in out
+    assert {path: path.stat().st_mtime_ns for path in Path("x").rglob("*")} == files
+    _, out, _ = run(capsys, *TRAIN, "--run", "y", "--dry-run")
+    assert "continued" not in out
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,9 +359,12 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["train"], "which algorithm?"),
         (["train", "faek"], "did you mean 'fake'"),
         (["train", "fake"], "--env CartPole-v1"),
-        ([*TRAIN, "--stpes", "3"], "--steps INT"),
-        ([*TRAIN, "--steps", "many"], "is no whole number"),
-        ([*TRAIN, "--size", "huge"], "huge"),
+        (
+            [*TRAIN, "--stpes", "3"],
+            "there is no --stpes: did you mean '--steps'?\nIt is `reverie train fake --env",
+        ),
+        ([*TRAIN, "--steps", "many"], "--steps is 'many', expected a whole number\n"),
+        ([*TRAIN, "--size", "huge"], "--size is 'huge', expected one of 'tiny', 'small'\n"),
         ([*TRAIN, "--envs", "0"], "--envs must be 1 or more"),
         ([*TRAIN, "--rate", "-1"], "--rate must be positive"),
         ([*TRAIN, "--preset", "quikc"], "did you mean 'quick'"),
@@ -380,7 +400,16 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["list", "quikc"], "did you mean 'quick'?"),
         (["train", "dreamer_v3", "--preset", "v3-natur/crafter"], "did you mean 'v3-nature/crafter'?"),
         (["eval", "nowhere"], "no run in nowhere"),
-        (["eval"], "Required options"),
+        (["eval"], "RUN is missing\nIt is `reverie eval RUN [flags]`, and `reverie eval --help-all` has"),
+        (["import", "x"], "--run and --env are missing\n"),
+        (["eval", "x", "--seed"], "--seed has no value, expected a whole number\n"),
+        (["eval", "x", "--planner=tall"], "--planner is 'tall', expected one of 'none', 'gumbel', 'puct', 'mppi'\n"),
+        (["eval", "x", "--planner-scale", "1.5e"], "--planner-scale is '1.5e', expected a number\n"),
+        (["eval", "x", "y"], "'y' belongs to no flag\n"),
+        (["check-env", "x", "--gray=3"], "--gray takes no value, got '3'\n"),
+        (["check-env", "x", "--image-size", "big"], "is 'big', expected a whole number or a pair of whole numbers\n"),
+        (["check-env", "--image-size", "64", "32", "x", "--gray=3"], "--gray takes no value"),
+        (["check-env", "--image-size", "64", "x", "--gray=3"], "--gray takes no value"),
         (["dream", "nowhere"], "no run in nowhere"),
         (["think", "nowhere"], "no run in nowhere"),
     ],
@@ -389,8 +418,9 @@ def test_mistakes_exit_2_without_traceback(capsys: pytest.CaptureFixture[str], a
     code, out, err = run(capsys, *argv)
     assert code == 2, err
     assert message in err
-    assert "Traceback" not in err
-    assert "Traceback" not in out
+    assert err.startswith("reverie: ")
+    assert "Traceback" not in err + out
+    assert not set("╭│") & set(err), "a sentence in no box"
 
 
 def test_typos_are_found_before_any_env_is_built(
@@ -494,6 +524,9 @@ def test_help_shows_what_is_used_most_and_help_all_the_rest(capsys: pytest.Captu
         assert text in told
     flags = {fields.flag(name) for name in config.default("fake").values()}
     assert flags <= set(out.replace(",", " ").split())
+    asked = [("muzero", "--help"), ("dreamer_v3", "--help"), ("dreamer_v3", "--help-all")]
+    shown = ["--simulations INT" in run(capsys, "train", *argv)[1] for argv in asked]
+    assert shown == [True, False, True], "where nothing searches, nobody asks how much"
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert "reverie check-env ENV" in out
