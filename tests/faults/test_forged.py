@@ -267,6 +267,7 @@ def test_a_file_that_is_none(
 
 @pytest.mark.parametrize("place", ["checkpoints", "replay", "videos"])
 def test_a_directory_that_is_a_link(capsys: pytest.CaptureFixture[str], run: Path, place: str) -> None:
+    (run / place).mkdir(exist_ok=True)  # nothing was drawn yet
     (run / place).rename(run.parent / "away")
     (run / place).symlink_to(run.parent / "away")
     verbs = "train eval" if place == "checkpoints" else "train"
