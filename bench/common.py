@@ -33,7 +33,8 @@ class Record:
       steps, updates, minutes: how long it was. Minutes are of wall time on `cores`.
       command: makes this run and its score again, with the other seeds of the same command.
       commit, machine: where it was made.
-      curve: `step` and `value` of the greedy evaluations on the way, two lists of one length.
+      curve: `step` and `value` of the greedy evaluations on the way, lists of one length; `minutes` beside them where
+        time is compared.
       note: what a reader must know besides.
     """
 

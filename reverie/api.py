@@ -35,6 +35,7 @@ from reverie.run.envs import open_envs, open_evaluation
 from reverie.run.evaluation import ACTING, Evaluation
 from reverie.run.jitted import JittedAgent
 from reverie.run.loop import Result
+from reverie.run.phases import Progress
 from reverie.run.seeds import evaluation_key, seeds
 from reverie.run.stop import Stop
 from reverie.run.trust import check_code
@@ -221,6 +222,12 @@ def dry_run(conf: Config) -> Plan:
             return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)
         finally:
             env.close()
+
+
+def progress(conf: Config, path: Path) -> Progress | None:
+    """How far a run in `path` has come; None if it has no checkpoint."""
+    newest = snapshot.latest(Checkpoints(RunDirectory(path).checkpoints, run=conf.id))
+    return Progress.of(newest.meta["progress"]) if newest else None
 
 
 def load(

@@ -85,10 +85,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
         # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from reverie import api, defaults
-    from reverie.run import loop, snapshot
-    from reverie.run.checkpoint import Checkpoints
-    from reverie.run.directory import RunDirectory
-    from reverie.run.phases import Progress
+    from reverie.run import loop
 
     if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
         conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
@@ -96,9 +93,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     path = path or api.new_path(conf)
     if session.dry_run:
         plan = api.dry_run(conf)
-        newest = snapshot.latest(Checkpoints(RunDirectory(path).checkpoints, run=conf.id))
-        since = Progress.of(newest.meta["progress"]) if newest else None
-        plan.tell(console, conf, path, conf.run.workers, since)
+        plan.tell(console, conf, path, conf.run.workers, api.progress(conf, path))
         return dataclasses.asdict(plan), 0
     with api.open_session(conf, path, console) as training:
         result = loop.train(training, console)

@@ -324,14 +324,11 @@ def begun(directory: Path) -> Config | None:
 
 
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
-    """(name, saved, given) of every value that differs and may not; `auto` contradicts nothing."""
+    """(name, saved, given) of every value that differs and may not, of one algorithm; `auto` contradicts nothing."""
     free = _free(saved.run)
-    before, after = {"algorithm": saved.algorithm}, {"algorithm": given.algorithm}
-    if saved.algorithm == given.algorithm:
-        before |= saved.values()
-        after |= given.values()
-        if hasattr(saved.agent, "chosen") and saved.agent.chosen() == given.agent.chosen():
-            after["choices"] = before["choices"]
+    before, after = saved.values(), given.values()
+    if hasattr(saved.agent, "chosen") and saved.agent.chosen() == given.agent.chosen():
+        after["choices"] = before["choices"]
     return [
         (name, before[name], after[name])
         for name in before

@@ -38,8 +38,8 @@ def resolve(
 
     Raises:
       NeedsTrust: (a ConfigError) the saved config, or a preset in a file, names code that nobody typed.
-      ConfigError: an unknown name, a value that cannot be, or one that contradicts what is saved; names all that do.
-        Or the run was begun with another algorithm.
+      ConfigError: an unknown name, a value that cannot be, another algorithm than the run's, or values that
+        contradict what is saved; names all that do.
     """
     if saved and saved.algorithm != algorithm:
         raise ConfigError(

@@ -223,6 +223,15 @@ def test_the_constants_of_the_muzero_family_are_those_of_its_choices() -> None:
         assert ("projection" in own) == (algorithm == "efficientzero")
 
 
+@pytest.mark.parametrize("page", sorted(Path(__file__).parents[1].glob("docs/*.md")), ids=lambda page: page.stem)
+def test_the_lines_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
+    head = 0
+    for line in re.sub(r"`[^`\n]*`", "code", page.read_text()).splitlines():
+        cells = line.count("|") - line.count(r"\|") if line.startswith("|") else 0
+        assert not head or not cells or cells == head, line
+        head = cells
+
+
 # ------------------------------------------------------------------------------- faults and their tests
 
 TESTS = Path(__file__).parent

@@ -21,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from bench.common import Record, commit, machine, records, tell
@@ -152,7 +151,6 @@ def measure(name: str, task: str, seed: int, args: Args) -> Record:
 
 def main(args: Args) -> None:
     os.sched_setaffinity(0, {args.core})
-    np.seterr(all="ignore")
     kept = records(args.out) if args.out and args.out.exists() else []
     done = {(x.env, x.algorithm, x.seed) for x in kept}
     for seed, task, name in itertools.product(range(args.seeds), args.tasks, args.algorithms):

@@ -26,8 +26,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import WorldModel
 
 ILLEGAL = float(jnp.finfo(jnp.float32).min)  # finite: the softmax of a node with no legal action must not be NaN
-NODES_AT_ONCE = (8, 64)  # nodes refreshed together, if there are fewer roots; less than the first costs the same
-SCORES_AT_ONCE = 1024  # of their actions: with many, those of places that no path reaches count
+# Nodes refreshed together, if there are fewer roots, from the least to the most: fewer cost the same on any machine.
+# With many actions the places in such a batch that no path has reached cost something: it then has so many scores.
+NODES_AT_ONCE, SCORES_AT_ONCE = (8, 64), 1024
 
 
 @runtime_checkable
