@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -563,3 +565,19 @@ def test_a_dreamer_drives_in_its_imagination(capsys: pytest.CaptureFixture[str])
     assert Path(told["path"]).stat().st_size > 500
     code, _, err = run(capsys, "dream", "x", "--policy", "--key", "reward")
     assert (code, "--policy draws a video of an image" in err) == (2, True), err
+
+
+def test_the_program_does_not_wait_for_a_thread_that_compiles_what_nobody_wants() -> None:
+    program = """
+import sys, threading, time
+from reverie import cli
+def main():
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    print("said")
+    return 130
+cli.main = main
+sys.argv = ["reverie", "list"]
+cli.program()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (130, "said\n"), done.stderr

@@ -226,6 +226,7 @@ def hops(verb: list[str], ends: str, monkeypatch: pytest.MonkeyPatch) -> list[st
     from reverie.cli import main
 
     monkeypatch.setattr("sys.argv", ["reverie", *verb])
+    monkeypatch.setattr("reverie.run.counted_jit.CountedJit.compile_ahead", lambda *_: None)  # a thread, no caller
     sys.setprofile(watch)
     try:
         assert main(verb) == 0

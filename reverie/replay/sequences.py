@@ -193,6 +193,11 @@ class Replay(Rings):
         first = np.concatenate([window_ids, rare, (stream << ID_BITS) | start])
         return self._rows(self._rng.permutation(first) if len(picks) + len(rare) else first, self._span)
 
+    def fields_of_sample(self, batch: int) -> dict[str, Field]:
+        """Shapes and dtypes of what `sample` returns, but `id`: they are known before there is a window."""
+        fields = {key: Field((batch, self.length, *x.shape), x.dtype) for key, x in self.fields.items()}
+        return fields | ({"weight": Field((batch,), np.dtype("float32"))} if self._priorities else {})
+
     def events(self) -> np.ndarray:
         """The slots of the rows that are rare and say what a task is about: ends of episodes by themselves, rewards of
         half the largest or more, and those of half the lowest or less, each if fewer than one row in a hundred is so.

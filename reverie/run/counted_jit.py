@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -18,17 +19,29 @@ PATIENCE = 3.0  # seconds of a first call after which a person is told that it c
 # jaxlib 0.10 gives everything on a CPU to YNNPACK, whose gradients of convolutions take twice as long as Eigen's. With
 # this, YNNPACK is left the matrix products alone: an update from images takes 0.4 of the time. What has no gradients is
 # no faster for it (docs/notebook.md). On a GPU the option says nothing.
-_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+_GRADIENTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+# Six tenths of the compiler's time, for the same initial parameters to the bit (docs/notebook.md).
+_SELDOM = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": "False"}
+
+
+def gradient_options() -> dict[str, str] | None:
+    """`compiler_options` of `jax.jit` for functions with gradients; None where this compiler does not know them."""
+    return _GRADIENTS if _knows(tuple(_GRADIENTS.items())) else None
+
+
+def seldom_options() -> dict[str, str] | None:
+    """The same for functions that are called once, or a few times in an hour, and are compiled in less time."""
+    return _SELDOM if _knows(tuple(_SELDOM.items())) else None
 
 
 @cache
-def gradient_options() -> dict[str, str] | None:
-    """`compiler_options` of `jax.jit` for functions with gradients; None where this compiler does not know them."""
+def _knows(options: tuple[tuple[str, str], ...]) -> bool:
+    """Whether this compiler has these options."""
     try:
-        jax.jit(lambda: 0, compiler_options=_OPTIONS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return _OPTIONS
+        return False
+    return True
 
 
 class CountedJit:
@@ -38,7 +51,7 @@ class CountedJit:
       pack: applied to its result, under the same jit.
 
     Attributes:
-      compiling: seconds that the first call took.
+      compiling: seconds that the first call took; what was compiled ahead is not in it.
     """
 
     def __init__(
@@ -49,6 +62,8 @@ class CountedJit:
         **options: Any,
     ) -> None:
         self.name, self.traces, self.compiling = name, 0, 0.0
+        self._is_new = True
+        self._ahead: Future[Any] | None = None
 
         def traced(*args: Any) -> Any:
             self.traces += 1
@@ -58,19 +73,36 @@ class CountedJit:
 
         self._call = jax.jit(traced, **options)
 
+    def compile_ahead(self, *shapes: Any) -> None:
+        """Compiles for arguments of these shapes (`jax.ShapeDtypeStruct`s will do) in a thread of its own, while the
+        caller does something else. The first call waits for it; so does the end of a Python process."""
+        if _jitting() and self._is_new and self._ahead is None:
+            device = jax.config.jax_default_device  # type: ignore[attr-defined]  # JAX has one for every thread
+
+            def compile() -> None:
+                with jax.default_device(device):
+                    self._call.lower(*shapes).compile()
+
+            pool = ThreadPoolExecutor(1)
+            self._ahead = pool.submit(compile)
+            pool.shutdown(wait=False)
+
     def __call__(self, *args: Any) -> Any:
         if not _jitting():
             args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
-        if self.traces or not _jitting():
+        if not (self._is_new and _jitting()):
             return self._call(*args)
         timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", self.name))
         timer.daemon = True
         timer.start()
         before = time.perf_counter()
         try:
+            if self._ahead is not None:
+                self._ahead.result()
             return self._call(*args)
         finally:
             timer.cancel()
+            self._is_new = False
             self.compiling = time.perf_counter() - before
 
 

@@ -14,7 +14,7 @@ from reverie.envs.device import DeviceEnvs
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
-from reverie.run.counted_jit import CountedJit, gradient_options
+from reverie.run.counted_jit import CountedJit, gradient_options, seldom_options
 from reverie.run.placement import Placement
 
 
@@ -27,6 +27,7 @@ class JittedAgent:
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
       names: of the metrics of `train`, by part.
+      init: `key -> state`.
       report: `(state, batch) -> metrics`.
       dream: `(state, batch) -> Dream`.
     """
@@ -40,8 +41,10 @@ class JittedAgent:
             for mode in get_args(Mode)
         }
         self._trains: dict[Part, CountedJit] = {}
-        self.report = CountedJit("report", agent.report, **self.place.alone)
-        self.dream = CountedJit("dream", agent.dream, **self.place.alone)
+        seldom = {"compiler_options": seldom_options(), **self.place.alone}
+        self.init = CountedJit("init", agent.init, compiler_options=seldom_options())
+        self.report = CountedJit("report", agent.report, **seldom)
+        self.dream = CountedJit("dream", agent.dream, **seldom)
         self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
         self._arenas: dict[tuple[DeviceEnvs, str, Mode], Arena] = {}
 

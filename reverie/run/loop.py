@@ -127,12 +127,22 @@ class Training:
         if checkpoint:
             with reading(checkpoint.path):
                 self._restore(checkpoint)
-        else:
-            self.state = self.compiled.place.everywhere(jax.jit(agent.init)(keys(run.seed).init))
+        self._begun = self.progress
+        self._compile_ahead()
+        if not checkpoint:
+            self.state = self.compiled.place.everywhere(self.compiled.init(keys(run.seed).init))
             segments.collect_garbage([])  # of a run that left no checkpoint
             if run.offline:
                 offline.source(run.offline, workers.spec, run.envs).pour(self.replay)
-        self._begun = self.progress
+
+    def _compile_ahead(self) -> None:
+        """The next update is compiled while envs collect what it is to learn from, if one is to come at all."""
+        part = phases.next_part(self.run, self.progress.updates)
+        if part and self.pace().updates_left:
+            state = jax.eval_shape(self.agent.init, jax.random.key(0))
+            batch = self.replay.fields_of_sample(self.run.batch)
+            shapes = {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items()}
+            self.compiled.update(part).compile_ahead(state, shapes)
 
     def _collector(self) -> Collector:
         """The collector of this run, with its first carry. Offline, nobody asks it for a step."""

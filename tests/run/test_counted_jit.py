@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.monitoring
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from reverie.run import counted_jit
-from reverie.run.counted_jit import gradient_options
+from reverie.run.counted_jit import CountedJit, gradient_options, seldom_options
 
 
 def _gradient(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -25,10 +29,41 @@ def test_convolutions_of_an_update_are_not_left_to_the_slower_library():
     assert "ynn_fusion" not in program
 
 
-def test_a_compiler_that_does_not_know_the_option_compiles_without_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(counted_jit, "_OPTIONS", {"xla_no_such_option": "1"})
-    gradient_options.cache_clear()
-    try:
-        assert gradient_options() is None
-    finally:
-        gradient_options.cache_clear()
+@pytest.mark.parametrize(("name", "options"), [("_GRADIENTS", gradient_options), ("_SELDOM", seldom_options)])
+def test_a_compiler_that_does_not_know_an_option_compiles_without_it(
+    name: str, options: Callable[[], dict[str, str] | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert options()
+    monkeypatch.setattr(counted_jit, name, {"xla_no_such_option": "1"})
+    assert options() is None
+
+
+def test_what_was_compiled_ahead_is_compiled_once() -> None:
+    """In the thread that does it, the default device is that of the caller: JAX would compile anew for another one."""
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **about: name.endswith("backend_compile_duration") and compiled.append(about["fun_name"])
+    )
+    function = CountedJit("train", lambda state, x: (state + x["x"].sum(), x["x"] * 2), donate_argnums=0)
+    with jax.default_device(jax.devices()[0]):
+        function.compile_ahead(jax.ShapeDtypeStruct((3,), jnp.float32), {"x": jax.ShapeDtypeStruct((5,), jnp.bfloat16)})
+        state = jnp.ones(3)
+        for _ in range(3):
+            state, twice = function(state, {"x": np.ones(5, jnp.bfloat16)})
+    assert (state.tolist(), twice.tolist()) == ([16] * 3, [2] * 5)
+    assert function.traces == 1
+    assert compiled.count("jit(traced)") == 1
+
+
+def test_other_shapes_than_those_compiled_ahead_are_compiled_too(caplog: pytest.LogCaptureFixture) -> None:
+    function = CountedJit("train", lambda x: x + 1)
+    function.compile_ahead(jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert function(jnp.zeros(4)).tolist() == [1] * 4
+    assert "train is compiled again" in caplog.text
+
+
+def test_what_cannot_be_compiled_ahead_is_told_by_the_call() -> None:
+    function = CountedJit("train", lambda x: x.reshape(7))
+    function.compile_ahead(jax.ShapeDtypeStruct((3,), jnp.float32))
+    with pytest.raises(TypeError, match="reshape"):
+        function(jnp.zeros(3))
