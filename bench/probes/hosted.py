@@ -4,7 +4,8 @@
 
 The run is one of `pgx:connect_four`; its parameters play `pettingzoo:connect_four_v3` as well. Each opponent is written
 twice, for arrays (`envs/opponents.py`) and for objects (`envs/opposed.py`): what they come to must agree. Intervals are
-those of Wilson for a share of wins, at 95 %. Prints one JSON line per env.
+those of Wilson for a share of wins, at 95 %. Prints one JSON line per env. More games with the same `--seed` begin with
+those of a shorter match: only another seed measures anew.
 """
 
 from __future__ import annotations

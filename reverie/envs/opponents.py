@@ -213,6 +213,12 @@ class TreeSearch:
 
     def _search(self, state: Any, key: Any) -> Any:
         """The move in one game."""
+        visits, key = self.visits(state, key)
+        visits = jnp.where(self._env.row(state)["obs/legal"], visits, -1)
+        return _any(visits == visits.max(), key)
+
+    def visits(self, state: Any, key: Any) -> tuple[Any, Any]:
+        """How often a search in one game tries every move, int32 [A]; and a fresh key."""
         nodes = self._simulations + 1
         zeros, row = partial(jnp.zeros, (nodes, self._actions)), self._env.row(state)
         tree = _Tree(
@@ -226,8 +232,7 @@ class TreeSearch:
             jnp.broadcast_to(_sign(row), (nodes,)),
         )
         tree, key = jax.lax.fori_loop(1, nodes, self._simulate, (tree, key))
-        visits = jnp.where(row["obs/legal"], tree.visits[0], -1)
-        return _any(visits == visits.max(), key)
+        return tree.visits[0], key
 
     def _simulate(self, new: Any, at: tuple[_Tree, Any]) -> tuple[_Tree, Any]:
         """Walks down, adds node `new`, plays to the end, and tells all nodes on the way.

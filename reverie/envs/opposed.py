@@ -143,11 +143,15 @@ class TreeSearch:
         self._simulations = simulations
 
     def move(self, env: Env, step: Step, rng: np.random.Generator) -> int:
+        visits = np.where(step.obs["legal"], self.visits(env, step, rng), -1)
+        return any_of(visits == visits.max(), rng)
+
+    def visits(self, env: Env, step: Step, rng: np.random.Generator) -> np.ndarray:
+        """How often a search tries every move, [A]."""
         root = Node(env, step)
         for _ in range(self._simulations):
             self._simulate(root, rng)
-        visits = np.where(step.obs["legal"], root.visits, -1)
-        return any_of(visits == visits.max(), rng)
+        return root.visits
 
     def _simulate(self, root: Node, rng: np.random.Generator) -> None:
         path, node = [], root

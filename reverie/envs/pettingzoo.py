@@ -64,11 +64,12 @@ class Game:
             "player": Space("player", (), alternating=alternating),
         }
         self._native = actor(action)
-        self._immutables = [space, action, *_immutables(vars(env.unwrapped))]
+        self._find_immutables()
 
     def reset(self, seed: int | None = None) -> Step:
         self.env.reset(seed=seed)
         self._beginner = self.env.agent_selection
+        self._find_immutables()
         return self._shown(0.0, first=True)
 
     def step(self, action: Arrays) -> Step:
@@ -81,6 +82,7 @@ class Game:
 
     def render(self) -> np.ndarray | None:
         frame = self.env.render() if getattr(self.env, "render_mode", None) == "rgb_array" else None
+        self._find_immutables()
         return np.ascontiguousarray(frame) if isinstance(frame, np.ndarray) and frame.ndim == 3 else None
 
     def close(self) -> None:
@@ -91,6 +93,12 @@ class Game:
         duplicate = copy.copy(self)
         duplicate.env = _copy(self.env, memo)
         return duplicate
+
+    def _find_immutables(self) -> None:
+        """Anew after a picture may have been made: tic-tac-toe does at every reset, connect four when rendered."""
+        agent, env = self._agents[0], self.env
+        spaces_of = [env.observation_space(agent), env.action_space(agent)]
+        self._immutables = [*spaces_of, *_immutables(vars(env.unwrapped))]
 
     def _shown(self, reward: float, first: bool) -> Step:
         env = self.env

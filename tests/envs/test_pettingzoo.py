@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ pytest.importorskip("pettingzoo", reason="pip install reverie[pettingzoo]")
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
 
-from reverie.envs import opposed
+from reverie.envs import opponents, opposed
 from reverie.envs.base import Space, Step
 from reverie.envs.build import make_env
 from reverie.envs.check import check_env
@@ -69,6 +70,17 @@ def test_a_copy_goes_on_from_where_the_game_is() -> None:
     assert made(game, 1).obs["board"][5, 0].sum() == 0, "what is done in a copy stays there"
 
 
+def test_pictures_are_not_copied() -> None:
+    """They would take twenty times as long as all the rest, and a search copies at every move it tries."""
+    for name in (TIC_TAC_TOE, CONNECT_FOUR):
+        game: Any = make_env(name)
+        game.reset(0)
+        game.render()
+        screen = game.env.unwrapped.screen
+        assert screen is not None
+        assert copy.deepcopy(game).env.unwrapped.screen is screen
+
+
 def test_a_search_on_the_host_sees_a_win_and_a_threat() -> None:
     game, search = make_env(CONNECT_FOUR), TreeSearch(200)
     for moves in ((0, 6, 0, 6, 0, 5), (0, 6, 0, 6, 0)):
@@ -108,6 +120,43 @@ class Sticks:
 
     def close(self) -> None:
         pass
+
+
+class DeviceSticks:
+    """The same as pure functions. The state: sticks left, player to move, and whether any was taken."""
+
+    players, obs_space, act_space = 2, Sticks.obs_space, Sticks.act_space
+
+    def init(self, key: Any) -> Any:
+        return jnp.int32(5), jnp.int8(0), jnp.bool_(False)
+
+    def step(self, state: Any, action: Any, key: Any) -> Any:
+        return state[0] - action["action"] - 1, 1 - state[1], jnp.bool_(True)
+
+    def row(self, state: Any) -> dict[str, Any]:
+        left, player, begun = state
+        obs = {"left": left, "legal": jnp.stack([left == left, left != 1]), "player": player}
+        flags = {"is_first": ~begun, "is_last": left == 0, "is_terminal": left == 0}
+        return {f"obs/{key}": x for key, x in obs.items()} | flags | {"reward": jnp.float32(left == 0)}
+
+
+def test_a_search_on_the_host_plays_as_that_of_the_device() -> None:
+    """They draw other numbers, so that what they do in the same positions may differ, but by chance alone. How often
+    they try each move tells far more than which they take in the end."""
+    simulations, times = 24, 40
+    search, other = TreeSearch(simulations), opponents.TreeSearch(DeviceSticks(), simulations)
+    visits = jax.jit(jax.vmap(other.visits))
+    game, rng, distances = Sticks(), np.random.default_rng(0), []
+    for left in (4, 5, 6, 8):
+        for player in (0, 1):
+            game.left, game.player = left, player
+            step, key = game.shown(0.0), jax.random.key(2 * left + player)
+            state = jnp.full(times, left), jnp.full(times, player, jnp.int8), jnp.ones(times, bool)
+            one = np.stack([search.visits(game, step, rng) for _ in range(times)])
+            two = np.asarray(visits(state, jax.random.split(key, times))[0])
+            assert {*one.sum(1), *two.sum(1)} == {simulations}
+            distances.append((one - two)[:, 0].mean() ** 2 / ((one[:, 0].var() + two[:, 0].var()) / times))
+    assert sum(distances) < len(distances) + 4 * (2 * len(distances)) ** 0.5, "chi-square: its mean, four deviations"
 
 
 class Forgetful(Sticks):
