@@ -111,6 +111,13 @@ def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None
     assert slow["replay_ratio"] > fast["replay_ratio"] > seen.get("replay_ratio", 32.0)
 
 
+def test_pictures_are_not_read_again_for_the_values_of_returns() -> None:
+    """26 of each root with returns of 20 steps. Who wants a search of each of them, as EfficientZero, keeps it."""
+    assert chosen("gumbel_muzero", facts(obs=PICTURE))["bootstrap"] == "stored"
+    assert "bootstrap" not in chosen("gumbel_muzero", facts())
+    assert "bootstrap" not in chosen("efficientzero", facts(obs=PICTURE))
+
+
 def test_a_game_is_searched_and_everything_else_is_dreamt() -> None:
     board = {"obs": Space("planes", (3, 3, 2)), "legal": Space("legal", (9,)), "player": Space("player", ())}
     assert defaults.algorithm("pgx:tic_tac_toe", facts(obs=board)).value == "gumbel_muzero"

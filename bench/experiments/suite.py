@@ -4,7 +4,7 @@
     python -m bench.experiments.suite --tasks Acrobot-v1 --algorithms dreamer_v3 --seeds 1
 
 Every run is `reverie train ALGORITHM --env TASK --preset none`, told to stop when its process and its children have
-used so many minutes of processor time, or earlier, when two of its own evaluations in a row reached the threshold. Its
+used so many minutes of processor time, or earlier, when four of its own evaluations in a row reached the threshold. Its
 score is a greedy `reverie eval` of what it left, on episodes that the run itself never saw, solved early or not.
 Prints one record per run, as `bench.common.Record` says; one that `--out` holds already is not made again. Minutes are
 of processor time.
@@ -46,6 +46,7 @@ TASKS: dict[str, float] = {
     "reverie.envs.toy:Catch": 0.9,
 }
 EVERY = 5000  # steps between a run's own evaluations
+IN_A_ROW = 4  # of these: a greedy policy may solve a task once and not a thousand updates later
 CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0"}  # searched by sampled_muzero
 
 
@@ -103,10 +104,10 @@ def measure(task: str, algorithm: str, seed: int, args: Args, folder: Path) -> R
         )
         used, last = 0.0, list[float]()
         while process.poll() is None and used < 60 * args.minutes:
-            if len(last) == 2 and min(last) >= threshold(task):
+            if len(last) == IN_A_ROW and min(last) >= threshold(task):
                 break
             time.sleep(1)
-            used, last = seconds(process), greedy_curve(run)["value"][-2:]
+            used, last = seconds(process), greedy_curve(run)["value"][-IN_A_ROW:]
         process.send_signal(signal.SIGTERM)
         if process.wait() != 0:
             raise SystemExit(f"{' '.join(command)} failed:\n{(folder / 'log').read_text()[-2000:]}")
