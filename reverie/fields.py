@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from types import UnionType
@@ -61,11 +61,19 @@ Seed = Annotated[int, Within(0, INT64)]
 Share = Annotated[float, Within(0, 1)]
 Weight = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(TINY)]
+Place = Annotated[str, "place"]  # of a flag that is typed without its name
 
 
 def flag(name: str) -> str:
     """`replay_ratio` as it is typed: `--replay-ratio`."""
     return "--" + name.replace("_", "-")
+
+
+@cache
+def kinds(kind: type) -> dict[str, Any]:
+    """Name -> type of every field of a dataclass; of what is said of types only `Place` stays."""
+    plain, full = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    return {x.name: Place if full[x.name] == Place else plain[x.name] for x in fields(kind)}
 
 
 @cache
