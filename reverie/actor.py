@@ -28,17 +28,11 @@ DRAWS: frozenset[Mode] = frozenset({"train", "sample", "random"})  # modes in wh
 @partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["owner", "envs"])
 @dataclass(frozen=True)
 class EpisodeMemory:
-    """The memory of an agent's open episodes between two decisions.
+    """The memory of an agent's open episodes between two decisions."""
 
-    Attributes:
-      inner: the carry of the policy, arrays `[N, ...]` and a random key.
-      owner: the agent that remembers, in words.
-      envs: N.
-    """
-
-    inner: Carry
-    owner: str
-    envs: int
+    inner: Carry  # of the policy, arrays `[N, ...]` and a random key
+    owner: str  # the agent that remembers, in words
+    envs: int  # N
 
 
 class Actor:

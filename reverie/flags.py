@@ -236,7 +236,7 @@ def parse_train(
 
     def typed(base: Config) -> Config:
         nonlocal session
-        given = _given([*_groups(base.run), Group(algorithm, "", base.agent)], flags, f"train {algorithm}")
+        given = _values([*_groups(base.run), Group(algorithm, "", base.agent)], flags, f"train {algorithm}")
         session = Session(**{name: given.pop(name) for name in kinds(Session) if name in given})
         try:
             return config.override(base, **given | ({"debug": True} if debug else {}))
@@ -270,12 +270,12 @@ def parse(flags: type[T], argv: list[str], verb: str) -> T:
       ConfigError: one is not, or a flag is unknown, malformed or missing.
       SystemExit: help was asked for.
     """
-    parsed = flags(**_given([Group("", flags.__doc__ or "", flags)], argv, verb))
+    parsed = flags(**_values([Group("", flags.__doc__ or "", flags)], argv, verb))
     check(parsed)
     return parsed
 
 
-def _given(groups: Sequence[Group], argv: list[str], verb: str) -> dict[str, Any]:
+def _values(groups: Sequence[Group], argv: list[str], verb: str) -> dict[str, Any]:
     """Name -> value of the flags that a command gives; raises as `parse`."""
     algorithm = verb.removeprefix("train ")
     places = [name.upper() for group in groups for name, kind in kinds(group.kind).items() if kind == Place]
@@ -291,7 +291,7 @@ def _given(groups: Sequence[Group], argv: list[str], verb: str) -> dict[str, Any
 
 
 def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str, Any]:
-    """`_given`, without the usage beside a complaint."""
+    """`_values`, without the usage beside a complaint."""
     types = {name: kind for group in groups for name, kind in kinds(group.kind).items()}
     places = deque(name for name, kind in types.items() if kind == Place)
     known = {flag(name): name for name in types if name not in places}
@@ -321,8 +321,8 @@ def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str,
             if gone := algorithm in algos.ALGORITHMS and earlier.instead(algorithm, on[2:].replace("-", "_"), text):
                 raise ConfigError(f"there is no {name} any more: {gone}")
             raise ConfigError(f"there is no {name}: {did_you_mean(name, known)}".rstrip(": "))
-    needed = [x for group in groups for x in kinds(group.kind) if not hasattr(group.flags, x) and x not in given]
-    if missing := [x.upper() if x in places else flag(x) for x in needed]:
+    without = [x for group in groups for x in kinds(group.kind) if not hasattr(group.flags, x) and x not in given]
+    if missing := [x.upper() if x in places else flag(x) for x in without]:
         raise ConfigError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     return given
 

@@ -25,19 +25,12 @@ class NonFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Symptom:
-    """Something that should not last.
+    """Something that should not last."""
 
-    Attributes:
-      name: as in the metric `health/<name>`.
-      shows: `record -> bool`, None if the record cannot tell.
-      meaning: one sentence.
-      advice: what a person might do.
-    """
-
-    name: str
-    shows: Callable[[Values], bool | None]
-    meaning: str
-    advice: str
+    name: str  # as in the metric `health/<name>`
+    shows: Callable[[Values], bool | None]  # of a record; None if that cannot tell
+    meaning: str  # one sentence
+    advice: str  # what a person might do
 
 
 class Watch:

@@ -32,15 +32,11 @@ class Flag(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Flags under one title; an empty title for those of a verb without groups.
-
-    Attributes:
-      flags: a dataclass, or an instance of one, whose values are the defaults.
-    """
+    """Flags under one title; an empty title for those of a verb without groups."""
 
     title: str
     about: str
-    flags: Any
+    flags: Any  # a dataclass, or an instance of one, whose values are the defaults
 
     @property
     def kind(self) -> Any:

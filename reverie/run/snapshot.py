@@ -94,18 +94,13 @@ def latest(checkpoints: Checkpoints) -> Checkpoint | None:
 
 @dataclass
 class Snapshots:
-    """The parts of a run in its checkpoints, besides its state and its progress.
-
-    Attributes:
-      checkpoints: of the run, whose id they bear.
-      segments: where the rows of `replay` lie.
-      replay, collector, ratio, recent: of the run; `restore` brings them back.
-    """
+    """The parts of a run in its checkpoints, besides its state and its progress."""
 
     run: RunConfig
     agent: Agent
-    checkpoints: Checkpoints
-    segments: Segments
+    checkpoints: Checkpoints  # of the run, whose id they bear
+    segments: Segments  # where the rows of `replay` lie
+    # `restore` brings these back.
     replay: Replay
     collector: Collector
     ratio: Ratio

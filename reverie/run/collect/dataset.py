@@ -55,10 +55,6 @@ class Dataset:
       spec: the env that they are of; it says what is an observation and an action.
       streams: of the replay that they go to.
 
-    Attributes:
-      obs_space, act_space: of the env, as an agent sees them.
-      episodes: rows `[T + 1, ...]` of each.
-
     Raises:
       ConfigError: there is no such data, or it is not of this env; names the episode, the step and what was expected.
     """
@@ -71,8 +67,8 @@ class Dataset:
                 raise ConfigError(f"{spec.id} is no Gymnasium env, in whose words data could be: run it instead")
             if spec.action_repeat > 1:
                 raise ConfigError("--action-repeat cannot be applied to what was recorded: leave it out")
-            self.obs_space, self.act_space = env.obs_space, env.act_space
-            self.episodes = [_rows(recording, env) for recording in _recordings(path)]
+            self.obs_space, self.act_space = env.obs_space, env.act_space  # as an agent sees them
+            self.episodes = [_rows(recording, env) for recording in _recordings(path)]  # `[T + 1, ...]` of each
         finally:
             env.close()
         if not self.episodes:
