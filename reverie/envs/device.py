@@ -50,8 +50,6 @@ class DeviceEnvs:
     failures = 0  # ever: what is compiled neither hangs nor dies
 
     def __init__(self, spec: EnvSpec, num: int, *, seed: int) -> None:
-        if num < 1:
-            raise ValueError(f"envs is {num}, expected 1 or more")
         env = device_env(spec)
         if env is None:
             raise UnusableEnv(f"{spec.id} is an env of the host, expected one of the device, such as pgx:connect_four")

@@ -57,7 +57,6 @@ class Control(gymnasium.Env):
 
     Args:
       domain, task: as dm_control names them.
-      options: see there.
 
     Raises:
       ValueError: the task has no such camera.

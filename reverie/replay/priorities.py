@@ -96,8 +96,6 @@ class Priorities:
     """
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
-        if not (0 <= alpha <= 1 and 0 <= beta <= 1):
-            raise ValueError(f"alpha is {alpha} and beta is {beta}, expected 0 to 1 of both")
         self.alpha, self.beta = alpha, beta
         self.highest = 1.0  # priority known so far. What is new gets it, so that it is soon drawn
         self._tree = SumTree(size)

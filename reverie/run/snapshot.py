@@ -44,9 +44,10 @@ FORM = {
         "evaluated": range(-1, COUNT.stop),
         "evaluation": (None, {"returns": [float], "lengths": [COUNT]}),
     },
-    "ratio": {"done": COUNT},
-    "names": [str],
-    "metrics_bytes": BYTES,
+    "ratio": {"done": COUNT},  # the state of `Ratio`
+    "names": [str],  # of the figures of an update
+    "metrics_bytes": BYTES,  # of metrics.jsonl that count
+    # What `Segments.save` returned.
     "replay": {"version": COUNT, "held": COUNT, "schema": {str: [object]}, "replay": {"count": [COUNT]}},
 }
 
@@ -61,14 +62,7 @@ def describe_run(
     names: Sequence[str] = (),
     metrics_bytes: int = 0,
 ) -> dict[str, Any]:
-    """The facts of a checkpoint in this form.
-
-    Args:
-      replay: what `Segments.save` returned.
-      ratio: the state of `Ratio`.
-      names: of the figures of an update.
-      metrics_bytes: of metrics.jsonl that count.
-    """
+    """The facts of a checkpoint, see `FORM`."""
     return {
         "obs_space": to_json(obs_space),
         "act_space": to_json(act_space),

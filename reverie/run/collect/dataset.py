@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from reverie.config import ConfigError
@@ -207,16 +208,16 @@ def _actions(recording: Recording, env: Env) -> Arrays:
     return out
 
 
-def _flat(value: Any, name: str = "") -> dict[str, np.ndarray]:
+def _is_array(value: Any) -> bool:
+    return not isinstance(value, dict | tuple)
+
+
+def _flat(nested: Any) -> dict[str, np.ndarray]:
     """Nested arrays by the names that the adapter gives them."""
-    if not isinstance(value, Mapping | tuple):
-        return {name: np.asarray(value)}
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    return {k: x for key, each in items for k, x in _flat(each, f"{name}/{key}".lstrip("/")).items()}
+    leaves = jax.tree_util.tree_leaves_with_path(nested, is_leaf=_is_array)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
 
 
-def _at(value: Any, t: int) -> Any:
+def _at(nested: Any, t: int) -> Any:
     """The element t of nested arrays."""
-    if isinstance(value, Mapping):
-        return {key: _at(x, t) for key, x in value.items()}
-    return tuple(_at(x, t) for x in value) if isinstance(value, tuple) else value[t]
+    return jax.tree.map(lambda x: x[t], nested, is_leaf=_is_array)

@@ -33,8 +33,6 @@ class HostCollector:
     """
 
     def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
-        if not 1 <= groups <= workers.num:
-            raise ValueError(f"groups is {groups}, expected 1 to {workers.num}, the number of envs")
         self.groups = np.array_split(np.arange(workers.num), groups)
         self.carry: list[Carry] = [None] * groups
         self._workers, self._policy, self._add = workers, policy, add

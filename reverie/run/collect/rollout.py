@@ -25,11 +25,7 @@ from reverie.run.stop import Stop
 
 
 class Rollout:
-    """N device envs and a policy that take `steps` steps in one call.
-
-    Args:
-      options: of `jax.jit`.
-    """
+    """N device envs and a policy that take `steps` steps in one call; `options` are those of `jax.jit`."""
 
     def __init__(self, envs: DeviceEnvs, agent: Agent, steps: int, **options: Any) -> None:
         self.envs, self.agent, self.steps = envs, agent, steps
