@@ -202,11 +202,8 @@ class Workers:
                     self._seats[i].step()
         for i in np.flatnonzero(mismatch).tolist():
             _log.warning(
-                "env %d of %s did not repeat episode %d after the resume: the episode is cut "
-                "(a truncation). `reverie check-env` says whether the env is deterministic",
-                i,
-                self.spec.id,
-                self._tapes[i].episode,
+                f"env {i} of {self.spec.id} did not repeat episode {self._tapes[i].episode} after the resume: the "
+                "episode is cut (a truncation). `reverie check-env` says whether the env is deterministic"
             )
             self._cut[i] = True
             self._tapes[i].ended = True

@@ -28,11 +28,9 @@ class Collector(Protocol):
 
     def step(self, state: State, mode: Mode) -> int:
         """Acts once with the policy of `state`; returns the number of rows committed."""
-        ...
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays."""
-        ...
 
     def restore(self, state: Row) -> np.ndarray:
         """Continues from `state`, in a new process, with `carry` as it was to begin with.
@@ -43,7 +41,6 @@ class Collector(Protocol):
         Raises:
           ValueError: the state is of something else; nothing is changed then.
         """
-        ...
 
 
 class Episode(NamedTuple):

@@ -62,7 +62,7 @@ class HostCollector:
         return len(envs) if pending else 0
 
     def state(self) -> Row:
-        """All there is to know between two steps, as arrays; the envs go on working."""
+        """See `Collector`; the envs go on working."""
         state = add_prefix("workers/", self._workers.state())
         for group, (pending, carry) in enumerate(zip(self.pending, self.carry, strict=True)):
             state |= add_prefix(f"pending/{group}/", pending) | add_prefix(f"carry/{group}/", flatten(carry))
