@@ -56,7 +56,7 @@ def page(groups: Sequence[Group], usage: str, about: str, everything: bool) -> s
     number = len(known)
     if not everything and len(groups) > 1:
         if getattr(groups[-1].flags, "planner", "") == "none":
-            known.pop("simulations")  # nothing searches unless a planner is asked for
+            known.pop("simulations", None)  # nothing searches unless a planner is asked for
         lines = [("", "", [known[name] for name in USUAL if name in known])]
     shown = sum(len(flags) for *_, flags in lines)
     parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]
