@@ -29,7 +29,8 @@ class Rollout:
 
     def __init__(self, envs: DeviceEnvs, agent: Agent, steps: int, **options: Any) -> None:
         self.envs, self.agent, self.steps = envs, agent, steps
-        # By mode; rows [steps, N, ...] with `obs/`, `action/`, `out/` and the flags.
+        # Mode -> `(state, world, carry) -> (world, carry, rows)`; rows `[steps, N, ...]` with `obs/`, `action/`, `out/`
+        # and the flags.
         self.traced = {
             mode: CountedJit(f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), **options)
             for mode in get_args(Mode)
