@@ -35,11 +35,7 @@ class Symptom:
 
 class Watch:
     """Counts the updates that each symptom shows in, less those since then in which it does not. A collapsed run may
-    look well for a moment. A pure function of the records it was given.
-
-    Args:
-      symptoms: to look for.
-      grace, patience: in updates.
+    look well for a moment. A pure function of the records it was given. `grace` and `patience` are in updates.
     """
 
     def __init__(self, symptoms: tuple[Symptom, ...], grace: int = GRACE, patience: int = PATIENCE) -> None:

@@ -26,7 +26,6 @@ class HostCollector:
     """Steps groups of envs in turn and commits their rows: a `Collector`.
 
     Args:
-      workers: the envs.
       policy: decides over the n envs of a group.
       add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
       groups: number of groups that take turns; env i is in group `i * groups // num`.
