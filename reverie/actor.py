@@ -82,7 +82,7 @@ class Actor:
             shape, dtype or key, a batch), or the mask is not, or the carry is of another agent or of several envs.
           ConfigError: there is no such mode, or no such seed; or a mask is missing, or there is one too many.
         """
-        seen = self._observed(obs, action_mask)
+        seen = self._observe(obs, action_mask)
         (action,), held = self._decide([seen], *self._memory_of(carry, 1, mode, seed), mode)
         return native_action(self.env, action), held
 
@@ -119,7 +119,7 @@ class Actor:
             )
         for at, each in enumerate(several):
             try:
-                seen.append(self._observed(each, None if action_mask is None else action_mask[at]))
+                seen.append(self._observe(each, None if action_mask is None else action_mask[at]))
             except Malformed as error:
                 raise Malformed(f"env {at}: {error}") from error
         held, begins = self._memory_of(carry, len(seen), mode, seed)
@@ -146,7 +146,7 @@ class Actor:
         single = [{key: x[at, ...] for key, x in action.items()} for at in range(len(seen))]
         return single, EpisodeMemory(inner, self._owner, len(seen))
 
-    def _observed(self, obs: Any, mask: Any = None) -> Arrays:
+    def _observe(self, obs: Any, mask: Any = None) -> Arrays:
         """The agent's observation where the env itself shows `obs`, and allows the actions of `mask`.
 
         Raises:

@@ -232,7 +232,7 @@ class LoadedAgent(Actor):
             assert agent is not None, more
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
-        seen, carry = self._reach(step, seed) if obs is None else (self._observed(obs, action_mask), carry)
+        seen, carry = self._reach(step, seed) if obs is None else (self._observe(obs, action_mask), carry)
         held, first = self._memory_of(carry, 1, "eval")
         rows = rows_of([seen], first)
         actions, found = jax.device_get(self._think[simulations](self.state, held.inner, rows))

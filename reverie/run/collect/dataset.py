@@ -212,12 +212,12 @@ def _is_array(value: Any) -> bool:
     return not isinstance(value, dict | tuple)
 
 
-def _flat(nested: Any) -> dict[str, np.ndarray]:
+def _flat(tree: Any) -> dict[str, np.ndarray]:
     """Nested arrays by the names that the adapter gives them."""
-    leaves = jax.tree_util.tree_leaves_with_path(nested, is_leaf=_is_array)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_array)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
 
 
-def _at(nested: Any, t: int) -> Any:
+def _at(tree: Any, t: int) -> Any:
     """The element t of nested arrays."""
-    return jax.tree.map(lambda x: x[t], nested, is_leaf=_is_array)
+    return jax.tree.map(lambda x: x[t], tree, is_leaf=_is_array)
