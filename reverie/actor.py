@@ -28,21 +28,17 @@ DRAWS: frozenset[Mode] = frozenset({"train", "sample", "random"})  # modes in wh
 @partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["owner", "envs"])
 @dataclass(frozen=True)
 class EpisodeMemory:
-    """The memory of an agent's open episodes between two decisions.
+    """The memory of an agent's open episodes between two decisions."""
 
-    Attributes:
-      inner: the carry of the policy, arrays `[N, ...]` and a random key.
-      owner: the agent that remembers, in words.
-      envs: N.
-    """
-
-    inner: Carry
-    owner: str
-    envs: int
+    inner: Carry  # of the policy, arrays `[N, ...]` and a random key
+    owner: str  # the agent that remembers, in words
+    envs: int  # N
 
 
 class Actor:
     """Decisions of one agent with the parameters of `state`.
+
+    `act` takes anything, hence its annotations `... | Any`, and refuses what is wrong with a sentence.
 
     Args:
       env: one of the kind that it was trained in; it translates, and is not stepped.
@@ -58,25 +54,75 @@ class Actor:
         self._policy = defaultdict[int, dict[Mode, CountedJit]](lambda: JittedAgent(agent).policy)
         self._begun = 0  # calls that began episodes in a mode that draws
 
-    def act(self, obs: Any, carry: Any, mode: Any, seed: Any, mask: Any = None) -> tuple[Any, EpisodeMemory]:
-        """`LoadedAgent.act`."""
-        seen = self.observed(obs, mask)
-        (action,), held = self.decide([seen], *self.memory_of(carry, 1, mode, seed), mode)
+    def act(
+        self,
+        obs: Any,
+        carry: EpisodeMemory | Any = None,
+        mode: Mode | Any = "eval",
+        seed: int | Any = None,
+        action_mask: Any = None,
+    ) -> tuple[Any, EpisodeMemory]:
+        """One decision.
+
+        Args:
+          obs: an observation of the Gymnasium env itself, without batch axis.
+          carry: what the last call returned; None to begin an episode.
+          mode: `eval` is greedy, `sample` draws from the policy, `train` explores besides, `random` ignores the
+            network.
+          seed: of what the episode that begins here draws. Left out, `eval` draws the same in every episode, and the
+            other modes anew in each, so that the same program does the same.
+          action_mask: what may be done now, where the env says that apart from the observation:
+            `info["action_mask"]`, or what its `action_masks()` returns.
+
+        Returns:
+          `(action, carry)`; the action is ready for the Gymnasium env's `step`.
+
+        Raises:
+          envs.values.Malformed: the observation is none that training would take (not finite, out of bounds, another
+            shape, dtype or key, a batch), or the mask is not, or the carry is of another agent or of several envs.
+          ConfigError: there is no such mode, or no such seed; or a mask is missing, or there is one too many.
+        """
+        seen = self._observe(obs, action_mask)
+        (action,), held = self._decide([seen], *self._memory_of(carry, 1, mode, seed), mode)
         return native_action(self.env, action), held
 
     def act_batch(
-        self, obs: Any, carry: Any, first: Any, mode: Any, seed: Any, mask: Any = None
+        self,
+        obs: Any,
+        carry: EpisodeMemory | Any = None,
+        first: Any = None,
+        mode: Mode | Any = "eval",
+        seed: int | Any = None,
+        action_mask: Any = None,
     ) -> tuple[Any, EpisodeMemory]:
-        """`LoadedAgent.act_batch`."""
+        """One decision for each of N envs, such as those of a `gymnasium.vector` env.
+
+            actions, carry = agent.act_batch(obs, carry, first=terminated | truncated)
+
+        Args:
+          obs: as a vector env gives it, every array with an axis [N] in front; or a list of N observations.
+          carry: what the last call returned; None to begin an episode in every env.
+          first: bool `[N]`, envs in which an episode begins with `obs`; none of them if left out.
+          mode, seed: as of `act`; the envs draw independently.
+          action_mask: N of what `act` takes, stacked or as a list.
+
+        Returns:
+          `(actions, carry)`; the actions are stacked, `[N, ...]`, ready for the `step` of a vector env.
+
+        Raises:
+          envs.values.Malformed, ConfigError: as `act`; names the env.
+        """
         seen, several = [], _apart(obs)
-        if mask is not None and len(mask) != len(several):
-            raise Malformed(f"action_mask: {len(mask)} of them, expected {len(several)}, one for each observation")
+        if action_mask is not None and len(action_mask) != len(several):
+            raise Malformed(
+                f"action_mask: {len(action_mask)} of them, expected {len(several)}, one for each observation"
+            )
         for at, each in enumerate(several):
             try:
-                seen.append(self.observed(each, None if mask is None else mask[at]))
+                seen.append(self._observe(each, None if action_mask is None else action_mask[at]))
             except Malformed as error:
                 raise Malformed(f"env {at}: {error}") from error
-        held, begins = self.memory_of(carry, len(seen), mode, seed)
+        held, begins = self._memory_of(carry, len(seen), mode, seed)
         if first is not None:
             first = np.asarray(first)
             if first.dtype != bool or first.shape != begins.shape:
@@ -84,10 +130,10 @@ class Actor:
                     f"first is {first.dtype} {list(first.shape)}, expected bool [{len(seen)}]: where an episode begins"
                 )
             begins = begins | first
-        actions, held = self.decide(seen, held, begins, mode)
+        actions, held = self._decide(seen, held, begins, mode)
         return jax.tree.map(lambda *each: np.stack(each), *[native_action(self.env, x) for x in actions]), held
 
-    def decide(
+    def _decide(
         self, seen: Sequence[Arrays], carry: EpisodeMemory, first: np.ndarray, mode: Mode
     ) -> tuple[list[Arrays], EpisodeMemory]:
         """Actions in [-1, 1] and class numbers, of what N envs show.
@@ -95,12 +141,12 @@ class Actor:
         Args:
           first: bool `[N]`, an episode begins.
         """
-        inner, action, _ = self._policy[len(seen)][mode](self.state, carry.inner, rows(seen, first))
+        inner, action, _ = self._policy[len(seen)][mode](self.state, carry.inner, rows_of(seen, first))
         action = {key: np.asarray(x) for key, x in select(action, "action/").items()}
         single = [{key: x[at, ...] for key, x in action.items()} for at in range(len(seen))]
         return single, EpisodeMemory(inner, self._owner, len(seen))
 
-    def observed(self, obs: Any, mask: Any = None) -> Arrays:
+    def _observe(self, obs: Any, mask: Any = None) -> Arrays:
         """The agent's observation where the env itself shows `obs`, and allows the actions of `mask`.
 
         Raises:
@@ -130,7 +176,7 @@ class Actor:
             raise Malformed(f"obs: {short(obs)} is no observation ({reason}), expected {wording}{advice}") from error
         return seen
 
-    def memory_of(self, carry: Any, envs: int, mode: Any, seed: Any = None) -> tuple[EpisodeMemory, np.ndarray]:
+    def _memory_of(self, carry: Any, envs: int, mode: Any, seed: Any = None) -> tuple[EpisodeMemory, np.ndarray]:
         """The carry of `envs` envs, and where an episode begins, bool `[N]`: everywhere or nowhere.
 
         Raises:
@@ -170,7 +216,7 @@ class Actor:
         return ""
 
 
-def rows(seen: Sequence[Arrays], first: np.ndarray) -> Row:
+def rows_of(seen: Sequence[Arrays], first: np.ndarray) -> Row:
     """The input of a policy, arrays `[N, ...]`: N observations, and where an episode begins."""
     table = {f"obs/{key}": np.stack([each[key] for each in seen]) for key in seen[0]}
     flags = {"is_first": first, "is_last": np.zeros_like(first), "is_terminal": np.zeros_like(first)}

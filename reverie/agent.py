@@ -110,11 +110,9 @@ class Agent(Protocol):
 
     def init(self, key: PRNGKeyArray) -> State:
         """A fresh state. Shapes alone cost nothing: `jax.eval_shape(agent.init, key)`."""
-        ...
 
     def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
         """The carry of `batch` envs before their first step."""
-        ...
 
     def policy(self, state: State, carry: Carry, obs: Row, mode: Mode) -> tuple[Carry, Row, Row]:
         """One decision for N envs at once.
@@ -129,7 +127,6 @@ class Agent(Protocol):
           `(carry, action, out)`: `action/<key>` arrays `[N, ...]` in `act_space`, and `out/<key>` arrays
           `[N, ...]` in `out_space`.
         """
-        ...
 
     def train(self, state: State, batch: Row) -> tuple[State, Row, Metrics]:
         """One gradient update.
@@ -145,25 +142,21 @@ class Agent(Protocol):
           `out` or a statistic of the batch is not finite, `state` is as it was (bit for bit, but for the counters
           `metrics["nonfinite/total"]` and `metrics["nonfinite/streak"]`) and so is `out`, that of the batch.
         """
-        ...
 
     def report(self, state: State, batch: Row) -> Metrics:
         """Scalars of a batch that only looking at the model gives (open-loop error); changes nothing.
 
         T may differ from that of `train`. What a batch cannot tell is NaN.
         """
-        ...
 
     def dream(self, state: State, batch: Row, seen: int = CONTEXT_ROWS) -> Dream:
         """Shows the model the first `seen` of the T rows of a batch and tells it only the actions of the others.
 
         Changes nothing; the same state and batch give the same dream. `seen` is static under jit, 1 to T - 1.
         """
-        ...
 
     def parameters(self, state: State) -> dict[str, int]:
         """Number of optimised parameters per module; works on shapes (`jax.eval_shape`) too."""
-        ...
 
 
 @runtime_checkable
@@ -174,11 +167,9 @@ class TwoPhaseAgent(Agent, Protocol):
 
     def train(self, state: State, batch: Row, part: Part = "all") -> tuple[State, Row, Metrics]:
         """As `Agent.train`; with `model` or `behavior` no parameter of the other moves. `part` is static under jit."""
-        ...
 
     def renew(self, state: State) -> State:
         """The same parameters with a fresh optimizer, whose estimates and warm-up are not those of another part."""
-        ...
 
 
 @runtime_checkable
@@ -189,7 +180,6 @@ class Searches(Agent, Protocol):
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Any]:
         """The search behind a greedy decision: the actions at its root, and a `behavior.search.SearchResult`."""
-        ...
 
 
 @runtime_checkable
@@ -198,7 +188,6 @@ class Drives(Agent, Protocol):
 
     def drive(self, state: State, batch: Row, length: int) -> Row:
         """Rows `[B, T + length, ...]`: those of a batch `[B, C + T, ...]`, and what the policy then imagines."""
-        ...
 
 
 def as_two_phase(agent: Agent) -> TwoPhaseAgent | None:
@@ -222,8 +211,6 @@ class WorldModel(Protocol):
 
     def imagine(self, latent: Any, action: Any, key: PRNGKeyArray) -> Any:
         """One step without data: the latent that follows `latent` when `action` is taken."""
-        ...
 
     def predict(self, latent: Any) -> tuple[AnyArray, AnyArray]:
         """`(reward, discount)`, float32, of the latent's own step; the discount includes the horizon."""
-        ...

@@ -140,8 +140,9 @@ def evaluate(argv: list[str], console: Console) -> VerbResult:
 
     if flags.video:
         video.check_suffix(Path(flags.video))
-    search = {"planner": flags.planner, "simulations": flags.simulations, "planner_scale": flags.planner_scale}
-    agent = api.load(flags.run, flags.env or None, trust=flags.trust, **search)
+    agent = api.load(
+        flags.run, flags.env or None, flags.planner, flags.simulations, flags.planner_scale, trust=flags.trust
+    )
     if flags.video:
         agent.require_pictures()
     mode = flags.eval_mode or agent.config.run.eval_mode

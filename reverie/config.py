@@ -39,18 +39,13 @@ MAY_CHANGE = frozenset({
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: the algorithm's name, the run's values, the algorithm's own values.
-
-    Attributes:
-      id: of the run that it was saved with, 32 hexadecimal digits; empty before it begins, and in old runs.
-      files: where those of its values that name something on disk (`ON_DISK`) found it: the value's name -> absolute
-        path.
-    """
+    """A whole run: the algorithm's name, the run's values, the algorithm's own values."""
 
     algorithm: str
     run: RunConfig
     agent: Any
-    id: str = ""
+    id: str = ""  # of the run that it was saved with, 32 hexadecimal digits; empty before it begins, and in old runs
+    # Where those of its values that name something on disk (`ON_DISK`) found it: the value's name -> absolute path.
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:

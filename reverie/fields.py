@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from types import UnionType
@@ -61,11 +61,19 @@ Seed = Annotated[int, Within(0, INT64)]
 Share = Annotated[float, Within(0, 1)]
 Weight = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(TINY)]
+Place = Annotated[str, "place"]  # of a flag that is typed without its name
 
 
 def flag(name: str) -> str:
     """`replay_ratio` as it is typed: `--replay-ratio`."""
     return "--" + name.replace("_", "-")
+
+
+@cache
+def kinds(kind: type) -> dict[str, Any]:
+    """Name -> type of every field of a dataclass; of what is said of types only `Place` stays."""
+    plain, full = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    return {x.name: Place if full[x.name] == Place else plain[x.name] for x in fields(kind)}
 
 
 @cache
@@ -109,6 +117,17 @@ def parsed(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def json_object(text: str, name: str, example: str) -> dict[str, Any]:
+    """The object that a text holds; raises ConfigError, naming the flag, if it holds none."""
+    try:
+        given = parsed(text)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{flag(name)} must be a JSON object such as '{example}', got {short(text)}")
+    return given
+
+
 def replace_from_json(values: T, text: str, name: str) -> T:
     """A dataclass with the values of a JSON object in place of its own.
 
@@ -118,13 +137,7 @@ def replace_from_json(values: T, text: str, name: str) -> T:
     Raises:
       ConfigError: the text is no JSON object, or has an unknown name or a value that cannot be; names the flag.
     """
-    try:
-        given = parsed(text)
-    except ValueError as error:
-        given = error
-    if not isinstance(given, dict):
-        one = dict([next(iter(vars(values).items()))])
-        raise ConfigError(f"{flag(name)} must be a JSON object such as '{json.dumps(one)}', got {short(text)}")
+    given = json_object(text, name, json.dumps(dict([next(iter(vars(values).items()))])))
     kinds = get_type_hints(type(values))
     for key in given.keys() - kinds.keys():
         raise ConfigError(f"{flag(name)} has no {short(key)}; {did_you_mean(key, kinds)}it has {', '.join(kinds)}")

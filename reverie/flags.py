@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 from collections import deque
-from collections.abc import Mapping
-from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass, field, make_dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import tyro
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from reverie import algos, config, earlier, help
-from reverie.algos import choices
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.fields import (
     INT64,
     TINY,
     Count,
     Number,
+    Place,
     Seed,
     Within,
     check,
     did_you_mean,
     fits,
     flag,
+    kinds,
     short,
     whole,
     wording,
 )
+from reverie.help import Group
+
+T = TypeVar("T")
 
 VerbResult = tuple[dict[str, Any], int]  # by a verb: what `--json` prints, and the exit code
 
@@ -54,7 +55,7 @@ class Answer:
 class OfRun(Answer):
     """The flags of a verb that looks at a run."""
 
-    run: tyro.conf.Positional[str]
+    run: Place
     """The run's directory."""
     env: str = ""
     """The env of the run again. Needed only if it is code of your own: a run's directory runs none by itself."""
@@ -151,7 +152,7 @@ class Think(OfRun):
 class List(Answer):
     """The lists to print: algorithms with their sizes and the names of their presets, and families of envs."""
 
-    preset: tyro.conf.Positional[str] = ""
+    preset: Place = ""
     """Only this preset, or file of your own, with all of its values."""
 
 
@@ -159,9 +160,9 @@ class List(Answer):
 class Diff(Answer):
     """Prints the values in which two presets, or two runs, differ."""
 
-    a: tyro.conf.Positional[str]
+    a: Place
     """A preset, a file of your own, a run's directory, or an algorithm for its defaults."""
-    b: tyro.conf.Positional[str]
+    b: Place
     """The other preset, algorithm or run."""
 
 
@@ -170,7 +171,7 @@ class CheckEnv(Answer):
     """Looks for everything that can be wrong with an env, before training, and asks every algorithm whether it could
     use what the env shows and takes."""
 
-    env: tyro.conf.Positional[str]
+    env: Place
     """A Gymnasium id, module:EnvClass, module:make_fn, or path/to/file.py:EnvClass."""
     algorithm: str = ""
     """Ask this algorithm alone. Empty: all of them."""
@@ -196,7 +197,7 @@ class Import(Answer):
     RUN` learns from it. A folder of .npz files, one episode each, with obs [T + 1, ...], action, reward, terminated and
     truncated [T, ...] in the env's own words (obs/KEY and action/KEY of a Dict), or a data set of Minari, minari:ID."""
 
-    source: tyro.conf.Positional[str]
+    source: Place
     """The folder, or minari:ID."""
     run: str
     """The directory that is made."""
@@ -226,25 +227,21 @@ def parse_train(
             raise ConfigError(f"which algorithm? Type `reverie train ALGORITHM`, one of {names}")
         everything = argv[0] == "--help-all"
         about = f"{TRAIN}\n\nAlgorithms; each has flags of its own, `reverie train NAME --help`:\n\n{help.algorithms()}"
-        print(help.page(_flags_of(RunConfig()), "reverie train ALGORITHM --env ENV [flags]", about, everything))
+        print(help.page(_groups(RunConfig()), "reverie train ALGORITHM --env ENV [flags]", about, everything))
         raise SystemExit(0)
     algorithm, *flags = argv
     algos.load(algorithm)  # a typo is an error before anything else
-    _refuse_obsolete(algorithm, flags)
     path = Path(peek(flags, "--run")) if peek(flags, "--run") else None
     session = Session()
 
     def typed(base: Config) -> Config:
         nonlocal session
-        own = ("agent", Annotated[type(base.agent), tyro.conf.arg(name=base.algorithm)], field(default=base.agent))
-        parsed = parse(_flags_of(base.run, own), flags, f"train {algorithm}")
-        session = parsed.session
-        groups = [getattr(parsed, name) for name in _GROUPS]
-        run = RunConfig(**{k: v for group in groups for k, v in vars(group).items()})
-        agent = parsed.agent
-        if peek(flags, "--choices"):
-            agent = dataclasses.replace(agent, choices=choices.merged(base.agent.choices, agent.choices))
-        return Config(algorithm, dataclasses.replace(run, debug=True) if debug else run, agent)
+        given = _values([*_groups(base.run), Group(algorithm, "", base.agent)], flags, f"train {algorithm}")
+        session = Session(**{name: given.pop(name) for name in kinds(Session) if name in given})
+        try:
+            return config.override(base, **given | ({"debug": True} if debug else {}))
+        except ValueError as error:  # of an algorithm's own checks
+            raise ConfigError(str(error)) from error
 
     from reverie.resolve import resolve
 
@@ -260,152 +257,97 @@ def parse_train(
     return conf, dataclasses.replace(session, preset=preset), path
 
 
-def _refuse_obsolete(algorithm: str, flags: list[str]) -> None:
-    """Raises ConfigError for a flag that earlier versions had; says what to type instead."""
-    known = config.default(algorithm).values()
-    for typed, following in itertools.pairwise([*flags, ""]):
-        name, _, value = typed.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if name.startswith("no_"):
-            name, value = name.removeprefix("no_"), "false"
-        if not typed.startswith("--") or name in known:
-            continue
-        if complaint := earlier.instead(algorithm, name, value or ("" if following.startswith("--") else following)):
-            raise ConfigError(f"there is no {typed.partition('=')[0]} any more: {complaint}")
+def _groups(run: RunConfig) -> list[Group]:
+    """The flags of `train` that every algorithm has, with the values of `run` as defaults."""
+    parts = [base(**{name: getattr(run, name) for name in kinds(base)}) for base in RunConfig.__bases__]
+    return [Group(type(part).__name__.lower(), type(part).__doc__ or "", part) for part in (Session(), *parts)]
 
 
-# The bases of RunConfig, in the order of `--help`.
-_GROUPS: dict[str, type] = {base.__name__.lower(): base for base in RunConfig.__bases__}
-
-
-def _flags_of(run: RunConfig, *own: tuple[str, Any, Any]) -> Any:
-    """A dataclass of the flags of `train`, grouped, with the values of `run` as defaults.
-
-    Args:
-      own: the group of an algorithm, as a field of that dataclass.
-    """
-    members: list[tuple[str, Any, Any]] = [("session", Session, field(default=Session()))]
-    for name, group in _GROUPS.items():
-        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(group)}
-        members.append((name, group, field(default=group(**values))))
-    return make_dataclass("Train", [*members, *own], frozen=True)
-
-
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@_REGISTRY.primitive_rule
-def _integer(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
-    """Integers may be typed as 1e6."""
-    if kind.type is not int:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda args: whole(args[0]),
-        is_instance=lambda value: type(value) is int,
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-def parse(flags: Any, argv: list[str], verb: str) -> Any:
+def parse(flags: type[T], argv: list[str], verb: str) -> T:
     """The flags of a verb, every number of them within its range.
 
     Raises:
       ConfigError: one is not, or a flag is unknown, malformed or missing.
       SystemExit: help was asked for.
     """
-    algorithm = verb.removeprefix("train ")
-    positional = [x.name.upper() for x in dataclasses.fields(flags) if "Positional" in str(x.type)]
-    usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else positional), "[flags]"])
-    if help_marks := [x for x in argv if x in help.MARKS]:
-        about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else flags.__doc__
-        print(help.page(flags, usage, about, "--help-all" in help_marks))
-        raise SystemExit(0)
-    box = io.StringIO()
-    try:
-        with redirect_stderr(box):
-            parsed = tyro.cli(
-                flags,
-                args=argv,
-                prog=f"reverie {verb}",
-                add_help=False,
-                config=(tyro.conf.OmitArgPrefixes,),
-                registry=_REGISTRY,
-            )
-    except SystemExit as stop:
-        cause: BaseException | None = stop
-        while cause and not isinstance(cause, ConfigError):
-            cause = cause.__context__
-        if cause:  # by the dataclass of these flags, in a sentence
-            raise cause from None
-        words = box.getvalue().translate(dict.fromkeys(map(ord, "╭╮╰╯│─"), " ")).split()
-        complaint = _complaint(flags, argv) or " ".join(words)
-        raise ConfigError(f"{complaint}\nIt is `{usage}`, and `reverie {verb} --help-all` has the flags") from None
+    parsed = flags(**_values([Group("", flags.__doc__ or "", flags)], argv, verb))
     check(parsed)
     return parsed
 
 
-def _complaint(flags: Any, argv: list[str]) -> str:
-    """The first fault of a command that tyro could not read, as a sentence; empty if none is found."""
-    kinds = _kinds(flags)
-    places = [name.upper() for name, kind in kinds.items() if tyro.conf.Positional in get_args(kind)]
-    known = {flag(name): kind for name, kind in kinds.items() if name.upper() not in places}
-    left, names, others = deque(argv), set(), 0
+def _values(groups: Sequence[Group], argv: list[str], verb: str) -> dict[str, Any]:
+    """Name -> value of the flags that a command gives; raises as `parse`."""
+    algorithm = verb.removeprefix("train ")
+    places = [name.upper() for group in groups for name, kind in kinds(group.kind).items() if kind == Place]
+    usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else places), "[flags]"])
+    if help_marks := [x for x in argv if x in help.MARKS]:
+        about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else groups[0].about
+        print(help.page(groups, usage, about, "--help-all" in help_marks))
+        raise SystemExit(0)
+    try:
+        return _read(groups, argv, algorithm)
+    except ConfigError as error:
+        raise ConfigError(f"{error}\nIt is `{usage}`, and `reverie {verb} --help-all` has the flags") from None
+
+
+def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str, Any]:
+    """`_values`, without the usage beside a complaint."""
+    types = {name: kind for group in groups for name, kind in kinds(group.kind).items()}
+    places = deque(name for name, kind in types.items() if kind == Place)
+    known = {flag(name): name for name in types if name not in places}
+    given, left = dict[str, Any](), deque(argv)
     while left:
         typed = left.popleft()
         name, equals, value = typed.partition("=")
         name = name.replace("_", "-")
+        on = name.replace("--no-", "--", 1)
         if not name.startswith("--"):
-            if others == len(places):
-                return f"{typed!r} belongs to no flag"
-            others += 1
-            continue
-        names.add(name)
-        if known.get(name.replace("--no-", "--", 1)) is bool:
+            if typed.startswith("-") or not places:
+                raise ConfigError(f"{typed!r} belongs to no flag")
+            given[places.popleft()] = typed
+        elif on in known and types[known[on]] is bool:
             if equals:
-                return f"{name} takes no value, got {short(value)}"
-            continue
-        if name not in known:
-            return f"there is no {name}: {did_you_mean(name, known)}".rstrip(": ")
-        kind = known[name]
-        values = [value] if equals else []
-        most = 2 if any(get_origin(x) is tuple for x in get_args(kind)) else 1
-        while left and len(values) < most and not left[0].startswith("--") and (not values or left[0].isdecimal()):
-            values.append(left.popleft())
-        if complaint := _misfit(values, kind):
-            return f"{name} {complaint}"
-    needed = [x.name for x in dataclasses.fields(flags) if x.default is dataclasses.MISSING]
-    missing = [x.upper() for x in needed if x.upper() in places[others:]]
-    missing += [flag(x) for x in needed if x.upper() not in places and flag(x) not in names]
-    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
+                raise ConfigError(f"{name} takes no value, got {short(value)}")
+            given[known[on]] = on == name
+        elif name in known:
+            kind, values = types[known[name]], [value] if equals else []
+            most = 2 if any(get_origin(x) is tuple for x in get_args(kind)) else 1
+            while left and len(values) < most and not left[0].startswith("--") and (not values or left[0].isdecimal()):
+                values.append(left.popleft())
+            given[known[name]] = _value(name, values, kind)
+        else:
+            following = value if equals else left[0] if left and not left[0].startswith("--") else ""
+            text = following if on == name else "false"
+            if gone := algorithm in algos.ALGORITHMS and earlier.instead(algorithm, on[2:].replace("-", "_"), text):
+                raise ConfigError(f"there is no {name} any more: {gone}")
+            raise ConfigError(f"there is no {name}: {did_you_mean(name, known)}".rstrip(": "))
+    without = [x for group in groups for x in kinds(group.kind) if not hasattr(group.flags, x) and x not in given]
+    if missing := [x.upper() if x in places else flag(x) for x in without]:
+        raise ConfigError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    return given
 
 
-def _kinds(flags: Any) -> dict[str, Any]:
-    """Name -> type of every flag, those of groups included; only what is typed without a flag keeps its mark."""
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(flags, include_extras=True).items():
-        bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-        is_marked = tyro.conf.Positional in get_args(kind)
-        found |= _kinds(bare) if dataclasses.is_dataclass(bare) else {name: kind if is_marked else bare}
-    return found
+def _value(name: str, texts: list[str], kind: Any) -> Any:
+    """The texts behind a flag as a value of its type; raises ConfigError if they are none."""
+    options = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    expected = f"expected {' or '.join(wording(x) for x in options if x is not type(None))}"
+    if not texts:
+        raise ConfigError(f"{name} has no value, {expected}")
+    if texts == ["None"] and type(None) in options:
+        return None
+    for read in (texts, [_number(text) for text in texts]):
+        value: Any = read[0] if len(read) == 1 else tuple(read)
+        if fits(value, kind):
+            return float(value) if float in options else value
+    raise ConfigError(f"{name} is {short(' '.join(texts))}, {expected}")
 
 
-def _misfit(values: list[str], kind: Any) -> str:
-    """The end of the sentence that says why these are no value of this type; empty if they are."""
-    kinds = [x for x in get_args(kind) if x is not type(None)] if get_origin(kind) in (UnionType, Union) else [kind]
-    expected = f"expected {' or '.join(wording(x) for x in kinds)}"
-    if not values:
-        return f"has no value, {expected}"
-    read: list[Any] = [*values]
-    for i, text in enumerate(values):
-        for number in (float, whole):
-            with suppress(ValueError):
-                read[i] = number(text)
-    value = read[0] if len(read) == 1 else tuple(read)
-    is_none = type(None) in get_args(kind) and values == ["None"]
-    is_fit = str in kinds or any(fits(value, x) for x in kinds)
-    return "" if is_none or is_fit else f"is {short(' '.join(values))}, {expected}"
+def _number(text: str) -> Any:
+    """A number, where the text is one; integers may be typed as 1e6."""
+    for read in (whole, float):
+        with suppress(ValueError):
+            return read(text)
+    return text
 
 
 def peek(argv: list[str], name: str) -> str:

@@ -25,28 +25,17 @@ class NonFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Symptom:
-    """Something that should not last.
+    """Something that should not last."""
 
-    Attributes:
-      name: as in the metric `health/<name>`.
-      shows: `record -> bool`, None if the record cannot tell.
-      meaning: one sentence.
-      advice: what a person might do.
-    """
-
-    name: str
-    shows: Callable[[Values], bool | None]
-    meaning: str
-    advice: str
+    name: str  # as in the metric `health/<name>`
+    shows: Callable[[Values], bool | None]  # of a record; None if that cannot tell
+    meaning: str  # one sentence
+    advice: str  # what a person might do
 
 
 class Watch:
     """Counts the updates that each symptom shows in, less those since then in which it does not. A collapsed run may
-    look well for a moment. A pure function of the records it was given.
-
-    Args:
-      symptoms: to look for.
-      grace, patience: in updates.
+    look well for a moment. A pure function of the records it was given. `grace` and `patience` are in updates.
     """
 
     def __init__(self, symptoms: tuple[Symptom, ...], grace: int = GRACE, patience: int = PATIENCE) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import docstring_parser
-import tyro
 from rich.table import Table
 
 from reverie import algos
-from reverie.fields import flag
+from reverie.fields import Place, flag, kinds
 
 MARKS = ("-h", "--help", "--help-all")
 # Of `train`, which has a hundred; the other verbs have a dozen each.
@@ -38,29 +36,33 @@ class Group(NamedTuple):
 
     title: str
     about: str
-    flags: list[Flag]
+    flags: Any  # a dataclass, or an instance of one, whose values are the defaults
+
+    @property
+    def kind(self) -> Any:
+        """The dataclass."""
+        return self.flags if isinstance(self.flags, type) else type(self.flags)
 
 
-def page(kind: Any, usage: str, about: str, everything: bool) -> str:
+def page(groups: Sequence[Group], usage: str, about: str, everything: bool) -> str:
     """The help of a verb.
 
     Args:
-      kind: the dataclass of its flags, or one whose fields are such dataclasses.
       about: what it does, a sentence or several.
       everything: all flags, by group; otherwise those of `USUAL` alone where there are more than a dozen.
     """
-    groups = list(_groups(kind))
-    number = sum(len(group.flags) for group in groups)
+    lines = [(group.title, group.about, list(_flags(group))) for group in groups]
+    known = {x.name: x for *_, flags in lines for x in flags}
+    number = len(known)
     if not everything and len(groups) > 1:
-        known = {x.name: x for group in groups for x in group.flags}
-        if getattr(getattr(kind, "agent", None), "planner", "") == "none":
+        if getattr(groups[-1].flags, "planner", "") == "none":
             known.pop("simulations", None)  # nothing searches unless a planner is asked for
-        groups = [Group("", "", [known[name] for name in USUAL if name in known])]
-    shown = sum(len(group.flags) for group in groups)
+        lines = [("", "", [known[name] for name in USUAL if name in known])]
+    shown = sum(len(flags) for *_, flags in lines)
     parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]
-    for group in groups:
-        title = [f"{group.title} options", *([wrap(group.about, 2)] if group.about else [])] if group.title else []
-        parts.append("\n".join([*title, *(_row(x.typed, x.text) for x in group.flags)]))
+    for title, text, flags in lines:
+        head = [f"{title} options", *([wrap(text, 2)] if text else [])] if title else []
+        parts.append("\n".join([*head, *(_row(x.typed, x.text) for x in flags)]))
     parts.append(_row("-h, --help", "This page; --help-all has all flags." if shown < number else "This page."))
     more = f"These are the {shown} flags used most, of {number}: --help-all prints the others."
     return "\n\n".join([*parts, *([more] if shown < number else [])])
@@ -94,42 +96,20 @@ def _row(left: str, text: str) -> str:
     return "\n".join([*first, *(" " * COLUMN + line for line in body)]).rstrip()
 
 
-def _groups(kind: Any) -> Iterator[Group]:
-    hints = get_type_hints(kind, include_extras=True)
-    fields = dataclasses.fields(kind)
-    if not all(dataclasses.is_dataclass(_bare(hints[x.name])) for x in fields):
-        own = _flags(kind, {x.name: x.default for x in fields})
-        shared = lambda x: x.name not in kind.__annotations__ and tyro.conf.Positional not in _marks(hints[x.name])
-        yield Group("", "", sorted(own, key=shared))  # what a verb has for itself, then what all have
-        return
-    for group in fields:
-        bare = _bare(hints[group.name])
-        title = next((x.name for x in get_args(hints[group.name])[1:] if getattr(x, "name", None)), group.name)
-        about = docstring_parser.parse(bare.__doc__ or "").short_description or ""
-        flags = list(_flags(bare, vars(group.default)))
-        if flags:
-            yield Group(title, about if group.name != "agent" else "", flags)
-
-
-def _flags(kind: Any, defaults: dict[str, Any]) -> Iterator[Flag]:
+def _flags(group: Group) -> list[Flag]:
+    """The flags of a group; of a verb those of its own first, then what all verbs have."""
     texts: dict[str, str] = {}
-    for base in reversed(kind.__mro__[:-1]):
+    for base in reversed(group.kind.__mro__[:-1]):
         texts |= {x.arg_name: x.description or "" for x in docstring_parser.parse_from_object(base).params}
-    hints = get_type_hints(kind, include_extras=True)
-    for one in dataclasses.fields(kind):
-        default, hint = defaults[one.name], hints[one.name]
-        typed = one.name.upper() if tyro.conf.Positional in _marks(hint) else f"{flag(one.name)} {_word(hint)}".strip()
-        unsaid = default is None or default is False or default == "" or default is dataclasses.MISSING
+    types, found = kinds(group.kind), []
+    for name, kind in types.items():
+        default = getattr(group.flags, name, None)
+        typed = name.upper() if kind == Place else f"{flag(name)} {_word(kind)}".strip()
+        unsaid = default is None or default is False or default == ""
         wording = "" if unsaid else f" (default {_value(default)})"
-        yield Flag(one.name, typed, f"{' '.join(texts.get(one.name, '').split())}{wording}")
-
-
-def _marks(hint: Any) -> Collection[Any]:
-    return getattr(hint, "__metadata__", ())
-
-
-def _bare(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        found.append(Flag(name, typed, f"{' '.join(texts.get(name, '').split())}{wording}"))
+    shared = lambda x: x.name not in group.kind.__annotations__ and types[x.name] != Place
+    return found if group.title else sorted(found, key=shared)
 
 
 def _value(value: Any) -> str:
@@ -141,7 +121,6 @@ def _value(value: Any) -> str:
 
 def _word(hint: Any) -> str:
     """The type of a flag as it is typed; nothing for a switch."""
-    hint = _bare(hint)
     if get_origin(hint) is Literal:
         return "{" + ",".join(str(x) for x in get_args(hint)) + "}"
     if get_origin(hint) is tuple:

@@ -25,27 +25,18 @@ from reverie.run.collect.script import Script
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices that matter, and what they cost.
+    """The choices that matter, and what they cost."""
 
-    Attributes:
-      parameters: `{"total": n, "modules": {name: n}}`.
-      replay_bytes: memory that replay takes by the end of the run.
-      updates: that the run does in all.
-      env_steps: that it takes in all, evaluations aside.
-      images: what is done to images on their way to the networks, a sentence each.
-      warnings: what a person may not have meant, sentences that say what to type.
-    """
-
-    parameters: dict[str, Any]
-    replay_bytes: int
+    parameters: dict[str, Any]  # `{"total": n, "modules": {name: n}}`
+    replay_bytes: int  # memory that replay takes by the end of the run
     replay_rows: int
     device: str
     precision: str
     size: str | None
-    updates: int
-    env_steps: int
-    images: tuple[str, ...]
-    warnings: list[str]
+    updates: int  # that the run does in all
+    env_steps: int  # that it takes in all, evaluations aside
+    images: tuple[str, ...]  # what is done to images on their way to the networks, a sentence each
+    warnings: list[str]  # what a person may not have meant, sentences that say what to type
 
     def tell(
         self, console: Console, conf: Config, path: Path, workers: str, since: phases.Progress | None = None

@@ -12,8 +12,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from reverie import actor
-from reverie.actor import Actor, EpisodeMemory
+from reverie.actor import Actor, EpisodeMemory, rows_of
 from reverie.agent import CONTEXT_ROWS, DREAMT, Dream, Mode, as_driving, as_searching
 from reverie.algos.dreamer.planning import TREES
 from reverie.assembly import env_here, make_agent
@@ -39,10 +38,8 @@ logger = logging.getLogger("reverie")
 FILM = 300  # frames after which a video ends with the episode
 
 
-class LoadedAgent:
+class LoadedAgent(Actor):
     """A trained agent, from `reverie.load`. Acts in the env's own words: raw observations in, raw actions out.
-
-    `act` takes anything, hence its annotations `... | Any`, and refuses what is wrong with a sentence.
 
     Attributes:
       config: of its run, with the search that was asked for.
@@ -52,74 +49,16 @@ class LoadedAgent:
     """
 
     def __init__(self, path: Path, conf: Config, spec: EnvSpec, checkpoint: Checkpoint) -> None:
-        self.path, self.config, self.spec, self.env = path, conf, spec, env_here(spec)
+        self.path, self.config, self.spec = path, conf, spec
         self.step, self.moment = checkpoint.meta["progress"]["step"], checkpoint.step
-        self.agent = make_agent(conf, self.env.obs_space, self.env.act_space)
+        env = env_here(spec)
+        agent = make_agent(conf, env.obs_space, env.act_space)
         with reading(checkpoint.path):
-            self.state = agent_state(self.agent, checkpoint)
-        named = f"{conf.id or path} after {amount(self.step, 'step')}"
-        self._actor = Actor(self.agent, self.state, self.env, conf.run.seed, named)
+            state = agent_state(agent, checkpoint)
+        super().__init__(agent, state, env, conf.run.seed, f"{conf.id or path} after {amount(self.step, 'step')}")
         self._dream = jax.jit(self.agent.dream, static_argnums=2)
         self._think: dict[int | None, Callable[..., Any]] = {}  # by the number of simulations
         self._replay = checkpoint.meta["replay"]
-
-    def act(
-        self,
-        obs: Any,
-        carry: EpisodeMemory | Any = None,
-        mode: Mode | Any = "eval",
-        seed: int | Any = None,
-        action_mask: Any = None,
-    ) -> tuple[Any, EpisodeMemory]:
-        """One decision.
-
-        Args:
-          obs: an observation of the Gymnasium env itself, without batch axis.
-          carry: what the last call returned; None to begin an episode.
-          mode: `eval` is greedy, `sample` draws from the policy, `train` explores besides, `random` ignores the
-            network.
-          seed: of what the episode that begins here draws. Left out, `eval` draws the same in every episode, and the
-            other modes anew in each, so that the same program does the same.
-          action_mask: what may be done now, where the env says that apart from the observation:
-            `info["action_mask"]`, or what its `action_masks()` returns.
-
-        Returns:
-          `(action, carry)`; the action is ready for the Gymnasium env's `step`.
-
-        Raises:
-          envs.values.Malformed: the observation is none that training would take (not finite, out of bounds, another
-            shape, dtype or key, a batch), or the mask is not, or the carry is of another agent or of several envs.
-          ConfigError: there is no such mode, or no such seed; or a mask is missing, or there is one too many.
-        """
-        return self._actor.act(obs, carry, mode, seed, action_mask)
-
-    def act_batch(
-        self,
-        obs: Any,
-        carry: EpisodeMemory | Any = None,
-        first: Any = None,
-        mode: Mode | Any = "eval",
-        seed: int | Any = None,
-        action_mask: Any = None,
-    ) -> tuple[Any, EpisodeMemory]:
-        """One decision for each of N envs, such as those of a `gymnasium.vector` env.
-
-            actions, carry = agent.act_batch(obs, carry, first=terminated | truncated)
-
-        Args:
-          obs: as a vector env gives it, every array with an axis [N] in front; or a list of N observations.
-          carry: what the last call returned; None to begin an episode in every env.
-          first: bool `[N]`, envs in which an episode begins with `obs`; none of them if left out.
-          mode, seed: as of `act`; the envs draw independently.
-          action_mask: N of what `act` takes, stacked or as a list.
-
-        Returns:
-          `(actions, carry)`; the actions are stacked, `[N, ...]`, ready for the `step` of a vector env.
-
-        Raises:
-          envs.values.Malformed, ConfigError: as `act`; names the env.
-        """
-        return self._actor.act_batch(obs, carry, first, mode, seed, action_mask)
 
     def export(self, path: str | os.PathLike[str], mode: Mode = "eval", envs: int = 1) -> Path:
         """Writes this agent as StableHLO, which acts with JAX and NumPy alone: `reverie.export` says what lies there.
@@ -293,9 +232,9 @@ class LoadedAgent:
             assert agent is not None, more
         if simulations not in self._think:
             self._think[simulations] = jax.jit(agent.think)
-        seen, carry = self._reach(step, seed) if obs is None else (self._actor.observed(obs, action_mask), carry)
-        held, first = self._actor.memory_of(carry, 1, "eval")
-        rows = actor.rows([seen], first)
+        seen, carry = self._reach(step, seed) if obs is None else (self._observe(obs, action_mask), carry)
+        held, first = self._memory_of(carry, 1, "eval")
+        rows = rows_of([seen], first)
         actions, found = jax.device_get(self._think[simulations](self.state, held.inner, rows))
         player = rows.get("obs/player")
         return search_report(agent.enumerated, actions, found, None if player is None else int(player[0]))
@@ -317,7 +256,7 @@ class LoadedAgent:
             yield now, carry
             if now.is_last:
                 return
-            (action,), carry = self._actor.decide([now.obs], *self._actor.memory_of(carry, 1, mode), mode)
+            (action,), carry = self._decide([now.obs], *self._memory_of(carry, 1, mode), mode)
             now = self.env.step(action)
 
 

@@ -79,7 +79,6 @@ class Atari(gymnasium.Env):
 
     Args:
       game: the name of its ROM, such as `ms_pacman`.
-      options: see there.
 
     Raises:
       ValueError: the game has no such mode or difficulty.

@@ -127,15 +127,12 @@ class Env(Protocol):
 
     def reset(self, seed: int | None = None) -> Step:
         """Begins an episode; the same seed and the same actions give the same episode."""
-        ...
 
     def step(self, action: Arrays) -> Step:
         """Applies `action` (keys, shapes and dtypes of `act_space`)."""
-        ...
 
     def render(self) -> np.ndarray | None:
         """The current picture, uint8 `[H, W, 3]`, or None when the env cannot draw."""
-        ...
 
     def close(self) -> None: ...
 
@@ -156,17 +153,14 @@ class DeviceEnv(Protocol):
 
     def init(self, key: Any) -> Any:
         """The state in which an episode begins, drawn with `key`."""
-        ...
 
     def step(self, state: Any, action: Mapping[str, Any], key: Any) -> Any:
         """The state after `action` (keys, shapes and dtypes of `act_space`); chance is drawn with `key`."""
-        ...
 
     def row(self, state: Any) -> dict[str, Any]:
         """The row of a state: `obs/<key>`, `reward` (float32), `is_first`, `is_last` and `is_terminal` (bool).
 
         With two players, `reward` is that of the one who acted before; the other gets its negative."""
-        ...
 
 
 def to_json(spaces: Spaces) -> dict[str, Any]:

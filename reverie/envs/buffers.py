@@ -23,9 +23,6 @@ class Buffers:
 
     Args:
       fd: of `anonymous_file`, which gets its size here; -1: no other process looks at them.
-
-    Attributes:
-      obs, action: arrays `[num, ...]` by key.
     """
 
     def __init__(self, obs_space: Spaces, act_space: Spaces, num: int, fd: int = -1) -> None:

@@ -221,7 +221,7 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
     for family in GYMNASIUM:
         if re.match(family.pattern, str(entry_point)):
             family.require(name)
-            wrap = family.module.wrap
+            wrap = getattr(family.module, "wrap", wrap)
     if "render_mode" not in kwargs and can_draw(entry_point):
         kwargs["render_mode"] = "rgb_array"
     try:

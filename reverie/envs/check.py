@@ -63,12 +63,7 @@ def check_env(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> lis
 def examine(
     env: EnvLike, *, steps: int = 1000, deadline: float = 60.0
 ) -> tuple[list[Finding], tuple[Spaces, Spaces] | None]:
-    """Examines an env the way training will use it.
-
-    Args:
-      env: an id, a callable or an `EnvSpec`.
-      steps: random steps to take, over as many episodes as they give.
-      deadline: seconds allowed for each phase that should be short: building, a reset, a step.
+    """Examines an env the way training will use it. Arguments: those of `reverie.check_env`.
 
     Returns:
       `(findings, spaces)`: errors first; `obs_space` and `act_space`, or None where the env could not be built.

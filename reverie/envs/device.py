@@ -42,25 +42,20 @@ class DeviceEnvs:
       num: N.
       seed: of everything that is drawn.
 
-    Attributes:
-      env: one of them, its time limit included.
-      failures: none, ever: what is compiled neither hangs nor dies.
-
     Raises:
       UnusableEnv: what it shows differs from what its spaces say; names every key.
     """
 
     mode: Literal["device"] = "device"
-    failures = 0
+    failures = 0  # ever: what is compiled neither hangs nor dies
 
     def __init__(self, spec: EnvSpec, num: int, *, seed: int) -> None:
-        if num < 1:
-            raise ValueError(f"envs is {num}, expected 1 or more")
         env = device_env(spec)
         if env is None:
             raise UnusableEnv(f"{spec.id} is an env of the host, expected one of the device, such as pgx:connect_four")
         check(env, spec.id)
-        self.spec, self.env, self.num, self._seed = spec, env, num, seed
+        self.spec, self.num, self._seed = spec, num, seed
+        self.env = env  # one of them, its time limit included
         self.obs_space, self.act_space = env.obs_space, env.act_space
 
     def begin(self) -> World:

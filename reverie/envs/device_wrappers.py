@@ -36,18 +36,12 @@ class TimeLimit:
 
 
 class Outcome(NamedTuple):
-    """The state of an env without a clock whose package says only while it steps what there is to see.
+    """The state of an env without a clock whose package says only while it steps what there is to see."""
 
-    Attributes:
-      inner: the package's own state.
-      obs, reward, is_terminal: of the last step.
-      is_first: an episode has just begun.
-    """
-
-    inner: Any
-    obs: Any
+    inner: Any  # the package's own state
+    obs: Any  # of the last step, as are reward and is_terminal
     reward: Any
-    is_first: Any
+    is_first: Any  # an episode has just begun
     is_terminal: Any
 
     def row(self, key: str) -> dict[str, Any]:
@@ -62,11 +56,7 @@ class Outcome(NamedTuple):
 
 
 class HostView:
-    """A device env as an `Env` of the host, one step at a time: to check it, to look at it, to play it.
-
-    Attributes:
-      device: the env itself.
-    """
+    """A device env as an `Env` of the host, one step at a time: to check it, to look at it, to play it."""
 
     def __init__(self, env: DeviceEnv, name: str = "env") -> None:
         check(env, name)

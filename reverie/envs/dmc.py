@@ -57,10 +57,6 @@ class Control(gymnasium.Env):
 
     Args:
       domain, task: as dm_control names them.
-      options: see there.
-
-    Attributes:
-      physics: dm_control's own.
 
     Raises:
       ValueError: the task has no such camera.
@@ -71,7 +67,7 @@ class Control(gymnasium.Env):
     def __init__(self, domain: str, task: str, options: Options = Options()) -> None:
         # Some tasks draw their model: always the same one, so that an episode depends on its seed alone.
         self._task = env = suite.load(domain, task, task_kwargs={"random": 0})
-        self.physics: Any = env.physics
+        self.physics: Any = env.physics  # dm_control's own
         self._options = options
         self._camera = options.camera if options.camera >= 0 else _CAMERAS.get(domain, 0)
         if self._camera >= env.physics.model.ncam:

@@ -32,18 +32,12 @@ HOLD = 32  # longest repetition
 
 @dataclass(frozen=True)
 class Play:
-    """Statistics of random play.
+    """Statistics of random play."""
 
-    Attributes:
-      steps: taken.
-      returns, lengths: of the episodes that ended.
-      terminated: how many of them ended by themselves, not by a time limit.
-    """
-
-    steps: int
-    returns: Sequence[float]
-    lengths: Sequence[int]
-    terminated: int
+    steps: int  # taken
+    returns: Sequence[float]  # of the episodes that ended
+    lengths: Sequence[int]  # of these
+    terminated: int  # how many of them ended by themselves, not by a time limit
 
     @property
     def length(self) -> float:
@@ -53,19 +47,13 @@ class Play:
 
 @dataclass(frozen=True)
 class Variation:
-    """How the elements of a vector varied in random play, `[width]` each.
-
-    Attributes:
-      mean, std, reach: of each; `reach` is the largest distance from the mean.
-      symlog_std: the standard deviation of symlog of it.
-      levels: how many different values it had.
-    """
+    """How the elements of a vector varied in random play, `[width]` each."""
 
     mean: np.ndarray
     std: np.ndarray
-    reach: np.ndarray
-    symlog_std: np.ndarray
-    levels: np.ndarray
+    reach: np.ndarray  # the largest distance from the mean
+    symlog_std: np.ndarray  # the standard deviation of symlog of it
+    levels: np.ndarray  # how many different values it had
 
     @classmethod
     def of(cls, rows: np.ndarray) -> Variation:
@@ -79,26 +67,17 @@ class Variation:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts about an env.
-
-    Attributes:
-      plain, held: play with fresh actions at every step, and with repeated ones.
-      largest: the largest absolute reward.
-      variation: how the vectors varied that were seen.
-      seconds: of a step, typically.
-      device: whether it lives there.
-      zeros: share of the steps that were paid nothing.
-    """
+    """The facts about an env."""
 
     obs_space: Spaces
     act_space: Spaces
-    plain: Play
-    held: Play
-    largest: float
-    variation: Mapping[str, Variation]
-    seconds: float
-    device: bool = False
-    zeros: float = 0.0
+    plain: Play  # with fresh actions at every step
+    held: Play  # with repeated ones
+    largest: float  # absolute reward
+    variation: Mapping[str, Variation]  # of the vectors that were seen
+    seconds: float  # of a step, typically
+    device: bool = False  # whether it lives there
+    zeros: float = 0.0  # share of the steps that were paid nothing
 
     @property
     def scale(self) -> float:

@@ -80,13 +80,10 @@ class _Watchdog:
 
     A deadline costs two assignments. The thread sleeps until the last one that it has heard of, and is woken only for
     an earlier one.
-
-    Attributes:
-      until: when the main thread is late, `time.monotonic()`; infinite while nothing is watched.
     """
 
     def __init__(self) -> None:
-        self.until = math.inf
+        self.until = math.inf  # when the main thread is late, `time.monotonic()`; infinite while nothing is watched
         self._wakes = math.inf  # when the thread will look again by itself
         self._bell = threading.Lock()  # released to wake it
         self._thread: threading.Thread | None = None

@@ -27,10 +27,6 @@ class GymEnv:
       obs_keys: which observations are seen, patterns as in `fields.chosen`; the others may be of any space.
       seed: of the first reset. If it is asked for with this seed, what the one at once gave is given.
 
-    Attributes:
-      shown: the last observation as the env itself returned it.
-      masks: where its action masks come from, in words; empty if it has none.
-
     Raises:
       ValueError: a space, or an action mask, that no agent here can use; the message says what to declare instead.
     """
@@ -38,9 +34,9 @@ class GymEnv:
     def __init__(self, env: gymnasium.Env, obs_keys: str = "", seed: int = 0) -> None:
         self.env = env
         self.act_space: Spaces = action_spaces(env.action_space)
-        self.shown: Any = None
+        self.shown: Any = None  # the last observation as the env itself returned it
         self._first_results: dict[int | None, Any] = {}  # by its seed: a reset that nobody has seen yet
-        self.masks = self._mask_source(seed)
+        self.masks = self._mask_source(seed)  # where its action masks come from, in words; empty if it has none
         seen = without_mask(env.observation_space) if self.masks == LEAF else env.observation_space
         self.obs_space: Spaces = observation_spaces(seen, obs_keys)
         self._observe = observer(seen, obs_keys)

@@ -44,7 +44,6 @@ class Host:
     """Builds an env and lets only sound steps into the buffers.
 
     Args:
-      spec: which env.
       seed: of its first reset, if that is known.
 
     Raises:

@@ -93,7 +93,7 @@ def tokens(mission: str) -> np.ndarray:
     return np.pad([_NUMBER[word] for word in words], (0, LENGTH - len(words)))
 
 
-class Grid(gymnasium.Env):
+class Grid(gymnasium.Wrapper):
     """One env.
 
     Observation: `cells`, classes `[7, 7, 3]` (object, colour, state), or `image`, uint8
@@ -101,14 +101,11 @@ class Grid(gymnasium.Env):
 
     Args:
       env: of the package, without wrappers that change its observation.
-      options: see there.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own form)
-    render_mode = "rgb_array"
-
     def __init__(self, env: gymnasium.Env, options: Options = Options()) -> None:
-        self._env, self._options = env, options
+        super().__init__(env)
+        self._options = options
         self._grid = cast(Any, env.unwrapped)  # has what gymnasium.Env does not promise
         mission_space = self._grid.observation_space["mission"]
         self._mission = options.mission == "words" or (options.mission == "auto" and varies(mission_space))
@@ -128,20 +125,13 @@ class Grid(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        super().reset(seed=seed)
         with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every layout it rejects
-            obs, info = self._env.reset(seed=seed, options=options)
+            obs, info = self.env.reset(seed=seed, options=options)
         return self._observation(obs), info
 
     def step(self, action: int | np.integer) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self._env.step(int(action))
+        obs, reward, terminated, truncated, info = self.env.step(int(action))
         return self._observation(obs), float(reward), terminated, truncated, info
-
-    def render(self) -> Any:
-        return self._env.render()
-
-    def close(self) -> None:
-        self._env.close()
 
     def _observation(self, obs: dict[str, Any]) -> dict[str, Any]:
         seen: dict[str, Any] = {"direction": int(obs["direction"])}

@@ -12,7 +12,6 @@ import os
 import sys
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from reverie.envs.base import Arrays, Env, Space
@@ -25,11 +24,6 @@ HELP = (
 )
 
 _EGL_PLATFORM_DEVICE = 0x313F  # EGL_PLATFORM_DEVICE_EXT
-
-
-def wrap(env: gymnasium.Env) -> gymnasium.Env:
-    """Gymnasium's own MuJoCo envs are as they should be."""
-    return env
 
 
 def choose() -> str:

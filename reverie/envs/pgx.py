@@ -24,19 +24,12 @@ ALTERNATING = frozenset(
 
 
 class State(NamedTuple):
-    """A position, and how it was reached.
+    """A position, and how it was reached."""
 
-    Attributes:
-      game: pgx's own state.
-      beginner: int32, pgx's number of the player who moved first.
-      reward: float32, of the player who moved last.
-      is_first: bool.
-    """
-
-    game: Any
-    beginner: Any
-    reward: Any
-    is_first: Any
+    game: Any  # pgx's own state
+    beginner: Any  # int32, pgx's number of the player who moved first
+    reward: Any  # float32, of the player who moved last
+    is_first: Any  # bool
 
 
 class Game:

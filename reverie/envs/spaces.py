@@ -24,20 +24,19 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from reverie.envs.base import Arrays, Space, Spaces, action_vector
+from reverie.envs.base import RULES, Arrays, Space, Spaces, action_vector
 from reverie.envs.masks import MASK
 from reverie.envs.values import Malformed
 from reverie.fields import chosen
 
 Path = tuple[Any, ...]
 Leaves = list[tuple[Path, gymnasium.Space]]
-RULE_KEYS = ("legal", "player")  # keys of observations that mean something (`envs.base.RULES`)
 
 
 def observation_spaces(space: gymnasium.Space, obs_keys: str = "") -> Spaces:
     """The `obs_space` of a Gymnasium observation space; raises ValueError where there is none."""
     named = _by_name(space, _seen_leaves(space, obs_keys), _observe, single=None)
-    for name in RULE_KEYS:
+    for name in sorted(RULES):  # which are called by their kinds
         if name in named:
             raise ValueError(
                 f"obs/{name}: this name stands for what the rules of a game say; rename the key"

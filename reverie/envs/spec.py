@@ -76,7 +76,7 @@ ROBOTICS = Family(
     "robotics",
     "gymnasium_robotics",
 )
-# By where Gymnasium's registry says that the class lies. The module has `wrap(env)`.
+# By where Gymnasium's registry says that the class lies. The module may have `wrap(env)`.
 GYMNASIUM = (
     Family("Gymnasium Box2D: LunarLander-v3", r"gymnasium\.envs\.box2d\b", "box2d", "Box2D"),
     Family("Gymnasium MuJoCo: HalfCheetah-v5", r"gymnasium\.envs\.mujoco\b", "mujoco", "mujoco"),

@@ -13,24 +13,15 @@ from reverie.envs.base import Arrays
 
 @dataclass
 class Tape:
-    """The open episode of one env.
-
-    Attributes:
-      ended: the next `send` is a reset.
-      in_flight: it was told what to do, and its answer is not taken yet.
-      actions: of the episode, as bytes.
-      crcs: of the rows received: one more than actions, or as many.
-      steps: rows ever received from this env.
-      failed_at: `steps` at the failures in the window.
-    """
+    """The open episode of one env."""
 
     episode: int = -1
-    ended: bool = True
-    in_flight: bool = False
-    actions: list[bytes] = field(default_factory=list)
-    crcs: list[int] = field(default_factory=list)
-    steps: int = 0
-    failed_at: deque[int] = field(default_factory=deque)
+    ended: bool = True  # the next `send` is a reset
+    in_flight: bool = False  # it was told what to do, and its answer is not taken yet
+    actions: list[bytes] = field(default_factory=list)  # of the episode
+    crcs: list[int] = field(default_factory=list)  # of the rows received: one more than actions, or as many
+    steps: int = 0  # rows ever received from this env
+    failed_at: deque[int] = field(default_factory=deque)  # `steps` at the failures in the window
 
     def begin(self) -> None:
         """The next episode is asked for."""

@@ -76,12 +76,6 @@ class Workers:
         max_failures: int = 10,
         window: int = 1000,
     ) -> None:
-        if num < 1:
-            raise ValueError(f"envs is {num}, expected 1 or more")
-        if deadline <= 0:
-            raise ValueError(f"deadline is {deadline} s, expected more than 0")
-        if mode not in ("auto", "inline", "process"):
-            raise ValueError(f"workers is {mode!r}, expected 'auto', 'inline' or 'process'")
         specs = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [env_spec(spec)] * num
         self.spec = specs[0]
         self.num = num
@@ -208,11 +202,8 @@ class Workers:
                     self._seats[i].step()
         for i in np.flatnonzero(mismatch).tolist():
             _log.warning(
-                "env %d of %s did not repeat episode %d after the resume: the episode is cut "
-                "(a truncation). `reverie check-env` says whether the env is deterministic",
-                i,
-                self.spec.id,
-                self._tapes[i].episode,
+                f"env {i} of {self.spec.id} did not repeat episode {self._tapes[i].episode} after the resume: the "
+                "episode is cut (a truncation). `reverie check-env` says whether the env is deterministic"
             )
             self._cut[i] = True
             self._tapes[i].ended = True

@@ -47,7 +47,7 @@ class ActionRepeat(Wrapper):
 
     def __init__(self, env: Env, repeat: int) -> None:
         super().__init__(env)
-        self._repeat = _at_least_one("action_repeat", repeat)
+        self._repeat = repeat
 
     def step(self, action: Arrays) -> Step:
         total, terminal = 0.0, False
@@ -66,8 +66,7 @@ class TimeLimit(Wrapper):
 
     def __init__(self, env: Env, limit: int) -> None:
         super().__init__(env)
-        self._limit = _at_least_one("time_limit", limit)
-        self._steps = 0
+        self._limit, self._steps = limit, 0
 
     def reset(self, seed: int | None = None) -> Step:
         self._steps = 0
@@ -115,8 +114,7 @@ class ResizeImages(_ImageWrapper):
 
     def __init__(self, env: Env, size: int | tuple[int, int]) -> None:
         super().__init__(env, "--image-size")
-        height, wide = (size, size) if isinstance(size, int) else size
-        self._size = _at_least_one("image_size", height), _at_least_one("image_size", wide)
+        self._size = (size, size) if isinstance(size, int) else size
         small = {key: replace(space, shape=(*self._size, space.shape[2])) for key, space in self._images.items()}
         self.obs_space = env.obs_space | small
 
@@ -180,9 +178,3 @@ def _gray(image: np.ndarray) -> np.ndarray:
         return image
     luma = image[..., :3].astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
     return ((luma + 500) // 1000).astype(np.uint8)[..., None]
-
-
-def _at_least_one(flag: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{flag} is {value}, expected 1 or more")
-    return value

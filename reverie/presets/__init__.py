@@ -31,17 +31,11 @@ LARGEST = 1 << 20  # bytes of a file of one's own
 
 @dataclass(frozen=True)
 class Presets:
-    """The content of an algorithm's file, with every `base` filled in.
+    """The content of an algorithm's file, with every `base` filled in."""
 
-    Attributes:
-      defaults: values of the run that differ from those of `RunConfig`.
-      named: preset -> its values.
-      preset_for: env -> the preset that is taken there.
-    """
-
-    defaults: Mapping[str, Any]
-    named: Mapping[str, Mapping[str, Any]]
-    preset_for: Mapping[str, str]
+    defaults: Mapping[str, Any]  # values of the run that differ from those of `RunConfig`
+    named: Mapping[str, Mapping[str, Any]]  # preset -> its values
+    preset_for: Mapping[str, str]  # env -> the preset that is taken there
 
 
 @cache

@@ -31,17 +31,12 @@ def check(priorities: np.ndarray) -> None:
 
 
 class SumTree:
-    """`size` leaves, float64, not negative, with O(log size) changes and draws.
-
-    Attributes:
-      nodes: float64 [2 * size]; `nodes[0]` means nothing.
-      leaves: float64 [size], a view to read from.
-    """
+    """`size` leaves, float64, not negative, with O(log size) changes and draws."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.nodes = np.zeros(2 * size)
-        self.leaves = self.nodes[size:]
+        self.nodes = np.zeros(2 * size)  # of which the first means nothing
+        self.leaves = self.nodes[size:]  # a view to read from
         self._left, self._right = self.nodes[0::2], self.nodes[1::2]  # [i]: the children of i
         self._depth = (2 * size - 1).bit_length() - 1  # of the deepest leaf; no leaf is higher by more than one
 
@@ -98,16 +93,11 @@ class Priorities:
     Args:
       alpha: 0 to 1; 0 draws uniformly.
       beta: 0 to 1; 0 leaves all weights at 1.
-
-    Attributes:
-      highest: the largest priority known so far, 1 to begin with. What is new gets it, so that it is soon drawn.
     """
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
-        if not (0 <= alpha <= 1 and 0 <= beta <= 1):
-            raise ValueError(f"alpha is {alpha} and beta is {beta}, expected 0 to 1 of both")
         self.alpha, self.beta = alpha, beta
-        self.highest = 1.0
+        self.highest = 1.0  # priority known so far. What is new gets it, so that it is soon drawn
         self._tree = SumTree(size)
 
     def set(self, places: np.ndarray, priorities: np.ndarray) -> None:

@@ -75,11 +75,6 @@ class Rings:
         """Rows ever added."""
         return int(self._count.sum())
 
-    @property
-    def nbytes(self) -> int:
-        """Memory when full."""
-        return self.capacity * bytes_per_row(self.fields)
-
     def check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...] = ()) -> None:
         """Raises what adding `rows` [*lead, n, ...] to `streams` [n] would raise, and adds nothing."""
         if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (

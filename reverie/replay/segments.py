@@ -251,13 +251,8 @@ class Segments:
         missing = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
         if damages:
             log.warning(
-                "replay in %s: %d damaged places set aside, %d of %d rows lost, training goes on "
-                "with the rest. First: %s",
-                self.directory,
-                len(damages),
-                missing,
-                manifest["held"],
-                damages[0],
+                f"replay in {self.directory}: {len(damages)} damaged places set aside, {missing} of {manifest['held']} "
+                f"rows lost, training goes on with the rest. First: {damages[0]}"
             )
         return missing
 

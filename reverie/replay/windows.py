@@ -15,9 +15,6 @@ class Windows:
     Args:
       ring: rows that a stream may hold.
       length: L.
-
-    Attributes:
-      next: int [streams], the t before which everything was served.
     """
 
     def __init__(self, streams: int, ring: int, length: int) -> None:
@@ -27,7 +24,7 @@ class Windows:
         self._head = np.zeros(streams, np.int64)  # of `_starts`: the oldest
         self._tail = np.zeros(streams, np.int64)  # of `_starts`: one past the newest
         self._cursor = np.zeros(streams, np.int64)  # of `_starts`: the next to serve
-        self.next = np.zeros(streams, np.int64)
+        self.next = np.zeros(streams, np.int64)  # the t before which everything was served
 
     def __len__(self) -> int:
         return int((self._tail - self._head).sum())

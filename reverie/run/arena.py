@@ -20,17 +20,11 @@ SEATS = ("first", "second")
 
 
 class Game(NamedTuple):
-    """One that was played to its end.
+    """One that was played to its end."""
 
-    Attributes:
-      seat: the agent's: 0 where it moved first.
-      outcome: 1 where the agent earned more than nothing in all, -1 where it was less, 0 else.
-      length: moves of both.
-    """
-
-    seat: int
-    outcome: int
-    length: int
+    seat: int  # the agent's: 0 where it moved first
+    outcome: int  # 1 where the agent earned more than nothing in all, -1 where it was less, 0 else
+    length: int  # moves of both
 
     @classmethod
     def of(cls, episode: Episode, seat: int) -> Game:

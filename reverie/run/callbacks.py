@@ -50,10 +50,8 @@ class Callbacks:
         except Exception as error:  # the user's own function: no reason to lose a run
             if name not in self._faulty:
                 self._faulty.add(name)
-                logger.warning(
-                    "step %d: %s raised %s: %s. Training goes on; this is told once", step, name,
-                    type(error).__name__, error,
-                )  # fmt: skip
+                raised = f"{name} raised {type(error).__name__}: {error}"
+                logger.warning("step %d: %s. Training goes on; this is told once", step, raised)
 
 
 def require(name: str) -> None:

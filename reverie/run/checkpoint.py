@@ -66,17 +66,13 @@ _DAMAGE = (_DamagedError, Missing)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint.
-
-    Attributes:
-      run: the id of the run that wrote it; empty if that is old and had none.
-    """
+    """The content of a checkpoint."""
 
     step: int
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
     path: Path
-    run: str
+    run: str  # the id of the run that wrote it; empty if that is old and had none
 
 
 class Checkpoints:

@@ -39,23 +39,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Pace:
-    """The work done in a session, and what its run has still to do.
+    """The work done in a session, and what its run has still to do."""
 
-    Attributes:
-      steps, updates: done in this session.
-      steps_left, updates_left: of the whole run.
-      seconds: of this session, by what they were spent on (`Clock`).
-      compiling: seconds of these that the compilation of updates took, which happens once.
-      earlier: updates of the sessions before.
-    """
-
-    steps: int
-    updates: int
-    steps_left: int
-    updates_left: int
-    seconds: Mapping[str, float]
-    compiling: float = 0.0
-    earlier: int = 0
+    steps: int  # done in this session
+    updates: int  # as well
+    steps_left: int  # of the whole run
+    updates_left: int  # as well
+    seconds: Mapping[str, float]  # of this session, by what they were spent on (`Clock`)
+    compiling: float = 0.0  # seconds of these that the compilation of updates took, which happens once
+    earlier: int = 0  # updates of the sessions before
 
     @property
     def seconds_left(self) -> float | None:

@@ -22,9 +22,8 @@ from reverie.fields import (
     Weight,
     Within,
     check,
-    parsed,
+    json_object,
     plain_size,
-    short,
 )
 
 
@@ -206,12 +205,6 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             )
         if self.devices > 1 and self.debug:
             raise ConfigError(f"--debug computes on one device: type --devices 1 instead of --devices {self.devices}")
-        try:
-            kwargs = parsed(self.env_kwargs)
-        except ValueError as error:
-            kwargs = error
-        if not isinstance(kwargs, dict):
-            given = short(self.env_kwargs)
-            raise ConfigError(f"--env-kwargs must be a JSON object such as '{{\"size\": 5}}', got {given}")
+        kwargs = json_object(self.env_kwargs, "env_kwargs", '{"size": 5}')
         # In one form, so that two texts are equal if what they say is.
         object.__setattr__(self, "env_kwargs", json.dumps(kwargs, sort_keys=True))

@@ -27,17 +27,10 @@ FUSED_OPS = frozenset({
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one update.
+    """The cost of one update."""
 
-    Attributes:
-      flops: floating point operations.
-      bytes: memory at its fullest: the state (parameters and optimizer), gradients and activations.
-      state: bytes of the state alone.
-    """
-
-    flops: float
-    bytes: int
-    state: int
+    flops: float  # floating point operations
+    bytes: int  # memory at its fullest: the state (parameters and optimizer), gradients and activations
 
 
 def of_update(agent: Agent, fields: dict[str, Field], batch: int, length: int) -> Cost:
@@ -47,8 +40,7 @@ def of_update(agent: Agent, fields: dict[str, Field], batch: int, length: int) -
         rows["weight"] = jax.ShapeDtypeStruct((batch,), "float32")
     state = jax.eval_shape(agent.init, jax.random.key(0))
     traced: Any = jax.make_jaxpr(agent.train)(state, rows).jaxpr
-    sizes = [_bytes(x) for x in traced.invars]
-    return Cost(_flops(traced), sum(sizes) + _alive(traced), sum(sizes[: len(jax.tree.leaves(state))]))
+    return Cost(_flops(traced), sum(_bytes(x) for x in traced.invars) + _alive(traced))
 
 
 def _flops(jaxpr: Any) -> float:

@@ -25,15 +25,12 @@ class RunGone(RuntimeError):
 
 
 class RunDirectory:
-    """Where the parts of a run lie.
-
-    Attributes:
-      handle: of the directory itself, wherever it may be, while it is locked.
-      folder: the way to everything that is read or written here. The other paths are names, for people and for looking.
-    """
+    """Where the parts of a run lie."""
 
     def __init__(self, path: Path, handle: int | None = None) -> None:
-        self.path, self.handle, self.folder = path, handle, Folder(path)
+        self.handle = handle  # of the directory itself, wherever it may be, while it is locked
+        self.folder = Folder(path)  # the way to everything that is read or written here
+        self.path = path  # this and the others are names, for people and for looking
         self.config = path / "config.json"  # the configuration, as text
         self.metrics = path / "metrics.jsonl"  # one JSON object per line
         self.checkpoints = path / "checkpoints"  # step-%012d/

@@ -65,10 +65,8 @@ class Events:
         except OSError as error:
             if not self._reported:
                 logger.warning(
-                    "cannot write to %s: %s. The run goes on; TensorBoard shows nothing more until that works again, "
-                    "and metrics.jsonl has all numbers",
-                    self._folder,
-                    error.strerror,
+                    f"cannot write to {self._folder}: {error.strerror}. The run goes on; TensorBoard shows nothing "
+                    "more until that works again, and metrics.jsonl has all numbers"
                 )
             self._reported = True
 

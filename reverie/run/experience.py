@@ -71,18 +71,9 @@ class Ratio:
         so that a long run does not drift.
       batch_steps: trained rows of one update, `B * T`.
       start: env steps before the first update can be due.
-
-    Raises ValueError for a negative ratio, an empty batch or a negative start.
     """
 
     def __init__(self, replayed_per_step: float, batch_steps: int, start: int) -> None:
-        if not 0 <= replayed_per_step < float("inf"):
-            raise ValueError(f"the replay ratio is a number >= 0, e.g. 32; given {replayed_per_step}")
-        if batch_steps < 1 or start < 0:
-            raise ValueError(
-                f"a batch has at least one trained row and the start is >= 0; given "
-                f"batch_steps={batch_steps}, start={start}"
-            )
         self._updates_per_step = Fraction(str(replayed_per_step)) / batch_steps
         self._start = start
         self.done = 0

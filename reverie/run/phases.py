@@ -29,21 +29,13 @@ NUMBERS: dict[Phase, int] = {"collect": 0, "learn": 1, "model": 1, "policy": 2} 
 
 @dataclass(frozen=True)
 class Progress:
-    """Counters of a run.
+    """Counters of a run."""
 
-    Attributes:
-      step: rows in replay, ever: env steps of all envs.
-      updates: done, the skipped ones (not finite) included.
-      left_out: updates that were due while replay held no sequence to train on.
-      measured: the moment up to which all that is due is measured; behind the present one if a signal came.
-      evaluated: the moment of `evaluation`, or -1.
-    """
-
-    step: int = 0
-    updates: int = 0
-    left_out: int = 0
-    measured: int = 0
-    evaluated: int = -1
+    step: int = 0  # rows in replay, ever: env steps of all envs
+    updates: int = 0  # done, the skipped ones (not finite) included
+    left_out: int = 0  # updates that were due while replay held no sequence to train on
+    measured: int = 0  # the moment up to which all that is due is measured; behind the present one if a signal came
+    evaluated: int = -1  # the moment of `evaluation`, or -1
     evaluation: Evaluation | None = None
 
     @classmethod

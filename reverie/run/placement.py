@@ -22,13 +22,11 @@ class Placement:
 
     Args:
       devices: of one platform; none of them for the default one.
-
-    Attributes:
-      train: options of `jax.jit` for `(state, batch) -> (state, out, metrics)`, `out` split like the batch.
-      alone: options of `jax.jit` for functions of the first device; their state is `local`.
     """
 
     def __init__(self, devices: Sequence[jax.Device] = ()) -> None:
+        # Options of `jax.jit`: for `(state, batch) -> (state, out, metrics)`, `out` split like the batch; and for
+        # functions of the first device, whose state is `local`.
         self.train: dict[str, Any] = {}
         self.alone: dict[str, Any] = {}
         self._everywhere: NamedSharding | None = None

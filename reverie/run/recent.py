@@ -19,18 +19,12 @@ COUNTERS = ("nonfinite/total", "nonfinite/streak")  # metrics that are not avera
 
 
 class Recent:
-    """Figures of updates and finished episodes since the last line of metrics.
-
-    Attributes:
-      names: of the figures of an update.
-      episodes: in the order in which they finished.
-      logged: how far the run was then.
-    """
+    """Figures of updates and finished episodes since the last line of metrics."""
 
     def __init__(self, run: RunConfig, workers: Envs, replay: Replay, compiled: JittedAgent, clock: Clock) -> None:
-        self.names: list[str] = []
-        self.episodes: list[Episode] = []
-        self.logged = Progress()
+        self.names: list[str] = []  # of the figures of an update
+        self.episodes: list[Episode] = []  # in the order in which they finished
+        self.logged = Progress()  # how far the run was then
         self._run, self._workers, self._replay, self._jitted, self._clock = run, workers, replay, compiled, clock
         self._figures: list[jax.Array | np.ndarray] = []  # of every update, float32 [len(names)]
         self._latest: jax.Array | None = None

@@ -44,9 +44,10 @@ FORM = {
         "evaluated": range(-1, COUNT.stop),
         "evaluation": (None, {"returns": [float], "lengths": [COUNT]}),
     },
-    "ratio": {"done": COUNT},
-    "names": [str],
-    "metrics_bytes": BYTES,
+    "ratio": {"done": COUNT},  # the state of `Ratio`
+    "names": [str],  # of the figures of an update
+    "metrics_bytes": BYTES,  # of metrics.jsonl that count
+    # What `Segments.save` returned.
     "replay": {"version": COUNT, "held": COUNT, "schema": {str: [object]}, "replay": {"count": [COUNT]}},
 }
 
@@ -61,14 +62,7 @@ def describe_run(
     names: Sequence[str] = (),
     metrics_bytes: int = 0,
 ) -> dict[str, Any]:
-    """The facts of a checkpoint in this form.
-
-    Args:
-      replay: what `Segments.save` returned.
-      ratio: the state of `Ratio`.
-      names: of the figures of an update.
-      metrics_bytes: of metrics.jsonl that count.
-    """
+    """The facts of a checkpoint, see `FORM`."""
     return {
         "obs_space": to_json(obs_space),
         "act_space": to_json(act_space),
@@ -94,18 +88,13 @@ def latest(checkpoints: Checkpoints) -> Checkpoint | None:
 
 @dataclass
 class Snapshots:
-    """The parts of a run in its checkpoints, besides its state and its progress.
-
-    Attributes:
-      checkpoints: of the run, whose id they bear.
-      segments: where the rows of `replay` lie.
-      replay, collector, ratio, recent: of the run; `restore` brings them back.
-    """
+    """The parts of a run in its checkpoints, besides its state and its progress."""
 
     run: RunConfig
     agent: Agent
-    checkpoints: Checkpoints
-    segments: Segments
+    checkpoints: Checkpoints  # of the run, whose id they bear
+    segments: Segments  # where the rows of `replay` lie
+    # `restore` brings these back.
     replay: Replay
     collector: Collector
     ratio: Ratio

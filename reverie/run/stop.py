@@ -31,13 +31,10 @@ class Stop:
 
     A second Ctrl-C that is the third signal is the KeyboardInterrupt. The end of a terminal (SIGHUP) stays ignored
     where it was, as under `nohup`. Works in the main thread only; elsewhere signals are not ours to take.
-
-    Attributes:
-      signal: the name of the first signal, None while there is none.
     """
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        self.signal: str | None = None  # the name of the first one, if any came
         self._interrupts = 0
         self._before: dict[int, Any] = {}
         # Who reads the signals, and where they are written: by us, and before.

@@ -19,7 +19,7 @@ COLLECTORS = frozenset({"reverie.envs.box2d:drive"})
 class NeedsTrust(ConfigError):
     """A run directory names code for which nobody vouched.
 
-    Attributes:
+    Args:
       what: would be run, a sentence.
       missing: value that may be typed again -> what it is; empty where that would not help.
     """

@@ -18,24 +18,15 @@ PITCH = 0.34  # inches from one line to the next
 
 
 class Branches(NamedTuple):
-    """The N nodes of a tree in the order in which they were made: the root is node 0, and parents precede children.
+    """The N nodes of a tree in the order in which they were made: the root is node 0, and parents precede children."""
 
-    Attributes:
-      parent: int `[N]`, -1 of the root.
-      action: int `[N]`, that led here; -1 of the root.
-      name: N texts: what this action, or outcome of chance, is called.
-      visits: int `[N]`, simulations that made or passed a node; of the root, its own evaluation included.
-      q: float `[N]`, mean return of the step that led here, in the eyes of the player who took it; of the root, its
-        value.
-      chance: bool `[N]`, not the player is to move here but chance.
-    """
-
-    parent: np.ndarray
-    action: np.ndarray
-    name: list[str]
-    visits: np.ndarray
+    parent: np.ndarray  # int `[N]`, -1 of the root
+    action: np.ndarray  # int `[N]`, that led here; -1 of the root
+    name: list[str]  # N texts: what this action, or outcome of chance, is called
+    visits: np.ndarray  # int `[N]`, simulations that made or passed a node; of the root, its own evaluation included
+    # float `[N]`, mean return of the step that led here, in the eyes of the player who took it; of the root, its value.
     q: np.ndarray
-    chance: np.ndarray
+    chance: np.ndarray  # bool `[N]`, not the player is to move here but chance
 
 
 class SearchReport(NamedTuple):

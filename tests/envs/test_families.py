@@ -456,7 +456,7 @@ def test_a_partial_view_of_symbols_or_pixels():
     assert (cells.shape, cells.classes[:3], cells.width) == ((7, 7, 3), (11, 6, 3), 49 * 20)
     assert direction.classes == (4,)
     step = env.reset(0)
-    np.testing.assert_array_equal(step.obs["cells"], env.env._env.unwrapped.gen_obs()["image"])
+    np.testing.assert_array_equal(step.obs["cells"], env.env.unwrapped.gen_obs()["image"])
     turned = env.step({"action": np.array(1, np.int32)}).obs["direction"]
     assert turned == (step.obs["direction"] + 1) % 4
     rgb = make_env(EnvSpec("MiniGrid-Empty-8x8-v0", kwargs={"view": "rgb"}))

@@ -127,12 +127,6 @@ def test_a_priority_of_zero_is_drawn_now_and_then_and_what_is_dropped_never() ->
     np.testing.assert_allclose(np.bincount(places, minlength=3), [1000, 3000, 0], atol=1)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(-0.1, 1.0), (1.1, 1.0), (1.0, -1.0), (1.0, float("nan"))])
-def test_powers_outside_their_range_are_refused(alpha: float, beta: float) -> None:
-    with pytest.raises(ValueError, match="expected 0 to 1 of both"):
-        Priorities(3, alpha, beta)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0])
 def test_what_is_no_priority_is_refused_and_changes_nothing(value: float) -> None:
     priorities = Priorities(3, 1.0, 1.0)

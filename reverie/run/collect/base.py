@@ -19,27 +19,18 @@ Add = Callable[[np.ndarray, Row], object]  # takes the rows of envs [n]
 
 @runtime_checkable
 class Collector(Protocol):
-    """Acts somewhere, and commits the rows that come of it to replay.
+    """Acts somewhere, and commits the rows that come of it to replay."""
 
-    Attributes:
-      groups: the envs of each group that is stepped by itself, int [n].
-      carry: the policy's carry of each group. The caller sets it before the first `step`.
-      pending: the rows `[n, ...]` of each group whose successors are not known yet; none before its first step.
-      tally: counts the episodes.
-    """
-
-    groups: list[np.ndarray]
-    carry: list[Carry]
-    pending: list[Row]
-    tally: Tally
+    groups: list[np.ndarray]  # the envs of each group that is stepped by itself, int [n]
+    carry: list[Carry]  # the policy's of each group. The caller sets it before the first `step`
+    pending: list[Row]  # `[n, ...]` of each group, whose successors are not known yet; none before its first step
+    tally: Tally  # counts the episodes
 
     def step(self, state: State, mode: Mode) -> int:
         """Acts once with the policy of `state`; returns the number of rows committed."""
-        ...
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays."""
-        ...
 
     def restore(self, state: Row) -> np.ndarray:
         """Continues from `state`, in a new process, with `carry` as it was to begin with.
@@ -50,7 +41,6 @@ class Collector(Protocol):
         Raises:
           ValueError: the state is of something else; nothing is changed then.
         """
-        ...
 
 
 class Episode(NamedTuple):

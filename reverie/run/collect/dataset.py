@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from reverie.config import ConfigError
@@ -55,10 +56,6 @@ class Dataset:
       spec: the env that they are of; it says what is an observation and an action.
       streams: of the replay that they go to.
 
-    Attributes:
-      obs_space, act_space: of the env, as an agent sees them.
-      episodes: rows `[T + 1, ...]` of each.
-
     Raises:
       ConfigError: there is no such data, or it is not of this env; names the episode, the step and what was expected.
     """
@@ -71,8 +68,8 @@ class Dataset:
                 raise ConfigError(f"{spec.id} is no Gymnasium env, in whose words data could be: run it instead")
             if spec.action_repeat > 1:
                 raise ConfigError("--action-repeat cannot be applied to what was recorded: leave it out")
-            self.obs_space, self.act_space = env.obs_space, env.act_space
-            self.episodes = [_rows(recording, env) for recording in _recordings(path)]
+            self.obs_space, self.act_space = env.obs_space, env.act_space  # as an agent sees them
+            self.episodes = [_rows(recording, env) for recording in _recordings(path)]  # `[T + 1, ...]` of each
         finally:
             env.close()
         if not self.episodes:
@@ -211,16 +208,16 @@ def _actions(recording: Recording, env: Env) -> Arrays:
     return out
 
 
-def _flat(value: Any, name: str = "") -> dict[str, np.ndarray]:
+def _is_array(value: Any) -> bool:
+    return not isinstance(value, dict | tuple)
+
+
+def _flat(tree: Any) -> dict[str, np.ndarray]:
     """Nested arrays by the names that the adapter gives them."""
-    if not isinstance(value, Mapping | tuple):
-        return {name: np.asarray(value)}
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    return {k: x for key, each in items for k, x in _flat(each, f"{name}/{key}".lstrip("/")).items()}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_array)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
 
 
-def _at(value: Any, t: int) -> Any:
+def _at(tree: Any, t: int) -> Any:
     """The element t of nested arrays."""
-    if isinstance(value, Mapping):
-        return {key: _at(x, t) for key, x in value.items()}
-    return tuple(_at(x, t) for x in value) if isinstance(value, tuple) else value[t]
+    return jax.tree.map(lambda x: x[t], tree, is_leaf=_is_array)

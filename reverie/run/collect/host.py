@@ -26,15 +26,12 @@ class HostCollector:
     """Steps groups of envs in turn and commits their rows: a `Collector`.
 
     Args:
-      workers: the envs.
       policy: decides over the n envs of a group.
       add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
       groups: number of groups that take turns; env i is in group `i * groups // num`.
     """
 
     def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
-        if not 1 <= groups <= workers.num:
-            raise ValueError(f"groups is {groups}, expected 1 to {workers.num}, the number of envs")
         self.groups = np.array_split(np.arange(workers.num), groups)
         self.carry: list[Carry] = [None] * groups
         self._workers, self._policy, self._add = workers, policy, add
@@ -64,7 +61,7 @@ class HostCollector:
         return len(envs) if pending else 0
 
     def state(self) -> Row:
-        """All there is to know between two steps, as arrays; the envs go on working."""
+        """See `Collector`; the envs go on working."""
         state = add_prefix("workers/", self._workers.state())
         for group, (pending, carry) in enumerate(zip(self.pending, self.carry, strict=True)):
             state |= add_prefix(f"pending/{group}/", pending) | add_prefix(f"carry/{group}/", flatten(carry))

@@ -22,13 +22,7 @@ from reverie.saved import reading
 
 
 class Source:
-    """The replay of the run in `path`, as its newest checkpoint counts it.
-
-    Attributes:
-      rows: how many it holds.
-      streams: envs that they came from.
-      fields: key of a row -> shape and dtype.
-    """
+    """The replay of the run in `path`, as its newest checkpoint counts it."""
 
     def __init__(self, path: str) -> None:
         self.directory = RunDirectory(Path(path))
@@ -40,7 +34,8 @@ class Source:
         if checkpoint is None:
             raise ConfigError(f"--offline {path}: that run has no checkpoint yet")
         self.config, self._manifest = saved, checkpoint.meta["replay"]
-        self.rows, self.streams = int(self._manifest["held"]), len(self._manifest["replay"]["count"])
+        self.rows = int(self._manifest["held"])
+        self.streams = len(self._manifest["replay"]["count"])  # envs that they came from
         with reading(self.directory.replay):
             schema = self._manifest["schema"]
             self.fields = {k: Field(tuple(shape), np.dtype(name)) for k, (name, shape) in schema.items()}

@@ -25,18 +25,12 @@ from reverie.run.stop import Stop
 
 
 class Rollout:
-    """N device envs and a policy that take `steps` steps in one call.
-
-    Args:
-      options: of `jax.jit`.
-
-    Attributes:
-      traced: mode -> `(state, world, carry) -> (world, carry, rows)`; rows `[steps, N, ...]` with `obs/`, `action/`,
-        `out/` and the flags.
-    """
+    """N device envs and a policy that take `steps` steps in one call; `options` are those of `jax.jit`."""
 
     def __init__(self, envs: DeviceEnvs, agent: Agent, steps: int, **options: Any) -> None:
         self.envs, self.agent, self.steps = envs, agent, steps
+        # Mode -> `(state, world, carry) -> (world, carry, rows)`; rows `[steps, N, ...]` with `obs/`, `action/`, `out/`
+        # and the flags.
         self.traced = {
             mode: CountedJit(f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), **options)
             for mode in get_args(Mode)
