@@ -235,8 +235,9 @@ def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     yield Choice("units", 64, f"{_shown(facts)}: {few}")
     yield Choice("envs", 8, "more updates for each of their steps")
     yield Choice("replay_ratio", 16.0, "a laptop has time for it")
-    if _picture(facts) and own.get("bootstrap") == "network":
+    if _picture(facts):
         yield Choice("bootstrap", "stored", "reading every picture that a return ends with again is dear")
+        yield Choice("reanalyse", 0.0, "and searching from it still more so")
     if not _is_game(facts) and (length := max(facts.plain.length, facts.held.length)) <= LONG:
         yield Choice("discount", 0.99, f"episodes have about {length:.0f} steps")
         yield Choice("n_step", 20, "rewards come every step or late, and new values need no relay of ten updates")
