@@ -13,7 +13,7 @@ priority of its **root**: the first row after the context, the one that training
 
     [ c r t t t ]        C = 1 row of context, r: the root, t: the rows after it
         |
-        p^alpha          a new row has the largest priority known so far; training writes others by id
+        p^alpha          a row has the largest priority known until training writes another by id
 
 Every row is the root of at most one window, so the tree of sums (`priorities`) has one leaf per slot, zero where no
 window has its root. The leaves follow from the rows and the windows: `reindex` brings back the same draws.
@@ -269,9 +269,25 @@ class Replay(Rings):
         self.dirty[slots] = True
         if self._priorities and PRIORITY in values and slots.size:
             written = self.arrays[PRIORITY][slots]
-            self._priorities.highest = max(self._priorities.highest, float(written.max()))
+            if written.max() > self._priorities.highest:
+                self._raise_untrained(float(written.max()), slots)
             self._priorities.change(slots, written)
         return skipped
+
+    def _raise_untrained(self, highest: float, trained: np.ndarray) -> None:
+        """The largest priority known is `highest` from now on, and that of every row not trained on yet.
+
+        What it was when they came says nothing: a warm-up is over before any priority is known. Left at 1, where the
+        others have hundreds, its rows would never be drawn. They are those that have the largest, `trained` aside.
+        """
+        assert self._priorities is not None
+        priority = self.arrays[PRIORITY]
+        untrained = self.held & (priority == np.float32(self._priorities.highest))
+        untrained[trained] = False
+        slots = np.flatnonzero(untrained)
+        priority[slots] = self._priorities.highest = highest
+        self.dirty[slots] = True
+        self._priorities.change(slots, priority[slots])
 
     # --- state -----------------------------------------------------------------------------------
 
