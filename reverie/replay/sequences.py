@@ -270,21 +270,21 @@ class Replay(Rings):
         if self._priorities and PRIORITY in values and slots.size:
             written = self.arrays[PRIORITY][slots]
             if written.max() > self._priorities.highest:
-                self._raise_untrained(float(written.max()), slots)
+                self._raise_waiting(float(written.max()), slots)
             self._priorities.change(slots, written)
         return skipped
 
-    def _raise_untrained(self, highest: float, trained: np.ndarray) -> None:
+    def _raise_waiting(self, highest: float, but: np.ndarray) -> None:
         """The largest priority known is `highest` from now on, and that of every row not trained on yet.
 
         What it was when they came says nothing: a warm-up is over before any priority is known. Left at 1, where the
-        others have hundreds, its rows would never be drawn. They are those that have the largest, `trained` aside.
+        others have hundreds, its rows would never be drawn. They have the largest; the slots `but` do not count.
         """
         assert self._priorities is not None
         priority = self.arrays[PRIORITY]
-        untrained = self.held & (priority == np.float32(self._priorities.highest))
-        untrained[trained] = False
-        slots = np.flatnonzero(untrained)
+        waiting = self.held & (priority == np.float32(self._priorities.highest))
+        waiting[but] = False
+        slots = np.flatnonzero(waiting)
         priority[slots] = self._priorities.highest = highest
         self.dirty[slots] = True
         self._priorities.change(slots, priority[slots])
