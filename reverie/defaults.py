@@ -32,6 +32,7 @@ SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
 LONG = 1000  # steps of an episode
 UNPAID = 0.99  # share of unpaid steps from which on reward is hard to find
 SPARSE = 0.1  # share of random actions where reward is hard to find
+PART = 0.1  # of such a reward, by which the values of actions differ
 FAINT = 0.25  # standard deviation below which networks hardly see what a number does
 WIDE = 100  # characters of a value that are printed
 REACH = 10.0  # spreads that anything seen may lie from the mean
@@ -88,9 +89,9 @@ def tell(console: Console, conf: Config, choices: Sequence[Choice]) -> None:
     values, reasons = conf.values(), dict[str, list[str]]()
     for choice in choices:
         if values[choice.name] == choice.value:
-            text = str(choice.value)
+            text = _flag_of(choice)
             text = text if len(text) <= WIDE else f"{text[:WIDE]}... (config.json has all)"
-            reasons.setdefault(choice.reason, []).append(f"{fields.flag(choice.name)} {text}")
+            reasons.setdefault(choice.reason, []).append(text)
     if not reasons:
         return
     made = [name for name, own in presets.of(conf.algorithm).named.items() if own.get("env") == conf.run.env]
@@ -98,6 +99,13 @@ def tell(console: Console, conf: Config, choices: Sequence[Choice]) -> None:
     head = f"Chosen for {conf.run.env} by what it shows (--preset {config.PAPER}: nothing chosen{others}):"
     for line in (head, *(f"  {' '.join(names)}: {reason}" for reason, names in reasons.items())):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _flag_of(choice: Choice) -> str:
+    """A choice as a person would type it."""
+    if isinstance(choice.value, bool):
+        return fields.flag(choice.name if choice.value else f"no_{choice.name}")
+    return f"{fields.flag(choice.name)} {choice.value}"
 
 
 def algorithm(env: str, facts: Facts) -> Choice:
@@ -238,6 +246,7 @@ def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if _picture(facts):
         yield Choice("bootstrap", "stored", "reading every picture that a return ends with again is dear")
         yield Choice("reanalyse", 0.0, "and searching from it still more so")
+    yield Choice("prioritized", False, "in a batch drawn by errors of values, the weights leave few rows that count")
     if not _is_game(facts) and (length := max(facts.plain.length, facts.held.length)) <= LONG:
         yield Choice("discount", 0.99, f"episodes have about {length:.0f} steps")
         yield Choice("n_step", 20, "rewards come every step or late, and new values need no relay of ten updates")
@@ -268,8 +277,11 @@ def _search(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """How far values must differ before a search acts on it."""
     if "least_range" not in own or _is_game(facts):
         return
-    typical = facts.largest if facts.largest <= 1 else 1.0
-    if typical > 0:
+    typical = min(facts.largest, 1.0)
+    if UNPAID <= facts.zeros < 1:
+        near = "one action brings a reward that is hardly ever paid only a little nearer"
+        yield Choice("least_range", float(f"{PART * typical:.2g}"), near)
+    elif typical > 0:
         yield Choice("least_range", typical, "values that differ by less than a reward are noise at first")
 
 

@@ -61,7 +61,26 @@ def test_what_is_hardly_ever_paid_is_looked_for_and_replayed_without_repeated_ac
         assert "hold" not in chosen(algorithm, seen)
         assert not {"random_moves", "rare_share"} & chosen(algorithm, dataclasses.replace(seen, zeros=0.9)).keys()
     assert "rare_share" in chosen("dreamer_v3", seen)
-    assert "rare_share" not in chosen("gumbel_muzero", seen), "it has priorities"
+    assert "rare_share" not in chosen("gumbel_muzero", seen), "its values would be those of luck"
+
+
+def test_a_search_acts_on_small_differences_where_reward_is_hardly_ever_paid() -> None:
+    """On a slippery lake an action changes the chance of reaching the goal by some hundredths."""
+    assert chosen("gumbel_muzero", facts())["least_range"] == 1.0
+    assert chosen("gumbel_muzero", dataclasses.replace(facts(), zeros=0.998))["least_range"] == 0.1
+    rich = dataclasses.replace(facts(), zeros=0.998, largest=50.0)
+    assert chosen("gumbel_muzero", rich)["least_range"] == 0.1
+    assert "least_range" not in chosen("gumbel_muzero", dataclasses.replace(facts(), zeros=1.0, largest=0.0))
+
+
+def test_errors_of_values_do_not_decide_what_is_replayed() -> None:
+    conf = config.override(config.default("gumbel_muzero"), env="x")
+    choices = defaults.suit(conf, facts())
+    assert chosen("gumbel_muzero", facts())["prioritized"] is False
+    told = io.StringIO()
+    conf = config.override(conf, **{x.name: x.value for x in choices})
+    defaults.tell(Console(file=told, width=200), conf, choices)
+    assert "  --no-prioritized: " in told.getvalue(), "as it would be typed"
 
 
 def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:

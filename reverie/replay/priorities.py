@@ -119,6 +119,29 @@ class Priorities:
         drawn = self._tree.leaves[places] > 0
         self.set(places[drawn], priorities[drawn])
 
+    def learn(self, column: np.ndarray, slots: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """`change` to what training wrote to `slots` [n] of the column of all priorities. Returns other slots, changed
+        there, too: rows not trained on yet, where the largest priority known has risen.
+
+        What that was when they came says nothing: a warm-up is over before any priority is known. Left at 1, where the
+        others have hundreds, its rows would never be drawn. They are those that have the largest.
+
+        Args:
+          column: float32 [size].
+          held: bool [size], the slots that have a row.
+        """
+        before, highest = np.float32(self.highest), float(column[slots].max())
+        self.change(slots, column[slots])
+        if highest <= self.highest:
+            return np.zeros(0, np.int64)
+        self.highest = highest
+        waiting = held & (column == before)
+        waiting[slots] = False
+        risen = np.flatnonzero(waiting)
+        column[risen] = highest
+        self.change(risen, column[risen])
+        return risen
+
     def draw(self, count: int, rng: np.random.Generator, beta: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(places int64 [count], weights float32 [count], the largest of them 1).
 

@@ -13,7 +13,7 @@ priority of its **root**: the first row after the context, the one that training
 
     [ c r t t t ]        C = 1 row of context, r: the root, t: the rows after it
         |
-        p^alpha          a new row has the largest priority known so far; training writes others by id
+        p^alpha          a row has the largest priority known until training writes another by id
 
 Every row is the root of at most one window, so the tree of sums (`priorities`) has one leaf per slot, zero where no
 window has its root. The leaves follow from the rows and the windows: `reindex` brings back the same draws.
@@ -273,9 +273,7 @@ class Replay(Rings):
             array[slots] = flat[live] if skipped else flat
         self.dirty[slots] = True
         if self._priorities and PRIORITY in values and slots.size:
-            written = self.arrays[PRIORITY][slots]
-            self._priorities.highest = max(self._priorities.highest, float(written.max()))
-            self._priorities.change(slots, written)
+            self.dirty[self._priorities.learn(self.arrays[PRIORITY], slots, self.held)] = True
         return skipped
 
     # --- state -----------------------------------------------------------------------------------

@@ -445,11 +445,10 @@ def test_windows_are_drawn_by_the_priority_of_their_root(
             if rng.random() < 0.5:
                 values = rng.lognormal(0, 1.5, (2, rng.integers(1, ids.shape[1] + 1))).astype(np.float32)
                 replay.update(ids, {PRIORITY: values})
-                for name, value in zip(
-                    ids[:, : values.shape[1]].ravel().tolist(), values.ravel().tolist(), strict=True
-                ):
-                    known[name >> ID_BITS, name & ((1 << ID_BITS) - 1)] = value
-                highest = max(highest, *(known[i >> ID_BITS, i & ((1 << ID_BITS) - 1)] for i in ids.ravel().tolist()))
+                names = [(i >> ID_BITS, i & ((1 << ID_BITS) - 1)) for i in ids[:, : values.shape[1]].ravel().tolist()]
+                written = dict(zip(names, values.ravel().tolist(), strict=True))
+                before, highest = highest, max(highest, *written.values())
+                known = {row: highest if value == before else value for row, value in known.items()} | written
     for _ in range(2):
         if not replay.can_sample():
             continue
@@ -468,15 +467,38 @@ def test_priorities_change_what_is_sampled() -> None:
         feed.add([0, 1])
     before = np.array([t == 20 for _, t in drawn(replay.sample(2000))])
     assert before.mean() < 0.05  # 2 of 114 windows
-    ids = np.array([[21], [(1 << ID_BITS) | 21]])  # the roots of the windows at 20
-    replay.update(ids, {PRIORITY: np.full((2, 1), 300, np.float32)})
+    ids = (np.arange(2)[:, None] << ID_BITS) | np.arange(1, 58)  # the roots of all windows
+    replay.update(ids.reshape(-1, 1), {PRIORITY: np.where(ids == ids[:, [20]], 300, 1).reshape(-1, 1).astype("f4")})
     batch = replay.sample(2000)
     after = np.array([t == 20 for _, t in drawn(batch)])
     assert abs(after.mean() - 600 / (600 + 112)) < 0.01
     np.testing.assert_allclose(batch["weight"], np.where(after, 1 / 300, 1), rtol=1e-6)
     for _ in range(3):  # row 60 is new and as likely as the likeliest: the root of the windows at 59
         feed.add([0, 1])
-    assert abs(np.mean([t == 59 for _, t in drawn(replay.sample(2000))]) - 600 / (1200 + 116)) < 0.01
+    t = np.array([t for _, t in drawn(replay.sample(2000))])
+    assert abs(np.mean(t == 59) - 600 / (2400 + 112)) < 0.01
+    assert abs(np.mean(t == 57) - 600 / (2400 + 112)) < 0.01, "so are the windows whose roots had no priority yet"
+
+
+def test_rows_that_were_never_trained_on_are_the_likeliest_whenever_they_came() -> None:
+    """A warm-up is over before any priority is known. Its rows must not stay at 1 where the others have hundreds."""
+    replay = make(PRIORITISED, streams=1, length=1, capacity=100)
+    feed = Feed(replay)
+    for _ in range(100):
+        feed.add([0])
+    replay.dirty[:] = replay.unsaved[:] = False
+    trained = replay.sample(10)["id"]
+    error = np.full((10, 1), 5, np.float32)
+    error[0] = 700
+    replay.update(trained, {PRIORITY: error})
+    counts = np.bincount([t for _, t in drawn(replay.sample(10_000))], minlength=100)
+    others = np.setdiff1d(np.arange(100), trained)
+    np.testing.assert_allclose(counts[others], 10_000 * 700 / (91 * 700 + 9 * 5), atol=2)
+    np.testing.assert_allclose(counts[trained[0]], counts[others[0]], atol=2)
+    assert counts[trained[1:]].max() <= 3
+    assert replay.dirty.all(), "a checkpoint has them too"
+    replay.update(trained, {PRIORITY: np.full((10, 1), 9, np.float32)})  # lower ones change nothing elsewhere
+    assert set(np.unique(replay.arrays[PRIORITY]).tolist()) == {9, 700}
 
 
 def test_priorities_of_overwritten_rows_are_skipped() -> None:
@@ -488,9 +510,10 @@ def test_priorities_of_overwritten_rows_are_skipped() -> None:
     assert replay.update(np.array([[0, 1], [3, 4]]), values) == 2 == replay.skipped
     assert replay._priorities is not None
     assert replay._priorities.highest == 2
-    np.testing.assert_array_equal(replay.arrays[PRIORITY], [1, 1, 1, 2, 1])  # rows 5 6 2 3 4
-    counts = np.bincount([t for _, t in drawn(replay.sample(500))], minlength=7)
-    np.testing.assert_allclose(counts, [0, 0, 100, 200, 100, 100, 0], atol=1)
+    np.testing.assert_array_equal(replay.arrays[PRIORITY], [2, 2, 2, 2, 2])
+    replay.update(np.array([[2], [4]]), {PRIORITY: np.array([[1], [1]], np.float32)})
+    counts = np.bincount([t for _, t in drawn(replay.sample(600))], minlength=7)  # rows 6 and 5 of the ring go on
+    np.testing.assert_allclose(counts, [0, 0, 100, 200, 100, 200, 0], atol=1)
 
 
 def test_a_prefix_is_written_back_to_the_first_rows() -> None:
@@ -499,9 +522,9 @@ def test_a_prefix_is_written_back_to_the_first_rows() -> None:
     for _ in range(9):
         feed.add([0])
     ids = np.array([[0, 1, 2], [4, 5, 6]])
-    values = {PRIORITY: np.full((2, 1), 5, np.float32), "out/h": np.full((2, 2, 2), 77, ml_dtypes.bfloat16)}
+    values = {PRIORITY: np.full((2, 1), 0.5, np.float32), "out/h": np.full((2, 2, 2), 77, ml_dtypes.bfloat16)}
     assert replay.update(ids, values) == 0
-    np.testing.assert_array_equal(np.flatnonzero(replay.arrays[PRIORITY] == 5), [0, 4])
+    np.testing.assert_array_equal(np.flatnonzero(replay.arrays[PRIORITY] == 0.5), [0, 4])
     rows = replay.look(1, 9, np.random.default_rng(0))
     np.testing.assert_array_equal(np.flatnonzero(rows["out/h"][0, :, 0] == ml_dtypes.bfloat16(77)), [0, 1, 4, 5])
     np.testing.assert_array_equal(np.flatnonzero(replay.dirty), [0, 1, 4, 5])
