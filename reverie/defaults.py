@@ -31,6 +31,7 @@ SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
 LONG = 1000  # steps of an episode
 UNPAID = 0.99  # share of unpaid steps from which on reward is hard to find
+RARE = 0.02  # share of steps below which what is paid half the largest reward is hardly ever met
 SPARSE = 0.1  # share of random actions where reward is hard to find
 PART = 0.1  # of such a reward, by which the values of actions differ
 FAINT = 0.25  # standard deviation below which networks hardly see what a number does
@@ -58,7 +59,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
       values of the run and of its algorithm, each at most once.
     """
     own = vars(conf.agent)
-    rules = (_clock, _scale, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _exploration)
+    rules = (_clock, _scale, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)
     found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
     known = own | vars(conf.run)
     return [choice for choice in found.values() if known.get(choice.name, choice.value) != choice.value]
@@ -283,6 +284,17 @@ def _search(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
         yield Choice("least_range", float(f"{PART * typical:.2g}"), near)
     elif typical > 0:
         yield Choice("least_range", typical, "values that differ by less than a reward are noise at first")
+
+
+def _rare(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    """Rewards that are rare and far larger than all others, such as that of a crash, say what is worth doing. A world
+    model that meets one in a hundred rows learns them when the policy has long been sure of something else."""
+    if "free_nats" not in own or _is_game(facts) or not 0 < facts.large < RARE:
+        return
+    why = f"the largest rewards come in {100 * facts.large:.1g} % of the steps"
+    yield Choice("rare_share", 0.25, f"{why}: a quarter of what is replayed shows one")
+    if "slow_rate" in own:
+        yield Choice("entropy", 3e-3, f"{why}: the policy stays open")
 
 
 def _exploration(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:

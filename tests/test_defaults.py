@@ -125,6 +125,17 @@ def test_how_long_random_play_lasts_does_not_shorten_the_horizon() -> None:
     assert not {"horizon"} & (chosen("dreamer_v3", facts()).keys() | chosen("dream_ppo", facts()).keys())
 
 
+def test_rewards_that_are_rare_and_large_are_replayed() -> None:
+    """A random lander crashes once in ninety steps, and no other reward is nearly as large."""
+    crash = dataclasses.replace(facts(), large=0.012)
+    assert chosen("dreamer_v3", crash).items() >= {"rare_share": 0.25, "entropy": 3e-3}.items()
+    assert chosen("dreamer_v1", crash)["rare_share"] == 0.25
+    for other in (crash, facts()):
+        assert "rare_share" not in chosen("gumbel_muzero", other)
+    for share in (0.0, 0.1, 1.0):
+        assert not {"rare_share", "entropy"} & chosen("dreamer_v3", dataclasses.replace(facts(), large=share)).keys()
+
+
 def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None:
     fast, slow, seen = (chosen("dreamer_v3", x) for x in (facts(), facts(seconds=0.02), facts(obs=PICTURE)))
     assert slow["replay_ratio"] > fast["replay_ratio"] > seen.get("replay_ratio", 32.0)

@@ -78,6 +78,7 @@ class Facts:
     seconds: float  # of a step, typically
     device: bool = False  # whether it lives there
     zeros: float = 0.0  # share of the steps that were paid nothing
+    large: float = 1.0  # share of the steps that were paid half the largest reward or more, whatever the sign
 
     @property
     def scale(self) -> float:
@@ -156,12 +157,14 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
     plays = {name: _episodes(env, hold, note) for name, hold in (("plain", 1), ("held", HOLD))}
     env.close()
     variation = {key: vars(Variation.of(np.array(rows))).values() for key, rows in vectors.items() if rows}
+    largest = max(map(abs, rewards), default=0.0)
     return {
         "obs_space": to_json(env.obs_space),
         "act_space": to_json(env.act_space),
         **plays,
-        "largest": max(map(abs, rewards), default=0.0),
+        "largest": largest,
         "zeros": rewards.count(0) / max(1, len(rewards)),
+        "large": sum(abs(x) >= largest / 2 for x in rewards) / max(1, len(rewards)),
         "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
         "seconds": statistics.median(times or [0.0]),
         "device": on_device(spec),
