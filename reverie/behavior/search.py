@@ -20,23 +20,15 @@ TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 class SearchResult(NamedTuple):
-    """The result of a search at its roots.
+    """The result of a search at its roots."""
 
-    Attributes:
-      action: to take.
-      policy: to learn. Gumbel: the improved policy; PUCT: the share of the visits.
-      value: mean return of all simulations and the model's own value, in the eyes of the player to move.
-      visits: how often an action was simulated.
-      q: mean value of an action that was, else 0.
-      tree: all of it. Under `jax.jit` it costs nothing unless it is returned.
-    """
-
-    action: Int[Array, "B"]
-    policy: Float[Array, "B A"]
+    action: Int[Array, "B"]  # to take
+    policy: Float[Array, "B A"]  # to learn. Gumbel: the improved policy; PUCT: the share of the visits
+    # Mean return of all simulations and the model's own value, in the eyes of the player to move.
     value: Float[Array, "B"]
-    visits: Int[Array, "B A"]
-    q: Float[Array, "B A"]
-    tree: Tree
+    visits: Int[Array, "B A"]  # how often an action was simulated
+    q: Float[Array, "B A"]  # mean value of an action that was, else 0
+    tree: Tree  # all of it. Under `jax.jit` it costs nothing unless it is returned
 
 
 def gumbel(

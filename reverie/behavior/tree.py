@@ -47,7 +47,6 @@ class Planner(WorldModel, Protocol):
     def evaluate(self, latent: Any) -> tuple[Array, Array]:
         """`(logits [B, A], value [B])`, float32: the prior, `ILLEGAL` where an action may not be taken, and the value
         in the eyes of the player to move."""
-        ...
 
 
 class Tree(NamedTuple):

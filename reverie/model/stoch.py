@@ -17,19 +17,14 @@ from reverie.nn.dists import categorical_kl, mixed, normal_kl, sample_one_hot, s
 
 
 class Categorical(NamedTuple):
-    """One-hot variables of `classes`.
-
-    Attributes:
-      unimix: share of uniform distribution in every belief.
-      straight_through: whether samples carry the gradient of their probabilities. If not, the encoder learns from the
-        KL alone, and no gradient reaches an earlier sample.
-      mean_kl: whether a KL is the mean over the variables instead of their sum.
-    """
+    """One-hot variables of `classes`."""
 
     classes: int
-    unimix: float = 0.01
+    unimix: float = 0.01  # share of uniform distribution in every belief
+    # Whether samples carry the gradient of their probabilities. If not, the encoder learns from the KL alone, and no
+    # gradient reaches an earlier sample.
     straight_through: bool = True
-    mean_kl: bool = False
+    mean_kl: bool = False  # whether a KL is the mean over the variables instead of their sum
 
     @property
     def parameters(self) -> int:

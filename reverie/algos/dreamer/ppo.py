@@ -86,26 +86,16 @@ class Behavior(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """The policy's steps in the dream, as they are learned from for some epochs; time-major `[H, M]`, no gradient.
+    """The policy's steps in the dream, as they are learned from for some epochs; time-major `[H, M]`, no gradient."""
 
-    Attributes:
-      imagined: with the returns that the advantages belong to.
-      feat: features of the states in which something was done.
-      legal: what was legal there; None: everything.
-      before: log-probability of what was done.
-      advantage: of it, scaled.
-      slow: what the target critic says, if there is one.
-      limit: how far a value may move.
-    """
-
-    imagined: Trajectory
-    feat: Float[Array, "H M f"]
+    imagined: Trajectory  # with the returns that the advantages belong to
+    feat: Float[Array, "H M f"]  # features of the states in which something was done
     action: dict[str, Array]
-    legal: Bool[Array, "H M a"] | None
-    before: Float[Array, "H M"]
-    advantage: Float[Array, "H M"]
-    slow: Float[Array, "H M"] | None
-    limit: Float[Array, ""]
+    legal: Bool[Array, "H M a"] | None  # what was legal there; None: everything
+    before: Float[Array, "H M"]  # log-probability of what was done
+    advantage: Float[Array, "H M"]  # of it, scaled
+    slow: Float[Array, "H M"] | None  # what the target critic says, if there is one
+    limit: Float[Array, ""]  # how far a value may move
 
 
 class Learner(NamedTuple):
