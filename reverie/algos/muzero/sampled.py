@@ -22,7 +22,6 @@ from reverie.algos.muzero.state import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.actor_critic import log_probability
 from reverie.behavior.returns import Window
-from reverie.behavior.search import SearchResult, gumbel
 from reverie.envs.base import Space, Spaces
 from reverie.fields import Positive, Share, Weight, Within
 from reverie.model.encode import flat, unflat
@@ -135,14 +134,6 @@ class SampledMuZero(muzero.MuZero):
     def to_env_action(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         taken = jnp.take_along_axis(root.memory[0], chosen[:, None, None], 1)[:, 0]
         return unflat(self.act_space, jnp.clip(taken, -1, 1))
-
-    def search(
-        self, model: Any, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
-    ) -> SearchResult:
-        config = self.config
-        if config.search == "puct":
-            return super().search(model, root, key, legal, temperature)
-        return gumbel(model, root, key, simulations=config.simulations, scale=0.0 if temperature is None else 1.0)
 
     def fresh(self, root: Hidden, policy: Float[Array, "B k"], value: Float[Array, " B"]) -> Row:
         return super().fresh(root, policy, value) | {"candidates": root.memory[0]}

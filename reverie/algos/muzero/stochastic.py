@@ -27,7 +27,7 @@ from reverie.algos.muzero.frames import observed
 from reverie.algos.muzero.state import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.returns import Window
-from reverie.behavior.search import TINY, SearchResult, gumbel
+from reverie.behavior.search import TINY, SearchResult
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
 from reverie.fields import Share, Weight, Within
@@ -159,11 +159,7 @@ class StochasticMuZero(muzero.MuZero):
         if legal is None:
             legal = jnp.ones((root.reward.shape[0], self.choices), bool)
         legal = jnp.pad(legal, ((0, 0), (0, wide - self.choices)))
-        if self.config.search == "puct":
-            found = super().search(model, root, key, legal, temperature)
-        else:
-            scale = 0.0 if temperature is None else 1.0
-            found = gumbel(model, root, key, simulations=self.config.simulations, legal=legal, scale=scale)
+        found = super().search(model, root, key, legal, temperature)
         return found._replace(policy=found.policy[:, : self.choices])
 
     def unroll(self, model: Any, batch: Row, actions: Array) -> Hidden:
