@@ -87,7 +87,7 @@ def gumbel(
         return jax.nn.softmax(improved(nodes), 0) - nodes.visits / nodes.total[None]
 
     tree = grow(
-        model, latent, logits, value, key, simulations=simulations, at_root=at_root, inside=inside, max_depth=max_depth
+        model, latent, logits, value, key, simulations=simulations, inside=inside, at_root=at_root, max_depth=max_depth
     )
     root = _root(tree)
     action = best(halving(noise + improved(root), root.visits, root.visits.max(0)), legal.T)
@@ -146,17 +146,7 @@ def puct(
         explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[None]
         return normalised(nodes, bounds, least_range) + explore * nodes.prior / (nodes.visits + 1)
 
-    tree = grow(
-        model,
-        latent,
-        logits,
-        value,
-        key,
-        simulations=simulations,
-        at_root=lambda nodes, i: inside(nodes),
-        inside=inside,
-        max_depth=max_depth,
-    )
+    tree = grow(model, latent, logits, value, key, simulations=simulations, inside=inside, max_depth=max_depth)
     policy = tree.child_visits[:, 0] / simulations
     action = by_visits(policy, tree.q[:, 0], temperature, action_key)
     return SearchResult(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)

@@ -297,14 +297,13 @@ def drawn(count: int, minibatches: int, size: int, key: PRNGKeyArray) -> Int[Arr
 
 def apart(model: Model) -> tuple[Model, Behavior]:
     """The world model without its behaviour, and that."""
-    world: Model = eqx.tree_at(lambda m: (m.pol, m.val), model, (None, None))
+    world = eqx.tree_at(lambda m: (m.pol, m.val), model, (None, None))
     return world, Behavior(model.pol, model.val)
 
 
 def join_model(world: Model, behavior: Behavior) -> Model:
     """Inverse of `apart`."""
-    model: Model = eqx.tree_at(lambda m: (m.pol, m.val), world, tuple(behavior), is_leaf=lambda x: x is None)
-    return model
+    return eqx.tree_at(lambda m: (m.pol, m.val), world, tuple(behavior), is_leaf=lambda x: x is None)
 
 
 def gradient_step(
