@@ -42,8 +42,7 @@ class Config(Puct):
     """The broader policy has a standard deviation (discrete: a temperature) so many times as large."""
     search: Literal["gumbel", "puct"] = "gumbel"
     """PUCT as in the paper, or Gumbel's improved policy."""
-    simulations: Annotated[int, Within(1, 2**16)] = 32
-    """Network calls of each search."""
+    simulations: Annotated[int, Within(1, 2**16)] = 32  # MuZero's, with another default
     entropy_scale: Weight = 1e-3
     """Weight of the policy's entropy."""
 

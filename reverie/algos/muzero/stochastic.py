@@ -52,14 +52,11 @@ class Config(Puct):
     balance_scale: Weight = 0.0
     """Weight of a loss that keeps all codes in use: how far their mean over a batch is from even, in nats. Without it
     the encoder may settle on one code before it matters which, and the model is one without chance."""
-    n_step: Annotated[int, Within(1, 2**16)] = 10
-    """Rewards in a value target before it bootstraps from a search."""
+
+    # MuZero's, with other defaults.
     lam: Share = 0.5
-    """Below 1: value targets mix returns of 1 to n steps."""
     discount: Share = 0.999
-    """Per step. For two players the sign is added."""
     root_noise: Share = 0.1
-    """Share of Dirichlet noise in the prior of the root."""
 
 
 class Chance(eqx.Module):
