@@ -16,7 +16,7 @@ from reverie.algos.muzero.state import Carry, Legal, State
 from reverie.behavior.explore import explore, unheld
 from reverie.behavior.search import SearchResult, gumbel, puct
 from reverie.envs.base import Spaces
-from reverie.model.encode import legal_actions, planar
+from reverie.model.encode import legal_actions, planar, width
 from reverie.model.unroll import Hidden
 
 
@@ -33,7 +33,7 @@ class Acting:
     @property
     def choices(self) -> int:
         """Actions that a search tells apart."""
-        return sum(s.width for s in self.act_space.values())
+        return width(self.act_space)
 
     def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
         frames = {

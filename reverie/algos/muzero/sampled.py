@@ -24,7 +24,7 @@ from reverie.behavior.actor_critic import log_probability
 from reverie.behavior.returns import Window
 from reverie.envs.base import Space, Spaces
 from reverie.fields import Positive, Share, Weight, Within
-from reverie.model.encode import flat, unflat
+from reverie.model.encode import flat, unflat, width
 from reverie.model.heads import Scalar, sample
 from reverie.model.unroll import Hidden
 from reverie.nn.dists import BoundedNormal, OneHot
@@ -116,8 +116,7 @@ class SampledMuZero(muzero.MuZero):
         return int(self.config.candidates)
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        width = sum(s.width for s in self.act_space.values())
-        return {"candidates": jax.ShapeDtypeStruct((self.choices, width), jnp.float32)}
+        return {"candidates": jax.ShapeDtypeStruct((self.choices, width(self.act_space)), jnp.float32)}
 
     def root_of(self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Legal) -> tuple[Hidden, Legal]:
         return model.propose(model.represent(seen), key, legal), None  # candidates are drawn among what is legal
