@@ -34,8 +34,9 @@ import tyro
 from jax import Array, lax
 
 from bench.common import origin, tell
-from reverie.algos.muzero.gumbel import Config, GumbelMuZero
+from reverie.algos.muzero.gumbel import Config
 from reverie.algos.muzero.model import Model
+from reverie.algos.muzero.muzero import MuZero
 from reverie.behavior.search import SearchResult
 from reverie.behavior.tree import ILLEGAL
 from reverie.config import RunConfig
@@ -81,7 +82,7 @@ class Args:
     """About how long each is measured in a turn."""
 
 
-class Treeless(GumbelMuZero):
+class Treeless(MuZero):
     """Plays by the prior; its search makes the calls of one and keeps nothing. 0 simulations: no search."""
 
     def search(
@@ -143,7 +144,7 @@ def collected(rollout: Rollout, state: Any) -> Callable[[], int]:
     return lambda: collector.step(state, "train")
 
 
-def hosted(workers: Workers, agent: GumbelMuZero, state: Any) -> Callable[[], int]:
+def hosted(workers: Workers, agent: MuZero, state: Any) -> Callable[[], int]:
     """One step of envs of the host, their rows in a replay."""
     replay = replay_of(RunConfig(envs=workers.num), agent)
     collector = HostCollector(workers, JittedAgent(agent).decide, replay.add)
@@ -185,7 +186,7 @@ def on_device(name: str, task: Task, args: Args) -> None:
     config = replace(task.config, simulations=args.simulations or task.config.simulations)
     make = lambda kind, **changes: kind(replace(config, **changes), envs.obs_space, envs.act_space, "float32")
     rollout = lambda agent: Rollout(envs, agent, args.scan)
-    agent = make(GumbelMuZero)
+    agent = make(MuZero)
     state = drawn(agent.init(jax.random.key(0)), jax.random.key(1))
     real = rollout(agent)
     calls = {
@@ -206,7 +207,7 @@ def on_host(name: str, task: Task, args: Args) -> None:
     calls = {}
     for num in args.host_envs:
         workers = Workers(task.env, num, seed=0, mode="inline")
-        agent = GumbelMuZero(config, workers.obs_space, workers.act_space, "float32")
+        agent = MuZero(config, workers.obs_space, workers.act_space, "float32")
         state = drawn(agent.init(jax.random.key(0)), jax.random.key(1))
         calls[num] = hosted(workers, agent, state)
     found = measure({str(num): call for num, call in calls.items()}, args.turns, args.seconds)

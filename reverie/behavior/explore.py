@@ -33,17 +33,11 @@ class Exploration:
 
 
 class RepeatedAction(eqx.Module):
-    """The random actions that are being repeated, of N envs.
+    """The random actions that are being repeated, of N envs."""
 
-    Attributes:
-      action: as the env takes it, `[N, ...]`.
-      left: further steps for which it is taken.
-      bound: most steps of a random action in this episode.
-    """
-
-    action: dict[str, Array]
-    left: Int[Array, " N"]
-    bound: Int[Array, " N"]
+    action: dict[str, Array]  # as the env takes it, `[N, ...]`
+    left: Int[Array, " N"]  # further steps for which it is taken
+    bound: Int[Array, " N"]  # most steps of a random action in this episode
 
 
 def unheld(action: dict[str, Array]) -> RepeatedAction:

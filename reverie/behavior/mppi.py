@@ -24,16 +24,11 @@ WIDEST, NARROWEST = 1.0, 0.05  # standard deviations of an action
 
 
 class Plan(NamedTuple):
-    """A sequence of actions for each of N envs, as a distribution.
-
-    Attributes:
-      mean, std: `[N, H, A]`, actions in [-1, 1].
-      value: of the best sequence.
-    """
+    """A sequence of actions in [-1, 1] for each of N envs, as a distribution."""
 
     mean: Float[Array, "N h a"]
     std: Float[Array, "N h a"]
-    value: Float[Array, " N"]
+    value: Float[Array, " N"]  # of the best sequence
 
     def moved_on(self) -> Float[Array, "N h a"]:
         """The first guess of the next step: the rest of the plan, and zeros for its last step."""

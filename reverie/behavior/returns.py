@@ -66,22 +66,15 @@ def generalized_advantage(
 
 
 class Window(NamedTuple):
-    """The targets at the first `K + 1` positions of a window of rows. Position k is row k; all are `[B, K + 1]`.
+    """The targets at the first `K + 1` positions of a window of rows. Position k is row k; all are `[B, K + 1]`."""
 
-    Attributes:
-      value: the return from there, in the view of whom it is to move there; 0 from the end of the world on.
-      reward: that arrived with the row; 0 beyond the end of the world.
-      known: whether `value` and `reward` can be known: not beyond a truncation.
-      real: whether the row belongs to the episode and is not its end by termination: it has a search and a successor
-        (or, at a truncation, would have had one).
-      player_changes: whether it is another player's turn there than it was at the row before; False at position 0.
-    """
-
-    value: Float[Array, "B k"]
-    reward: Float[Array, "B k"]
-    known: Bool[Array, "B k"]
+    value: Float[Array, "B k"]  # the return, in the view of whom it is to move there; 0 from the end of the world on
+    reward: Float[Array, "B k"]  # that arrived with the row; 0 beyond the end of the world
+    known: Bool[Array, "B k"]  # whether `value` and `reward` can be known: not beyond a truncation
+    # Whether the row belongs to the episode and is not its end by termination: it has a search and a successor (or, at
+    # a truncation, would have had one).
     real: Bool[Array, "B k"]
-    player_changes: Bool[Array, "B k"]
+    player_changes: Bool[Array, "B k"]  # whether it is another player's turn than at the row before; False at 0
 
     @property
     def same_episode(self) -> Bool[Array, "B u"]:

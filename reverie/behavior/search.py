@@ -20,23 +20,15 @@ TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 class SearchResult(NamedTuple):
-    """The result of a search at its roots.
+    """The result of a search at its roots."""
 
-    Attributes:
-      action: to take.
-      policy: to learn. Gumbel: the improved policy; PUCT: the share of the visits.
-      value: mean return of all simulations and the model's own value, in the eyes of the player to move.
-      visits: how often an action was simulated.
-      q: mean value of an action that was, else 0.
-      tree: all of it. Under `jax.jit` it costs nothing unless it is returned.
-    """
-
-    action: Int[Array, "B"]
-    policy: Float[Array, "B A"]
+    action: Int[Array, "B"]  # to take
+    policy: Float[Array, "B A"]  # to learn. Gumbel: the improved policy; PUCT: the share of the visits
+    # Mean return of all simulations and the model's own value, in the eyes of the player to move.
     value: Float[Array, "B"]
-    visits: Int[Array, "B A"]
-    q: Float[Array, "B A"]
-    tree: Tree
+    visits: Int[Array, "B A"]  # how often an action was simulated
+    q: Float[Array, "B A"]  # mean value of an action that was, else 0
+    tree: Tree  # all of it. Under `jax.jit` it costs nothing unless it is returned
 
 
 def gumbel(
@@ -95,7 +87,7 @@ def gumbel(
         return jax.nn.softmax(improved(nodes), 0) - nodes.visits / nodes.total[None]
 
     tree = grow(
-        model, latent, logits, value, key, simulations=simulations, at_root=at_root, inside=inside, max_depth=max_depth
+        model, latent, logits, value, key, simulations=simulations, inside=inside, at_root=at_root, max_depth=max_depth
     )
     root = _root(tree)
     action = best(halving(noise + improved(root), root.visits, root.visits.max(0)), legal.T)
@@ -154,17 +146,7 @@ def puct(
         explore = (jnp.sqrt(nodes.total) * (c1 + jnp.log((nodes.total + c2 + 1) / c2)))[None]
         return normalised(nodes, bounds, least_range) + explore * nodes.prior / (nodes.visits + 1)
 
-    tree = grow(
-        model,
-        latent,
-        logits,
-        value,
-        key,
-        simulations=simulations,
-        at_root=lambda nodes, i: inside(nodes),
-        inside=inside,
-        max_depth=max_depth,
-    )
+    tree = grow(model, latent, logits, value, key, simulations=simulations, inside=inside, max_depth=max_depth)
     policy = tree.child_visits[:, 0] / simulations
     action = by_visits(policy, tree.q[:, 0], temperature, action_key)
     return SearchResult(action, policy, tree.value[:, 0], tree.child_visits[:, 0], tree.q[:, 0], tree)

@@ -47,7 +47,6 @@ class Planner(WorldModel, Protocol):
     def evaluate(self, latent: Any) -> tuple[Array, Array]:
         """`(logits [B, A], value [B])`, float32: the prior, `ILLEGAL` where an action may not be taken, and the value
         in the eyes of the player to move."""
-        ...
 
 
 class Tree(NamedTuple):
@@ -174,15 +173,15 @@ def grow(
     key: PRNGKeyArray,
     *,
     simulations: int,
-    at_root: RootRule,
     inside: Rule,
+    at_root: RootRule | None = None,
     max_depth: int | None = None,
 ) -> Tree:
     """Runs `simulations` simulations from every root.
 
     Args:
       latent, logits, value: of the roots; logits `ILLEGAL` where an action may not be taken.
-      at_root, inside: rules of selection, of the roots and of all other nodes.
+      inside, at_root: rules of selection, of all nodes but the roots, and of these; None: the same.
       max_depth: steps from the root to a leaf, at most. A leaf at the limit is imagined and evaluated again when it is
         reached again, and its latest value replaces the one before. None: no limit.
 
@@ -201,7 +200,7 @@ def grow(
         forest, path = carry
         roots = jnp.arange(len(value), dtype=jnp.int32)
         top = forest.look(roots)
-        forest = forest.choose(roots, at_root(top, i), top.logits)
+        forest = forest.choose(roots, at_root(top, i) if at_root else inside(top), top.logits)
         path, length, parent = _down(forest, path, limit)
         forest, leaf = _expand(model, forest, parent, i + 1, jax.random.fold_in(key, i), limit < simulations)
         path = _up(forest, path, length, leaf)

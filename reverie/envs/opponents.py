@@ -25,7 +25,6 @@ class Opponent(Protocol):
 
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
         """Moves int32 [N] in games of which `state` and `rows` (what the state shows) have the leading axis [N]."""
-        ...
 
 
 def opponent(name: str, env: DeviceEnv) -> Opponent:
@@ -65,10 +64,6 @@ class Perfect:
 
     Positions are told apart by what they show. The game must be free of chance and may not repeat a position.
 
-    Attributes:
-      positions: of the game that are not its end.
-      value: of the first position to the player who begins.
-
     Raises:
       UnusableEnv: there are more than `MOST` positions, or chance decides, or positions come again.
     """
@@ -78,8 +73,8 @@ class Perfect:
         self._row = jax.jit(jax.vmap(env.row))
         self._children = jax.jit(self._expand)
         self._best: dict[bytes, np.ndarray] = {}
-        self.value = self._solve()
-        self.positions = len(self._best)
+        self.value = self._solve()  # of the first position to the player who begins
+        self.positions = len(self._best)  # of the game that are not its end
 
     def act(self, state: Any, rows: dict[str, Any], key: Any) -> Any:
         over = np.ones(np.shape(rows["obs/legal"])[1], bool)  # where the game has ended any move is as good
@@ -149,17 +144,13 @@ class Perfect:
 
 
 class _Layer(NamedTuple):
-    """n positions after the same number of moves, and all their moves.
+    """n positions after the same number of moves, and all their moves."""
 
-    codes: uint8 [n, w]. legal: bool [n, A]. reward: float32 [n, A], of the player who moves. turns: bool [n, A], it is
-    the other's turn afterwards. child: int [n, A], the position in the next layer, or the number of these at an end.
-    """
-
-    codes: np.ndarray
-    legal: np.ndarray
-    reward: np.ndarray
-    turns: np.ndarray
-    child: np.ndarray
+    codes: np.ndarray  # uint8 [n, w]
+    legal: np.ndarray  # bool [n, A]
+    reward: np.ndarray  # float32 [n, A], of the player who moves
+    turns: np.ndarray  # bool [n, A], it is the other's turn afterwards
+    child: np.ndarray  # int [n, A], the position in the next layer, or the number of these at an end
 
 
 def _codes(rows: dict[str, Any]) -> np.ndarray:
@@ -176,21 +167,16 @@ def _too_random(why: str) -> UnusableEnv:
 
 
 class _Tree(NamedTuple):
-    """The tree of one game, of n nodes; 0 is the root. Children -1: not there yet.
+    """The tree of one game, of n nodes; 0 is the root."""
 
-    state: [n, ...]. child: int32 [n, A]. visits: int32 [n, A]. total: float32 [n, A], what the move earned the player
-    whose turn it is there. points: float32 [n], of the move that led here, for the player who moved first.
-    over: bool [n]. legal: bool [n, A]. sign: float32 [n], 1 where the player who moved first is to move, else -1.
-    """
-
-    state: Any
-    child: Any
-    visits: Any
-    total: Any
-    points: Any
-    over: Any
-    legal: Any
-    sign: Any
+    state: Any  # [n, ...]
+    child: Any  # int32 [n, A], -1: not there yet
+    visits: Any  # int32 [n, A]
+    total: Any  # float32 [n, A], what the move earned the player whose turn it is there
+    points: Any  # float32 [n], of the move that led here, for the player who moved first
+    over: Any  # bool [n]
+    legal: Any  # bool [n, A]
+    sign: Any  # float32 [n], 1 where the player who moved first is to move, else -1
 
 
 class TreeSearch:

@@ -116,13 +116,13 @@ def any_of(may_act: np.ndarray, rng: np.random.Generator) -> int:
 
 
 class Node:
-    """A position in the tree of a search. `visits` and `total` are of its moves, [A]: how often each was tried, and
-    what that earned the player who moves here, in all."""
+    """A position in the tree of a search."""
 
     def __init__(self, env: Env, step: Step) -> None:
         self.env, self.step = env, step
         self.sign = 1 - 2 * int(step.obs["player"])  # 1 where the player who moved first is to move
         self.children: dict[int, Node] = {}
+        # Of its moves, [A]: how often each was tried, and what that earned the player who moves here, in all.
         self.visits, self.total = np.zeros((2, len(step.obs["legal"])))
 
     def choose(self, rng: np.random.Generator) -> int:
@@ -189,10 +189,6 @@ class TreeSearch:
 class Perfect:
     """Backward induction over every position of a game without chance; of all best moves it takes any.
 
-    Attributes:
-      value: of the first position to the player who begins.
-      positions: of the game that are not its end.
-
     Raises:
       UnusableEnv: there are more than `MOST` positions, or they come again, or the first is drawn.
     """
@@ -203,8 +199,8 @@ class Perfect:
         first = env.reset(0)
         if _code(env.reset(1)) != _code(first):
             raise UnusableEnv("perfect play is enumerated, and here the first position is drawn: try mcts:200")
-        self.value = self._solve(env, first)
-        self.positions = len(self._worth)
+        self.value = self._solve(env, first)  # of the first position to the player who begins
+        self.positions = len(self._worth)  # of the game that are not its end
 
     def move(self, env: Env, step: Step, rng: np.random.Generator) -> int:
         worth = self._worth[_code(step)]

@@ -101,8 +101,7 @@ class Canvas(NamedTuple):
         return back(self.canvas_dist.pred(), self.size)
 
     def loss(self, target: Float[Array, "*B H W c"]) -> Float[Array, "*B"]:
-        loss: Array = self.canvas_dist.loss(onto(target, self.canvas))
-        return loss
+        return self.canvas_dist.loss(onto(target, self.canvas))
 
 
 def _alike(spaces: Spaces) -> bool:

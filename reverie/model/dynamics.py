@@ -30,34 +30,23 @@ class Latent(NamedTuple):
 
 
 class Beliefs(NamedTuple):
-    """About the random half of latents, `[B, T, S, P]`: log-probabilities, or means and standard deviations.
+    """About the random half of latents, `[B, T, S, P]`: log-probabilities, or means and standard deviations."""
 
-    Attributes:
-      posterior: with the observation.
-      prior: without it.
-    """
-
-    posterior: Float[Array, "B T s p"]
-    prior: Float[Array, "B T s p"]
+    posterior: Float[Array, "B T s p"]  # with the observation
+    prior: Float[Array, "B T s p"]  # without it
 
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """How latents follow one another, seen or imagined. Methods take any leading batch shape unless they name axes.
+    """How latents follow one another, seen or imagined. Methods take any leading batch shape unless they name axes."""
 
-    Attributes:
-      deter, stoch: numbers of the deterministic half, and of random variables.
-      kind: of these variables.
-    """
-
-    deter: int
-    stoch: int
-    kind: Stoch
+    deter: int  # numbers of the deterministic half
+    stoch: int  # random variables
+    kind: Stoch  # of these variables
     act: Act
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Any:
         """The latent of which nothing is known, with these leading axes; of shapes alone, it needs no parameters."""
-        ...
 
     def observe(
         self,
@@ -80,27 +69,21 @@ class Dynamics(Protocol):
         Returns:
           Latents `[B, T, ...]` (samples), and the posterior's belief about their random half.
         """
-        ...
 
     def prior(self, latent: Any) -> Float[Array, "*B s p"]:
         """The distribution of a latent's stoch before its observation."""
-        ...
 
     def imagine(self, latent: Any, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Any:
         """The latent that follows when `action` is taken, sampled from the prior."""
-        ...
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The part of a latent that replay keeps; none if sequences always start from `zeros`."""
-        ...
 
     def to_replay(self, latent: Any) -> dict[str, Array]:
         """A latent as replay keeps it, by the keys of `stored`."""
-        ...
 
     def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Any:
         """Inverse of `to_replay`: latents `[B, ...]`."""
-        ...
 
 
 def features(latent: Latent) -> Float[Array, "*B f"]:

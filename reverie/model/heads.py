@@ -68,11 +68,9 @@ class ScalarHead(eqx.Module):
         out = self.out(self.mlp(feat))
         if self.bins == 1:
             return SquaredError(out[..., 0], 0, SYMLOG if self.kind == "symlog_squared" else None)
-        if self.kind == "h_two_hot":
-            return TwoHot(out, even_bins(self.bins, self.limit), H)
-        if self.kind == "symlog_two_hot":
-            return TwoHot(out, even_bins(self.bins, self.limit), SYMLOG)
-        return TwoHot(out, symexp_bins(self.bins, self.limit))
+        if self.kind == "symexp_two_hot":
+            return TwoHot(out, symexp_bins(self.bins, self.limit))
+        return TwoHot(out, even_bins(self.bins, self.limit), H if self.kind == "h_two_hot" else SYMLOG)
 
 
 class FlagHead(eqx.Module):

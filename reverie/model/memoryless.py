@@ -51,7 +51,6 @@ class Memoryless(WithoutReplayState):
         self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
 
     def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
-        """As `Dynamics.zeros`."""
         prior = jnp.zeros((*batch, self.stoch, self.kind.parameters), dtype)
         return super().zeros(batch, dtype)._replace(memory=prior)
 
@@ -63,7 +62,6 @@ class Memoryless(WithoutReplayState):
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
-        """As `Dynamics.observe`."""
         dtype, out = start.deter.dtype, self.posterior(tokens)
         stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
@@ -73,11 +71,9 @@ class Memoryless(WithoutReplayState):
         return self._latent(stoch, prior), self.kind.belief(out)
 
     def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
-        """As `Dynamics.prior`."""
         return self.kind.belief(latent.memory)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
-        """As `Dynamics.imagine`."""
         out = self._prior(latent.stoch, action)
         return self._latent(self.draw(out, key, latent.deter.dtype), out)
 

@@ -252,7 +252,6 @@ class RSSM(LatentDynamics):
         return latents, self.kind.belief(out)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
-        """As `Dynamics.imagine`."""
         drive = self.core.drive(action, latent.deter.dtype)
         deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
         return Latent(deter, self.draw(self._prior(deter), key, deter.dtype))

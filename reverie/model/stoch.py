@@ -6,7 +6,8 @@ is `width` numbers, `[*B, S, Z]`; a belief is what a KL is computed from.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +17,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.nn.dists import categorical_kl, mixed, normal_kl, sample_one_hot, straight_through, unimix
 
 
-class Categorical(NamedTuple):
-    """One-hot variables of `classes`.
-
-    Attributes:
-      unimix: share of uniform distribution in every belief.
-      straight_through: whether samples carry the gradient of their probabilities. If not, the encoder learns from the
-        KL alone, and no gradient reaches an earlier sample.
-      mean_kl: whether a KL is the mean over the variables instead of their sum.
-    """
+@dataclass(frozen=True)
+class Categorical:
+    """One-hot variables of `classes`."""
 
     classes: int
-    unimix: float = 0.01
+    unimix: float = 0.01  # share of uniform distribution in every belief
+    # Whether samples carry the gradient of their probabilities. If not, the encoder learns from the KL alone, and no
+    # gradient reaches an earlier sample.
     straight_through: bool = True
-    mean_kl: bool = False
+    mean_kl: bool = False  # whether a KL is the mean over the variables instead of their sum
 
     @property
     def parameters(self) -> int:
         return self.classes
 
-    @property
-    def width(self) -> int:
-        return self.classes
+    width = parameters
 
     def belief(self, out: Float[Array, "*B s p"]) -> Float[Array, "*B s z"]:
         """Log-probabilities."""
@@ -64,18 +59,13 @@ class Categorical(NamedTuple):
         return -jnp.sum(jnp.exp(belief) * belief, (-2, -1))
 
 
-class Gaussian(NamedTuple):
+@dataclass(frozen=True)
+class Gaussian:
     """Real variables with a standard deviation of at least `least` (DreamerV1: softplus plus 0.1)."""
 
     least: float = 0.1
-
-    @property
-    def parameters(self) -> int:
-        return 2
-
-    @property
-    def width(self) -> int:
-        return 1
+    parameters: ClassVar[int] = 2
+    width: ClassVar[int] = 1
 
     def belief(self, out: Float[Array, "*B s 2"]) -> Float[Array, "*B s 2"]:
         """Mean and standard deviation."""

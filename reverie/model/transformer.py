@@ -178,7 +178,6 @@ class Transformer(WithoutReplayState):
         return latents, self.kind.belief(out)
 
     def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
-        """As `Dynamics.prior`."""
         return self.kind.belief(latent.memory.prior)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:

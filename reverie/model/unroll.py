@@ -29,17 +29,11 @@ ROUGH = 1e-5  # least range of a hidden state, so that a constant one is no divi
 
 
 class Hidden(NamedTuple):
-    """A state of the model.
+    """A state of the model."""
 
-    Attributes:
-      state: compute dtype, `[*B, D]` of an MLP or `[*B, H, W, C]` of a tower.
-      reward: float32 `[*B]`, of the step that led here; 0 for one that comes from an observation.
-      memory: what else an algorithm carries along a path, leading axes `[*B]`; often nothing.
-    """
-
-    state: Array
-    reward: Float[Array, "*B"]
-    memory: Any = ()
+    state: Array  # compute dtype, `[*B, D]` of an MLP or `[*B, H, W, C]` of a tower
+    reward: Float[Array, "*B"]  # float32, of the step that led here; 0 for one that comes from an observation
+    memory: Any = ()  # what else an algorithm carries along a path, leading axes `[*B]`; often nothing
 
 
 def unit_range(x: Array, axes: int) -> Array:

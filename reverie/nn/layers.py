@@ -31,23 +31,16 @@ GAINS: dict[Act, float] = {"silu": 1.676532, "elu": 1.245198, "relu": math.sqrt(
 
 
 class Style(NamedTuple):
-    """The style of all layers of a network. The defaults are DreamerV3's, final version.
+    """The style of all layers of a network. The defaults are DreamerV3's, final version."""
 
-    Attributes:
-      norm: what normalises hidden units. A LayerNorm has an offset of its own: no layer before it needs a bias.
-      fan: initial weights have a variance of one over the inputs, or over the mean of inputs and outputs.
-      act: the activation of hidden units, behind the norm.
-      init: what initial weights are drawn from, where it is not what the paper says.
-    """
-
-    norm: Literal["rms", "layer", "none"] = "rms"
-    fan: Literal["in", "average"] = "in"
-    act: Act = "silu"
-    init: Hidden = "paper"
+    norm: Literal["rms", "layer", "none"] = "rms"  # of hidden units
+    fan: Literal["in", "average"] = "in"  # initial variance: one over the inputs, or the mean of inputs and outputs
+    act: Act = "silu"  # of hidden units, behind the norm
+    init: Hidden = "paper"  # what initial weights are drawn from, where it is not what the paper says
 
     @property
     def bias(self) -> bool:
-        """Whether layers that a norm follows have a bias."""
+        """Whether layers that a norm follows have a bias. A LayerNorm has an offset of its own."""
         return self.norm != "layer"
 
     def norm_of(self, size: int) -> Norm:

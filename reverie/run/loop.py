@@ -56,23 +56,15 @@ logger = logging.getLogger("reverie")
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a session of training.
-
-    Attributes:
-      steps, updates: of the whole run, earlier sessions included.
-      evaluation: the newest evaluation, None if there was none.
-      stopped: the signal that ended the session before its last step, or None.
-      traces: how often each function was traced in this session.
-      seconds: wall time of this session by what it was spent on.
-    """
+    """The result of a session of training."""
 
     path: Path
-    steps: int
-    updates: int
-    evaluation: Evaluation | None
-    stopped: str | None
-    traces: dict[str, int]
-    seconds: dict[str, float]
+    steps: int  # of the whole run, earlier sessions included
+    updates: int  # as well
+    evaluation: Evaluation | None  # the newest, None if there was none
+    stopped: str | None  # the signal that ended the session before its last step, or None
+    traces: dict[str, int]  # how often each function was traced in this session
+    seconds: dict[str, float]  # wall time of this session by what it was spent on
 
 
 class Training:

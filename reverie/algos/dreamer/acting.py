@@ -45,8 +45,7 @@ class Acting:
     @cached_property
     def dyn(self) -> Dynamics:
         """The dynamics without parameters: what is known of latents before there are any."""
-        found: Dynamics = jax.eval_shape(lambda key: self.dynamics(1, key), jax.random.key(0))
-        return found
+        return jax.eval_shape(lambda key: self.dynamics(1, key), jax.random.key(0))
 
     def to_replay(self, latent: Latent) -> Row:
         """The arrays stored beside a step: its latent, if sequences start from one."""

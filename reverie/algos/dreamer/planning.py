@@ -95,12 +95,11 @@ class Searchable(eqx.Module):
 
     def imagine(self, place: Place, action: Int[Array, " B"], key: PRNGKeyArray) -> Place:
         ((name, space),) = self.networks.actions
-        after: Latent = self.networks.imagine(place.latent, {name: action.reshape(-1, *space.shape)}, key)
+        after = self.networks.imagine(place.latent, {name: action.reshape(-1, *space.shape)}, key)
         return Place(after, self.networks.legal(features(after)))
 
     def predict(self, place: Place) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-        reward, discount = self.networks.predict(place.latent)
-        return reward, discount
+        return self.networks.predict(place.latent)
 
     def evaluate(self, place: Place) -> tuple[Float[Array, "*B a"], Float[Array, "*B"]]:
         feat = features(place.latent)
@@ -158,7 +157,7 @@ class Sequences(NamedTuple):
         flatten = lambda action: flat(self.act_space, action)
         plan_key, act_key = jax.random.split(key)
         plan = mppi(
-            lambda latent, action, key: networks.dyn.imagine(latent, action, key),
+            networks.dyn.imagine,
             networks.predict,
             lambda latent, key: flatten(sample(networks.policy(features(latent)), key)),
             lambda latent: networks.val(features(latent)).pred(),

@@ -86,26 +86,16 @@ class Behavior(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """The policy's steps in the dream, as they are learned from for some epochs; time-major `[H, M]`, no gradient.
+    """The policy's steps in the dream, as they are learned from for some epochs; time-major `[H, M]`, no gradient."""
 
-    Attributes:
-      imagined: with the returns that the advantages belong to.
-      feat: features of the states in which something was done.
-      legal: what was legal there; None: everything.
-      before: log-probability of what was done.
-      advantage: of it, scaled.
-      slow: what the target critic says, if there is one.
-      limit: how far a value may move.
-    """
-
-    imagined: Trajectory
-    feat: Float[Array, "H M f"]
+    imagined: Trajectory  # with the returns that the advantages belong to
+    feat: Float[Array, "H M f"]  # features of the states in which something was done
     action: dict[str, Array]
-    legal: Bool[Array, "H M a"] | None
-    before: Float[Array, "H M"]
-    advantage: Float[Array, "H M"]
-    slow: Float[Array, "H M"] | None
-    limit: Float[Array, ""]
+    legal: Bool[Array, "H M a"] | None  # what was legal there; None: everything
+    before: Float[Array, "H M"]  # log-probability of what was done
+    advantage: Float[Array, "H M"]  # of it, scaled
+    slow: Float[Array, "H M"] | None  # what the target critic says, if there is one
+    limit: Float[Array, ""]  # how far a value may move
 
 
 class Learner(NamedTuple):
@@ -307,14 +297,13 @@ def drawn(count: int, minibatches: int, size: int, key: PRNGKeyArray) -> Int[Arr
 
 def apart(model: Model) -> tuple[Model, Behavior]:
     """The world model without its behaviour, and that."""
-    world: Model = eqx.tree_at(lambda m: (m.pol, m.val), model, (None, None))
+    world = eqx.tree_at(lambda m: (m.pol, m.val), model, (None, None))
     return world, Behavior(model.pol, model.val)
 
 
 def join_model(world: Model, behavior: Behavior) -> Model:
     """Inverse of `apart`."""
-    model: Model = eqx.tree_at(lambda m: (m.pol, m.val), world, tuple(behavior), is_leaf=lambda x: x is None)
-    return model
+    return eqx.tree_at(lambda m: (m.pol, m.val), world, tuple(behavior), is_leaf=lambda x: x is None)
 
 
 def gradient_step(

@@ -11,7 +11,7 @@ a straight-through gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,11 @@ from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Dynamics, features
 from reverie.model.encode import Encoder, width
-from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
-from reverie.model.rssm import RSSM
-from reverie.model.stoch import Gaussian
+from reverie.model.heads import Continuous, FlagHead, PolicyHead, ScalarHead
+from reverie.model.rssm import RSSM, Recurrence
+from reverie.model.stoch import Gaussian, Stoch
 from reverie.nn.init import Weights
-from reverie.nn.layers import Style
+from reverie.nn.layers import Act, Style
 from reverie.nn.optim import adam
 
 
@@ -89,70 +89,127 @@ class Config(Improvement, Exploration, Weights):
     """Largest gradient norm of each of the three. 0 clips nothing."""
 
 
-class DreamerV1(Dreamer):
-    """The `Agent`."""
+class HeadLayers(NamedTuple):
+    """Hidden layers of what reads and writes vectors and discrete values, and of the heads."""
 
-    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
-        # One KL with both gradients, and the likelihood of normals with a variance of one: half of the square.
+    vectors: int
+    reward: int
+    flags: int
+    policy: int
+    value: int
+
+
+class Paper(NamedTuple):
+    """The differences between the world models of the first two papers."""
+
+    stoch: int  # random variables
+    kind: Stoch  # of these
+    recurrence: Recurrence
+    style: Style  # of all layers
+    image_act: Act  # of the convolutions
+    layers: HeadLayers
+    continuous: Continuous  # how the policy keeps actions within bounds
+    kl_shares: tuple[float, float]  # of the KL: of its gradient by the prior, and by the posterior
+    continue_scale: float  # 0: there is no such head, and the world always goes on
+    eps: float = 1e-8  # of the optimizers
+    decay: float = 0.0  # share of every parameter that is lost at each update
+
+
+class DreamerV1Model(Dreamer):
+    """A Dreamer with the world model of one of the first two papers, for a behaviour of its own."""
+
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str, paper: Paper):
+        dynamics, representation = paper.kl_shares
+        # The likelihood of normals with a variance of one: half of the square.
         scales = {
-            "dynamics": config.kl_scale,
-            "representation": config.kl_scale,
+            "dynamics": config.kl_scale * dynamics,
+            "representation": config.kl_scale * representation,
             "reward": 0.5,
-            "continue": config.continue_scale,
+            "continue": paper.continue_scale,
             "policy": 1.0,
             "value": 0.5,
             **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
         }
         super().__init__(config, obs_space, act_space, precision, (INSIDE, INSIDE), scales)
-        self.differentiable = frozenset(act_space)
+        self.paper = paper
         rates = (config.learning_rate, config.actor_learning_rate, config.critic_learning_rate)
-        self.optimizer = in_parts(*(adam(rate, clip=config.clip) for rate in rates))
-        self.style = Style(norm="none", fan="average", act="elu", init=config.hidden_init)
+        self.optimizer = in_parts(*(adam(x, eps=paper.eps, clip=config.clip, decay=paper.decay) for x in rates))
 
     def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
-        config = self.config
+        config, paper = self.config, self.paper
         return RSSM(
             action=width(self.act_space),
             tokens=tokens,
             deter=config.deter,
-            stoch=config.stoch,
-            kind=Gaussian(),
+            stoch=paper.stoch,
+            kind=paper.kind,
             hidden=config.hidden,
-            recurrence="plain",
+            recurrence=paper.recurrence,
             prior_layers=1,
-            style=self.style,
+            style=paper.style,
             key=key,
         )
 
     def networks(self, key: PRNGKeyArray) -> Model:
-        config, obs_space, act_space = self.config, self.obs_space, self.act_space
-        keys, style = jax.random.split(key, 7), self.style
-        feat, units = config.deter + config.stoch, config.units
+        config, paper, obs_space, act_space = self.config, self.paper, self.obs_space, self.act_space
+        keys, style, layers = jax.random.split(key, 7), paper.style, paper.layers
+        stoch = paper.stoch * paper.kind.width
+        feat, units = config.deter + stoch, config.units
         shared: dict[str, Any] = {
             "units": units,
-            "layers": config.vector_layers,
+            "layers": layers.vectors,
             "depths": tuple(config.depth << stage for stage in range(4)),
             "kernel": 4,
             "convolutions": "inside",
             "symlog_vectors": False,
             "style": style,
-            "image_act": "relu",
+            "image_act": paper.image_act,
         }
         enc = Encoder(obs_space, **shared, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
-        dec = Decoder(
-            obs_space, deter=config.deter, stoch=config.stoch, blocks=1, pixels="shift", **shared, key=keys[2]
-        )
+        dec = Decoder(obs_space, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", **shared, key=keys[2])
         scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
-        rew = ScalarHead(feat, units, 2, **scalar, key=keys[3])
-        con = FlagHead(feat, units, 3, style=style, key=keys[4]) if config.continue_scale else None
-        leg = legal_head(obs_space, act_space, feat, units, 3, style, key)
-        policy: dict[str, Any] = {"unimix": 0.0, "scale": 1.0, "continuous": "tanh", "style": style}
+        rew = ScalarHead(feat, units, layers.reward, **scalar, key=keys[3])
+        con = FlagHead(feat, units, layers.flags, style=style, key=keys[4]) if paper.continue_scale else None
+        leg = legal_head(obs_space, act_space, feat, units, layers.flags, style, key)
+        policy: dict[str, Any] = {"unimix": 0.0, "scale": 1.0, "continuous": paper.continuous, "style": style}
         policy |= {"mean_init": config.mean_init, "std_init": config.std_init}
-        pol = PolicyHead(act_space, feat, units, 4, **policy, key=keys[5])
-        val = ScalarHead(feat, units, 3, **scalar, init=config.critic_init, key=keys[6])
-        gamma = 1.0 if config.continue_scale else config.gamma  # the head knows it
+        pol = PolicyHead(act_space, feat, units, layers.policy, **policy, key=keys[5])
+        val = ScalarHead(feat, units, layers.value, **scalar, init=config.critic_init, key=keys[6])
+        gamma = 1.0 if paper.continue_scale else config.gamma  # the head knows it
         return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
+
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
+        """The variational bound on what was seen and earned (V1, eq. 10; V2, eq. 2 and algorithm 2): likelihoods, and a
+        KL above the free nats."""
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
+            "representation": free_nats_of_mean(representation, self.config.free_nats),
+        }
+        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
+        predictions, metrics = prediction_losses(model, post, targets, continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+
+
+class DreamerV1(DreamerV1Model):
+    """The `Agent`."""
+
+    def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
+        paper = Paper(
+            stoch=config.stoch,
+            kind=Gaussian(),
+            recurrence="plain",
+            style=Style(norm="none", fan="average", act="elu", init=config.hidden_init),
+            image_act="relu",
+            layers=HeadLayers(vectors=config.vector_layers, reward=2, flags=3, policy=4, value=3),
+            continuous="tanh",
+            kl_shares=(1.0, 1.0),  # one KL with both gradients
+            continue_scale=config.continue_scale,
+        )
+        super().__init__(config, obs_space, act_space, precision, paper)
+        self.differentiable = frozenset(act_space)
 
     def add_noise(self, action: dict[str, Array], legal: Array | None, key: PRNGKeyArray) -> dict[str, Array]:
         amount, noisy = self.config.exploration, {}
@@ -164,18 +221,6 @@ class DreamerV1(Dreamer):
             else:
                 noisy[name] = value + amount * jax.random.normal(own_key, value.shape)
         return noisy
-
-    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """The variational bound on what was seen and earned (eq. 10): likelihoods, and a KL above the free nats."""
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        losses = {
-            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
-            "representation": free_nats_of_mean(representation, self.config.free_nats),
-        }
-        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray

@@ -10,40 +10,28 @@ Values and networks follow danijar/dreamerv2@07d906e. Initial weights are trunca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import Metrics, Row
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, in_parts
+from reverie.agent import Metrics
+from reverie.algos.dreamer.agent import behavior_metrics
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import (
-    Model,
-    Posterior,
-    divergences,
-    free_nats_of_mean,
-    latent_metrics,
-    legal_head,
-    prediction_losses,
-)
+from reverie.algos.dreamer.v1 import DreamerV1Model, HeadLayers, Paper
+from reverie.algos.dreamer.world import Model, Posterior
 from reverie.behavior.actor_critic import actor
 from reverie.behavior.explore import Exploration
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Count, Layers, Positive, Share, Weight, Width, Within
-from reverie.model.canvas import INSIDE
-from reverie.model.decode import Decoder
-from reverie.model.dynamics import Dynamics, features
-from reverie.model.encode import Encoder, width
-from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
-from reverie.model.rssm import RSSM
+from reverie.model.dynamics import features
+from reverie.model.heads import ScalarHead
 from reverie.model.stoch import Categorical
 from reverie.nn.init import Weights
 from reverie.nn.layers import Style
-from reverie.nn.optim import adam
 
 STOCH = 32  # categorical variables
 
@@ -106,21 +94,24 @@ class Config(Improvement, Exploration, Weights):
     """Share of every parameter that is lost at each update."""
 
 
-class DreamerV2(Dreamer):
+class DreamerV2(DreamerV1Model):
     """The `Agent`."""
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
-        scales = {
-            "dynamics": config.kl_scale * config.kl_balance,
-            "representation": config.kl_scale * (1 - config.kl_balance),
-            # The likelihood of normals with a variance of one: half of the square.
-            "reward": 0.5,
-            "continue": config.discount_scale,
-            "policy": 1.0,
-            "value": 0.5,
-            **{f"decode/{k}": 1.0 if s.kind == "discrete" else 0.5 for k, s in obs_space.items()},
-        }
-        super().__init__(config, obs_space, act_space, precision, (INSIDE, INSIDE), scales)
+        paper = Paper(
+            stoch=STOCH,
+            kind=Categorical(config.classes, unimix=0.0),
+            recurrence="dense",
+            style=Style(config.norm, fan="average", act="elu", init=config.hidden_init),
+            image_act="elu",
+            layers=HeadLayers(*[config.layers] * 5),
+            continuous="truncated",
+            kl_shares=(config.kl_balance, 1 - config.kl_balance),
+            continue_scale=config.discount_scale,
+            eps=1e-5,
+            decay=config.decay,
+        )
+        super().__init__(config, obs_space, act_space, precision, paper)
         everything = frozenset(act_space)
         self.differentiable = {
             "auto": frozenset(name for name, space in act_space.items() if space.kind == "vector"),
@@ -128,52 +119,6 @@ class DreamerV2(Dreamer):
             "dynamics": everything,
             "both": everything,
         }[config.actor_gradient]
-        rates = (config.learning_rate, config.actor_learning_rate, config.critic_learning_rate)
-        self.optimizer = in_parts(*(adam(rate, eps=1e-5, clip=config.clip, decay=config.decay) for rate in rates))
-        self.style = Style(config.norm, fan="average", act="elu", init=config.hidden_init)
-
-    def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
-        config = self.config
-        return RSSM(
-            action=width(self.act_space),
-            tokens=tokens,
-            deter=config.deter,
-            stoch=STOCH,
-            kind=Categorical(config.classes, unimix=0.0),
-            hidden=config.hidden,
-            recurrence="dense",
-            prior_layers=1,
-            style=self.style,
-            key=key,
-        )
-
-    def networks(self, key: PRNGKeyArray) -> Model:
-        config, obs_space, act_space = self.config, self.obs_space, self.act_space
-        keys, style = jax.random.split(key, 7), self.style
-        stoch = STOCH * config.classes
-        feat, units, layers = config.deter + stoch, config.units, config.layers
-        shared: dict[str, Any] = {
-            "units": units,
-            "layers": layers,
-            "depths": tuple(config.depth << stage for stage in range(4)),
-            "kernel": 4,
-            "convolutions": "inside",
-            "symlog_vectors": False,
-            "style": style,
-        }
-        enc = Encoder(obs_space, **shared, key=keys[0])
-        dyn = self.dynamics(enc.outputs, keys[1])
-        dec = Decoder(obs_space, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", **shared, key=keys[2])
-        scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
-        rew = ScalarHead(feat, units, layers, **scalar, key=keys[3])
-        con = FlagHead(feat, units, layers, style=style, key=keys[4]) if config.discount_scale else None
-        leg = legal_head(obs_space, act_space, feat, units, layers, style, key)
-        policy: dict[str, Any] = {"unimix": 0.0, "scale": 1.0, "continuous": "truncated", "style": style}
-        policy |= {"mean_init": config.mean_init, "std_init": config.std_init}
-        pol = PolicyHead(act_space, feat, units, layers, **policy, key=keys[5])
-        val = ScalarHead(feat, units, layers, **scalar, init=config.critic_init, key=keys[6])
-        gamma = 1.0 if config.discount_scale else config.gamma  # the head knows it
-        return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
     def target_critic(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead:
         """A copy of the critic, renewed now and then."""
@@ -184,18 +129,6 @@ class DreamerV2(Dreamer):
 
     def transform_reward(self, reward: Float[Array, "*B"]) -> Float[Array, "*B"]:
         return jnp.tanh(reward) if self.config.reward_squash == "tanh" else reward
-
-    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """Likelihoods of what was seen and earned, and a balanced KL (eq. 2, algorithm 2)."""
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        losses = {
-            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
-            "representation": free_nats_of_mean(representation, self.config.free_nats),
-        }
-        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def behavior_loss(
         self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray

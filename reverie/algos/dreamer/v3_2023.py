@@ -39,11 +39,8 @@ class Config(Improvement, ModelConfig):
 
     size: v3.SIZE_NAMES = "S"
     """Width of all networks; XS to XL are those of this paper."""
-    dynamics_scale: Weight = 0.5
-    """Weight of the KL that trains the prior."""
+    dynamics_scale: Weight = 0.5  # as the next, the final version's with another default
     initial: Literal["zeros", "stored", "stored+refreshed"] = "zeros"
-    """Start of a replayed sequence: zeros (the first state of an episode), the latent stored by the policy, or
-    that latent kept fresh by writing back what training recomputes."""
     actor_gradient: ActorGradient = "auto"
     """The score function, or the gradient of the return through the model; auto: the latter for continuous actions."""
     entropy: Weight = 3e-4

@@ -67,18 +67,12 @@ class Model(eqx.Module):
 
 
 class Posterior(NamedTuple):
-    """The latents of the trained rows of a batch, `[B, T, ...]`.
+    """The latents of the trained rows of a batch, `[B, T, ...]`."""
 
-    Attributes:
-      rows: with rewards as they are learned from.
-      alive: float32, 1 - is_terminal.
-      feat: features of the latents.
-    """
-
-    rows: Row
+    rows: Row  # with rewards as they are learned from
     latents: Latent
-    alive: Float[Array, "B T"]
-    feat: Any = ()
+    alive: Float[Array, "B T"]  # float32, 1 - is_terminal
+    feat: Any = ()  # features of the latents
 
     def starts(self) -> Latent:
         """Every replayed latent as the start of an imagined trajectory, `[B * T, ...]`, without a gradient."""

@@ -14,9 +14,9 @@ from reverie.algos.muzero.frames import see
 from reverie.algos.muzero.model import Model
 from reverie.algos.muzero.state import Carry, Legal, State
 from reverie.behavior.explore import explore, unheld
-from reverie.behavior.search import SearchResult, puct
+from reverie.behavior.search import SearchResult, gumbel, puct
 from reverie.envs.base import Spaces
-from reverie.model.encode import legal_actions, planar
+from reverie.model.encode import legal_actions, planar, width
 from reverie.model.unroll import Hidden
 
 
@@ -33,7 +33,7 @@ class Acting:
     @property
     def choices(self) -> int:
         """Actions that a search tells apart."""
-        return sum(s.width for s in self.act_space.values())
+        return width(self.act_space)
 
     def init_carry(self, batch: int, key: PRNGKeyArray) -> Carry:
         frames = {
@@ -120,12 +120,14 @@ class Acting:
     ) -> SearchResult:
         """Plans from `root`. `temperature`: of the draw of an action; None: greedy and without noise."""
         config = self.config
+        shared: dict[str, Any] = {"simulations": config.simulations, "legal": legal}
+        if config.search == "gumbel":
+            return gumbel(model, root, key, **shared, scale=0.0 if temperature is None else 1.0, **config.sigma())
         return puct(
             model,
             root,
             key,
-            simulations=config.simulations,
-            legal=legal,
+            **shared,
             dirichlet_alpha=config.chosen().root_alpha,
             dirichlet_fraction=0.0 if temperature is None else config.root_noise,
             temperature=0.0 if temperature is None else temperature,
@@ -135,6 +137,8 @@ class Acting:
     def temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:
         """Temperature of the visits from which actions are drawn, in training."""
         config, choices = self.config, self.config.chosen()
+        if config.search == "gumbel":  # the noise at the root explores, not the draw of an action
+            return jnp.zeros(carry.moves.shape)
         if config.temperature_moves:
             return (carry.moves < config.temperature_moves).astype(jnp.float32)
         half, quarter = (state.updates >= u for u in (choices.half_heat, choices.quarter_heat))

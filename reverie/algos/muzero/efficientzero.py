@@ -47,19 +47,14 @@ class Choices(PuctChoices):
 class Config(muzero.Config):
     """The values of the algorithm."""
 
+    # MuZero's, with other defaults.
     blocks: Annotated[int, Within(0, 1000)] = 1
-    """Residual blocks of each tower."""
     channels: Width = 64
-    """Planes of a tower's hidden state."""
     n_step: Annotated[int, Within(1, 2**16)] = 5
-    """Rewards in a value target before it bootstraps from a search."""
     reanalyse: Share = 0.99
-    """Share of every batch whose policies and values are searched again, with the target network."""
     bootstrap: Literal["stored", "network", "search"] = "search"
-    """Values that n-step targets end with: stored, of the search when the agent acted; of the target network, without a
-    search; or of a fresh search in the reanalysed share, and of the target network in the rest."""
     target_every: Count = 200
-    """Updates after which the target network is a copy of the trained one again."""
+
     consistency_scale: Weight = 2.0
     """Weight of the loss that pulls the dynamics' output to the representation of the next observation."""
     trust_updates: Number = 30_000

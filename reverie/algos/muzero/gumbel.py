@@ -7,23 +7,18 @@ visits but the improved policy `softmax(logits + sigma(completed Q))`; no Dirich
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
-
-from reverie.algos.muzero import muzero
-from reverie.algos.muzero.model import Model
-from reverie.algos.muzero.state import Carry, Legal, State
+from reverie.algos.muzero.muzero import MuZero
 from reverie.algos.muzero.values import Playable
-from reverie.behavior.search import SearchResult, gumbel
 from reverie.fields import Weight, Within
-from reverie.model.unroll import Hidden
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Playable):
     """The values of the algorithm."""
+
+    search = "gumbel"
 
     simulations: Annotated[int, Within(1, 2**16)] = 16
     """Network calls of each search; 2 to 16 are enough."""
@@ -36,31 +31,14 @@ class Config(Playable):
     q_rescale: bool = True
     """Rescale values to the range seen in the tree."""
 
-
-class GumbelMuZero(muzero.MuZero):
-    """The `Agent`."""
-
-    def temperature(self, state: State, carry: Carry) -> Float[Array, " N"]:
-        """The noise at the root explores, not the draw of an action."""
-        return jnp.zeros(carry.moves.shape)
-
-    def search(
-        self, model: Model, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
-    ) -> SearchResult:
-        config = self.config
-        return gumbel(
-            model,
-            root,
-            key,
-            simulations=config.simulations,
-            legal=legal,
-            considered=config.considered,
-            scale=0.0 if temperature is None else 1.0,
-            visit_scale=config.visit_scale,
-            value_scale=config.q_scale,
-            rescale=config.q_rescale,
-            least_range=config.least_range,
-        )
+    def sigma(self) -> dict[str, Any]:
+        return {
+            "considered": self.considered,
+            "visit_scale": self.visit_scale,
+            "value_scale": self.q_scale,
+            "rescale": self.q_rescale,
+            "least_range": self.least_range,
+        }
 
 
-make_agent = GumbelMuZero
+make_agent = MuZero

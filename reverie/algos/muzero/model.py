@@ -14,7 +14,7 @@ from reverie.algos import Unsuitable
 from reverie.algos.muzero.values import Values
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import halvings, images
-from reverie.model.encode import boards, planar
+from reverie.model.encode import boards, planar, width
 from reverie.model.heads import FlagHead, LegalHead, PolicyHead, Scalar, ScalarHead
 from reverie.model.unroll import Hidden, Towers, Vectors
 from reverie.nn.dists import OneHot
@@ -43,7 +43,7 @@ class Model(eqx.Module):
         """`moves`: width of what the dynamics take, if not the actions."""
         keys, decode_key, turn_key = jax.random.split(key, 4), *(jax.random.fold_in(key, i) for i in (4, 5))
         self.dtype = dtype
-        self.classes = sum(s.width for s in act_space.values())
+        self.classes = width(act_space)
         turns = irregular(obs_space)
         self.gamma = -config.discount if "player" in obs_space and not turns else config.discount
         self.body = make_body(config, seen_space(obs_space, config.stack), moves or self.classes, keys[0])

@@ -22,10 +22,9 @@ from reverie.algos.muzero.state import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.actor_critic import log_probability
 from reverie.behavior.returns import Window
-from reverie.behavior.search import SearchResult, gumbel
 from reverie.envs.base import Space, Spaces
 from reverie.fields import Positive, Share, Weight, Within
-from reverie.model.encode import flat, unflat
+from reverie.model.encode import flat, unflat, width
 from reverie.model.heads import Scalar, sample
 from reverie.model.unroll import Hidden
 from reverie.nn.dists import BoundedNormal, OneHot
@@ -43,8 +42,7 @@ class Config(Puct):
     """The broader policy has a standard deviation (discrete: a temperature) so many times as large."""
     search: Literal["gumbel", "puct"] = "gumbel"
     """PUCT as in the paper, or Gumbel's improved policy."""
-    simulations: Annotated[int, Within(1, 2**16)] = 32
-    """Network calls of each search."""
+    simulations: Annotated[int, Within(1, 2**16)] = 32  # MuZero's, with another default
     entropy_scale: Weight = 1e-3
     """Weight of the policy's entropy."""
 
@@ -118,8 +116,7 @@ class SampledMuZero(muzero.MuZero):
         return int(self.config.candidates)
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        width = sum(s.width for s in self.act_space.values())
-        return {"candidates": jax.ShapeDtypeStruct((self.choices, width), jnp.float32)}
+        return {"candidates": jax.ShapeDtypeStruct((self.choices, width(self.act_space)), jnp.float32)}
 
     def root_of(self, model: Any, seen: Mapping[str, Array], key: PRNGKeyArray, legal: Legal) -> tuple[Hidden, Legal]:
         return model.propose(model.represent(seen), key, legal), None  # candidates are drawn among what is legal
@@ -135,14 +132,6 @@ class SampledMuZero(muzero.MuZero):
     def to_env_action(self, root: Hidden, chosen: Int[Array, " N"]) -> dict[str, Array]:
         taken = jnp.take_along_axis(root.memory[0], chosen[:, None, None], 1)[:, 0]
         return unflat(self.act_space, jnp.clip(taken, -1, 1))
-
-    def search(
-        self, model: Any, root: Hidden, key: PRNGKeyArray, legal: Legal, temperature: Float[Array, " B"] | None
-    ) -> SearchResult:
-        config = self.config
-        if config.search == "puct":
-            return super().search(model, root, key, legal, temperature)
-        return gumbel(model, root, key, simulations=config.simulations, scale=0.0 if temperature is None else 1.0)
 
     def fresh(self, root: Hidden, policy: Float[Array, "B k"], value: Float[Array, " B"]) -> Row:
         return super().fresh(root, policy, value) | {"candidates": root.memory[0]}

@@ -27,7 +27,7 @@ from reverie.algos.muzero.frames import observed
 from reverie.algos.muzero.state import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.returns import Window
-from reverie.behavior.search import TINY, SearchResult, gumbel
+from reverie.behavior.search import TINY, SearchResult
 from reverie.behavior.tree import ILLEGAL
 from reverie.envs.base import Spaces
 from reverie.fields import Share, Weight, Within
@@ -52,14 +52,11 @@ class Config(Puct):
     balance_scale: Weight = 0.0
     """Weight of a loss that keeps all codes in use: how far their mean over a batch is from even, in nats. Without it
     the encoder may settle on one code before it matters which, and the model is one without chance."""
-    n_step: Annotated[int, Within(1, 2**16)] = 10
-    """Rewards in a value target before it bootstraps from a search."""
+
+    # MuZero's, with other defaults.
     lam: Share = 0.5
-    """Below 1: value targets mix returns of 1 to n steps."""
     discount: Share = 0.999
-    """Per step. For two players the sign is added."""
     root_noise: Share = 0.1
-    """Share of Dirichlet noise in the prior of the root."""
 
 
 class Chance(eqx.Module):
@@ -159,11 +156,7 @@ class StochasticMuZero(muzero.MuZero):
         if legal is None:
             legal = jnp.ones((root.reward.shape[0], self.choices), bool)
         legal = jnp.pad(legal, ((0, 0), (0, wide - self.choices)))
-        if self.config.search == "puct":
-            found = super().search(model, root, key, legal, temperature)
-        else:
-            scale = 0.0 if temperature is None else 1.0
-            found = gumbel(model, root, key, simulations=self.config.simulations, legal=legal, scale=scale)
+        found = super().search(model, root, key, legal, temperature)
         return found._replace(policy=found.policy[:, : self.choices])
 
     def unroll(self, model: Any, batch: Row, actions: Array) -> Hidden:

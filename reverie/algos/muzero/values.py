@@ -52,6 +52,7 @@ class Values(Exploration, HasChoices):
     """The values of every member of the family."""
 
     behavior = "search"  # a flag where the policy can act alone (`Playable`)
+    search = "puct"  # or "gumbel"; a flag where a paper has both
 
     network: Literal["auto", "mlp", "tower"] = "auto"
     """Hidden states are vectors (any observation) or planes (boards, pictures). auto: planes for boards."""
@@ -112,6 +113,10 @@ class Values(Exploration, HasChoices):
 
     def paper(self) -> Choices:
         return Choices()
+
+    def sigma(self) -> dict[str, Any]:
+        """Arguments of `gumbel` that say how much its values count."""
+        return {}
 
     def scalar(self) -> dict[str, Any]:
         """Arguments of a `ScalarHead` for rewards or values."""
