@@ -156,6 +156,20 @@ def test_a_sampled_evaluation_draws_from_the_policy_of_a_search_without_noise(na
 
 
 @OFTEN
+def test_where_values_differ_by_less_than_is_asked_for_the_prior_is_followed(name):
+    """Every search reads `least_range`: the one of PUCT is by visits, and follows the prior but for rounding."""
+    found = {}
+    for least in (0.0, 1e9):
+        agent = small_agent(name, simulations=30, least_range=least)
+        state = eqx.tree_at(lambda s: s.model, begun(name), moved(begun(name).model))
+        found[least] = jax.device_get(jax.jit(agent.think)(state, agent.init_carry(1, KEY), first_rows(agent, 1))[1])
+    prior = jax.nn.softmax(found[1e9].tree.logits[0, 0])
+    near = {least: np.abs(x.policy[0] - prior).max() for least, x in found.items()}
+    assert 4 * near[1e9] < near[0.0], near
+    assert near[1e9] < 0.1
+
+
+@OFTEN
 def test_a_thought_is_the_search_behind_the_greedy_action(name):
     agent = small_agent(name, simulations=9)
     both = jax.jit(lambda *args: (agent.policy(*args, "eval"), agent.think(*args)))

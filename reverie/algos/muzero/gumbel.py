@@ -32,13 +32,8 @@ class Config(Playable):
     """Rescale values to the range seen in the tree."""
 
     def sigma(self) -> dict[str, Any]:
-        return {
-            "considered": self.considered,
-            "visit_scale": self.visit_scale,
-            "value_scale": self.q_scale,
-            "rescale": self.q_rescale,
-            "least_range": self.least_range,
-        }
+        own = {"considered": self.considered, "visit_scale": self.visit_scale, "value_scale": self.q_scale}
+        return super().sigma() | own | {"rescale": self.q_rescale}
 
 
 make_agent = MuZero

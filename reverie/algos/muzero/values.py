@@ -116,7 +116,7 @@ class Values(Exploration, HasChoices):
 
     def sigma(self) -> dict[str, Any]:
         """Arguments of `gumbel` that say how much its values count."""
-        return {}
+        return {"least_range": self.least_range}
 
     def scalar(self) -> dict[str, Any]:
         """Arguments of a `ScalarHead` for rewards or values."""
