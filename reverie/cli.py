@@ -29,6 +29,7 @@ from reverie.config import Config, ConfigError
 from reverie.fields import amount
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
 from reverie.memory import use_huge_pages
+from reverie.run.stop import UNAWAITED
 from reverie.safe_stdout import open_outlets
 
 OVERVIEW = """\
@@ -351,7 +352,7 @@ def program() -> None:
     if sys.argv[1:2] in (["train"], ["eval"], ["think"]) and not {"--dry-run", "--help", "-h"} & set(sys.argv):
         keep_programs()
     code = main()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    if any(thread.name.startswith(UNAWAITED) for thread in threading.enumerate()):
         # A program is being compiled that nobody wants any more, and Python would wait for it.
         sys.stdout.flush()
         sys.stderr.flush()

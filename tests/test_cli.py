@@ -572,7 +572,7 @@ def test_the_program_does_not_wait_for_a_thread_that_compiles_what_nobody_wants(
 import sys, threading, time
 from reverie import cli
 def main():
-    threading.Thread(target=time.sleep, args=(1000,)).start()
+    threading.Thread(target=time.sleep, args=(1000,), name="unawaited_0").start()
     print("said")
     return 130
 cli.main = main

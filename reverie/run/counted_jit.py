@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from reverie.run.stop import UNAWAITED
+
 logger = logging.getLogger("reverie")
 
 PATIENCE = 3.0  # seconds of a first call after which a person is told that it compiles
@@ -83,7 +85,7 @@ class CountedJit:
                 with jax.default_device(device):
                     self._call.lower(*shapes).compile()
 
-            pool = ThreadPoolExecutor(1)
+            pool = ThreadPoolExecutor(1, thread_name_prefix=UNAWAITED)
             self._ahead = pool.submit(compile)
             pool.shutdown(wait=False)
 

@@ -17,6 +17,8 @@ _ACKNOWLEDGE = (
     b"\nreverie: Ctrl-C: the run ends after the update at hand and saves everything. A second Ctrl-C does not wait, "
     b"and saves nothing more\n"
 )
+# First word of the names of threads for which the end of the program does not wait, as Python would.
+UNAWAITED = "unawaited"
 _OVER = b"\0"  # no signal has this number
 
 

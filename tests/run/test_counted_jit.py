@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from reverie.run import counted_jit
 from reverie.run.counted_jit import CountedJit, gradient_options, seldom_options
+from reverie.run.stop import UNAWAITED
 
 
 def _gradient(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -53,6 +55,16 @@ def test_what_was_compiled_ahead_is_compiled_once() -> None:
     assert (state.tolist(), twice.tolist()) == ([16] * 3, [2] * 5)
     assert function.traces == 1
     assert compiled.count("jit(traced)") == 1
+
+
+def test_a_thread_that_compiles_is_known_by_its_name() -> None:
+    """The command line does not wait for one at its end."""
+    function = CountedJit("train", lambda x: (names.append(threading.current_thread().name), x)[1])
+    names: list[str] = []
+    function.compile_ahead(jax.ShapeDtypeStruct((), jnp.float32))
+    function(jnp.float32(0))
+    assert len(names) == 1
+    assert names[0].startswith(UNAWAITED)
 
 
 def test_other_shapes_than_those_compiled_ahead_are_compiled_too(caplog: pytest.LogCaptureFixture) -> None:
