@@ -144,8 +144,8 @@ def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None
 @pytest.mark.parametrize("name", ["gumbel_muzero", "efficientzero"])
 def test_pictures_are_not_read_again_for_the_values_of_returns(name: str) -> None:
     """There are 26 of each root with returns of 20 steps."""
-    assert chosen(name, facts(obs=PICTURE)).items() >= {"bootstrap": "stored"}.items()
-    assert chosen(name, facts(obs=PICTURE)).get("reanalyse", 0.0) == 0.0
+    conf = config.override(config.default(name), env="x", **chosen(name, facts(obs=PICTURE)))
+    assert (conf.agent.bootstrap, conf.agent.reanalyse) == ("stored", 0.0)
     assert not {"bootstrap", "reanalyse"} & chosen(name, facts()).keys()
 
 

@@ -83,7 +83,11 @@ class Args:
 
 
 class Treeless(MuZero):
-    """Plays by the prior; its search makes the calls of one and keeps nothing. 0 simulations: no search."""
+    """Plays by the prior; its search makes the calls of one and keeps nothing."""
+
+    @property
+    def calls(self) -> int:
+        return self.config.simulations
 
     def search(
         self, model: Model, root: Any, key: Array, legal: Array | None, temperature: Array | None
@@ -99,11 +103,17 @@ class Treeless(MuZero):
             return (latent, value + reward + discount * ahead, jnp.argmax(logits, -1).astype(jnp.int32)), None
 
         first = jnp.zeros(value.shape, jnp.int32)
-        (_, value, last), _ = lax.scan(simulation, (root, value, first), length=self.config.simulations)
+        (_, value, last), _ = lax.scan(simulation, (root, value, first), length=self.calls)
         allowed = logits if legal is None else jnp.where(legal, logits, ILLEGAL)
         action = jax.random.categorical(key, allowed).astype(jnp.int32)
         nothing = jnp.zeros_like(logits)
         return SearchResult(action, jax.nn.softmax(allowed, -1), value + last, nothing, nothing, None)  # type: ignore[arg-type]
+
+
+class Searchless(Treeless):
+    """Plays by the prior, and that is all."""
+
+    calls = 0
 
 
 class Turn(NamedTuple):
@@ -184,14 +194,14 @@ def show(name: str, turns: list[Turn], ceiling: list[Turn] | None, facts: dict[s
 def on_device(name: str, task: Task, args: Args) -> None:
     envs = DeviceEnvs(EnvSpec(task.env), args.games, seed=0)
     config = replace(task.config, simulations=args.simulations or task.config.simulations)
-    make = lambda kind, **changes: kind(replace(config, **changes), envs.obs_space, envs.act_space, "float32")
+    make = lambda kind: kind(config, envs.obs_space, envs.act_space, "float32")
     rollout = lambda agent: Rollout(envs, agent, args.scan)
     agent = make(MuZero)
     state = drawn(agent.init(jax.random.key(0)), jax.random.key(1))
     real = rollout(agent)
     calls = {
         "random": rolled(real, state, "random"),
-        "prior": rolled(rollout(make(Treeless, simulations=0)), state, "train"),
+        "prior": rolled(rollout(make(Searchless)), state, "train"),
         "ceiling": rolled(rollout(make(Treeless)), state, "train"),
         "search": rolled(real, state, "train"),
         "replay": collected(real, state),

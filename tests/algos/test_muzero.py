@@ -155,7 +155,10 @@ def test_a_sampled_evaluation_draws_from_the_policy_of_a_search_without_noise(na
     assert bits(drawn) != bits(greedy)
 
 
-@OFTEN
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=() if x in ("sampled_muzero", "stochastic_muzero") else pytest.mark.slow) for x in FAMILY],
+)
 def test_where_values_differ_by_less_than_is_asked_for_the_prior_is_followed(name):
     """Every search reads `least_range`: the one of PUCT is by visits, and follows the prior but for rounding."""
     found = {}
