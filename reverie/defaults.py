@@ -20,14 +20,17 @@ import numpy as np
 from rich.console import Console
 
 from reverie import config, fields, presets
+from reverie.algos.dreamer.v3 import DEPTHS
 from reverie.assembly import spec_of
 from reverie.config import Config
 from reverie.envs.base import Space
 from reverie.envs.facts import HOLD, Facts, Variation, look
 from reverie.fields import amount
+from reverie.model.canvas import Size, halvings, images
 from reverie.nn.transforms import h, h_inverse
 
 SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
+TINY = 7  # pixels of the shortest side that is seen as a picture
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
 LONG = 1000  # steps of an episode
 UNPAID = 0.99  # share of unpaid steps from which on reward is hard to find
@@ -59,6 +62,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
       values of the run and of its algorithm, each at most once.
     """
     own = vars(conf.agent)
+    facts = _in_blocks(facts)
     rules = (_clock, _scale, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)
     found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
     known = own | vars(conf.run)
@@ -127,16 +131,30 @@ def _is_game(facts: Facts) -> bool:
     return any(space.kind in ("player", "planes") for space in facts.obs_space.values())
 
 
-def _picture(facts: Facts) -> str:
-    """The size of the largest picture, if one is large; else empty."""
-    sizes = [space.shape[:2] for space in facts.obs_space.values() if space.kind == "image"]
-    height, width = max(sizes, default=(0, 0))
-    return f"{height}x{width}" if max(height, width) > SMALL else ""
+def _in_blocks(facts: Facts) -> Facts:
+    """With the blocks of images as a part of their spaces, as large as leave a side of `TINY`."""
+    spaces = dict(facts.obs_space)
+    for key, most in facts.blocks.items():
+        least = min(spaces[key].shape[:2])
+        block = max(k for k in range(1, most + 1) if most % k == 0 and (k == 1 or least // k >= TINY))
+        spaces[key] = dataclasses.replace(spaces[key], block=block)
+    return dataclasses.replace(facts, obs_space=spaces)
+
+
+def _largest(facts: Facts) -> Size:
+    """Height and width of the largest picture, in its blocks; 0 without any."""
+    return max((space.grid for space in images(facts.obs_space).values()), default=(0, 0))
+
+
+def _picture(facts: Facts) -> bool:
+    """Whether a picture is so large that it costs more than a vector."""
+    return max(_largest(facts)) > SMALL
 
 
 def _shown(facts: Facts) -> str:
-    if picture := _picture(facts):
-        return f"it shows pictures of {picture}"
+    height, width = _largest(facts)
+    if height:
+        return f"it shows pictures of {height}x{width}"
     return f"it shows {sum(s.width for s in facts.obs_space.values() if s.kind not in ('legal', 'player'))} numbers"
 
 
@@ -162,9 +180,13 @@ def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     on a hill is never above 0.07."""
     spaces = facts.obs_space
     found = {k: scale for k, v in facts.variation.items() if (scale := _center_and_spread(v, spaces[k]))}
-    if found:
-        faint = "numbers that vary by a few hundredths would not be seen beside the others"
-        yield Choice("obs_scale", json.dumps(found), faint)
+    faint = ["numbers that vary by a few hundredths would not be seen beside the others"] if found else []
+    drawn = {k: space.block for k, space in spaces.items() if space.block > 1}
+    if "actor_learning_rate" in own:  # DreamerV1 and V2 see 64 x 64 pixels in any case
+        drawn = {}
+    squares = [f"pictures are drawn in squares of {k} x {k} equal pixels" for k in sorted({*drawn.values()})]
+    if found or drawn:
+        yield Choice("obs_scale", json.dumps(found | drawn), "; ".join(faint + squares))
 
 
 def _center_and_spread(variation: Variation, space: Space) -> tuple[list[float], list[float]] | None:
@@ -206,6 +228,8 @@ def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if own.get("behavior_learning_rate", 1.0) < 1e-4:  # Adam of 2023
         yield Choice("behavior_learning_rate", 3e-4, few)
         yield Choice("choices", '{"vector_units": 0}', "vectors are read by layers as wide as the size, not 1024")
+    elif 0 < (stages := halvings(facts.obs_space)) < len(DEPTHS):
+        yield Choice("choices", json.dumps({"stages": stages}), "small pictures need not be enlarged to be read")
     if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3
         yield Choice("batch", 64, "four minibatches of a laptop's share")
         yield Choice("minibatch", 256, "half of the rows of one")

@@ -83,6 +83,27 @@ def test_errors_of_values_do_not_decide_what_is_replayed() -> None:
     assert "  --no-prioritized: " in told.getvalue(), "as it would be typed"
 
 
+def test_pictures_drawn_in_squares_are_small_ones() -> None:
+    plain = dataclasses.replace(facts(obs={"image": Space("image", (64, 96, 3))}), blocks={"image": 1})
+    drawn = dataclasses.replace(plain, blocks={"image": 8})
+    assert json.loads(chosen("dreamer_v3", drawn)["obs_scale"]) == {"image": 8}
+    assert json.loads(chosen("dreamer_v3", drawn)["choices"]) == {"stages": 1}
+    assert chosen("dreamer_v3", drawn)["replay_ratio"] == 64
+    assert "replay_ratio" not in chosen("dreamer_v3", plain), "that of the run, 32"
+    assert {"obs_scale", "choices"}.isdisjoint(chosen("dreamer_v3", plain))
+    assert "reanalyse" in chosen("efficientzero", plain)
+    assert "reanalyse" not in chosen("efficientzero", drawn)
+    assert "obs_scale" not in chosen("dreamer_v2", drawn), "its pictures have 64 x 64 pixels"
+    empty = dataclasses.replace(plain, blocks={"image": 32})  # one colour, or nearly
+    assert json.loads(chosen("gumbel_muzero", empty)["obs_scale"]) == {"image": 8}
+    told = io.StringIO()
+    conf = config.override(config.default("dreamer_v3"), env="x")
+    choices = defaults.suit(conf, drawn)
+    defaults.tell(Console(file=told, width=200), config.override(conf, **{x.name: x.value for x in choices}), choices)
+    assert "pictures are drawn in squares of 8 x 8 equal pixels" in told.getvalue()
+    assert "it shows pictures of 8x12" in told.getvalue()
+
+
 def test_an_env_that_never_ends_by_itself_gets_a_clock() -> None:
     assert chosen("dreamer_v3", facts(ENDLESS, ENDLESS))["time_limit"] == 1000
     assert "time_limit" not in chosen("dreamer_v3", facts(SPARSE, SPARSE))

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class Facts:
     device: bool = False  # whether it lives there
     zeros: float = 0.0  # share of the steps that were paid nothing
     large: float = 1.0  # share of the steps that were paid half the largest reward or more, whatever the sign
+    blocks: Mapping[str, int] = field(default_factory=dict)  # side of the squares of equal pixels that make an image
 
     @property
     def scale(self) -> float:
@@ -145,6 +146,8 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
     vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
+    images = [key for key, space in env.obs_space.items() if space.kind == "image"]
+    blocks = {key: math.gcd(*env.obs_space[key].shape[:2]) for key in images}
     rewards: list[float] = []
     times: list[float] = []
 
@@ -153,6 +156,8 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         times.append(seconds)
         for key, rows in vectors.items():
             rows.append(step.obs[key].flatten())
+        for key in images:
+            blocks[key] = block_of(step.obs[key], blocks[key])
 
     plays = {name: _episodes(env, hold, note) for name, hold in (("plain", 1), ("held", HOLD))}
     env.close()
@@ -166,9 +171,19 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         "zeros": rewards.count(0) / max(1, len(rewards)),
         "large": sum(abs(x) >= largest / 2 for x in rewards) / max(1, len(rewards)),
         "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
+        "blocks": blocks,
         "seconds": statistics.median(times or [0.0]),
         "device": on_device(spec),
     }
+
+
+def block_of(image: np.ndarray, most: int) -> int:
+    """The side of the largest squares of equal pixels in which an image `[H, W, C]` is drawn, a divisor of `most`."""
+    if most > 1:
+        for axis in (0, 1):
+            edges = np.flatnonzero((np.diff(image, axis=axis) != 0).any((1 - axis, 2))) + 1
+            most = math.gcd(most, *edges.tolist())
+    return most
 
 
 def _episodes(env: Env, hold: int, note: Callable[[Step, float], None]) -> dict[str, Any]:

@@ -78,6 +78,20 @@ def test_the_same_env_gives_the_same_facts(looks: None) -> None:
     assert (first.plain, first.held) == (second.plain, second.held)
 
 
+def test_the_squares_of_a_picture_are_found(looks: None) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    large = small.repeat(8, 0).repeat(8, 1)
+    assert facts.block_of(large, 16) == 8
+    assert facts.block_of(large, 12) == 4
+    assert facts.block_of(large[:, :-4], 4) == 4
+    assert facts.block_of(np.zeros((32, 48, 3), np.uint8), 16) == 16
+    large[9, 9, 1] ^= 1
+    assert facts.block_of(large, 16) == 1
+    found = facts.look(EnvSpec("reverie.envs.toy:Catch"))
+    assert found is not None
+    assert found.blocks == {"image": 8}
+
+
 @pytest.mark.parametrize("returns", [((), (1.0,)), ((0.0, 0.0), (0.0, 5.0))])
 def test_the_best_episode_decides(returns: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
     plain, held = (facts.Play(100, x, (10,) * len(x), 0) for x in returns)

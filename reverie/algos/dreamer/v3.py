@@ -99,8 +99,10 @@ class Choices(Weights):
     fan: Literal["in", "average"] = "in"
     """Variance of initial weights: one over the inputs of a unit, or over the mean of its inputs and outputs."""
     convolutions: Literal["pool", "stride"] = "pool"
-    """Stages of the image networks: max-pooling and nearest upsampling, four of them; or strided and transposed
+    """Stages of the image networks: max-pooling and nearest upsampling, `stages` of them; or strided and transposed
     convolutions, until the image is 4x4."""
+    stages: Annotated[int, Within(1, 4)] = 4
+    """Halvings of an image by pooling: four for sides of 48 pixels or more, to which smaller ones are enlarged."""
     kernel: Annotated[int, Within(1, 64)] = 5
     """Side of the convolutions' kernels. With strides, the code of 2023 has 4, its paper 3."""
     pixels: Literal["sigmoid", "shift"] = "sigmoid"
@@ -211,9 +213,10 @@ class Config(Improvement, ModelConfig):
 
 
 def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
-    """Channels after each stage of the image networks: four with pooling; with strides, until 4x4 is reached."""
-    pooled = config.chosen().convolutions == "pool"
-    multiples = DEPTHS if pooled else [1 << stage for stage in range(halvings(obs_space))]
+    """Channels after each stage of the image networks: of all with pooling; with strides, until 4x4 is reached."""
+    choices = config.chosen()
+    pooled = choices.convolutions == "pool"
+    multiples = DEPTHS[: choices.stages] if pooled else [1 << stage for stage in range(halvings(obs_space))]
     return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 
