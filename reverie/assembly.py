@@ -53,8 +53,7 @@ def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
 
 
 def with_scale(obs_space: Spaces, text: str) -> Spaces:
-    """The spaces with center and spread of the vectors, and the blocks of the images, that a text names, as
-    `--obs-scale` takes it."""
+    """The spaces with center and spread of the vectors that a text names, as `--obs-scale` takes it."""
     try:
         given = parsed(text)
         if not isinstance(given, dict):
@@ -65,16 +64,11 @@ def with_scale(obs_space: Spaces, text: str) -> Spaces:
 
 
 def _space_at_scale(obs_space: Spaces, key: str, scale: Any) -> Space:
-    known = [name for name, space in obs_space.items() if space.kind in ("vector", "image")]
-    if key not in known:
-        seen = f"{did_you_mean(key, known)}There is {', '.join(known)}" if known else "leave it out"
-        raise ValueError(f"no vector or image {key!r} is seen: {seen}")
-    space, width = obs_space[key], obs_space[key].width
-    if space.kind == "image":
-        height, wide = space.shape[:2]
-        if type(scale) is not int or scale < 1 or height % scale or wide % scale:
-            raise ValueError(f"{key} has {height} x {wide} pixels: expected the side of its blocks, that divides both")
-        return dataclasses.replace(space, block=scale)
+    vectors = [name for name, space in obs_space.items() if space.kind == "vector"]
+    if key not in vectors:
+        seen = f"{did_you_mean(key, vectors)}There is {', '.join(vectors)}" if vectors else "leave it out"
+        raise ValueError(f"no vector {key!r} is seen: {seen}")
+    width = obs_space[key].width
     is_number = lambda x: type(x) in (int, float) and math.isfinite(x)
     is_row = lambda x: isinstance(x, list) and len(x) == width and all(map(is_number, x))
     if not (isinstance(scale, list) and len(scale) == 2 and all(map(is_row, scale))):
@@ -82,7 +76,7 @@ def _space_at_scale(obs_space: Spaces, key: str, scale: Any) -> Space:
     center, spread = (tuple(map(float, numbers)) for numbers in scale)
     if min(spread) <= 0:
         raise ValueError(f"{key}: a spread of {min(spread):g}, expected numbers above 0")
-    return dataclasses.replace(space, center=center, spread=spread)
+    return dataclasses.replace(obs_space[key], center=center, spread=spread)
 
 
 @contextmanager

@@ -62,8 +62,8 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
       values of the run and of its algorithm, each at most once.
     """
     own = vars(conf.agent)
-    facts = _in_blocks(facts)
-    rules = (_clock, _scale, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)
+    facts = _small(facts)
+    rules = (_clock, _scale, _image_size, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)
     found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
     known = own | vars(conf.run)
     return [choice for choice in found.values() if known.get(choice.name, choice.value) != choice.value]
@@ -110,7 +110,8 @@ def _flag_of(choice: Choice) -> str:
     """A choice as a person would type it."""
     if isinstance(choice.value, bool):
         return fields.flag(choice.name if choice.value else f"no_{choice.name}")
-    return f"{fields.flag(choice.name)} {choice.value}"
+    value = " ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else choice.value
+    return f"{fields.flag(choice.name)} {value}"
 
 
 def algorithm(env: str, facts: Facts) -> Choice:
@@ -131,19 +132,21 @@ def _is_game(facts: Facts) -> bool:
     return any(space.kind in ("player", "planes") for space in facts.obs_space.values())
 
 
-def _in_blocks(facts: Facts) -> Facts:
-    """With the blocks of images as a part of their spaces, as large as leave a side of `TINY`."""
-    spaces = dict(facts.obs_space)
-    for key, most in facts.blocks.items():
-        least = min(spaces[key].shape[:2])
-        block = max(k for k in range(1, most + 1) if most % k == 0 and (k == 1 or least // k >= TINY))
-        spaces[key] = dataclasses.replace(spaces[key], block=block)
-    return dataclasses.replace(facts, obs_space=spaces)
+def _small(facts: Facts) -> Facts:
+    """With pictures as small as they say the same: one pixel in place of each square of equal ones."""
+    seen = images(facts.obs_space)
+    if len({space.shape[:2] for space in seen.values()}) != 1:
+        return dataclasses.replace(facts, blocks={})
+    block, (height, width) = math.gcd(*facts.blocks.values()), next(iter(seen.values())).shape[:2]
+    block = max((k for k in range(1, block + 1) if block % k == 0 and min(height, width) // k >= TINY), default=1)
+    small = {k: dataclasses.replace(s, shape=(height // block, width // block, s.shape[2])) for k, s in seen.items()}
+    return dataclasses.replace(facts, obs_space=facts.obs_space | small, blocks=dict.fromkeys(seen, block))
 
 
 def _largest(facts: Facts) -> Size:
-    """Height and width of the largest picture, in its blocks; 0 without any."""
-    return max((space.grid for space in images(facts.obs_space).values()), default=(0, 0))
+    """Height and width of the largest picture, 0 without any."""
+    height, width, _ = max((space.shape for space in images(facts.obs_space).values()), default=(0, 0, 0))
+    return height, width
 
 
 def _picture(facts: Facts) -> bool:
@@ -156,15 +159,6 @@ def _shown(facts: Facts) -> str:
     if height:
         return f"it shows pictures of {height}x{width}"
     return f"it shows {sum(s.width for s in facts.obs_space.values() if s.kind not in ('legal', 'player'))} numbers"
-
-
-def _ratio(facts: Facts) -> tuple[float, str]:
-    """Replayed steps per env step of a Dreamer."""
-    if facts.seconds > SLOW:
-        return 256.0, f"a step takes {1e3 * facts.seconds:.0f} ms: more is learned from each"
-    if _picture(facts):
-        return 32.0, "pictures are dear to learn from"
-    return 64.0, f"a step takes {1e3 * facts.seconds:.2g} ms, a small model's update not much more"
 
 
 def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
@@ -180,13 +174,17 @@ def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     on a hill is never above 0.07."""
     spaces = facts.obs_space
     found = {k: scale for k, v in facts.variation.items() if (scale := _center_and_spread(v, spaces[k]))}
-    faint = ["numbers that vary by a few hundredths would not be seen beside the others"] if found else []
-    drawn = {k: space.block for k, space in spaces.items() if space.block > 1}
-    if "actor_learning_rate" in own:  # DreamerV1 and V2 see 64 x 64 pixels in any case
-        drawn = {}
-    squares = [f"pictures are drawn in squares of {k} x {k} equal pixels" for k in sorted({*drawn.values()})]
-    if found or drawn:
-        yield Choice("obs_scale", json.dumps(found | drawn), "; ".join(faint + squares))
+    if found:
+        faint = "numbers that vary by a few hundredths would not be seen beside the others"
+        yield Choice("obs_scale", json.dumps(found), faint)
+
+
+def _image_size(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
+    block = max(facts.blocks.values(), default=1)
+    if block > 1 and "actor_learning_rate" not in own:  # DreamerV1 and V2 enlarge every picture to 64 x 64
+        height, width = _largest(facts)
+        size = height if height == width else (height, width)
+        yield Choice("image_size", size, f"pictures are drawn in squares of {block} x {block} equal pixels")
 
 
 def _center_and_spread(variation: Variation, space: Space) -> tuple[list[float], list[float]] | None:
@@ -211,10 +209,15 @@ def _dreamer(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """Every Dreamer."""
     if "free_nats" not in own:
         return
-    ratio, reason = _ratio(facts)
-    yield Choice("replay_ratio", ratio, reason)
-    yield Choice("batch", 16, "a laptop's share")
-    yield Choice("length", 32, "more updates in the same time than with sequences of 64")
+    small = "slow_rate" in own and "ppo_updates" not in own
+    if facts.seconds > SLOW:
+        slow = f"a step takes {1e3 * facts.seconds:.0f} ms: more is learned from each"
+        yield Choice("replay_ratio", 256.0, slow)
+    elif not small and not _picture(facts):
+        quick = f"a step takes {1e3 * facts.seconds:.2g} ms, a small model's update not much more"
+        yield Choice("replay_ratio", 64.0, quick)
+    yield Choice("batch", 8 if small else 16, "more updates in the same time")
+    yield Choice("length", 32, "more updates in the same time")
 
 
 def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:

@@ -86,21 +86,23 @@ def test_errors_of_values_do_not_decide_what_is_replayed() -> None:
 def test_pictures_drawn_in_squares_are_small_ones() -> None:
     plain = dataclasses.replace(facts(obs={"image": Space("image", (64, 96, 3))}), blocks={"image": 1})
     drawn = dataclasses.replace(plain, blocks={"image": 8})
-    assert json.loads(chosen("dreamer_v3", drawn)["obs_scale"]) == {"image": 8}
+    assert chosen("dreamer_v3", drawn)["image_size"] == (8, 12)
     assert json.loads(chosen("dreamer_v3", drawn)["choices"]) == {"stages": 1}
-    assert chosen("dreamer_v3", drawn)["replay_ratio"] == 64
-    assert "replay_ratio" not in chosen("dreamer_v3", plain), "that of the run, 32"
-    assert {"obs_scale", "choices"}.isdisjoint(chosen("dreamer_v3", plain))
+    assert {"image_size", "choices"}.isdisjoint(chosen("dreamer_v3", plain))
     assert "reanalyse" in chosen("efficientzero", plain)
     assert "reanalyse" not in chosen("efficientzero", drawn)
-    assert "obs_scale" not in chosen("dreamer_v2", drawn), "its pictures have 64 x 64 pixels"
+    assert "image_size" not in chosen("dreamer_v2", drawn), "its pictures have 64 x 64 pixels"
     empty = dataclasses.replace(plain, blocks={"image": 32})  # one colour, or nearly
-    assert json.loads(chosen("gumbel_muzero", empty)["obs_scale"]) == {"image": 8}
+    assert chosen("gumbel_muzero", empty)["image_size"] == (8, 12)
+    two = {"a": PICTURE["image"], "b": Space("image", (8, 8, 3))}
+    several = dataclasses.replace(facts(obs=two), blocks={"a": 12, "b": 4})
+    assert "image_size" not in chosen("gumbel_muzero", several), "one flag for both"
     told = io.StringIO()
     conf = config.override(config.default("dreamer_v3"), env="x")
     choices = defaults.suit(conf, drawn)
     defaults.tell(Console(file=told, width=200), config.override(conf, **{x.name: x.value for x in choices}), choices)
     assert "pictures are drawn in squares of 8 x 8 equal pixels" in told.getvalue()
+    assert "--image-size 8 12: " in told.getvalue()
     assert "it shows pictures of 8x12" in told.getvalue()
 
 
@@ -159,7 +161,11 @@ def test_rewards_that_are_rare_and_large_are_replayed() -> None:
 
 def test_slow_envs_and_pictures_change_how_much_is_learned_from_a_step() -> None:
     fast, slow, seen = (chosen("dreamer_v3", x) for x in (facts(), facts(seconds=0.02), facts(obs=PICTURE)))
-    assert slow["replay_ratio"] > fast["replay_ratio"] > seen.get("replay_ratio", 32.0)
+    assert slow["replay_ratio"] == 256
+    assert "replay_ratio" not in fast, "that of the run, 32"
+    assert "replay_ratio" not in seen
+    assert chosen("dreamer_v2", facts())["replay_ratio"] == 64
+    assert "replay_ratio" not in chosen("dreamer_v2", facts(obs=PICTURE))
 
 
 @pytest.mark.parametrize("name", ["gumbel_muzero", "efficientzero"])

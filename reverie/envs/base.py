@@ -55,7 +55,6 @@ class Space:
       low, high: `vector` only: bounds of every element, flattened; may be infinite.
         Vector actions are always in [-1, 1]: the adapter rescales them to the env's own bounds.
       center, spread: `vector` only: networks see every element as `(x - center) / spread`; empty: as it is.
-      block: `image` only: the image is drawn in squares of so many pixels a side, and networks see one pixel of each.
       channels_first: `image` only: the env itself shows it as `[C, H, W]`, and it is turned around on its way in.
       alternating: `player` only: by the rules of the game the players move in strict turns, one move each. Where it is
         not said, a search learns whose turn comes.
@@ -70,7 +69,6 @@ class Space:
     channels_first: bool = False
     center: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
-    block: int = 1
 
     @property
     def dtype(self) -> np.dtype:
@@ -80,12 +78,6 @@ class Space:
     def width(self) -> int:
         """Length of this array as a flat float vector; discrete elements count as one-hots."""
         return sum(self.classes) if self.kind == "discrete" else math.prod(self.shape)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width of what lies on a grid, of an image in its blocks."""
-        height, wide = self.shape[:2]
-        return height // self.block, wide // self.block
 
     @property
     def is_picture(self) -> bool:
@@ -184,7 +176,6 @@ def to_json(spaces: Spaces) -> dict[str, Any]:
             **({"alternating": True} if s.alternating else {}),
             **({"channels_first": True} if s.channels_first else {}),
             **({"center": list(s.center), "spread": list(s.spread)} if s.spread else {}),
-            **({"block": s.block} if s.block > 1 else {}),
         }
         for key, s in spaces.items()
     }

@@ -6,8 +6,6 @@ pixels, so that nothing is lost and nothing is blurred; sides that shrink are in
 paints the canvas and is compared with the images as the encoder sees them: a picture weighs as much in the loss as it
 has pixels there, whatever it had before. What a person looks at is resized back.
 
-Images drawn in blocks of equal pixels (`Space.block`) are seen as one pixel of each.
-
 No side is made larger than 64 by this: the resolution at which the Dreamers were published, and on a CPU 96 costs twice
 as much. Whoever wants more resizes in the env (`--image-size 96`).
 """
@@ -36,7 +34,7 @@ def images(spaces: Spaces) -> Spaces:
 
 def extent(spaces: Spaces) -> Size:
     """The largest height and the largest width of what lies on a grid."""
-    heights, widths = zip(*(s.grid for s in spaces.values()), strict=True)
+    heights, widths = zip(*(s.shape[:2] for s in spaces.values()), strict=True)
     return max(heights), max(widths)
 
 
@@ -82,15 +80,14 @@ def resized(spaces: Spaces, size: Size) -> dict[str, Size]:
     return {key: size for key, space in images(spaces).items() if space.shape[:2] != size}
 
 
-def onto(x: Float[Array, "*B h w c"], size: Size, block: int = 1) -> Float[Array, "*B H W c"]:
-    """An image, or one pixel of each of its blocks, on a canvas of this size."""
-    return _resample(x[..., ::block, ::block, :], size, "linear", "nearest")
+def onto(x: Float[Array, "*B h w c"], size: Size) -> Float[Array, "*B H W c"]:
+    """An image on a canvas of this size."""
+    return _resample(x, size, "linear", "nearest")
 
 
-def back(x: Float[Array, "*B h w c"], size: Size, block: int = 1) -> Float[Array, "*B H W c"]:
+def back(x: Float[Array, "*B h w c"], size: Size) -> Float[Array, "*B H W c"]:
     """A canvas as an image of this size. What `onto` did not shrink comes back as it was."""
-    drawn = _resample(x, (size[0] // block, size[1] // block), "nearest", "linear")
-    return drawn.repeat(block, -3).repeat(block, -2)
+    return _resample(x, size, "nearest", "linear")
 
 
 class Canvas(NamedTuple):
@@ -99,17 +96,16 @@ class Canvas(NamedTuple):
     canvas_dist: Any  # a distribution over the canvas
     canvas: Size
     size: Size  # of the image
-    block: int = 1  # side of its blocks
 
     def pred(self) -> Float[Array, "*B H W c"]:
-        return back(self.canvas_dist.pred(), self.size, self.block)
+        return back(self.canvas_dist.pred(), self.size)
 
     def loss(self, target: Float[Array, "*B H W c"]) -> Float[Array, "*B"]:
-        return self.canvas_dist.loss(onto(target, self.canvas, self.block))
+        return self.canvas_dist.loss(onto(target, self.canvas))
 
 
 def _alike(spaces: Spaces) -> bool:
-    return len({s.grid for s in spaces.values()}) == 1
+    return len({s.shape[:2] for s in spaces.values()}) == 1
 
 
 def _fits(size: Size, stages: int) -> bool:

@@ -238,6 +238,6 @@ class Decoder(eqx.Module):
                 canvas_dist = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
                 height, wide, _ = space.shape
                 fits = (height, wide) == self.canvas
-                out[name] = canvas_dist if fits else Canvas(canvas_dist, self.canvas, (height, wide), space.block)
+                out[name] = canvas_dist if fits else Canvas(canvas_dist, self.canvas, (height, wide))
                 start += space.shape[2]
         return out

@@ -180,18 +180,16 @@ class Encoder(eqx.Module):
         if self.mlp is not None:
             tokens.append(self.mlp(flat(vectors(spaces), obs, squash=self.symlog_vectors).astype(dtype)))
         if self.convs:
-            x = jnp.concatenate(
-                [self._bright(obs[key], space.block, dtype) for key, space in images(spaces).items()], -1
-            )
+            x = jnp.concatenate([self._bright(obs[key], dtype) for key in images(spaces)], -1)
             for conv, norm in zip(self.convs, self.norms, strict=True):
                 halve = {"pool": conv.pooled, "stride": conv.strided, "inside": conv.strided_inside}
                 x = ACTIVATIONS[self.act](norm(halve[self.convolutions](x)))
             tokens.append(x.reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)
 
-    def _bright(self, x: UInt8[Array, "*B h w c"], block: int, dtype: jnp.dtype) -> Float[Array, "*B H W c"]:
+    def _bright(self, x: UInt8[Array, "*B h w c"], dtype: jnp.dtype) -> Float[Array, "*B H W c"]:
         """An image on the canvas, as brightness around 0."""
         if not self.symlog_images and x.shape[-3:-1] == self.canvas:
             return x.astype(dtype) / 255 - 0.5
-        bright = onto(x.astype(jnp.float32) / 255, self.canvas, block)  # as the target of a decoder: computed once
+        bright = onto(x.astype(jnp.float32) / 255, self.canvas)  # as the target of a decoder: computed once
         return (SYMLOG_PIXELS.to(bright) if self.symlog_images else bright).astype(dtype) - 0.5

@@ -198,7 +198,7 @@ class Towers(eqx.Module):
         spaces = dict(self.spaces)
         parts = []
         for key, space in planar(spaces).items():
-            x = onto(obs[key].astype(dtype), self.canvas, space.block)
+            x = onto(obs[key].astype(dtype), self.canvas)
             parts.append(x / 255 - 0.5 if space.kind == "image" else x)
         if rest := beside(spaces):
             x = flat(rest, obs, squash=True).astype(dtype)

@@ -48,7 +48,7 @@ class Arena:
     def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, mode: Mode = "eval", **options: Any) -> None:
         self.envs, self.agent = envs, agent
         self._opponent = opponent(name, envs.env)
-        self.policy = CountedJit(f"arena/{envs.num}", partial(agent.policy, mode=mode), **options)
+        self.policy = CountedJit(f"arena/{envs.num}", partial(agent.policy, mode=mode), same_state=True, **options)
         self._step, self._rows = jax.jit(envs.step), jax.jit(envs.rows)
 
     def play(self, state: State, games: int, key: Any, stop: Stop | None = None) -> list[Game] | None:

@@ -50,8 +50,7 @@ class Environment:
     out. What is left out may be text or a sequence. Empty: all."""
     obs_scale: str = "{}"
     """JSON object: for vectors that are seen, what networks subtract from every element and divide it by:
-    '{"vector": [[0, 5], [1, 0.07]]}'. What hardly moves, or lies far from 0, is otherwise hard to see. For images that
-    are drawn in squares of equal pixels, the side of these: '{"image": 8}'. Networks see one pixel of each."""
+    '{"vector": [[0, 5], [1, 0.07]]}'. What hardly moves, or lies far from 0, is otherwise hard to see."""
     targets: Literal["none", "proprio"] = "none"
     """Targets of a world model besides what it sees. proprio: positions and velocities of the joints, poses and
     velocities of the end effectors, of an env that has a body (MuJoCo, dm_control)."""

@@ -51,6 +51,8 @@ class CountedJit:
 
     Args:
       pack: applied to its result, under the same jit.
+      same_state: the first argument is mostly that of the last call, an agent's state of hundreds of arrays: they are
+        found once, not at every call. It must always have the same structure.
 
     Attributes:
       compiling: seconds that the first call took; what was compiled ahead is not in it.
@@ -61,9 +63,14 @@ class CountedJit:
         name: str,
         function: Callable[..., Any],
         pack: Callable[[Any], Any] = lambda result: result,
+        same_state: bool = False,
         **options: Any,
     ) -> None:
         self.name, self.traces, self.compiling = name, 0, 0.0
+        self._same_state = same_state
+        self._state: Any = None  # the last one, and its arrays
+        self._arrays: list[Any] = []
+        self._structure: Any = None
         self._is_new = True
         self._ahead: Future[Any] | None = None
 
@@ -71,6 +78,8 @@ class CountedJit:
             self.traces += 1
             if self.traces > 1 and _jitting():
                 logger.warning("%s is compiled again: its arguments changed shape or dtype", name)
+            if same_state:
+                args = jax.tree.unflatten(self._structure, args[0]), *args[1:]
             return pack(function(*args))
 
         self._call = jax.jit(traced, **options)
@@ -92,6 +101,8 @@ class CountedJit:
     def __call__(self, *args: Any) -> Any:
         if not _jitting():
             args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
+        if self._same_state:
+            args = self._arrays_of(args[0]), *args[1:]
         if not (self._is_new and _jitting()):
             return self._call(*args)
         timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", self.name))
@@ -106,6 +117,11 @@ class CountedJit:
             timer.cancel()
             self._is_new = False
             self.compiling = time.perf_counter() - before
+
+    def _arrays_of(self, state: Any) -> list[Any]:
+        if self._structure is None or state is not self._state:
+            self._state, (self._arrays, self._structure) = state, jax.tree.flatten(state)
+        return self._arrays
 
 
 def _jitting() -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
+import jax
 import numpy as np
 
 from reverie.agent import Agent
 from reverie.config import RunConfig
 from reverie.envs.base import Spaces
-from reverie.replay.rows import Field, bytes_per_row
+from reverie.replay.rows import Field, Row, bytes_per_row
 from reverie.replay.sequences import Replay
 from reverie.run.seeds import seeds
 
@@ -55,6 +58,39 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
         alpha=run.priority_alpha,
         beta=run.priority_beta,
     )
+
+
+class WriteBack:
+    """Results of updates for the rows they learned from, on their way to replay: one update late, on every machine. So
+    a device has its next update before the host asks for what the last one found.
+
+        draw     batch 1    batch 2              batch 3              batch 4
+        update              1                    2                    3
+        write                                    out of 1             out of 2
+
+    A checkpoint holds those on their way.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._ids = np.zeros((0, 0), np.int64)
+        self._out: Mapping[str, Any] = {}
+
+    def follow(self, ids: np.ndarray, out: Mapping[str, jax.Array]) -> None:
+        """Writes the results of the update before; those of this one, for the rows `ids` [B, T], are next."""
+        before, values = self._ids, jax.device_get(self._out)
+        self._ids, self._out = ids, out
+        if values:
+            self._replay.update(before, values)
+
+    def arrays(self) -> Row:
+        """The argument of `restore`; empty, if nothing is on its way."""
+        return {"ids": self._ids, **jax.device_get(self._out)} if self._out else {}
+
+    def restore(self, arrays: Row) -> None:
+        """Inverse of `arrays`."""
+        out = dict(arrays)
+        self._ids, self._out = out.pop("ids", self._ids), out
 
 
 def beta(run: RunConfig, updates: int) -> float:

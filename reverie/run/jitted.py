@@ -37,7 +37,7 @@ class JittedAgent:
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
         self.policy: dict[Mode, CountedJit] = {
-            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), **self.place.alone)
+            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), same_state=True, **self.place.alone)
             for mode in get_args(Mode)
         }
         self._trains: dict[Part, CountedJit] = {}

@@ -3,8 +3,9 @@
 One turn of the loop:
 
     measure     evaluation, report, averages and checkpoint, where their step is due
+    draw        the batch of the first update, if there is to be one: a device still works on the last one
     collect     one step of one group of envs; the rows whose successor is known go to replay
-    update      as often as the replay ratio says; what training recomputes is written back
+    update      as often as the replay ratio says; what training recomputes is written back, see `experience.WriteBack`
 
 With `--schedule model-then-policy` a turn is either a step or an update, see `phases`.
 
@@ -30,6 +31,7 @@ from reverie.config import ConfigError, RunConfig
 from reverie.envs.spec import UnusableEnv
 from reverie.fields import amount
 from reverie.health import NonFinite, Watch
+from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
 from reverie.run import experience, phases
 from reverie.run.callbacks import Callbacks
@@ -101,6 +103,8 @@ class Training:
         self.clock = Clock()
         self.compiled = JittedAgent(agent, devices)
         self.replay = experience.replay_of(run, agent)
+        self.write_back = experience.WriteBack(self.replay)
+        self._drawn: Row = {}  # the batch of the next update, between a draw and that; never at the end of a turn
         checkpoints = Checkpoints(directory.checkpoints, run.keep, id)
         checkpoint = latest(checkpoints)
         self.id = checkpoints.run = id or (checkpoint and checkpoint.run) or uuid.uuid4().hex
@@ -110,7 +114,7 @@ class Training:
         self.recent = Recent(run, workers, self.replay, self.compiled, self.clock)
         segments = Segments(directory.replay, self.id)
         self.snapshots = Snapshots(
-            run, agent, checkpoints, segments, self.replay, self.collector, self.ratio, self.recent
+            run, agent, checkpoints, segments, self.replay, self.write_back, self.collector, self.ratio, self.recent
         )
         self.watch = Watch(agent.symptoms)
         self.progress = Progress()
@@ -185,6 +189,8 @@ class Training:
     def turn(self) -> tuple[int, Part]:
         """Collects, if that is what comes next; the number of updates that follow, and the part that they train."""
         phase = self.phase(self.moment)
+        if phase == "together" and self.ratio.updates_due(self.progress.step + self.collector.upcoming):
+            self._draw()
         if phase in ("together", "collect"):
             self.collect()
         if phase == "together":
@@ -252,20 +258,18 @@ class Training:
             self.progress = replace(self.progress, left_out=self.progress.left_out + due)
             return
         for number in range(due):
-            if self.stop.signal and part == "all" and not phases.apart(self.run):
+            if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
                 self.ratio.done -= due - number  # `catch_up` of the resume makes up for them
                 return
-            with self.clock.measure_time("replay"):
-                batch = self.replay.sample(self.run.batch, beta=experience.beta(self.run, self.progress.updates))
-                ids = batch.pop("id")
+            self._draw()
+            ids = self._drawn.pop("id")
             with self.clock.measure_time("train"):
-                self.state, out, figures = self.compiled.update(part)(self.state, batch)
-                out = jax.device_get(out)
+                self.state, out, figures = self.compiled.update(part)(self.state, self._drawn)
+                self._drawn = {}
+                streak = self.recent.streak()  # waits for the update before this one, no longer
             with self.clock.measure_time("replay"):
-                if out:
-                    self.replay.update(ids[:, self.agent.context :], out)
+                self.write_back.follow(ids[:, self.agent.context :], out)
             self.progress = replace(self.progress, updates=self.progress.updates + 1)
-            streak = self.recent.streak()  # of the update before this one: no wait for the device
             self.recent.add(self.compiled.names[part], figures)
             if streak >= self.run.max_nonfinite:
                 raise NonFinite(
@@ -274,6 +278,13 @@ class Training:
                     f"checkpoint is kept in {self.directory.checkpoints}. Look at the env with "
                     f"`reverie check-env`, or start over with a smaller --learning-rate"
                 )
+
+    def _draw(self) -> None:
+        """The batch of the next update, if replay has one and it is not drawn yet."""
+        if not self._drawn and self.replay.can_sample():
+            with self.clock.measure_time("replay"):
+                beta = experience.beta(self.run, self.progress.updates)
+                self._drawn = self.replay.sample(self.run.batch, beta=beta)
 
     def measure(self, log: Log, final: bool) -> None:
         """Does everything due at this moment. If a signal comes meanwhile, it is left to the resume."""

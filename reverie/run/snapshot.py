@@ -25,7 +25,7 @@ from reverie.replay.sequences import Replay
 from reverie.run import phases
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect.base import Collector
-from reverie.run.experience import Ratio
+from reverie.run.experience import Ratio, WriteBack
 from reverie.run.phases import Progress
 from reverie.run.recent import Recent
 from reverie.saved import BYTES, COUNT, Malformed, fault
@@ -96,6 +96,7 @@ class Snapshots:
     segments: Segments  # where the rows of `replay` lie
     # `restore` brings these back.
     replay: Replay
+    write_back: WriteBack
     collector: Collector
     ratio: Ratio
     recent: Recent
@@ -112,7 +113,7 @@ class Snapshots:
         self._require_finite(arrays, progress)
         if phases.collects(self.run, progress.step, progress.updates):
             arrays |= add_prefix("collector/", self.collector.state())
-        arrays |= add_prefix("recent/", self.recent.arrays())
+        arrays |= add_prefix("recent/", self.recent.arrays()) | add_prefix("late/", self.write_back.arrays())
         facts = describe_run(
             self.agent.obs_space,
             self.agent.act_space,
@@ -140,6 +141,7 @@ class Snapshots:
         self.ratio.restore(facts["ratio"])
         progress = Progress.of(facts["progress"])
         self.recent.restore(facts["names"], select(arrays, "recent/"), progress)
+        self.write_back.restore(select(arrays, "late/"))
         if phases.collects(self.run, progress.step, progress.updates):
             self.collector.restore(select(arrays, "collector/"))
             for envs, rows in zip(self.collector.groups, self.collector.pending, strict=True):

@@ -69,31 +69,6 @@ def test_what_grows_comes_back_to_the_bit_and_what_shrinks_nearly():
     np.testing.assert_allclose(back(onto(mixed, (48, 64)), (7, 91)), mixed, rtol=1e-5)
 
 
-def test_an_image_in_blocks_is_seen_and_painted_as_one_pixel_of_each():
-    small = jax.random.randint(KEY, (2, 8, 12, 3), 0, 256).astype(jnp.uint8)
-    large = small.repeat(8, 1).repeat(8, 2)
-    there, plain = {"x": Space("image", (64, 96, 3), block=8)}, {"x": Space("image", (8, 12, 3))}
-    size = canvas(there, 1)
-    assert size == canvas(plain, 1) == (8, 12)
-    assert halvings(there) == halvings(plain) == 1
-    np.testing.assert_array_equal(onto(large.astype(F32), size, 8), small)
-    np.testing.assert_array_equal(back(small.astype(F32), (64, 96), 8), large)
-    shape = {"units": 4, "layers": 1, "depths": (2,), "kernel": 3, "key": KEY}
-    see = lambda spaces, x: jax.jit(Encoder(spaces, **shape).__call__, static_argnums=1)({"x": x}, F32)
-    np.testing.assert_array_equal(see(there, large), see(plain, small))
-
-    def cost(spaces, x):
-        dist = Decoder(spaces, deter=8, stoch=4, blocks=2, **shape)(jnp.ones((2, 8)), jnp.ones((2, 4)))["x"]
-        return dist.loss(x.astype(F32) / 255), dist.pred()
-
-    (loss, painted), (expected, _) = cost(there, large), cost(plain, small)
-    np.testing.assert_array_equal(loss, expected)
-    assert painted.shape == large.shape
-    towers = {"blocks": 1, "channels": 4, "read_channels": 2, "key": KEY}
-    states = [Towers(s, 3, **towers).represent({"x": x}, F32) for s, x in ((there, large), (plain, small))]
-    np.testing.assert_array_equal(*states)
-
-
 @pytest.mark.parametrize("convolutions", ["pool", "stride", "inside"])
 def test_images_of_several_sizes_are_encoded_and_painted_together(convolutions):
     spaces = pictures((7, 7), (37, 91)) | {"same": Space("image", (64, 64, 1))}

@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 
+import jax.numpy as jnp
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.run.experience import Ratio
+from reverie.replay.rows import Field
+from reverie.replay.sequences import Replay
+from reverie.run.experience import Ratio, WriteBack
 
 
 @given(
@@ -48,3 +52,24 @@ def test_no_burst_after_a_resume() -> None:
         halted.restore(state)
     assert actual == expected
     assert max(actual) == 1
+
+
+def test_results_are_written_back_one_update_late_also_after_a_resume() -> None:
+    names = {"is_first": bool, "is_last": bool, "is_terminal": bool, "out/value": np.float32}
+    replay = Replay({k: Field((), np.dtype(x)) for k, x in names.items()}, streams=1, length=2, capacity=8, seed=0)
+    for _ in range(4):
+        replay.add(np.arange(1), {k: np.zeros(1, x) for k, x in names.items()})
+    ids = np.arange(4).reshape(2, 2)
+    out = lambda value: {"out/value": jnp.full((1, 2), value, jnp.float32)}
+    held = lambda: replay.arrays["out/value"][:4].tolist()
+    late = WriteBack(replay)
+    assert late.arrays() == {}
+    late.follow(ids[:1], out(1))
+    assert held() == [0, 0, 0, 0]
+    late.follow(ids[1:], out(2))
+    assert held() == [1, 1, 0, 0]
+    resumed = WriteBack(replay)
+    resumed.restore({k: np.array(x) for k, x in late.arrays().items()})
+    resumed.follow(ids[:1], {})
+    assert held() == [1, 1, 2, 2]
+    assert resumed.arrays() == {}, "an update that recomputes nothing"

@@ -216,7 +216,7 @@ def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
     """Channels after each stage of the image networks: of all with pooling; with strides, until 4x4 is reached."""
     choices = config.chosen()
     pooled = choices.convolutions == "pool"
-    multiples = DEPTHS[: choices.stages] if pooled else [1 << stage for stage in range(halvings(obs_space))]
+    multiples = DEPTHS[-choices.stages :] if pooled else [1 << stage for stage in range(halvings(obs_space))]
     return tuple(SIZES[config.size].depth * multiple for multiple in multiples)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.algos import Unsuitable
 from reverie.algos.muzero.values import Values
-from reverie.envs.base import UNSEEN, Spaces
+from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import halvings, images
 from reverie.model.encode import boards, planar, width
 from reverie.model.heads import FlagHead, LegalHead, PolicyHead, Scalar, ScalarHead
@@ -162,7 +161,7 @@ def seen_space(obs_space: Spaces, stack: int) -> Spaces:
     """The spaces of the networks' input: no rules of the game, and pictures or boards as a stack of frames."""
     pictures = planar(obs_space)
     return {
-        k: replace(s, shape=(*s.shape[:2], s.shape[2] * stack)) if k in pictures else s
+        k: Space(s.kind, (*s.shape[:2], s.shape[2] * stack)) if k in pictures else s
         for k, s in obs_space.items()
         if s.kind not in UNSEEN
     }

@@ -26,6 +26,10 @@ class Collector(Protocol):
     pending: list[Row]  # `[n, ...]` of each group, whose successors are not known yet; none before its first step
     tally: Tally  # counts the episodes
 
+    @property
+    def upcoming(self) -> int:
+        """Rows that the next `step` commits."""
+
     def step(self, state: State, mode: Mode) -> int:
         """Acts once with the policy of `state`; returns the number of rows committed."""
 

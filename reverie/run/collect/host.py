@@ -40,6 +40,10 @@ class HostCollector:
         self._begun = False
         self.tally = Tally(workers.num)
 
+    @property
+    def upcoming(self) -> int:
+        return len(self.groups[self._turn]) if self.pending[self._turn] else 0
+
     def step(self, state: State, mode: Mode) -> int:
         """One step of the group whose turn it is. It commits its n rows, or 0 in its first step."""
         if not self._begun:

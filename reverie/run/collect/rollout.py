@@ -32,7 +32,9 @@ class Rollout:
         # Mode -> `(state, world, carry) -> (world, carry, rows)`; rows `[steps, N, ...]` with `obs/`, `action/`, `out/`
         # and the flags.
         self.traced = {
-            mode: CountedJit(f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), **options)
+            mode: CountedJit(
+                f"rollout/{mode}/{envs.num}x{steps}", partial(self._scan, mode), same_state=True, **options
+            )
             for mode in get_args(Mode)
         }
 
@@ -65,6 +67,10 @@ class DeviceCollector:
         self._world = rollout.envs.begin()
         self.tally = Tally(rollout.envs.num)
 
+    @property
+    def upcoming(self) -> int:
+        return self._rollout.steps * self._rollout.envs.num
+
     def step(self, state: State, mode: Mode) -> int:
         """U steps of every env, all U * N rows of which are committed.
 
@@ -77,7 +83,7 @@ class DeviceCollector:
         self._world, self.carry = world, [carry]
         self._extend(self.groups[0], rows)
         count(self.tally, rows)
-        return self._rollout.steps * len(self.groups[0])
+        return self.upcoming
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays: here the envs themselves are saved."""

@@ -1,0 +1,144 @@
+"""The share of time that the training loop keeps a device busy, with a simulated one.
+
+    python -m bench.speed.busy
+    python -m bench.speed.busy --tasks reverie.envs.toy:Catch --replay-ratio 64
+
+The device is a clock: an update takes so many milliseconds from when it is asked for, or from when the one before is
+done, and what it returns can be read no sooner. A decision of the policy waits for the updates before it, and is then
+computed in earnest, on the CPU: that is work of the device as well (`updates_alone` does not count it). All else is a
+real run: envs, replay, write-back. What is left over is the time that a device would wait for the host. Prints one JSON
+line per task.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import tyro
+
+import reverie
+from bench.common import origin, tell
+from reverie.run.jitted import JittedAgent
+from reverie.run.log import read
+
+
+@dataclass(frozen=True)
+class Args:
+    tasks: tuple[str, ...] = ("CartPole-v1", "reverie.envs.toy:Catch")
+    """The second one is seen as pixels, 64 x 64."""
+    replay_ratio: float = 512.0
+    milliseconds: float = 5.0
+    """Of one update."""
+    updates: int = 2000
+
+
+class Result:
+    """An array that can be read from some time on."""
+
+    def __init__(self, array: np.ndarray, ready: float) -> None:
+        self.array, self.ready = array, ready
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        wait_until(self.ready)
+        return self.array
+
+
+class Device:
+    """Updates one after the other, by the clock; in place of those of a `JittedAgent`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.spans: list[tuple[float, float]] = []  # start and end of every update
+        self.decisions: list[tuple[float, float]] = []  # and of every decision
+
+    @property
+    def free(self) -> float:
+        """When it is done with all that it was asked for."""
+        return self.spans[-1][1] if self.spans else 0.0
+
+    def update(self, compiled: JittedAgent, part: Any = "all") -> Any:
+        agent = compiled.agent
+        compiled.names[part] = ["nonfinite/streak", "nonfinite/total"]
+
+        def train(state: Any, batch: Any) -> Any:
+            start = max(time.perf_counter(), self.free)
+            self.spans.append((start, start + self.seconds))
+            late = lambda x: Result(x, self.free)
+            out = {k: late(x[:, agent.context :]) for k, x in batch.items() if k.startswith("out/")}
+            return state, out, late(np.zeros(2, np.float32))
+
+        train.compile_ahead = lambda *shapes: None  # type: ignore[attr-defined]  # there is nothing to compile
+        return train
+
+    def busy(self, *kinds: list[tuple[float, float]]) -> float:
+        """The share of the time that it computes something of these kinds, once all is under way."""
+        first, last = self.spans[len(self.spans) // 4][0], self.spans[-1][1]
+        inside = [end - start for start, end in itertools.chain(*kinds) if first <= start and end <= last]
+        return sum(inside) / (last - first)
+
+
+def wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.perf_counter()))
+
+
+def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
+    device, decide = Device(args.milliseconds / 1000), JittedAgent.decide
+    batch, length, warmup = 16, 32, 1024
+
+    def decide_in_turn(compiled: JittedAgent, *given: Any) -> Any:
+        wait_until(device.free)
+        start = time.perf_counter()
+        decided = decide(compiled, *given)
+        device.decisions.append((start, time.perf_counter()))
+        return decided
+
+    simulated = {"update": lambda compiled, part="all": device.update(compiled, part), "decide": decide_in_turn}
+    with mock.patch.multiple(JittedAgent, **simulated):
+        reverie.train(
+            "dreamer_v3",
+            env=task,
+            preset="paper",
+            run=folder / "run",
+            size="200k",
+            batch=batch,
+            length=length,
+            replay_ratio=args.replay_ratio,
+            warmup=warmup,
+            steps=warmup + int(args.updates * batch * length / args.replay_ratio),
+            workers="inline",
+            eval_episodes=0,
+            report_every=0,
+            video_every=0,
+            checkpoint_every=0,
+            log_every=1000,
+        )
+    shares = {k: v for k, v in read(folder / "run" / "metrics.jsonl")[-1].items() if k.startswith("time/share/")}
+    return {
+        "bench": "busy",
+        "name": task,
+        "value": round(device.busy(device.spans, device.decisions), 3),
+        "unit": "share of the time that the device is busy",
+        "updates_alone": round(device.busy(device.spans), 3),
+        "updates": len(device.spans),
+        "milliseconds": args.milliseconds,
+        "replay_ratio": args.replay_ratio,
+        "clock": {k.removeprefix("time/share/"): round(v, 3) for k, v in sorted(shares.items())},
+        **origin(),
+    }
+
+
+def main(args: Args) -> None:
+    for task in args.tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            tell(measure(task, args, Path(folder)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
