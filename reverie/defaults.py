@@ -271,13 +271,15 @@ def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     yield Choice("units", 64, f"{_shown(facts)}: {few}")
     yield Choice("envs", 8, "more updates for each of their steps")
     yield Choice("replay_ratio", 16.0, "a laptop has time for it")
-    if _picture(facts):
+    if images(facts.obs_space):
         yield Choice("bootstrap", "stored", "reading every picture that a return ends with again is dear")
         yield Choice("reanalyse", 0.0, "and searching from it still more so")
     yield Choice("prioritized", False, "in a batch drawn by errors of values, the weights leave few rows that count")
     if not _is_game(facts) and (length := max(facts.plain.length, facts.held.length)) <= LONG:
         yield Choice("discount", 0.99, f"episodes have about {length:.0f} steps")
-        yield Choice("n_step", 20, "rewards come every step or late, and new values need no relay of ten updates")
+        longest = max((*facts.plain.lengths, *facts.held.lengths), default=LONG)
+        late = "rewards come every step or late, and new values need no relay of ten updates"
+        yield Choice("n_step", min(longest, 20), late if longest > 20 else f"an episode has up to {longest} steps")
 
 
 def _support(facts: Facts) -> tuple[int, float]:
@@ -305,12 +307,9 @@ def _search(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """How far values must differ before a search acts on it."""
     if "least_range" not in own or _is_game(facts):
         return
-    typical = min(facts.largest, 1.0)
-    if UNPAID <= facts.zeros < 1:
-        near = "one action brings a reward that is hardly ever paid only a little nearer"
-        yield Choice("least_range", float(f"{PART * typical:.2g}"), near)
-    elif typical > 0:
-        yield Choice("least_range", typical, "values that differ by less than a reward are noise at first")
+    if facts.largest:
+        part = "an action is worth a part of a reward more than another, and values that differ by less are noise"
+        yield Choice("least_range", float(f"{PART * min(facts.largest, 1.0):.2g}"), part)
 
 
 def _rare(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:

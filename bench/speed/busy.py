@@ -99,8 +99,8 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
         device.decisions.append((start, time.perf_counter()))
         return decided
 
-    simulated = {"update": lambda compiled, part="all": device.update(compiled, part), "decide": decide_in_turn}
-    with mock.patch.multiple(JittedAgent, **simulated):
+    update = lambda compiled, part="all": device.update(compiled, part)
+    with mock.patch.object(JittedAgent, "update", update), mock.patch.object(JittedAgent, "decide", decide_in_turn):
         reverie.train(
             "dreamer_v3",
             env=task,

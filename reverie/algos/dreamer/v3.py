@@ -124,6 +124,8 @@ class Choices(Weights):
     scalars: Literal["symexp_two_hot", "symlog_two_hot", "symlog_squared"] = "symexp_two_hot"
     """Reward and value: a two-hot code over exponential bins, the same over equal bins of the symlog, or squared
     error of the symlog."""
+    bins: Annotated[int, Within(3, 4095)] = 255
+    """Bins of a two-hot code, an odd number: one of them is 0."""
     kl: Literal["summed", "averaged"] = "summed"
     """KL over the categorical variables, before free nats are granted."""
     straight_through: bool = True
@@ -135,6 +137,8 @@ class Choices(Weights):
         if self.kernel not in kernels:
             known = " or ".join(map(str, kernels))
             raise ConfigError(f"kernel must be {known} with convolutions {self.convolutions}, got {self.kernel}")
+        if self.bins % 2 == 0:
+            raise ConfigError(f"bins must be odd, got {self.bins}: {self.bins + 1} has one for 0")
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ class DreamerV3Model(Dreamer):
         painter: dict[str, Any] = {"pixels": choices.pixels, "image_loss": choices.image_loss}
         painter |= {"map_units": size.units, "blocks": BLOCKS}
         dec = Decoder(obs_space, deter=size.deter, stoch=stoch, **painter, **shared, key=keys[2])
-        scalar: dict[str, Any] = {"kind": choices.scalars, "style": style}
+        scalar: dict[str, Any] = {"kind": choices.scalars, "bins": choices.bins, "style": style}
         rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
         con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
         leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
