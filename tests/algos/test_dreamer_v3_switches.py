@@ -1,5 +1,7 @@
 """What the switches change in losses and gradients of a whole agent; the parts have tests of their own."""
 
+import json
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from dreamer import ACT, EVERY_ACTION, KEY, OBS, agent_2023, bits, filled_state,
 
 from reverie.algos import Unsuitable
 from reverie.algos.dreamer.world import Posterior
+from reverie.config import ConfigError
 from reverie.envs.base import Space
 from reverie.model.dynamics import Latent
 
@@ -184,3 +187,22 @@ def test_a_true_first_flag_ends_dreams_of_the_final_version_where_the_world_ende
     ended = batch | {k: jnp.ones_like(batch[k]) for k in ("is_terminal", "is_last")}
     found = metrics_of(small_agent(OBS, ACT, first_continue="true"), state, ended)
     assert found["imagined/length"] == found["loss/policy"] == found["loss/value"] == 0
+
+
+@pytest.mark.parametrize(("stages", "side"), [(1, 8), (2, 16), (3, 24)])
+def test_small_pictures_are_halved_less_often(stages, side):
+    """At the smallest size, whose maps have the fewest channels: every block of the recurrence paints some."""
+    agent = small_agent({"image": Space("image", (side, side, 3))}, choices=json.dumps({"stages": stages}))
+    assert agent.resized == {}
+    model = filled_state(agent).model
+    assert len(model.enc.convs) == len(model.dec.image.convs) == stages
+    stoch = model.dec.image.from_stoch.weight.shape[0]
+    painted = jax.eval_shape(lambda: model.dec(jnp.zeros((2, 256)), jnp.zeros((2, stoch)))["image"].mean)
+    assert painted.shape == (2, side, side, 3)
+
+
+def test_an_even_number_of_bins_has_none_for_0():
+    model = jax.eval_shape(small_agent(choices='{"bins": 63}').init, KEY).model
+    assert model.rew.bins == model.val.bins == 63
+    with pytest.raises(ConfigError, match="63 has one for 0"):
+        small_agent(choices='{"bins": 62}')
