@@ -33,6 +33,7 @@ SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
 TINY = 7  # pixels of the shortest side that is seen as a picture
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
 LONG = 1000  # steps of an episode
+BINS = 63  # of the two-hot heads of a small DreamerV3
 UNPAID = 0.99  # share of unpaid steps from which on reward is hard to find
 RARE = 0.02  # share of steps below which what is paid half the largest reward is hardly ever met
 SPARSE = 0.1  # share of random actions where reward is hard to find
@@ -231,8 +232,13 @@ def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if own.get("behavior_learning_rate", 1.0) < 1e-4:  # Adam of 2023
         yield Choice("behavior_learning_rate", 3e-4, few)
         yield Choice("choices", '{"vector_units": 0}', "vectors are read by layers as wide as the size, not 1024")
-    elif 0 < (stages := halvings(facts.obs_space)) < len(DEPTHS):
-        yield Choice("choices", json.dumps({"stages": stages}), "small pictures need not be enlarged to be read")
+    else:
+        small = {"bins": BINS}
+        why = "255 bins of reward and value are a quarter of a small model's work"
+        if 0 < (stages := halvings(facts.obs_space)) < len(DEPTHS):
+            small["stages"] = stages
+            why += "; small pictures need not be enlarged to be read"
+        yield Choice("choices", json.dumps(small), why)
     if "ppo_updates" in own:  # four minibatches of the batch of dreamer_v3
         yield Choice("batch", 64, "four minibatches of a laptop's share")
         yield Choice("minibatch", 256, "half of the rows of one")

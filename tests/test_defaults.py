@@ -91,8 +91,9 @@ def test_pictures_drawn_in_squares_are_small_ones() -> None:
     plain = dataclasses.replace(facts(obs={"image": Space("image", (64, 96, 3))}), blocks={"image": 1})
     drawn = dataclasses.replace(plain, blocks={"image": 8})
     assert chosen("dreamer_v3", drawn)["image_size"] == (8, 12)
-    assert json.loads(chosen("dreamer_v3", drawn)["choices"]) == {"stages": 1}
-    assert {"image_size", "choices"}.isdisjoint(chosen("dreamer_v3", plain))
+    assert json.loads(chosen("dreamer_v3", drawn)["choices"]) == {"bins": 63, "stages": 1}
+    assert json.loads(chosen("dreamer_v3", plain)["choices"]) == {"bins": 63}
+    assert "image_size" not in chosen("dreamer_v3", plain)
     assert "reanalyse" in chosen("efficientzero", plain)
     assert "reanalyse" in chosen("efficientzero", drawn)
     assert "image_size" not in chosen("dreamer_v2", drawn), "its pictures have 64 x 64 pixels"
