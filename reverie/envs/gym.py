@@ -20,7 +20,7 @@ class GymEnv:
 
     Of `info`, three keys mean something here. `is_terminal` (bool): a loss that counts as an end though the
     episode goes on, such as a life. `figures` (dict of numbers): of the episode so far, for the log. `action_mask`:
-    above. Whether there is one only a reset tells: with discrete actions it happens at once.
+    see `masks`. Whether there is one only a reset tells: with discrete actions it happens at once.
 
     Args:
       env: any `gymnasium.Env` (Gymnasium >= 1.0).
@@ -121,7 +121,7 @@ class GymEnv:
         last = terminated or _flag("truncated", truncated)
         return Step(
             self.observe(self.shown, self._mask(info), last),
-            _reward(reward),
+            float(_single("reward", reward, "biuf", "one number")),
             False,
             last,
             terminated or _flag('info["is_terminal"]', info.get("is_terminal", False)),
@@ -147,13 +147,16 @@ def _check_info(where: str, info: Any) -> None:
         raise Malformed(f"{where}() returned an info of type {type(info).__name__}, expected dict")
 
 
-def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
+def _single(name: str, value: Any, kinds: str, expected: str) -> Any:
+    """A value that is one number of these kinds of dtype, however the env has wrapped it."""
     array = np.asarray(value)
-    if array.ndim == 0 and array.dtype.kind in "biu":
-        return bool(array)
-    raise Malformed(f"{name} is {value!r}, expected True or False")
+    if array.ndim or array.dtype.kind not in kinds:
+        raise Malformed(f"{name} is {value!r}, expected {expected}")
+    return array.item()
+
+
+def _flag(name: str, value: Any) -> bool:
+    return bool(_single(name, value, "biu", "True or False"))
 
 
 def _figures(value: Any) -> dict[str, float]:
@@ -162,12 +165,3 @@ def _figures(value: Any) -> dict[str, float]:
         if all(x.ndim == 0 and x.dtype.kind in "biuf" for x in arrays.values()):
             return {key: float(x) for key, x in arrays.items()}
     raise Malformed(f'info["figures"] is {value!r}, expected a dict of numbers by name')
-
-
-def _reward(value: Any) -> float:
-    if isinstance(value, float | int):
-        return float(value)
-    array = np.asarray(value)
-    if array.ndim == 0 and array.dtype.kind in "biuf":
-        return float(array)
-    raise Malformed(f"reward is {value!r}, expected one number")

@@ -31,9 +31,8 @@ class Gate:
 
     def check(self, step: Step) -> None:
         """Raises `Malformed`, naming every fault of this step."""
-        sound = -_MAX <= step.reward <= _MAX and step.obs.keys() == self._space.keys()
-        if not sound or any(_fault(step.obs[key], space, self._bounds[key]) for key, space in self._space.items()):
-            raise Malformed("; ".join(self.problems(step)))
+        if found := self.problems(step):
+            raise Malformed("; ".join(found))
 
     def problems(self, step: Step) -> list[str]:
         """Every fault of this step, as `what was given, expected ...`; empty if it is sound."""

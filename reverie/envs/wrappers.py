@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from reverie.envs.gym import GymEnv
 from reverie.envs.masks import LEAF
 from reverie.envs.values import may_act
 from reverie.fields import chosen
+
+Shape = tuple[int, ...]
 
 
 class Wrapper:
@@ -93,9 +96,11 @@ class ObsKeys(Wrapper):
 
 
 class _ImageWrapper(Wrapper):
-    """Changes images only."""
+    """Changes images only: of any `shape` to the other, by `change`."""
 
-    def __init__(self, env: Env, flag: str) -> None:
+    def __init__(
+        self, env: Env, flag: str, shape: Callable[[Shape], Shape], change: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
         super().__init__(env)
         self._images = {key: space for key, space in env.obs_space.items() if space.kind == "image"}
         if not self._images:
@@ -103,6 +108,11 @@ class _ImageWrapper(Wrapper):
             raise ValueError(
                 f"{flag} needs an image (a uint8 Box [H, W, C]), but the env shows {seen}; leave {flag} out"
             )
+        self._change = change
+        self.obs_space = env.obs_space | {k: replace(s, shape=shape(s.shape)) for k, s in self._images.items()}
+
+    def observation(self, obs: Arrays) -> Arrays:
+        return {key: self._change(x) if self._is_image(key, x) else x for key, x in obs.items()}
 
     def _is_image(self, key: str, value: np.ndarray) -> bool:
         # A malformed image is passed on as it is: changing it would hide it from the gate.
@@ -113,28 +123,18 @@ class ResizeImages(_ImageWrapper):
     """Every image becomes `[size, size, C]`, or with a pair `[height, width, C]` (bilinear, antialiased)."""
 
     def __init__(self, env: Env, size: int | tuple[int, int]) -> None:
-        super().__init__(env, "--image-size")
-        self._size = (size, size) if isinstance(size, int) else size
-        small = {key: replace(space, shape=(*self._size, space.shape[2])) for key, space in self._images.items()}
-        self.obs_space = env.obs_space | small
-
-    def observation(self, obs: Arrays) -> Arrays:
-        return {key: _resize(x, self._size) if self._is_image(key, x) else x for key, x in obs.items()}
+        sides = (size, size) if isinstance(size, int) else size
+        super().__init__(env, "--image-size", lambda shape: (*sides, shape[2]), lambda x: _resize(x, sides))
 
 
 class GrayImages(_ImageWrapper):
     """Every colour image becomes `[H, W, 1]`: ITU-R 601 luma; a gray image stays as it is."""
 
     def __init__(self, env: Env) -> None:
-        super().__init__(env, "--gray")
+        super().__init__(env, "--gray", lambda shape: (*shape[:2], 1), _gray)
         for key, space in self._images.items():
             if space.shape[2] not in (1, 3, 4):
                 raise ValueError(f"gray: obs/{key} is {space.describe()}, expected 1 channel, 3 (RGB) or 4 (RGBA)")
-        gray = {key: replace(space, shape=(*space.shape[:2], 1)) for key, space in self._images.items()}
-        self.obs_space = env.obs_space | gray
-
-    def observation(self, obs: Arrays) -> Arrays:
-        return {key: _gray(x) if self._is_image(key, x) else x for key, x in obs.items()}
 
 
 def observe(env: Env, raw: Any, mask: Any = None) -> Arrays:
