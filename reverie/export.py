@@ -33,9 +33,11 @@ from reverie.config import Config
 from reverie.envs.base import Env, to_json
 from reverie.envs.spaces import leaves
 from reverie.envs.wrappers import innermost
+from reverie.run.checkpoint import is_key, leaf_name
 from reverie.saved import RELEASE
 
 PLATFORMS = ("cpu", "cuda")  # that the functions run on
+ALONE = "all"  # name of an array that is a whole tree
 
 EXAMPLE = '''\
 """Acts with JAX and NumPy alone: pip install jax flatbuffers"""
@@ -141,21 +143,17 @@ def _content(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dic
 def named(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by the place where they stand; random keys as the numbers they are made of."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_place(path): jax.random.key_data(x) if _is_key(x) else x for path, x in leaves}
+    return {leaf_name(path, ALONE): jax.random.key_data(x) if is_key(x) else x for path, x in leaves}
 
 
 def rebuild(like: Any, arrays: Mapping[str, Any]) -> Any:
     """Inverse of `named`, with the structure of `like`."""
-    value = lambda path, x: jax.random.wrap_key_data(arrays[_place(path)]) if _is_key(x) else arrays[_place(path)]
+
+    def value(path: Any, leaf: Any) -> Any:
+        array = arrays[leaf_name(path, ALONE)]
+        return jax.random.wrap_key_data(array) if is_key(leaf) else array
+
     return jax.tree_util.tree_map_with_path(value, like)
-
-
-def _place(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "all"
-
-
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _native(env: Env, name: str) -> dict[str, gymnasium.Space]:

@@ -302,10 +302,10 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     arrays: dict[str, np.ndarray] = {}
     for path, leaf in leaves:
-        name = _leaf_name(path)
+        name = leaf_name(path)
         if name in arrays:
             raise ValueError(f"two leaves of the tree are called {name!r}")
-        array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         if array.dtype == object:
             raise TypeError(f"{name}: a state holds arrays only; given {type(leaf).__name__}")
         arrays[name] = array
@@ -323,10 +323,10 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     or of another shape or dtype.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    expected = {_leaf_name(path): leaf for path, leaf in leaves}
+    expected = {leaf_name(path): leaf for path, leaf in leaves}
     faults = [f"{name}: saved, but not expected" for name in sorted(arrays.keys() - expected.keys())]
     for name, leaf in expected.items():
-        want = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        want = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
         text = f"expected {want.dtype} {list(want.shape)}"
         if (given := arrays.get(name)) is None:
             faults.append(f"{name}: {text}, not saved")
@@ -340,17 +340,18 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return jax.tree_util.tree_unflatten(treedef, [_as_leaf(leaf, arrays[name]) for name, leaf in expected.items()])
 
 
-def _leaf_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "."
+def leaf_name(path: Any, alone: str = ".") -> str:
+    """The name of the leaf at a path; `alone`: that of a tree which is one leaf."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or alone
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _as_leaf(like: Any, array: np.ndarray) -> jax.Array:
     # A copy: on the CPU jax may otherwise share the memory of `array` and then donate it.
-    if not _is_key(like):
+    if not is_key(like):
         return jax.numpy.array(array)
     impl = jax.random.key_impl(like) if isinstance(like, jax.Array) else None
     return jax.random.wrap_key_data(jax.numpy.array(array), impl=impl)
