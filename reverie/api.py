@@ -9,7 +9,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -216,12 +216,8 @@ def _refusal(algorithm: str, spec: EnvSpec, obs_space: Spaces, act_space: Spaces
 
 def dry_run(conf: Config) -> Plan:
     """The plan of a run, from the shapes of its model alone."""
-    with computing(conf) as (devices, conf):
-        env = env_here(spec_of(conf.run))
-        try:
-            return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)
-        finally:
-            env.close()
+    with computing(conf) as (devices, conf), closing(env_here(spec_of(conf.run))) as env:
+        return plan(conf, make_agent(conf, env.obs_space, env.act_space), devices)
 
 
 def progress(conf: Config, path: Path) -> Progress | None:

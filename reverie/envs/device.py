@@ -10,6 +10,7 @@ own, the action of that row has no effect, and the row after it begins the next 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ class World(NamedTuple):
     key: Any
 
 
-class DeviceEnvs:
+class DeviceEnvs(AbstractContextManager["DeviceEnvs"]):
     """N device envs: what `Workers` are to the envs of the host.
 
     Args:
@@ -75,9 +76,6 @@ class DeviceEnvs:
 
     def close(self) -> None:
         pass
-
-    def __enter__(self) -> DeviceEnvs:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import numpy as np
@@ -37,7 +38,7 @@ class EnvError(RuntimeError):
     """An env failed too often, or could not be built at all. Says which, when, and how."""
 
 
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """N supervised envs.
 
     Args:
@@ -220,9 +221,6 @@ class Workers:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Workers:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -344,10 +344,8 @@ def _id(run: str) -> bytes:
 
 
 def _encode(replay: Replay, record: _Record, run: str) -> Iterator[bytes | memoryview]:
-    chunks = [replay.ids(record.slots).data.cast("B")]
-    for key in _keys(replay, record.kind):
-        rows = replay.arrays[key].take(record.slots, axis=0)
-        chunks.append(rows.reshape(-1).view("u1").data)
+    columns = (replay.arrays[key].take(record.slots, axis=0) for key in _keys(replay, record.kind))
+    chunks = [replay.ids(record.slots).data.cast("B"), *(x.reshape(-1).view("u1").data for x in columns)]
     crc = 0
     for chunk in chunks:
         crc = zlib.crc32(chunk, crc)

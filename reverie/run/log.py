@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ class Terminal:
         return Group(self._progress, table)
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """All sinks of one session of a run: `lines`, `events` and the `display`. A context manager.
 
     Args:
@@ -241,9 +242,6 @@ class Log:
         self.lines.write(record)
         self.events.scalars(moment, {name: value for name, value in numbers.items() if value is not None})
         self.display.metrics(moment, record)
-
-    def __enter__(self) -> Log:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.display.close()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,16 +63,13 @@ class Dataset:
 
     def __init__(self, path: str, spec: EnvSpec, streams: int) -> None:
         self.path, self.streams = path, streams
-        env = make_env(spec)
-        try:
+        with closing(make_env(spec)) as env:
             if innermost(env) is None:
                 raise ConfigError(f"{spec.id} is no Gymnasium env, in whose words data could be: run it instead")
             if spec.action_repeat > 1:
                 raise ConfigError("--action-repeat cannot be applied to what was recorded: leave it out")
             self.obs_space, self.act_space = env.obs_space, env.act_space  # as an agent sees them
             self.episodes = [_rows(recording, env) for recording in _recordings(path)]  # `[T + 1, ...]` of each
-        finally:
-            env.close()
         if not self.episodes:
             raise ConfigError(f"{path}: there are no episodes, expected files such as episode-0.npz")
 
