@@ -37,17 +37,15 @@ class LayerNorm(eqx.Module):
 
     scale: Float[Array, " d"]
     offset: Float[Array, " d"]
-    eps: float = eqx.field(static=True, default=1e-3)
 
-    def __init__(self, size: int, eps: float = 1e-3):
+    def __init__(self, size: int):
         self.scale = jnp.ones(size, jnp.float32)
         self.offset = jnp.zeros(size, jnp.float32)
-        self.eps = eps
 
     def __call__(self, x: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
         x32 = x.astype(jnp.float32)
         x32 = x32 - jnp.mean(x32, -1, keepdims=True)
-        inverse = lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
+        inverse = lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + 1e-3)
         shape = (1,) * (x.ndim - 1) + self.scale.shape
         return (x32 * (inverse * self.scale.reshape(shape)) + self.offset.reshape(shape)).astype(x.dtype)
 
