@@ -38,11 +38,9 @@ def actor(
     return -(gain + entropy_scale * entropy)
 
 
-def critic(
-    value: TwoHot | SquaredError, target: Float[Array, "*B"], slow: Float[Array, "*B"], slow_scale: float = 1.0
-) -> Float[Array, "*B"]:
+def critic(value: TwoHot | SquaredError, target: Float[Array, "*B"], slow: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """Distance to the return, and to the slow critic's own mean, which keeps targets from running away."""
-    return value.loss(target) + slow_scale * value.loss(slow)
+    return value.loss(target) + value.loss(slow)
 
 
 def log_probability(policy: Mapping[str, Action], actions: Mapping[str, Array]) -> Float[Array, "..."]:

@@ -118,14 +118,11 @@ def puct(
     is followed, Q within [0, 1] (`normalised`), and the root's prior is mixed with noise over what is legal.
 
     Args:
-      latent: of the roots, pytree `[B, ...]`.
-      legal: actions that may be taken at the roots; None: those whose logits are not `ILLEGAL`. A root without any
-        takes action 0.
+      latent, legal, max_depth: as of `gumbel`.
       dirichlet_alpha, dirichlet_fraction: of the noise, and its share of the root's prior; fraction 0 for none.
       temperature: see `by_visits`. May be traced, and be one for every root.
       bounds: lowest and highest return, where they are known (board games: -1 and 1).
       least_range: of the values that are moved to [0, 1]; see `normalised`.
-      max_depth: see `tree.grow`.
 
     Raises:
       ValueError: if `simulations` or `max_depth` is below 1.

@@ -380,18 +380,11 @@ def _tree(forest: Forest, roots: int) -> Tree:
     """The forest, tree by tree."""
     by_root = lambda x: jnp.moveaxis(x.reshape(-1, roots, *x.shape[1:]), 0, 1)
     place = lambda x: jnp.where(x < 0, -1, x // roots)
-    tree = Tree(
-        parent=place(forest.parent),
-        action=forest.action,
-        visits=forest.total.astype(jnp.int32),
-        value=forest.value,
-        raw=forest.raw,
-        reward=forest.reward,
-        discount=forest.discount,
-        logits=forest.logits,
-        child=place(forest.child),
-        child_visits=forest.visits.astype(jnp.int32),
-        q=forest.q,
-        chance=jnp.zeros(len(forest.total), bool) if forest.chance is None else forest.chance,
-    )
-    return jax.tree.map(by_root, tree)
+    fields = forest._asdict() | {
+        "parent": place(forest.parent),
+        "child": place(forest.child),
+        "visits": forest.total.astype(jnp.int32),
+        "child_visits": forest.visits.astype(jnp.int32),
+        "chance": jnp.zeros(len(forest.total), bool) if forest.chance is None else forest.chance,
+    }
+    return Tree(*(by_root(fields[name]) for name in Tree._fields))
