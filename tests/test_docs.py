@@ -146,7 +146,8 @@ def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
     latent += f", unimix {kind.unimix:g}" if getattr(kind, "unimix", 0) else ""
     cores = {PlainGRU: "GRU", DenseGRU: "LayerNorm GRU", BlockGRU: "GRU of 8 blocks"}
     norms = {NoNorm: "none", LayerNorm: "LayerNorm", RMSNorm: "RMSNorm"}
-    acts = dict.fromkeys({"elu": "ELU", "relu": "ReLU", "silu": "SiLU"}[x] for x in (dyn.act, state.model.enc.act))
+    painter = state.model.enc.coding.painter
+    acts = dict.fromkeys({"elu": "ELU", "relu": "ReLU", "silu": "SiLU"}[x] for x in (dyn.act, painter.act))
     batch = random_batch(agent, 3)
     losses = jax.eval_shape(agent.world_loss, state.model, batch, state.key)[0]
     when = "of the mean" if losses["dynamics"].shape == () else "at every step"

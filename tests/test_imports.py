@@ -48,7 +48,6 @@ TOP = {
     "plan",
     "recorded",
     "resolve",
-    "thinking",
     "trained",
     "__init__",
 }  # these may import everything

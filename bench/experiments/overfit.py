@@ -32,8 +32,8 @@ from gymnasium import spaces
 
 from bench.common import origin, tell
 from reverie.agent import CONTEXT_ROWS, Dream
-from reverie.algos.dreamer.state import State
 from reverie.algos.dreamer.v3 import Config, DreamerV3, make_agent
+from reverie.algos.dreamer.world import State
 from reverie.envs.base import Env
 from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec

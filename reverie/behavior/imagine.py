@@ -42,31 +42,6 @@ class Trajectory(NamedTuple):
         return names | {"length": self.weight[:-1].sum(0)}
 
 
-def imagine(
-    model: WorldModel,
-    policy: Callable[[Any, PRNGKeyArray], Any],
-    judge: Callable[[Any], tuple[Float[Array, "H1 M"], Float[Array, "H1 M"], Float[Array, "H1 M"]]],
-    start: Any,
-    horizon: int,
-    key: PRNGKeyArray,
-    *,
-    lam: float,
-    first: Float[Array, " M"] | None = None,
-) -> Trajectory:
-    """Imagines `horizon` steps from every start state, and what they are worth.
-
-    Args:
-      model: its own gradient is the caller's to stop.
-      policy: `(latent, key) -> action`, batched like `start`.
-      judge: latents `[H + 1, M, ...]` -> reward and discount of their own step, and their value.
-      start: latents with a leading axis `[M, ...]`.
-      lam: lambda of the returns.
-      first: w0, the weight of the start state. None: d0, as the model predicts it.
-    """
-    latent, action = rollout(model, policy, start, horizon, key)
-    return trajectory(latent, action, *judge(latent), lam=lam, first=first)
-
-
 def trajectory(
     latent: Any,
     action: Any,
@@ -77,7 +52,13 @@ def trajectory(
     lam: float,
     first: Float[Array, " M"] | None = None,
 ) -> Trajectory:
-    """The `Trajectory` of these predictions (DreamerV3, eq. 4)."""
+    """The worth of a `rollout` (DreamerV3, eq. 4).
+
+    Args:
+      reward, discount: predicted of the latents' own steps, and `value` of the latents.
+      lam: lambda of the returns.
+      first: w0, the weight of the start state. None: d0, as the model predicts it.
+    """
     target = lambda_return(reward.T, discount.T, jnp.full_like(value.T, lam), value.T).T
     chances = discount if first is None else discount.at[0].set(first)
     weight = lax.stop_gradient(jnp.cumprod(chances, 0))

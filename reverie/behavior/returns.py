@@ -43,28 +43,6 @@ def lambda_return(
     return returns.T
 
 
-def generalized_advantage(
-    reward: Float[Array, "B T"],
-    discount: Float[Array, "B T"],
-    carry_on: Float[Array, "B T"],
-    value: Float[Array, "B T"],
-) -> Float[Array, "B T-1"]:
-    """How much better than its value a state turned out (GAE; Schulman et al. 2016, eq. 16), of the first T - 1 states.
-
-        t          0     1     2     3
-        reward     .     r1    r2    r3       as in `lambda_return`, and so are the others
-        discount   .     d1    d2    d3
-        carry_on   .     c1    c2    c3       lambda; 0 where the episode was cut at t
-        value      v0    v1    v2    v3
-        error      e0    e1    e2             e_t = r_{t+1} + d_{t+1} v_{t+1} - v_t
-        advantage  A0    A1    A2             A_t = e_t + d_{t+1} c_{t+1} A_{t+1}
-
-    The errors telescope: this is the lambda-return less the value, and what the critic is to learn is their sum.
-    All float32 `[B, T]`.
-    """
-    return lambda_return(reward, discount, carry_on, value) - value[:, :-1]
-
-
 class Window(NamedTuple):
     """The targets at the first `K + 1` positions of a window of rows. Position k is row k; all are `[B, K + 1]`."""
 

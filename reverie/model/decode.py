@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Space, Spaces
-from reverie.model.canvas import Canvas, Convolutions, Size, canvas, images
-from reverie.model.encode import squash_of, written
+from reverie.model.canvas import Canvas, Size, canvas, images
+from reverie.model.encode import Coding, squash_of, written
 from reverie.nn.dists import Gaussian, OneHot, SquaredError
-from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Conv, Linear, Style
+from reverie.nn.layers import ACTIVATIONS, MLP, Act, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG_PIXELS
 
@@ -46,17 +46,16 @@ class ImageDecoder(eqx.Module):
         self,
         channels: int,
         resolution: Size,
+        coding: Coding,
         *,
         deter: int,
         stoch: int,
         units: int,
-        depths: tuple[int, ...],
-        kernel: int,
         blocks: int,
+        pixels: Pixels,
         key: PRNGKeyArray,
-        pixels: Pixels = "sigmoid",
-        style: Style = FINAL,
     ):
+        depths, style = coding.depths, coding.painter
         keys, bias = jax.random.split(key, 3 + len(depths)), style.bias
         self.map_shape, self.pixels, self.act = coarse(resolution, depths), pixels, style.act
         size = math.prod(self.map_shape)
@@ -65,7 +64,7 @@ class ImageDecoder(eqx.Module):
         self.stoch_norm = style.norm_of(2 * units)
         self.to_map = Linear(2 * units, size, key=keys[2], bias=bias, style=style)
         self.map_norm = style.norm_of(depths[-1])
-        widths, kernels = (*reversed(depths), channels), (kernel,) * len(depths)
+        widths, kernels = (*reversed(depths), channels), (coding.kernel,) * len(depths)
         self.convs, self.norms = mirror(widths, kernels, list(keys[3:]), style, bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
@@ -97,24 +96,15 @@ class TransposedDecoder(eqx.Module):
     act: Act = eqx.field(static=True)
 
     def __init__(
-        self,
-        channels: int,
-        resolution: Size,
-        *,
-        features: int,
-        depths: tuple[int, ...],
-        kernel: int,
-        key: PRNGKeyArray,
-        inside: bool = False,
-        pixels: Pixels = "sigmoid",
-        style: Style = FINAL,
+        self, channels: int, resolution: Size, coding: Coding, *, features: int, pixels: Pixels, key: PRNGKeyArray
     ):
+        depths, style, inside = coding.depths, coding.painter, coding.convolutions == "inside"
         map_key, *keys = jax.random.split(key, 1 + len(depths))
         self.inside, self.pixels, self.act = inside, pixels, style.act
         self.map_shape = (1, 1, 4 * depths[-1]) if inside else coarse(resolution, depths)
         self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
         widths = (self.map_shape[-1], *depths[-2::-1], channels)
-        kernels = KERNELS if inside else (kernel,) * len(depths)
+        kernels = KERNELS if inside else (coding.kernel,) * len(depths)
         self.convs, self.norms = mirror(widths, kernels, keys, style, bias=inside or style.bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
@@ -151,14 +141,11 @@ class Decoder(eqx.Module):
     Planes are vectors that are not squashed, targets are vectors; the rules of a game are not decoded.
 
     Args:
-      units, layers: of the MLP from which vectors and discrete values are read.
+      coding: of the encoder, of which this is the mirror; targets are squashed as its inputs are.
       map_units: of the layer from stoch to the coarse map of an image, before it is doubled.
-      depths, kernel, convolutions: as in `Encoder`, of which the image decoder is the mirror.
       blocks: of the layer from deter to the coarse map.
       pixels: what bounds brightness.
       image_loss: squared error, or the likelihood of a `Gaussian`.
-      symlog_vectors, symlog_images: whether targets are squashed, as in `Encoder`.
-      style, image_act: as in `Encoder`.
     """
 
     mlp: MLP | None
@@ -166,39 +153,29 @@ class Decoder(eqx.Module):
     image: ImageDecoder | TransposedDecoder | None
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     image_loss: Literal["squared", "gaussian"] = eqx.field(static=True)
-    symlog_vectors: bool = eqx.field(static=True)
-    symlog_images: bool = eqx.field(static=True)
+    coding: Coding = eqx.field(static=True)
     canvas: Size = eqx.field(static=True)  # that images are painted on; (0, 0) without any
 
     def __init__(
         self,
         spaces: Spaces,
+        coding: Coding,
         *,
         deter: int,
         stoch: int,
-        units: int,
-        layers: int,
-        depths: tuple[int, ...],
-        kernel: int,
         blocks: int,
         key: PRNGKeyArray,
         map_units: int | None = None,
-        convolutions: Convolutions = "pool",
         pixels: Pixels = "sigmoid",
         image_loss: Literal["squared", "gaussian"] = "squared",
-        symlog_vectors: bool = True,
-        symlog_images: bool = False,
-        style: Style = FINAL,
-        image_act: Act | None = None,
     ):
+        units, style = coding.units, coding.style
         mlp_key, head_key, image_key = jax.random.split(key, 3)
         vector_spaces, image_spaces = written(spaces), images(spaces)
-        self.spaces = tuple(sorted(spaces.items()))
-        self.image_loss = image_loss
-        self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
+        self.spaces, self.coding, self.image_loss = tuple(sorted(spaces.items())), coding, image_loss
         self.mlp, self.heads, self.image, self.canvas = None, {}, None, (0, 0)
         if vector_spaces:
-            self.mlp = MLP(deter + stoch, units, layers, key=mlp_key, style=style)
+            self.mlp = MLP(deter + stoch, units, coding.layers, key=mlp_key, style=style)
             keys = jax.random.split(head_key, len(vector_spaces))
             self.heads = {
                 name: Linear(units, space.width, key=k, style=style.out)
@@ -206,16 +183,13 @@ class Decoder(eqx.Module):
             }
         if image_spaces:
             channels = sum(s.shape[2] for s in image_spaces.values())
-            self.canvas = resolution = canvas(image_spaces, len(depths), convolutions)
-            painter = style._replace(act=image_act or style.act)
-            shared: dict[str, Any] = {"depths": depths, "kernel": kernel, "pixels": pixels, "style": painter}
-            shared |= {"key": image_key}
-            if convolutions == "pool":
-                widths: dict[str, Any] = {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
-                self.image = ImageDecoder(channels, resolution, **widths, **shared)
+            self.canvas = canvas(image_spaces, len(coding.depths), coding.convolutions)
+            shared: dict[str, Any] = {"coding": coding, "pixels": pixels, "key": image_key}
+            if coding.convolutions == "pool":
+                shared |= {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
+                self.image = ImageDecoder(channels, self.canvas, **shared)
             else:
-                whole: dict[str, Any] = {"features": deter + stoch, "inside": convolutions == "inside"}
-                self.image = TransposedDecoder(channels, resolution, **whole, **shared)
+                self.image = TransposedDecoder(channels, self.canvas, features=deter + stoch, **shared)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> dict[str, Any]:
         """A distribution with `.loss(target) -> [*B]` for every observation key; images want targets in [0, 1]."""
@@ -228,14 +202,14 @@ class Decoder(eqx.Module):
                 if space.kind == "discrete":
                     out[name] = OneHot(y, space.classes, space.shape)
                 else:
-                    squash = None if space.kind == "planes" else squash_of(space, self.symlog_vectors)
+                    squash = None if space.kind == "planes" else squash_of(space, self.coding.symlog_vectors)
                     out[name] = SquaredError(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0
             picture = SquaredError if self.image_loss == "squared" else Gaussian
             for name, space in images(spaces).items():
                 part = pixels[..., start : start + space.shape[2]]
-                canvas_dist = picture(part, 3, SYMLOG_PIXELS if self.symlog_images else None)
+                canvas_dist = picture(part, 3, SYMLOG_PIXELS if self.coding.symlog_images else None)
                 height, wide, _ = space.shape
                 fits = (height, wide) == self.canvas
                 out[name] = canvas_dist if fits else Canvas(canvas_dist, self.canvas, (height, wide))

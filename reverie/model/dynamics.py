@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.model.stoch import Stoch
-from reverie.nn.layers import ACTIVATIONS, Act, Linear, Style
+from reverie.nn.layers import ACTIVATIONS, FINAL, Act, Linear, Style
 from reverie.nn.norm import Norm
 
 
@@ -101,6 +101,19 @@ def bounded(action: Float[Array, "*B a"]) -> Float[Array, "*B a"]:
     return action / lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
 
 
+class Design(NamedTuple):
+    """The widths of a dynamics, whatever its kind."""
+
+    action: int  # of the inputs
+    tokens: int
+    deter: int  # numbers of the deterministic half
+    stoch: int  # random variables
+    kind: Stoch  # of these
+    hidden: int  # of hidden layers
+    prior_layers: int = 2  # hidden ones
+    style: Style = FINAL
+
+
 class TokenPosterior(eqx.Module):
     """The distribution of stoch by an observation alone: one hidden layer."""
 
@@ -110,11 +123,12 @@ class TokenPosterior(eqx.Module):
     stoch: int = eqx.field(static=True)
     act: Act = eqx.field(static=True)
 
-    def __init__(self, tokens: int, hidden: int, stoch: int, parameters: int, *, key: PRNGKeyArray, style: Style):
+    def __init__(self, design: Design, *, key: PRNGKeyArray):
+        _, tokens, _, stoch, kind, hidden, _, style = design
         keys = jax.random.split(key)
         self.hidden = Linear(tokens, hidden, key=keys[0], bias=style.bias, style=style)
         self.norm = style.norm_of(hidden)
-        self.out = Linear(hidden, stoch * parameters, key=keys[1], style=style.out)
+        self.out = Linear(hidden, stoch * kind.parameters, key=keys[1], style=style.out)
         self.stoch, self.act = stoch, style.act
 
     def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -109,20 +110,34 @@ def legal_actions(
     return None if legal is None else (legal | (flat(spaces, action) < 0.5)).all(-1)
 
 
+class Coding(NamedTuple):
+    """How observations become numbers, and numbers observations: an encoder, and the decoder that is its mirror.
+
+    Images are seen and painted by convolutions, everything else by an MLP of `layers` layers of `units`.
+    """
+
+    units: int
+    layers: int
+    depths: tuple[int, ...]  # channels after each stage of the convolutions
+    kernel: int
+    convolutions: Convolutions = "pool"  # how a stage halves
+    symlog_vectors: bool = True  # whether vectors are squashed
+    symlog_images: bool = False  # whether brightness is (see `SYMLOG_PIXELS`)
+    style: Style = FINAL
+    image_act: Act | None = None  # of the convolutions, if not that of `style` (V1: ReLU)
+
+    @property
+    def painter(self) -> Style:
+        """The style of the convolutions."""
+        return self.style._replace(act=self.image_act or self.style.act)
+
+
 class Encoder(eqx.Module):
     """Vectors through an MLP, images through convolutions; the tokens are both, side by side.
 
     Images are scaled to [-0.5, 0.5], resized where they must be (`canvas`), and concatenated on channels; every stage
     is a convolution, a norm over channels and an activation, and halves the resolution: by 2x2 max-pooling in the final
     DreamerV3, by a stride of two in that of 2023, by a stride without padding in V1 and V2.
-
-    Args:
-      units, layers: of the MLP.
-      depths: channels after each stage.
-      convolutions: how a stage halves.
-      symlog_vectors: whether vectors are squashed first.
-      symlog_images: whether brightness is (see `SYMLOG_PIXELS`).
-      style: of the MLP, and of the convolutions unless `image_act` says otherwise (V1: ReLU).
     """
 
     mlp: MLP | None
@@ -130,47 +145,29 @@ class Encoder(eqx.Module):
     norms: tuple[Norm, ...]
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
-    convolutions: Convolutions = eqx.field(static=True)
+    coding: Coding = eqx.field(static=True)
     canvas: Size = eqx.field(static=True)  # at which images are seen; (0, 0) without any
-    symlog_vectors: bool = eqx.field(static=True)
-    symlog_images: bool = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
 
-    def __init__(
-        self,
-        spaces: Spaces,
-        *,
-        units: int,
-        layers: int,
-        depths: tuple[int, ...],
-        kernel: int,
-        key: PRNGKeyArray,
-        convolutions: Convolutions = "pool",
-        symlog_vectors: bool = True,
-        symlog_images: bool = False,
-        style: Style = FINAL,
-        image_act: Act | None = None,
-    ):
+    def __init__(self, spaces: Spaces, coding: Coding, *, key: PRNGKeyArray):
+        depths, kernel, style = coding.depths, coding.kernel, coding.style
         mlp_key, *conv_keys = jax.random.split(key, 1 + len(depths))
         vector_spaces, image_spaces = vectors(spaces), images(spaces)
-        self.spaces = tuple(sorted(spaces.items()))
-        self.outputs, self.convolutions = 0, convolutions
-        self.symlog_vectors, self.symlog_images = symlog_vectors, symlog_images
-        self.act = image_act or style.act
+        self.spaces, self.coding, self.outputs = tuple(sorted(spaces.items())), coding, 0
         self.mlp, self.convs, self.norms, self.canvas = None, (), (), (0, 0)
         if vector_spaces:
-            self.mlp = MLP(width(vector_spaces), units, layers, key=mlp_key, style=style)
-            self.outputs += units
+            self.mlp = MLP(width(vector_spaces), coding.units, coding.layers, key=mlp_key, style=style)
+            self.outputs += coding.units
         if image_spaces:
-            self.canvas = height, wide = canvas(image_spaces, len(depths), convolutions)
+            self.canvas = height, wide = canvas(image_spaces, len(depths), coding.convolutions)
             channels = (sum(s.shape[2] for s in image_spaces.values()), *depths)
             self.convs = tuple(
                 Conv(channels[i], channels[i + 1], kernel, key=k, bias=style.bias, style=style)
                 for i, k in enumerate(conv_keys)
             )
             self.norms = tuple(style.norm_of(d) for d in depths)
+            inside = coding.convolutions == "inside"
             for _ in depths:
-                height, wide = (n // 2 if convolutions != "inside" else (n - kernel) // 2 + 1 for n in (height, wide))
+                height, wide = ((n - kernel) // 2 + 1 if inside else n // 2 for n in (height, wide))
             self.outputs += height * wide * depths[-1]
 
     def __call__(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B e"]:
@@ -178,18 +175,19 @@ class Encoder(eqx.Module):
         spaces = dict(self.spaces)
         tokens = []
         if self.mlp is not None:
-            tokens.append(self.mlp(flat(vectors(spaces), obs, squash=self.symlog_vectors).astype(dtype)))
+            tokens.append(self.mlp(flat(vectors(spaces), obs, squash=self.coding.symlog_vectors).astype(dtype)))
         if self.convs:
             x = jnp.concatenate([self._bright(obs[key], dtype) for key in images(spaces)], -1)
+            halves = {"pool": Conv.pooled, "stride": Conv.strided, "inside": Conv.strided_inside}
+            halve = halves[self.coding.convolutions]
             for conv, norm in zip(self.convs, self.norms, strict=True):
-                halve = {"pool": conv.pooled, "stride": conv.strided, "inside": conv.strided_inside}
-                x = ACTIVATIONS[self.act](norm(halve[self.convolutions](x)))
+                x = ACTIVATIONS[self.coding.painter.act](norm(halve(conv, x)))
             tokens.append(x.reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)
 
     def _bright(self, x: UInt8[Array, "*B h w c"], dtype: jnp.dtype) -> Float[Array, "*B H W c"]:
         """An image on the canvas, as brightness around 0."""
-        if not self.symlog_images and x.shape[-3:-1] == self.canvas:
+        if not self.coding.symlog_images and x.shape[-3:-1] == self.canvas:
             return x.astype(dtype) / 255 - 0.5
         bright = onto(x.astype(jnp.float32) / 255, self.canvas)  # as the target of a decoder: computed once
-        return (SYMLOG_PIXELS.to(bright) if self.symlog_images else bright).astype(dtype) - 0.5
+        return (SYMLOG_PIXELS.to(bright) if self.coding.symlog_images else bright).astype(dtype) - 0.5

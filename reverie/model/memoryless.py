@@ -16,35 +16,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
-from reverie.model.stoch import Stoch
-from reverie.nn.layers import FINAL, MLP, Linear, Style
+from reverie.model.dynamics import Design, Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
+from reverie.nn.layers import MLP, Linear
 
 
 class Memoryless(WithoutReplayState):
-    """`Dynamics` of one step. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
-    What came before matters for one step only, so replay keeps nothing."""
+    """`Dynamics` of one step. What is said of a recurrence means nothing here. What came before matters for one step
+    only, so replay keeps nothing."""
 
     prior_mlp: MLP
     prior_out: Linear
     expand: MLP
 
-    def __init__(
-        self,
-        *,
-        action: int,
-        tokens: int,
-        deter: int,
-        stoch: int,
-        kind: Stoch,
-        hidden: int,
-        key: PRNGKeyArray,
-        prior_layers: int = 2,
-        style: Style = FINAL,
-        **recurrence: Any,
-    ):
+    def __init__(self, design: Design, *, key: PRNGKeyArray, **recurrence: Any):
+        action, _, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 4)
-        self.posterior = TokenPosterior(tokens, hidden, stoch, kind.parameters, key=keys[0], style=style)
+        self.posterior = TokenPosterior(design, key=keys[0])
         self.prior_mlp = MLP(stoch * kind.width + action, hidden, prior_layers, key=keys[1], style=style)
         self.prior_out = Linear(hidden, stoch * kind.parameters, key=keys[2], style=style.out)
         self.expand = MLP(stoch * kind.width, deter, 1, key=keys[3], style=style)

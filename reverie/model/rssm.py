@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, LatentDynamics, bounded, flat_stoch
-from reverie.model.stoch import Categorical, Stoch
+from reverie.model.dynamics import Design, Latent, LatentDynamics, bounded, flat_stoch
+from reverie.model.stoch import Categorical
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block, product
 from reverie.nn.norm import LayerNorm, Norm
 
@@ -120,7 +120,6 @@ class DenseGRU(HiddenGRU):
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]
     ) -> Float[Array, "*B d"]:
-        """The next deter. `drive` is `self.drive(action)`."""
         x = ACTIVATIONS[self.act](self.hidden_norm(self._before_act(stoch, drive)))
         return gru(self.gates_norm(self.gates(jnp.concatenate([deter, x], -1))), deter)
 
@@ -144,7 +143,6 @@ class PlainGRU(HiddenGRU):
     def __call__(
         self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"], drive: Float[Array, "*B h"]
     ) -> Float[Array, "*B d"]:
-        """The next deter. `drive` is `self.drive(action)`."""
         x = ACTIVATIONS[self.act](self._before_act(stoch, drive))
         keep, reset, candidate = jnp.split(self.from_input(x), 3, -1)
         old_keep, old_reset, old = jnp.split(self.from_state(deter), 3, -1)
@@ -165,10 +163,7 @@ class RSSM(LatentDynamics):
     """`Dynamics` with a recurrence.
 
     Args:
-      action, tokens: widths of the inputs.
-      deter, stoch, hidden: widths of the state (`stoch` variables of the kind `kind`) and of hidden layers.
       recurrence: a `BlockGRU` of `blocks`, a `DenseGRU` or a `PlainGRU`.
-      prior_layers: hidden layers of the prior.
       first: what an episode starts from: nothing, or a learned deter and the most probable stoch after it.
     """
 
@@ -182,20 +177,14 @@ class RSSM(LatentDynamics):
 
     def __init__(
         self,
+        design: Design,
         *,
-        action: int,
-        tokens: int,
-        deter: int,
-        stoch: int,
-        kind: Stoch,
-        hidden: int,
         recurrence: Recurrence,
         key: PRNGKeyArray,
         blocks: int = 8,
-        prior_layers: int = 2,
         first: Literal["zeros", "learned"] = "zeros",
-        style: Style = FINAL,
     ):
+        action, tokens, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 5)
         widths = (deter, stoch * kind.width, action, hidden)
         if recurrence == "block":
@@ -242,7 +231,8 @@ class RSSM(LatentDynamics):
             fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
             latent = jax.tree.map(fresh, latent, first)
             deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
-            out = self._posterior(deter, seen)
+            x = product(deter, self.post_hidden.weight[: self.deter]) + seen
+            out = self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
             latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
             return latent, (latent, out)
 
@@ -274,7 +264,3 @@ class RSSM(LatentDynamics):
 
     def _prior(self, deter: Float[Array, "*B d"]) -> Float[Array, "*B s p"]:
         return self.group(self.prior_out(self.prior_mlp(deter)))
-
-    def _posterior(self, deter: Float[Array, "*B d"], seen: Float[Array, "*B h"]) -> Float[Array, "*B s p"]:
-        x = product(deter, self.post_hidden.weight[: self.deter]) + seen
-        return self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))

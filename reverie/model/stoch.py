@@ -73,7 +73,6 @@ class Gaussian:
         return jnp.concatenate([mean, jax.nn.softplus(std) + self.least], -1)
 
     def noise(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*B s"]:
-        """The random numbers that decide a sample."""
         return jax.random.normal(key, shape)
 
     def sample(self, out: Float[Array, "*B s 2"], noise: Float[Array, "*B s"]) -> Float[Array, "*B s 1"]:
@@ -81,7 +80,6 @@ class Gaussian:
         return belief[..., :1] + belief[..., 1:] * noise[..., None]
 
     def best(self, out: Float[Array, "*B s 2"]) -> Float[Array, "*B s 1"]:
-        """The most probable sample."""
         return out[..., :1]
 
     def kl(self, p: Float[Array, "*B s 2"], q: Float[Array, "*B s 2"]) -> Float[Array, "*B"]:

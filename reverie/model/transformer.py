@@ -24,9 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.model.dynamics import Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
-from reverie.model.stoch import Stoch
-from reverie.nn.layers import FINAL, MLP, Linear, Style
+from reverie.model.dynamics import Design, Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
+from reverie.nn.layers import MLP, Linear, Style
 from reverie.nn.norm import RMSNorm
 
 WINDOW = 32  # steps that are remembered
@@ -94,8 +93,8 @@ class Block(eqx.Module):
 
 
 class Transformer(WithoutReplayState):
-    """`Dynamics` by attention. Arguments as those of `RSSM`; those of a recurrence mean nothing here.
-    A memory is many times as large as what is seen, so every sequence makes its own."""
+    """`Dynamics` by attention. What is said of a recurrence means nothing here. A memory is many times as large as what
+    is seen, so every sequence makes its own."""
 
     embed: Linear
     blocks: tuple[Block, ...]
@@ -105,23 +104,11 @@ class Transformer(WithoutReplayState):
     prior_out: Linear
     width: int = eqx.field(static=True)
 
-    def __init__(
-        self,
-        *,
-        action: int,
-        tokens: int,
-        deter: int,
-        stoch: int,
-        kind: Stoch,
-        hidden: int,
-        key: PRNGKeyArray,
-        prior_layers: int = 2,
-        style: Style = FINAL,
-        **recurrence: Any,
-    ):
+    def __init__(self, design: Design, *, key: PRNGKeyArray, **recurrence: Any):
+        action, _, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 5 + BLOCKS)
         self.width = 2 * hidden
-        self.posterior = TokenPosterior(tokens, hidden, stoch, kind.parameters, key=keys[0], style=style)
+        self.posterior = TokenPosterior(design, key=keys[0])
         self.embed = Linear(stoch * kind.width + action, self.width, key=keys[1], style=style.out)
         self.blocks = tuple(Block(self.width, key=k, style=style) for k in keys[5:])
         self.norm = RMSNorm(self.width)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.envs.base import Spaces
 from reverie.model.canvas import Size, canvas, extent, halve, halvings, images, onto
-from reverie.model.encode import Encoder, flat, planar, vectors, width
+from reverie.model.encode import Coding, Encoder, flat, planar, vectors, width
 from reverie.nn.layers import MLP, Conv, Linear
 from reverie.nn.norm import RMSNorm
 
@@ -87,7 +87,7 @@ class Vectors(eqx.Module):
         key: PRNGKeyArray,
     ):
         keys = jax.random.split(key, 4)
-        self.enc = Encoder(spaces, units=units, layers=layers, depths=depths, kernel=3, key=keys[0])
+        self.enc = Encoder(spaces, Coding(units, layers, depths, kernel=3), key=keys[0])
         self.out = Linear(self.enc.outputs, width, key=keys[1])
         self.trunk = MLP(width + actions, units, layers, key=keys[2])
         self.change = Linear(units, width, key=keys[3])

@@ -1,5 +1,7 @@
 """DreamerV1 and DreamerV2, and what the class below all three does."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ def agent_of(version, obs=OBS, act=ACT, **values):
 
 def gradient(agent, state, batch):
     grad = jax.jit(jax.grad(agent.loss, has_aux=True))
-    return grad(state.model, state.slow, state.returns, batch, KEY)
+    return grad(state.model, state, batch, KEY)
 
 
 def unmoved(grads):
@@ -181,7 +183,7 @@ def dreamt_loss(agent, state, name="policy"):
 
     def loss(model):
         seen = Posterior({}, latents, jnp.array([[1.0, 1.0, 0.0]]))
-        losses, *_ = agent.behavior_loss(model, state.slow, ReturnScale(), seen, KEY)
+        losses, *_ = agent.behavior_loss(model, replace(state, returns=ReturnScale()), seen, KEY)
         return losses[name].sum(), losses[name]
 
     return jax.jit(jax.grad(loss, has_aux=True))

@@ -123,7 +123,7 @@ def test_the_gradient_reaches_images_and_every_kind_of_action():
     agent = small_agent(obs, act)
     state, batch = filled_state(agent), random_batch(agent, 1, 2)
     gradient = jax.jit(jax.grad(agent.loss, has_aux=True))
-    grads, (_, _, metrics) = gradient(state.model, state.slow, state.returns, batch, KEY)
+    grads, (_, _, metrics) = gradient(state.model, state, batch, KEY)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
         assert (leaf != 0).any(), jax.tree_util.keystr(path)
@@ -243,7 +243,7 @@ def test_sequences_begin_as_told(initial, state):
     run = jax.jit(agent.loss)
 
     def loss(batch):
-        return run(state.model, state.slow, state.returns, batch, KEY)[0]
+        return run(state.model, state, batch, KEY)[0]
 
     value = loss(batch)
     assert np.isfinite(value)
@@ -276,7 +276,7 @@ def test_a_cut_bootstraps_and_an_end_does_not(agent, batch):
     last = batch["is_last"].at[:, 3].set(True)
 
     def run(batch):
-        return loss(state.model, state.slow, state.returns, batch, KEY)[1][2]
+        return loss(state.model, state, batch, KEY)[1][2]
 
     plain, cut, ended = (
         run(batch),

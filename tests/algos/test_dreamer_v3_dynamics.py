@@ -19,7 +19,7 @@ BOX = {"box": Space("vector", (2,), low=(-1.0,) * 2, high=(1.0,) * 2)}
 def test_the_gradient_reaches_every_parameter(kind):
     agent = small_agent(dynamics=kind, free_nats=0.0)
     state, batch = filled_state(agent), random_batch(agent)
-    loss = lambda model: agent.loss(model, state.slow, state.returns, batch, KEY)[0]
+    loss = lambda model: agent.loss(model, state, batch, KEY)[0]
     grads = jax.jit(jax.grad(loss))(state.model)
     unmoved = {jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(grads) if not (x != 0).any()}
     assert unmoved == set()

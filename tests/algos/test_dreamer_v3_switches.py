@@ -21,9 +21,7 @@ BOX = {"box": EVERY_ACTION["box"]}
 
 def gradient(agent, state, batch):
     """Gradient and metrics of the loss."""
-    grads, (_, _, metrics) = jax.jit(jax.grad(agent.loss, has_aux=True))(
-        state.model, state.slow, state.returns, batch, KEY
-    )
+    grads, (_, _, metrics) = jax.jit(jax.grad(agent.loss, has_aux=True))(state.model, state, batch, KEY)
     return grads, metrics
 
 
@@ -129,7 +127,7 @@ def test_the_dynamics_gradient_moves_the_policy_and_nothing_else():
         post = Posterior({}, latents, jnp.ones((1, 3)))
 
         def loss(model, agent=agent, state=state, post=post):
-            losses, *_ = agent.behavior_loss(model, state.slow, state.returns, post, KEY)
+            losses, *_ = agent.behavior_loss(model, state, post, KEY)
             return losses["policy"].sum()
 
         grads = jax.jit(jax.grad(loss))(state.model)
@@ -157,7 +155,7 @@ def plain():
 
 
 def metrics_of(agent, state, batch):
-    return jax.jit(agent.loss)(state.model, state.slow, state.returns, batch, KEY)[1][2]
+    return jax.jit(agent.loss)(state.model, state, batch, KEY)[1][2]
 
 
 def test_averaging_divides_the_kl_before_free_nats_are_granted(plain):
@@ -174,7 +172,7 @@ def test_a_true_first_flag_and_a_fixed_discount():
     state, batch = filled_state(agent), random_batch(agent)
     ended = batch | {k: jnp.ones_like(batch[k]) for k in ("is_terminal", "is_last")}
     run = jax.jit(agent.loss)
-    alive, dead = (run(state.model, state.slow, state.returns, rows, KEY)[1][2] for rows in (batch, ended))
+    alive, dead = (run(state.model, state, rows, KEY)[1][2] for rows in (batch, ended))
     # Where the world ended there is nothing to imagine; where it goes on, the first step counts in full.
     assert dead["imagined/length"] == dead["loss/policy"] == dead["loss/value"] == 0
     assert alive["imagined/length"] >= 1

@@ -11,7 +11,7 @@ import pytest
 from dreamer import bits
 from planners import BOARD, BOX, FAMILY, FIVE, IMAGE, VECTOR, B, first_rows, random_batch, small_agent
 
-from reverie import health, thinking
+from reverie import health, trained
 from reverie.algos import Unsuitable
 from reverie.algos.muzero.frames import observed, raw, see
 from reverie.algos.muzero.imagination import imagination_losses
@@ -184,7 +184,7 @@ def test_a_thought_is_the_search_behind_the_greedy_action(name):
         assert value.shape[0] == agent.choices
     np.testing.assert_allclose(found.policy, out["out/policy"], rtol=1e-4)
 
-    thought = thinking.search_report(agent.enumerated, actions, found, None)
+    thought = trained.search_report(agent.enumerated, actions, found, None)
     branches = thought.tree
     assert len(thought.actions) == agent.choices
     np.testing.assert_allclose(thought.prior.sum(), 1, rtol=1e-5)

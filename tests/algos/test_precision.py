@@ -116,7 +116,7 @@ def test_losses_in_half_precision_are_close_to_the_ones_in_full():
     for precision in ("float32", "bfloat16"):
         agent = small_agent(precision=precision)
         state, loss = filled_state(agent), jax.jit(agent.loss)
-        args = state.model, state.slow, state.returns, random_batch(agent), KEY
+        args = state.model, state, random_batch(agent), KEY
         _, (out, _, metrics[precision]) = loss(*args)
         assert np.isfinite(out["out/deter"].astype(jnp.float32)).all()
     for name, value in metrics["bfloat16"].items():

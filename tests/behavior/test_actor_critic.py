@@ -10,7 +10,7 @@ from reverie.behavior.actor_critic import (
     log_probability,
     replayed_value_loss,
 )
-from reverie.behavior.imagine import imagine, trajectory
+from reverie.behavior.imagine import rollout, trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.nn.dists import BoundedNormal, OneHot, SquaredError, TwoHot
 from reverie.nn.transforms import symexp_bins
@@ -126,9 +126,8 @@ def slide_loss(push, differentiable):
         action = {"push": policy(x)["push"].sample(key)}
         return action if differentiable else jax.lax.stop_gradient(action)
 
-    dreamt = imagine(
-        world, act, lambda states: (*world.predict(states), 0.3 * states), start, 4, jax.random.key(3), lam=0.9
-    )
+    states, actions = rollout(world, act, start, 4, jax.random.key(3))
+    dreamt = trajectory(states, actions, *world.predict(states), 0.3 * states, lam=0.9)
     losses, _ = actor_critic_losses(
         policy(jax.lax.stop_gradient(dreamt.latent)),
         SquaredError(dreamt.value, 0),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.behavior.returns import ReturnScale, generalized_advantage, lambda_return, n_step_return
+from reverie.behavior.returns import ReturnScale, lambda_return, n_step_return
 
 
 def test_imagined_returns_match_the_reference(golden):
@@ -59,6 +59,11 @@ def test_returns_obey_the_recursion(seed, gamma, lam):
         later = reward[:, t] + discount[:, t] * ((1 - carry_on[:, t]) * value[:, t] + carry_on[:, t] * later)
         expected.append(later)
     np.testing.assert_allclose(found, np.stack(expected[::-1], 1), rtol=1e-4, atol=1e-5)
+
+
+def generalized_advantage(reward, discount, carry_on, value):
+    """What `dream_ppo` learns from: the lambda-return less the value."""
+    return lambda_return(reward, discount, carry_on, value) - value[:, :-1]
 
 
 def test_advantages_by_hand():

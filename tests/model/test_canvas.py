@@ -7,7 +7,7 @@ import pytest
 from reverie.envs.base import Space
 from reverie.model.canvas import Canvas, back, canvas, halvings, onto, resized
 from reverie.model.decode import Decoder
-from reverie.model.encode import Encoder
+from reverie.model.encode import Coding, Encoder
 from reverie.model.unroll import Towers, tower_canvas
 
 KEY = jax.random.key(0)
@@ -72,12 +72,10 @@ def test_what_grows_comes_back_to_the_bit_and_what_shrinks_nearly():
 @pytest.mark.parametrize("convolutions", ["pool", "stride", "inside"])
 def test_images_of_several_sizes_are_encoded_and_painted_together(convolutions):
     spaces = pictures((7, 7), (37, 91)) | {"same": Space("image", (64, 64, 1))}
-    shape = {"units": 4, "layers": 1, "depths": (2, 2, 2, 2), "kernel": 4 if convolutions == "inside" else 3}
-    shape |= {"convolutions": convolutions, "key": KEY}
-    if convolutions != "pool":
-        shape["pixels"] = "shift"
-    encoder = eqx.filter_jit(Encoder)(spaces, **{k: v for k, v in shape.items() if k != "pixels"})
-    decoder = eqx.filter_jit(Decoder)(spaces, deter=8, stoch=4, blocks=2, **shape)
+    coding = Coding(4, 1, (2, 2, 2, 2), kernel=4 if convolutions == "inside" else 3, convolutions=convolutions)
+    encoder = eqx.filter_jit(Encoder)(spaces, coding, key=KEY)
+    pixels = "sigmoid" if convolutions == "pool" else "shift"
+    decoder = eqx.filter_jit(Decoder)(spaces, coding, deter=8, stoch=4, blocks=2, pixels=pixels, key=KEY)
     obs = {k: jnp.full((2, *s.shape), 51, jnp.uint8) for k, s in spaces.items()}
 
     @jax.jit

@@ -5,6 +5,7 @@ import numpy as np
 
 from reverie.envs.base import Space
 from reverie.model.decode import Decoder, canvas_dist
+from reverie.model.encode import Coding
 from reverie.nn.dists import Gaussian, SquaredError
 from reverie.nn.layers import Style
 
@@ -17,12 +18,9 @@ def test_images_and_vectors_match_the_reference(golden):
     decoder = eqx.filter_eval_shape(
         Decoder,
         {"image": Space("image", (16, 16, 3)), "vec": Space("vector", (4,))},
+        Coding(s["units"], s["layers"], tuple(s["depth"] * m for m in s["mults"]), s["kernel"]),
         deter=8,
         stoch=6,
-        units=s["units"],
-        layers=s["layers"],
-        depths=tuple(s["depth"] * m for m in s["mults"]),
-        kernel=s["kernel"],
         blocks=s["bspace"],
         key=KEY,
     )
@@ -71,7 +69,7 @@ def test_every_kind_of_observation_gets_its_loss():
         "multi": Space("discrete", (2, 2), (2, 3, 4, 5)),
     }
     decoder = eqx.filter_jit(Decoder)(
-        spaces, deter=16, stoch=12, units=8, layers=1, depths=(2, 4), kernel=3, blocks=2, key=KEY
+        spaces, Coding(8, 1, depths=(2, 4), kernel=3), deter=16, stoch=12, blocks=2, key=KEY
     )
 
     @jax.jit
@@ -102,16 +100,11 @@ def test_transposed_convolutions_mirror_a_strided_encoder():
     decoder = eqx.filter_eval_shape(
         Decoder,
         {"image": Space("image", (32, 48, 3)), "x": Space("vector", (2,))},
+        Coding(8, 1, depths=(2, 4, 8), kernel=4, convolutions="stride", style=Style("layer", "average")),
         deter=16,
         stoch=12,
-        units=8,
-        layers=1,
-        depths=(2, 4, 8),
-        kernel=4,
         blocks=2,
-        convolutions="stride",
         pixels="shift",
-        style=Style("layer", "average"),
         key=KEY,
     )
     image = decoder.image
@@ -132,10 +125,11 @@ def test_brightness_is_bounded_by_a_sigmoid_or_begins_at_middle_gray():
 
 def test_targets_are_squashed_and_weighed_as_told():
     spaces = {"image": Space("image", (8, 8, 1)), "x": Space("vector", (1,))}
-    shape = {"deter": 4, "stoch": 4, "units": 4, "layers": 1, "depths": (2,), "kernel": 3, "blocks": 2, "key": KEY}
-    make = eqx.filter_jit(Decoder)
-    plain = make(spaces, **shape)
-    other = make(spaces, **shape, symlog_images=True, symlog_vectors=False, image_loss="gaussian")
+    shape = {"deter": 4, "stoch": 4, "blocks": 2, "key": KEY}
+    make, coding = eqx.filter_jit(Decoder), Coding(4, 1, depths=(2,), kernel=3)
+    plain = make(spaces, coding, **shape)
+    squashes = coding._replace(symlog_images=True, symlog_vectors=False)
+    other = make(spaces, squashes, **shape, image_loss="gaussian")
     a, b = (decoder(jnp.ones((2, 4)), jnp.ones((2, 4))) for decoder in (plain, other))
     np.testing.assert_array_equal(a["image"].mean, b["image"].mean)
     assert type(a["image"]) is SquaredError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reverie.model import transformer
-from reverie.model.dynamics import features
+from reverie.model.dynamics import Design, features
 from reverie.model.memoryless import Memoryless
 from reverie.model.rssm import RSSM
 from reverie.model.stoch import Categorical, Gaussian
@@ -26,8 +26,8 @@ class Still(Gaussian):
 
 
 def make(dynamics, **values):
-    given = {"action": ACTION, "tokens": TOKENS, "deter": 16, "stoch": 3, "kind": Still(), "hidden": 8}
-    return dynamics(**given | values, **({"recurrence": "dense"} if dynamics is RSSM else {}), key=KEY)
+    design = Design(action=ACTION, tokens=TOKENS, deter=16, stoch=3, kind=Still(), hidden=8)._replace(**values)
+    return dynamics(design, recurrence="dense", key=KEY)
 
 
 @pytest.fixture(params=[RSSM, Transformer, Memoryless], ids=lambda kind: kind.__name__)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import Space
-from reverie.model.encode import Encoder, flat, squash_of, width
+from reverie.model.encode import Coding, Encoder, flat, squash_of, width
 from reverie.nn.transforms import symlog
 
 KEY = jax.random.key(0)
@@ -20,10 +20,7 @@ def test_tokens_match_the_reference(golden):
     encoder = eqx.filter_eval_shape(
         Encoder,
         {"image": IMAGE(16), "vec": Space("vector", (4,))},
-        units=s["units"],
-        layers=s["layers"],
-        depths=tuple(s["depth"] * m for m in s["mults"]),
-        kernel=s["kernel"],
+        Coding(s["units"], s["layers"], tuple(s["depth"] * m for m in s["mults"]), s["kernel"]),
         key=KEY,
     )
 
@@ -77,7 +74,7 @@ def test_several_images_are_stacked_and_every_space_has_a_say():
         "map": Space("vector", (2, 3)),
         "mode": Space("discrete", (2,), (2, 3)),
     }
-    encoder = eqx.filter_jit(Encoder)(spaces, units=8, layers=1, depths=(2, 4), kernel=5, key=KEY)
+    encoder = eqx.filter_jit(Encoder)(spaces, Coding(8, 1, depths=(2, 4), kernel=5), key=KEY)
     obs = {
         "left": jnp.zeros((2, 24, 24, 3), jnp.uint8),
         "right": jnp.zeros((2, 24, 24, 1), jnp.uint8),
@@ -99,7 +96,7 @@ def test_tokens_have_the_compute_dtype():
     obs = {"image": jnp.zeros((2, 24, 24, 3), jnp.uint8), "x": jnp.zeros((2, 3))}
 
     def run(obs):
-        encoder = Encoder(spaces, units=8, layers=1, depths=(2, 4), kernel=5, key=KEY)
+        encoder = Encoder(spaces, Coding(8, 1, depths=(2, 4), kernel=5), key=KEY)
         return encoder(obs, jnp.dtype("bfloat16"))
 
     assert jax.eval_shape(run, obs).dtype == jnp.bfloat16
@@ -108,7 +105,7 @@ def test_tokens_have_the_compute_dtype():
 def test_strides_halve_an_image_until_it_is_four_pixels_wide():
     spaces = {"image": IMAGE(32)}
     encoder = eqx.filter_eval_shape(
-        Encoder, spaces, units=8, layers=1, depths=(2, 4, 8), kernel=4, convolutions="stride", key=KEY
+        Encoder, spaces, Coding(8, 1, depths=(2, 4, 8), kernel=4, convolutions="stride"), key=KEY
     )
     obs = {"image": jnp.zeros((2, 32, 32, 3), jnp.uint8)}
     tokens = jax.eval_shape(lambda e: e(obs, jnp.dtype("float32")), encoder)
@@ -130,10 +127,9 @@ def test_networks_see_vectors_at_the_scale_of_their_space_and_decode_them_in_its
 
 def test_vectors_and_brightness_are_squashed_or_not():
     spaces = {"image": IMAGE(12), "x": Space("vector", (1,))}
-    make = eqx.filter_jit(Encoder)
-    shape = {"units": 4, "layers": 1, "depths": (2, 2), "kernel": 3, "key": KEY}
-    plain = make(spaces, **shape)
-    squashed = make(spaces, **shape, symlog_images=True, symlog_vectors=False)
+    make, coding = eqx.filter_jit(Encoder), Coding(4, 1, depths=(2, 2), kernel=3)
+    plain = make(spaces, coding, key=KEY)
+    squashed = make(spaces, coding._replace(symlog_images=True, symlog_vectors=False), key=KEY)
 
     @jax.jit
     def run(encoder, gray, x):

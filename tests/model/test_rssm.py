@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reverie.model.dynamics import Latent, features
+from reverie.model.dynamics import Design, Latent, features
 from reverie.model.rssm import RSSM, PlainGRU
 from reverie.model.stoch import Categorical
 from reverie.nn.dists import unimix
@@ -12,16 +12,7 @@ from reverie.nn.layers import Style
 
 KEY = jax.random.key(0)
 FLOAT32 = jnp.dtype("float32")
-SHAPE = {
-    "action": 3,
-    "tokens": 5,
-    "deter": 16,
-    "stoch": 3,
-    "kind": Categorical(classes=4, unimix=0.01),
-    "hidden": 4,
-    "recurrence": "block",
-    "blocks": 4,
-}
+DESIGN = Design(action=3, tokens=5, deter=16, stoch=3, kind=Categorical(classes=4, unimix=0.01), hidden=4)
 
 
 def reference_model(w):
@@ -67,7 +58,7 @@ def reference_model(w):
         scale("obs0norm"),
         *weights("obslogit"),
     ]
-    model = eqx.filter_eval_shape(RSSM, **SHAPE, key=KEY)
+    model = eqx.filter_eval_shape(RSSM, DESIGN, recurrence="block", blocks=4, key=KEY)
     assert [x.shape for x in places(model)] == [x.shape for x in values]
     assert len(values) == len(jax.tree.leaves(model)) == sum(name.startswith("w:") for name in w)
     return eqx.tree_at(places, model, values)
@@ -79,7 +70,7 @@ def log_probabilities(logits):
 
 @pytest.fixture(scope="module")
 def model():
-    return eqx.filter_jit(RSSM)(**SHAPE, key=KEY)
+    return eqx.filter_jit(RSSM)(DESIGN, recurrence="block", blocks=4, key=KEY)
 
 
 def random_sequence(batch, length):
@@ -194,12 +185,12 @@ def test_features_are_stoch_then_deter():
 
 # ------------------------------------------------------------------------------ the version of 2023
 
-DENSE = SHAPE | {"recurrence": "dense", "prior_layers": 1, "first": "learned", "style": Style("layer", "average")}
+DENSE = DESIGN._replace(prior_layers=1, style=Style("layer", "average"))
 
 
 @pytest.fixture(scope="module")
 def dense():
-    model = eqx.filter_jit(RSSM)(**DENSE, key=KEY)
+    model = eqx.filter_jit(RSSM)(DENSE, recurrence="dense", first="learned", key=KEY)
     # Norms and the first state that are not what they begin as.
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape), jnp.float32), model)
@@ -207,7 +198,7 @@ def dense():
 
 def other(model, **values):
     """The weights of `model` in an RSSM made with other values."""
-    like = eqx.filter_eval_shape(RSSM, **DENSE | values, key=KEY)
+    like = eqx.filter_eval_shape(RSSM, DENSE._replace(**values), recurrence="dense", first="learned", key=KEY)
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
 
 

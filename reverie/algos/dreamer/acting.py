@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Mode, Row, add_prefix, select
 from reverie.algos.dreamer import planning
-from reverie.algos.dreamer.state import Carry, State
-from reverie.algos.dreamer.world import Model
-from reverie.behavior.explore import explore, unheld
+from reverie.algos.dreamer.world import Model, State
+from reverie.behavior.explore import RepeatedAction, explore, unheld
 from reverie.behavior.search import SearchResult
 from reverie.envs.base import Spaces
 from reverie.model.dynamics import Dynamics, Latent, features
 from reverie.model.encode import flat, legal_actions, width
 from reverie.model.heads import sample
 from reverie.nn.dists import OneHot
+
+
+class Carry(eqx.Module):
+    """The policy's memory between steps: the latent, the last action, and random actions that go on."""
+
+    latent: Latent
+    action: Float[Array, "N a"]
+    key: PRNGKeyArray
+    held: RepeatedAction | None = None  # None: random actions are not repeated
+    plan: Any = None  # what a planner remembers
 
 
 class Acting:

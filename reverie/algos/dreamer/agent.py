@@ -6,7 +6,7 @@ in what is marked here as theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -22,9 +22,8 @@ from reverie.algos import Unsuitable
 from reverie.algos.dreamer import planning
 from reverie.algos.dreamer import report as reports
 from reverie.algos.dreamer.acting import Acting
-from reverie.algos.dreamer.state import State
-from reverie.algos.dreamer.world import Model, Posterior
-from reverie.behavior.imagine import Trajectory, imagine
+from reverie.algos.dreamer.world import Model, Posterior, State, latent_metrics, prediction_losses
+from reverie.behavior.imagine import Trajectory, rollout, trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.health import Symptom, constant_reward, kl_at_floor, policy_certain, policy_random
@@ -35,6 +34,7 @@ from reverie.model.heads import ScalarHead, sample
 from reverie.nn.dists import Action, OneHot, randomness
 from reverie.nn.optim import each, finite, guarded
 
+BehaviorLoss = tuple[dict[str, Array], ReturnScale, Metrics]
 BEHAVIOR = {"pol": "actor", "val": "critic"}  # the networks that do not belong to the world model
 
 
@@ -95,14 +95,8 @@ class Dreamer(Acting):
         """The networks of the paper."""
         raise NotImplementedError
 
-    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """Losses of the world model, what it made of the batch, and metrics."""
-        raise NotImplementedError
-
-    def behavior_loss(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
-        """Losses of actor and critic, the moved scale of returns, and metrics."""
+    def behavior_loss(self, model: Model, state: State, post: Posterior, key: PRNGKeyArray) -> BehaviorLoss:
+        """Losses of actor and critic, the moved scale of returns, and metrics; `model` in place of that of `state`."""
         raise NotImplementedError
 
     def target_critic(self, model: Model, slow: ScalarHead | None, updates: Array) -> ScalarHead | None:
@@ -113,6 +107,8 @@ class Dreamer(Acting):
         """Rewards as they are learned from."""
         return reward
 
+    above_free_nats: Callable[[Array, float], Array]  # a KL `[B, T]` that costs nothing up to so many nats
+    continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
     refreshes = False  # whether training writes the latents that it computes back to replay
 
     # ---------------------------------------------------------------- acting
@@ -143,7 +139,7 @@ class Dreamer(Acting):
     def train(self, state: State, batch: Row, part: Part = "all") -> tuple[State, Row, Metrics]:
         key = jax.random.fold_in(state.key, state.updates)
         grad = jax.value_and_grad(self.loss, has_aux=True)
-        (loss, (out, returns, metrics)), grads = grad(state.model, state.slow, state.returns, batch, key, part)
+        (loss, (out, returns, metrics)), grads = grad(state.model, state, batch, key, part)
         norm = optax.tree.norm(grads)
         changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
         model = optax.apply_updates(state.model, changes)
@@ -167,15 +163,9 @@ class Dreamer(Acting):
         return eqx.tree_at(lambda s: s.optimizer, state, self.optimizer.init(state.model))
 
     def loss(
-        self,
-        model: Model,
-        slow: ScalarHead | None,
-        returns: ReturnScale,
-        batch: Row,
-        key: PRNGKeyArray,
-        part: Part = "all",
+        self, model: Model, state: State, batch: Row, key: PRNGKeyArray, part: Part = "all"
     ) -> tuple[Float[Array, ""], tuple[Row, ReturnScale, Metrics]]:
-        """The whole objective of one batch, or that of one part.
+        """The whole objective of one batch, or that of one part, with `model` in place of that of `state`.
 
             row          0 | 1    2    3    ...  T       row 0, if there is one, is context: its latent is the start
             obs              o1   o2   o3        oT
@@ -188,17 +178,32 @@ class Dreamer(Acting):
           the loss, and `(out, returns, metrics)`: refreshed latents, the moved return scale, scalars.
         """
         observe_key, imagine_key = jax.random.split(key)
+        returns = state.returns
         losses, post, metrics = self.world_loss(model, batch, observe_key)  # what was, from what was seen
         if part == "behavior":
             losses, post, metrics = {}, stop_gradient(post), {}
         if part != "model":  # what could be, from every replayed state
-            behavior, returns, more = self.behavior_loss(model, slow, returns, post, imagine_key)
+            behavior, returns, more = self.behavior_loss(model, state, post, imagine_key)
             losses, metrics = losses | behavior, metrics | more
             if "improve" in self.scales:
                 losses["improve"], more = self.search_loss(model, post, jax.random.fold_in(imagine_key, 1))
                 metrics |= more
         loss, parts = self.weigh(losses)
         return loss, (self.refresh(post.latents), returns, metrics | parts)
+
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
+        """The variational bound on what was seen and earned (V1, eq. 10; V2, eq. 2 and algorithm 2; V3, eqs. 2 and 3):
+        likelihoods, and KLs above the free nats; what the model made of the batch; and metrics."""
+        post, beliefs = self.observe(model, batch, key)
+        config, kl, (posterior, prior) = self.config, model.dyn.kind.kl, beliefs
+        dynamics = kl(stop_gradient(posterior), prior)  # the same number twice: each has the gradient of one side
+        losses = {
+            "dynamics": self.above_free_nats(dynamics, config.free_nats),
+            "representation": self.above_free_nats(kl(posterior, stop_gradient(prior)), config.free_nats),
+        }
+        continues = (config.gamma if self.continue_knows_gamma else 1.0) * post.alive
+        predictions, metrics = prediction_losses(model, post, self.decode_targets(post.rows), continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def weigh(self, losses: Mapping[str, Array]) -> tuple[Float[Array, ""], Metrics]:
         """The sum of the means of all losses, each with its scale; and the means as metrics."""
@@ -237,17 +242,16 @@ class Dreamer(Acting):
     ) -> Trajectory:
         """The policy's trajectory in the dream from every replayed state. Actions among `differentiable` carry the
         gradient of what comes of them, through networks that it does not change (DreamerV1, section 3)."""
-        config, frozen, frozen_critic = self.config, stop_gradient(model), stop_gradient(critic)
+        config, frozen = self.config, stop_gradient(model)
         actor = model if self.differentiable else frozen
 
         def act(latent: Latent, key: PRNGKeyArray) -> dict[str, Array]:
             return sample(actor.policy(stop_gradient(features(latent))), key, self.differentiable)
 
-        def judge(latent: Latent) -> tuple[Array, Array, Array]:
-            feat = features(latent)
-            return frozen.rew(feat).pred(), frozen.discount(feat), frozen_critic(feat).pred()
-
-        return imagine(frozen, act, judge, post.starts(), config.imagination, key, lam=config.lam, first=first)
+        latent, action = rollout(frozen, act, post.starts(), config.imagination, key)
+        feat = features(latent)
+        reward, discount, value = frozen.rew(feat).pred(), frozen.discount(feat), stop_gradient(critic)(feat).pred()
+        return trajectory(latent, action, reward, discount, value, lam=config.lam, first=first)
 
     def search_loss(self, model: Model, post: Posterior, key: PRNGKeyArray) -> tuple[Float[Array, "B T"], Metrics]:
         """Distance of the actor to what a search from every replayed state prefers (cross-entropy), and metrics.

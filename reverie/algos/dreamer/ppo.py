@@ -30,12 +30,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Metrics, Part, Row
 from reverie.algos.dreamer.agent import BEHAVIOR, Dreamer, behavior_metrics
-from reverie.algos.dreamer.state import State
 from reverie.algos.dreamer.v3 import DreamerV3Model, ModelConfig
-from reverie.algos.dreamer.world import Model, Posterior
+from reverie.algos.dreamer.world import Model, Posterior, State
 from reverie.behavior.actor_critic import clipped_surrogate, clipped_value_loss, log_probability
 from reverie.behavior.imagine import Trajectory
-from reverie.behavior.returns import ReturnScale, generalized_advantage
+from reverie.behavior.returns import ReturnScale
 from reverie.fields import TINY, Positive, Share, Weight, Within
 from reverie.model.dynamics import features
 from reverie.model.heads import PolicyHead, ScalarHead
@@ -226,9 +225,7 @@ class PPO(Dreamer):
     def _ppo_update(self, model: Model, learner: Learner, imagined: Trajectory) -> tuple[Learner, Any]:
         """One PPO update on what the learner's own policy did."""
         config, value = self.config, imagined.value[:-1]
-        advantage = generalized_advantage(
-            imagined.reward.T, imagined.discount.T, jnp.full_like(imagined.value.T, config.lam), imagined.value.T
-        ).T
+        advantage = imagined.target - value  # GAE (Schulman et al. 2016, eq. 16): its errors telescope to this
         imagined = imagined._replace(target=value + advantage)
         returns = learner.returns.update(imagined.target, config.return_rate)
         feat = stop_gradient(features(imagined.latent))

@@ -18,26 +18,16 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, PRNGKeyArray
 
-from reverie.agent import Metrics, Row
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics, in_parts
+from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, behavior_metrics, in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import (
-    Model,
-    Posterior,
-    divergences,
-    free_nats_of_mean,
-    latent_metrics,
-    legal_head,
-    prediction_losses,
-)
+from reverie.algos.dreamer.world import Model, Posterior, State, free_nats_of_mean, legal_head
 from reverie.behavior.explore import Exploration
-from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Layers, Positive, Share, Weight, Width, Within
 from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
-from reverie.model.dynamics import Dynamics, features
-from reverie.model.encode import Encoder, width
+from reverie.model.dynamics import Design, Dynamics, features
+from reverie.model.encode import Coding, Encoder, width
 from reverie.model.heads import Continuous, FlagHead, PolicyHead, ScalarHead
 from reverie.model.rssm import RSSM, Recurrence
 from reverie.model.stoch import Gaussian, Stoch
@@ -47,28 +37,22 @@ from reverie.nn.optim import adam
 
 
 @dataclass(frozen=True)
-class Config(Improvement, Exploration, Weights):
-    """The values of the paper."""
+class Values(Improvement, Exploration, Weights):
+    """The values that the first two papers share, as the first has them."""
 
     deter: Width = 200
     """Units of the GRU."""
-    stoch: Width = 30
-    """Gaussian variables."""
     hidden: Width = 200
     """Width of the layers around the GRU."""
     units: Width = 400
     """Width of all heads."""
     depth: Annotated[int, Within(1, 2**12)] = 32
     """Channels of the first convolution; the others double them."""
-    vector_layers: Layers = 3
-    """Layers that read and write vectors and discrete values."""
 
     free_nats: Weight = 3.0
     """KL of the mean over the batch below which it costs nothing."""
     kl_scale: Weight = 1.0
     """Weight of the KL."""
-    continue_scale: Weight = 0.0
-    """Weight of the head that predicts whether the world goes on; 10 in Atari. 0: there is none, and it always does."""
 
     imagination: Annotated[int, Within(1, 2**12)] = 15
     """Imagined steps from every replayed state."""
@@ -76,8 +60,6 @@ class Config(Improvement, Exploration, Weights):
     """Discount of one step."""
     lam: Share = 0.95
     """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
-    exploration: Weight = 0.3
-    """Standard deviation of the noise on continuous actions in training; share of random ones among the discrete."""
 
     learning_rate: Positive = 6e-4
     """Step size of the world model."""
@@ -87,6 +69,20 @@ class Config(Improvement, Exploration, Weights):
     """Step size of the critic."""
     clip: Weight = 100.0
     """Largest gradient norm of each of the three. 0 clips nothing."""
+
+
+@dataclass(frozen=True)
+class Config(Values):
+    """The values of the paper."""
+
+    stoch: Width = 30
+    """Gaussian variables."""
+    vector_layers: Layers = 3
+    """Layers that read and write vectors and discrete values."""
+    continue_scale: Weight = 0.0
+    """Weight of the head that predicts whether the world goes on; 10 in Atari. 0: there is none, and it always does."""
+    exploration: Weight = 0.3
+    """Standard deviation of the noise on continuous actions in training; share of random ones among the discrete."""
 
 
 class HeadLayers(NamedTuple):
@@ -118,6 +114,8 @@ class Paper(NamedTuple):
 class DreamerV1Model(Dreamer):
     """A Dreamer with the world model of one of the first two papers, for a behaviour of its own."""
 
+    above_free_nats = staticmethod(free_nats_of_mean)
+
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str, paper: Paper):
         dynamics, representation = paper.kl_shares
         # The likelihood of normals with a variance of one: half of the square.
@@ -137,37 +135,36 @@ class DreamerV1Model(Dreamer):
 
     def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
         config, paper = self.config, self.paper
-        return RSSM(
+        design = Design(
             action=width(self.act_space),
             tokens=tokens,
             deter=config.deter,
             stoch=paper.stoch,
             kind=paper.kind,
             hidden=config.hidden,
-            recurrence=paper.recurrence,
             prior_layers=1,
             style=paper.style,
-            key=key,
         )
+        return RSSM(design, recurrence=paper.recurrence, key=key)
 
     def networks(self, key: PRNGKeyArray) -> Model:
         config, paper, obs_space, act_space = self.config, self.paper, self.obs_space, self.act_space
         keys, style, layers = jax.random.split(key, 7), paper.style, paper.layers
         stoch = paper.stoch * paper.kind.width
         feat, units = config.deter + stoch, config.units
-        shared: dict[str, Any] = {
-            "units": units,
-            "layers": layers.vectors,
-            "depths": tuple(config.depth << stage for stage in range(4)),
-            "kernel": 4,
-            "convolutions": "inside",
-            "symlog_vectors": False,
-            "style": style,
-            "image_act": paper.image_act,
-        }
-        enc = Encoder(obs_space, **shared, key=keys[0])
+        coding = Coding(
+            units=units,
+            layers=layers.vectors,
+            depths=tuple(config.depth << stage for stage in range(4)),
+            kernel=4,
+            convolutions="inside",
+            symlog_vectors=False,
+            style=style,
+            image_act=paper.image_act,
+        )
+        enc = Encoder(obs_space, coding, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
-        dec = Decoder(obs_space, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", **shared, key=keys[2])
+        dec = Decoder(obs_space, coding, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", key=keys[2])
         scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
         rew = ScalarHead(feat, units, layers.reward, **scalar, key=keys[3])
         con = FlagHead(feat, units, layers.flags, style=style, key=keys[4]) if paper.continue_scale else None
@@ -179,23 +176,8 @@ class DreamerV1Model(Dreamer):
         gamma = 1.0 if paper.continue_scale else config.gamma  # the head knows it
         return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
 
-    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """The variational bound on what was seen and earned (V1, eq. 10; V2, eq. 2 and algorithm 2): likelihoods, and a
-        KL above the free nats."""
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        losses = {
-            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
-            "representation": free_nats_of_mean(representation, self.config.free_nats),
-        }
-        targets, continues = self.decode_targets(post.rows), self.config.gamma * post.alive
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
-
 
 class DreamerV1(DreamerV1Model):
-    """The `Agent`."""
-
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
         paper = Paper(
             stoch=config.stoch,
@@ -222,16 +204,14 @@ class DreamerV1(DreamerV1Model):
                 noisy[name] = value + amount * jax.random.normal(own_key, value.shape)
         return noisy
 
-    def behavior_loss(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+    def behavior_loss(self, model: Model, state: State, post: Posterior, key: PRNGKeyArray) -> BehaviorLoss:
         """The actor climbs the returns (eq. 7), the critic learns them (eq. 8)."""
         imagined = self.imagine(model, model.val, post, post.alive.ravel(), key)
         feat, action = stop_gradient((features(imagined.latent), imagined.action))
         weight = imagined.weight[:-1]
         losses = {"policy": -weight * imagined.target, "value": weight * model.val(feat[:-1]).loss(imagined.target)}
         policy = model.policy(feat, model.legal(feat, action))
-        return losses, returns, behavior_metrics(policy, **imagined.figures())
+        return losses, state.returns, behavior_metrics(policy, **imagined.figures())
 
 
 make_agent = DreamerV1

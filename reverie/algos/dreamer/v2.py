@@ -17,61 +17,46 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import Metrics
-from reverie.algos.dreamer.agent import behavior_metrics
-from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.v1 import DreamerV1Model, HeadLayers, Paper
-from reverie.algos.dreamer.world import Model, Posterior
+from reverie.algos.dreamer.agent import BehaviorLoss, behavior_metrics
+from reverie.algos.dreamer.v1 import DreamerV1Model, HeadLayers, Paper, Values
+from reverie.algos.dreamer.world import Model, Posterior, State
 from reverie.behavior.actor_critic import actor
-from reverie.behavior.explore import Exploration
-from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.fields import Count, Layers, Positive, Share, Weight, Width, Within
 from reverie.model.dynamics import features
 from reverie.model.heads import ScalarHead
 from reverie.model.stoch import Categorical
-from reverie.nn.init import Weights
 from reverie.nn.layers import Style
 
 STOCH = 32  # categorical variables
 
 
 @dataclass(frozen=True)
-class Config(Improvement, Exploration, Weights):
+class Config(Values):
     """The values of the paper's default; `atari` and `dmc-vision` are presets."""
 
+    # DreamerV1's, with other defaults.
     deter: Width = 1024
-    """Units of the GRU."""
+    hidden: Width = 1024
+    depth: Annotated[int, Within(1, 2**12)] = 48
+    free_nats: Weight = 0.0
+    learning_rate: Positive = 1e-4
+    critic_learning_rate: Positive = 2e-4
+
     classes: Annotated[int, Within(2, 2**16)] = 32
     """Classes of each of the 32 categorical variables."""
-    hidden: Width = 1024
-    """Width of the layers around the GRU."""
-    units: Width = 400
-    """Width of all heads."""
     layers: Layers = 4
     """Layers of all heads, and of what reads and writes vectors and discrete values."""
-    depth: Annotated[int, Within(1, 2**12)] = 48
-    """Channels of the first convolution; the others double them."""
     norm: Literal["none", "layer"] = "none"
     """Normalisation of all hidden layers (Crafter: layer); the gates of the GRU always have a LayerNorm."""
 
-    kl_scale: Weight = 1.0
-    """Weight of the KL."""
     kl_balance: Share = 0.8
     """Share of the KL's gradient that moves the prior to the posterior; the rest moves the posterior."""
-    free_nats: Weight = 0.0
-    """KL of the mean over the batch below which it costs nothing."""
     discount_scale: Weight = 1.0
     """Weight of the head that predicts the discount. 0: there is none, and the world always goes on."""
     reward_squash: Literal["none", "tanh"] = "none"
     """Squashing of rewards before anything learns from them."""
 
-    imagination: Annotated[int, Within(1, 2**12)] = 15
-    """Imagined steps from every replayed state."""
-    gamma: Share = 0.99
-    """Discount of one step."""
-    lam: Share = 0.95
-    """Lambda of the returns: 0 trusts the critic, 1 the imagined rewards."""
     actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto"
     """The score function, the gradient of the return through the model, or both (see --actor-mix); auto: the first for
     discrete actions, the second for continuous ones."""
@@ -81,22 +66,11 @@ class Config(Improvement, Exploration, Weights):
     """Weight of the policy's entropy."""
     slow_every: Count = 100
     """Updates after which the critic is copied into the one that gives the targets."""
-
-    learning_rate: Positive = 1e-4
-    """Step size of the world model."""
-    actor_learning_rate: Positive = 8e-5
-    """Step size of the actor."""
-    critic_learning_rate: Positive = 2e-4
-    """Step size of the critic."""
-    clip: Weight = 100.0
-    """Largest gradient norm of each of the three. 0 clips nothing."""
     decay: Share = 1e-6
     """Share of every parameter that is lost at each update."""
 
 
 class DreamerV2(DreamerV1Model):
-    """The `Agent`."""
-
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
         paper = Paper(
             stoch=STOCH,
@@ -130,13 +104,11 @@ class DreamerV2(DreamerV1Model):
     def transform_reward(self, reward: Float[Array, "*B"]) -> Float[Array, "*B"]:
         return jnp.tanh(reward) if self.config.reward_squash == "tanh" else reward
 
-    def behavior_loss(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+    def behavior_loss(self, model: Model, state: State, post: Posterior, key: PRNGKeyArray) -> BehaviorLoss:
         """Actor (eq. 6) and critic (eq. 5); both look at returns that the target critic closes (eq. 4)."""
         config = self.config
-        assert slow is not None
-        imagined = self.imagine(model, slow, post, post.alive.ravel(), key)
+        assert state.slow is not None
+        imagined = self.imagine(model, state.slow, post, post.alive.ravel(), key)
         feat, action = stop_gradient((features(imagined.latent), imagined.action))
         legal = model.legal(feat, action)
         feat, action, legal = jax.tree.map(lambda x: x[:-1], (feat, action, legal))
@@ -148,7 +120,7 @@ class DreamerV2(DreamerV1Model):
             "policy": weight * actor(policy, action, advantage, config.entropy, self.differentiable, mix),
             "value": weight * model.val(feat).loss(imagined.target),
         }
-        return losses, returns, behavior_metrics(policy, **imagined.figures())
+        return losses, state.returns, behavior_metrics(policy, **imagined.figures())
 
 
 make_agent = DreamerV2

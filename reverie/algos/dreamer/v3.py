@@ -19,12 +19,12 @@ import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import Metrics, Row
+from reverie.agent import Metrics
 from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
-from reverie.algos.dreamer.agent import Dreamer, behavior_metrics
+from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, behavior_metrics
 from reverie.algos.dreamer.planning import Improvement, Planning
-from reverie.algos.dreamer.world import Model, Posterior, divergences, latent_metrics, legal_head, prediction_losses
+from reverie.algos.dreamer.world import Model, Posterior, State, legal_head
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
@@ -33,8 +33,8 @@ from reverie.envs.base import Spaces
 from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within, check
 from reverie.model.canvas import canvas, halvings, images
 from reverie.model.decode import Decoder
-from reverie.model.dynamics import Dynamics, features
-from reverie.model.encode import Encoder, width
+from reverie.model.dynamics import Design, Dynamics, features
+from reverie.model.encode import Coding, Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
 from reverie.model.memoryless import Memoryless
 from reverie.model.rssm import RSSM
@@ -227,7 +227,7 @@ def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
 class DreamerV3Model(Dreamer):
     """The world model of the paper and how it learns, for any behaviour."""
 
-    continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
+    above_free_nats = staticmethod(jnp.maximum)  # at every step
 
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
         scales = {
@@ -255,20 +255,18 @@ class DreamerV3Model(Dreamer):
 
     def dynamics(self, tokens: int, key: PRNGKeyArray) -> Dynamics:
         config, size, choices = self.config, SIZES[self.config.size], self.config.chosen()
-        return DYNAMICS[config.dynamics](
+        design = Design(
             action=width(self.act_space),
             tokens=tokens,
             deter=size.deter,
             stoch=STOCH,
             kind=Categorical(size.classes, config.unimix, choices.straight_through, choices.kl == "averaged"),
             hidden=size.units,
-            recurrence=choices.recurrence,
-            blocks=BLOCKS,
             prior_layers=choices.prior_layers,
-            first=choices.first_state,
             style=self.style,
-            key=key,
         )
+        recurrence: dict[str, Any] = {"recurrence": choices.recurrence, "blocks": BLOCKS, "first": choices.first_state}
+        return DYNAMICS[config.dynamics](design, **recurrence, key=key)
 
     def networks(self, key: PRNGKeyArray) -> Model:
         config, obs_space, act_space = self.config, self.obs_space, self.act_space
@@ -276,21 +274,21 @@ class DreamerV3Model(Dreamer):
         style, keys = self.style, jax.random.split(key, 7)
         stoch = STOCH * size.classes
         feat = size.deter + stoch
-        shared: dict[str, Any] = {
-            "units": choices.vector_units or size.units,
-            "layers": choices.vector_layers or size.predictors,
-            "depths": image_depths(config, obs_space),
-            "kernel": choices.kernel,
-            "convolutions": choices.convolutions,
-            "symlog_vectors": choices.vectors == "symlogged",
-            "symlog_images": choices.images == "symlogged",
-            "style": style,
-        }
-        enc = Encoder(obs_space, **shared, key=keys[0])
+        coding = Coding(
+            units=choices.vector_units or size.units,
+            layers=choices.vector_layers or size.predictors,
+            depths=image_depths(config, obs_space),
+            kernel=choices.kernel,
+            convolutions=choices.convolutions,
+            symlog_vectors=choices.vectors == "symlogged",
+            symlog_images=choices.images == "symlogged",
+            style=style,
+        )
+        enc = Encoder(obs_space, coding, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
         painter: dict[str, Any] = {"pixels": choices.pixels, "image_loss": choices.image_loss}
         painter |= {"map_units": size.units, "blocks": BLOCKS}
-        dec = Decoder(obs_space, deter=size.deter, stoch=stoch, **painter, **shared, key=keys[2])
+        dec = Decoder(obs_space, coding, deter=size.deter, stoch=stoch, **painter, key=keys[2])
         scalar: dict[str, Any] = {"kind": choices.scalars, "bins": choices.bins, "style": style}
         rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
         con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
@@ -307,19 +305,6 @@ class DreamerV3Model(Dreamer):
         if slow is None:
             return jax.tree.map(jnp.copy, model.val)
         return optax.incremental_update(model.val, slow, self.config.slow_rate)
-
-    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """Prediction, dynamics and representation losses (eqs. 2 and 3); free nats are granted at every step."""
-        post, beliefs = self.observe(model, batch, key)
-        dynamics, representation = divergences(model, beliefs)
-        losses = {
-            "dynamics": jnp.maximum(dynamics, self.config.free_nats),
-            "representation": jnp.maximum(representation, self.config.free_nats),
-        }
-        gamma = self.config.gamma if self.continue_knows_gamma else 1.0
-        targets, continues = self.decode_targets(post.rows), gamma * post.alive
-        predictions, metrics = prediction_losses(model, post, targets, continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
 
 def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
@@ -338,28 +323,24 @@ def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
 
 
 class DreamerV3(DreamerV3Model):
-    """The `Agent`."""
-
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
         super().__init__(config, obs_space, act_space, precision)
         self.differentiable = through_dynamics(act_space, config.actor_gradient)
         self.scales["replay_value"] = config.replay_value_scale
 
-    def behavior_loss(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+    def behavior_loss(self, model: Model, state: State, post: Posterior, key: PRNGKeyArray) -> BehaviorLoss:
         """Actor and critic learn from imagined trajectories (eqs. 4 to 7), the critic from replayed ones, too."""
         config = self.config
         known = post.alive.ravel() if config.first_continue == "true" else None
-        losses, returns, metrics, imagined = dream_losses(self, model, slow, returns, post, known, key)
+        losses, returns, metrics, imagined = dream_losses(self, model, state, post, known, key)
 
         # The critic also learns from what really happened; this gradient reaches the world model.
         if config.replay_value_scale:
-            assert slow is not None
+            assert state.slow is not None
             feat = features(post.latents)
             losses["replay_value"], target = replayed_value_loss(
                 model.val(feat),
-                slow(stop_gradient(feat)).pred(),
+                state.slow(stop_gradient(feat)).pred(),
                 post.rows["reward"],
                 config.gamma * post.alive,
                 post.rows["is_last"].astype(jnp.float32),
@@ -373,8 +354,7 @@ class DreamerV3(DreamerV3Model):
 def dream_losses(
     agent: Dreamer,
     model: Model,
-    slow: ScalarHead | None,
-    returns: ReturnScale,
+    state: State,
     post: Posterior,
     known: Float[Array, " M"] | None,
     key: PRNGKeyArray,
@@ -385,7 +365,7 @@ def dream_losses(
       known: the true discounts of the replayed states; None: as the continue head predicts.
     """
     config, shape = agent.config, post.alive.shape
-    assert slow is not None
+    assert state.slow is not None
 
     # Imagination
     imagined = agent.imagine(model, model.val, post, known, key)
@@ -396,14 +376,14 @@ def dream_losses(
 
     # Actor and critic
     policy = model.policy(feat, model.legal(feat, imagined.action))
-    value, slow_value = model.val(feat), slow(feat).pred()
+    value, slow_value = model.val(feat), state.slow(feat).pred()
     learned, returns = actor_critic_losses(
         policy,
         value,
         slow_value,
         imagined,
         weight,
-        returns,
+        state.returns,
         entropy=config.entropy,
         rate=config.return_rate,
         differentiable=agent.differentiable,

@@ -16,18 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from reverie.agent import Metrics
 from reverie.algos.dreamer import v3
-from reverie.algos.dreamer.agent import in_parts
+from reverie.algos.dreamer.agent import BehaviorLoss, in_parts
 from reverie.algos.dreamer.planning import Improvement
 from reverie.algos.dreamer.v3 import ActorGradient, Choices, DreamerV3Model, ModelConfig, dream_losses, through_dynamics
-from reverie.algos.dreamer.world import Model, Posterior
-from reverie.behavior.returns import ReturnScale
+from reverie.algos.dreamer.world import Model, Posterior, State
 from reverie.envs.base import Spaces
 from reverie.fields import Number, Positive, Share, Weight
-from reverie.model.heads import ScalarHead
 from reverie.nn.optim import adam
 
 SIZES = v3.SIZES
@@ -81,8 +78,6 @@ class Config(Improvement, ModelConfig):
 
 
 class DreamerV3(DreamerV3Model):
-    """The `Agent`."""
-
     continue_knows_gamma = False
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
@@ -94,12 +89,10 @@ class DreamerV3(DreamerV3Model):
         )
         self.optimizer = in_parts(world, behavior, behavior)
 
-    def behavior_loss(
-        self, model: Model, slow: ScalarHead | None, returns: ReturnScale, post: Posterior, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], ReturnScale, Metrics]:
+    def behavior_loss(self, model: Model, state: State, post: Posterior, key: PRNGKeyArray) -> BehaviorLoss:
         """Actor and critic learn from imagined trajectories alone (eqs. 7 to 11)."""
         known = model.gamma * post.alive.ravel()
-        losses, returns, metrics, _ = dream_losses(self, model, slow, returns, post, known, key)
+        losses, returns, metrics, _ = dream_losses(self, model, state, post, known, key)
         return losses, returns, metrics
 
 

@@ -1,4 +1,5 @@
-"""The world model of a Dreamer: its networks, what they make of replayed rows, and how well they foretell them."""
+"""The networks of a Dreamer and all that training changes; what they make of replayed rows, and how well they foretell
+them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
+from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Beliefs, Dynamics, Latent, features, flat_stoch
@@ -66,6 +68,18 @@ class Model(eqx.Module):
         return self.pol(feat, self.legal(feat) if legal is None else legal)
 
 
+class State(eqx.Module):
+    """Everything training changes."""
+
+    model: Model
+    slow: ScalarHead | None  # a critic that follows the other one; None where the paper has none
+    returns: ReturnScale
+    optimizer: Any
+    key: PRNGKeyArray
+    updates: Array  # int32, applied updates
+    nonfinite: Array  # int32 [2]: updates skipped in all, and in a row
+
+
 class Posterior(NamedTuple):
     """The latents of the trained rows of a batch, `[B, T, ...]`."""
 
@@ -87,12 +101,6 @@ def legal_head(
         return None
     (space,) = act_space.values()
     return LegalHead(space, features, units, layers, key=jax.random.fold_in(key, 7), style=style)
-
-
-def divergences(model: Model, beliefs: Beliefs) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """The KL from posterior to prior twice: with a gradient by the prior alone, and by the posterior alone."""
-    kind, (posterior, prior) = model.dyn.kind, beliefs
-    return kind.kl(stop_gradient(posterior), prior), kind.kl(posterior, stop_gradient(prior))
 
 
 def free_nats_of_mean(kl: Float[Array, "B T"], nats: float) -> Float[Array, ""]:

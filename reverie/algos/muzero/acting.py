@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reverie.agent import Mode, Row, add_prefix
 from reverie.algos.muzero.frames import see
-from reverie.algos.muzero.model import Model
-from reverie.algos.muzero.state import Carry, Legal, State
-from reverie.behavior.explore import explore, unheld
+from reverie.algos.muzero.model import Legal, Model, State
+from reverie.behavior.explore import RepeatedAction, explore, unheld
 from reverie.behavior.search import SearchResult, gumbel, puct
 from reverie.envs.base import Spaces
 from reverie.model.encode import legal_actions, planar, width
 from reverie.model.unroll import Hidden
+
+
+class Carry(eqx.Module):
+    """The policy's memory between steps: the frames before this one, how many moves were made, and random actions
+    that go on."""
+
+    frames: dict[str, Array]  # [N, stack - 1, ...], the oldest first; 0 where the episode had not begun
+    moves: Int[Array, " N"]
+    key: PRNGKeyArray
+    held: RepeatedAction | None = None  # None: random actions are not repeated
 
 
 class Acting:

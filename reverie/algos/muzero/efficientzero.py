@@ -125,8 +125,6 @@ class Model(model.Model):
 
 
 class EfficientZero(muzero.MuZero):
-    """The `Agent`."""
-
     networks = Model
 
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from reverie.agent import Metrics
 from reverie.algos.muzero.model import Model
 from reverie.behavior.actor_critic import actor
-from reverie.behavior.imagine import imagine
+from reverie.behavior.imagine import rollout, trajectory
 from reverie.behavior.returns import ReturnScale, Window
 from reverie.model.unroll import Hidden
 
@@ -39,10 +39,8 @@ def imagination_losses(
         policy, _ = frozen.judge(latent, frozen.legal(latent))
         return policy.sample(key).reshape(latent.reward.shape)
 
-    def judge(latent: Hidden) -> tuple[Array, Array, Array]:
-        return *frozen.predict(latent), frozen.value(latent).pred()
-
-    ahead = imagine(frozen, act, judge, starts, config.imagination, key, lam=config.imagined_lam)
+    latent, action = rollout(frozen, act, starts, config.imagination, key)
+    ahead = trajectory(latent, action, *frozen.predict(latent), frozen.value(latent).pred(), lam=config.imagined_lam)
     feat = frozen.body.read(ahead.latent.state)[:-1]
     legal = jax.tree.map(lambda x: x[:-1], frozen.legal(ahead.latent, ahead.action))
     policy, value, target = model.pol(feat, legal), model.val(feat), ahead.target

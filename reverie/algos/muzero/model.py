@@ -1,4 +1,4 @@
-"""MuZero's networks: representation, dynamics, and the heads that planning reads."""
+"""MuZero's networks - representation, dynamics, and the heads that planning reads - and all that training changes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from reverie.nn.dists import OneHot
 from reverie.nn.layers import Conv
 
 Body = Vectors | Towers
+Legal = Bool[Array, "B a"] | None  # the actions that may be taken at every root; None: all
 
 
 class Model(eqx.Module):
@@ -112,6 +113,17 @@ class Model(eqx.Module):
         (policy,) = self.pol(feat, legal).values()
         assert isinstance(policy, OneHot)
         return policy, self.val(feat)
+
+
+class State(eqx.Module):
+    """Everything training changes."""
+
+    model: Model
+    target: Model  # a copy, some updates old
+    optimizer: Any
+    key: PRNGKeyArray
+    updates: Array  # int32, applied updates
+    nonfinite: Array  # int32 [2]: updates skipped in all, and in a row
 
 
 def make_body(config: Values, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:

@@ -28,8 +28,7 @@ from reverie.algos.muzero import targets
 from reverie.algos.muzero.acting import Acting
 from reverie.algos.muzero.frames import observed
 from reverie.algos.muzero.imagination import imagination_losses
-from reverie.algos.muzero.model import Model, check_boards, irregular, seen_space, towering
-from reverie.algos.muzero.state import State
+from reverie.algos.muzero.model import Model, State, check_boards, irregular, seen_space, towering
 from reverie.algos.muzero.values import Config as Config
 from reverie.behavior.returns import Window, n_step_return
 from reverie.envs.base import Spaces

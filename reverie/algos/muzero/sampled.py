@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reverie.agent import Row, select
 from reverie.algos.muzero import model, muzero
-from reverie.algos.muzero.state import Legal
+from reverie.algos.muzero.model import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.actor_critic import log_probability
 from reverie.behavior.returns import Window
@@ -105,8 +105,6 @@ class Model(model.Model):
 
 
 class SampledMuZero(muzero.MuZero):
-    """The `Agent`."""
-
     networks = Model
     search_keys = ("policy", "value", "candidates")
     enumerated = False

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from reverie.agent import Row
 from reverie.algos.muzero import model, muzero
 from reverie.algos.muzero.frames import observed
-from reverie.algos.muzero.state import Legal
+from reverie.algos.muzero.model import Legal
 from reverie.algos.muzero.values import Puct
 from reverie.behavior.returns import Window
 from reverie.behavior.search import TINY, SearchResult
@@ -145,8 +145,6 @@ class Model(model.Model):
 
 
 class StochasticMuZero(muzero.MuZero):
-    """The `Agent`."""
-
     networks = Model
 
     def search(
