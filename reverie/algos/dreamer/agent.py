@@ -6,7 +6,7 @@ in what is marked here as theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from reverie.algos import Unsuitable
 from reverie.algos.dreamer import planning
 from reverie.algos.dreamer import report as reports
 from reverie.algos.dreamer.acting import Acting
-from reverie.algos.dreamer.world import Model, Posterior, State, latent_metrics, prediction_losses
+from reverie.algos.dreamer.world import Model, Posterior, State
 from reverie.behavior.imagine import Trajectory, rollout, trajectory
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Spaces
@@ -34,6 +34,7 @@ from reverie.model.heads import ScalarHead, sample
 from reverie.nn.dists import Action, OneHot, randomness
 from reverie.nn.optim import each, finite, guarded
 
+WorldLoss = tuple[dict[str, Array], Posterior, Metrics]
 BehaviorLoss = tuple[dict[str, Array], ReturnScale, Metrics]
 BEHAVIOR = {"pol": "actor", "val": "critic"}  # the networks that do not belong to the world model
 
@@ -95,6 +96,10 @@ class Dreamer(Acting):
         """The networks of the paper."""
         raise NotImplementedError
 
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> WorldLoss:
+        """Losses of the world model, what it made of the batch, and metrics."""
+        raise NotImplementedError
+
     def behavior_loss(self, model: Model, state: State, post: Posterior, key: PRNGKeyArray) -> BehaviorLoss:
         """Losses of actor and critic, the moved scale of returns, and metrics; `model` in place of that of `state`."""
         raise NotImplementedError
@@ -107,8 +112,6 @@ class Dreamer(Acting):
         """Rewards as they are learned from."""
         return reward
 
-    above_free_nats: Callable[[Array, float], Array]  # a KL `[B, T]` that costs nothing up to so many nats
-    continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
     refreshes = False  # whether training writes the latents that it computes back to replay
 
     # ---------------------------------------------------------------- acting
@@ -190,20 +193,6 @@ class Dreamer(Acting):
                 metrics |= more
         loss, parts = self.weigh(losses)
         return loss, (self.refresh(post.latents), returns, metrics | parts)
-
-    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> tuple[dict[str, Array], Posterior, Metrics]:
-        """The variational bound on what was seen and earned (V1, eq. 10; V2, eq. 2 and algorithm 2; V3, eqs. 2 and 3):
-        likelihoods, and KLs above the free nats; what the model made of the batch; and metrics."""
-        post, beliefs = self.observe(model, batch, key)
-        config, kl, (posterior, prior) = self.config, model.dyn.kind.kl, beliefs
-        dynamics = kl(stop_gradient(posterior), prior)  # the same number twice: each has the gradient of one side
-        losses = {
-            "dynamics": self.above_free_nats(dynamics, config.free_nats),
-            "representation": self.above_free_nats(kl(posterior, stop_gradient(prior)), config.free_nats),
-        }
-        continues = (config.gamma if self.continue_knows_gamma else 1.0) * post.alive
-        predictions, metrics = prediction_losses(model, post, self.decode_targets(post.rows), continues)
-        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
     def weigh(self, losses: Mapping[str, Array]) -> tuple[Float[Array, ""], Metrics]:
         """The sum of the means of all losses, each with its scale; and the means as metrics."""

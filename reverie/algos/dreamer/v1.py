@@ -18,9 +18,19 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, PRNGKeyArray
 
-from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, behavior_metrics, in_parts
+from reverie.agent import Row
+from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics, in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import Model, Posterior, State, free_nats_of_mean, legal_head
+from reverie.algos.dreamer.world import (
+    Model,
+    Posterior,
+    State,
+    divergences,
+    free_nats_of_mean,
+    latent_metrics,
+    legal_head,
+    prediction_losses,
+)
 from reverie.behavior.explore import Exploration
 from reverie.envs.base import Spaces
 from reverie.fields import Layers, Positive, Share, Weight, Width, Within
@@ -114,8 +124,6 @@ class Paper(NamedTuple):
 class DreamerV1Model(Dreamer):
     """A Dreamer with the world model of one of the first two papers, for a behaviour of its own."""
 
-    above_free_nats = staticmethod(free_nats_of_mean)
-
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str, paper: Paper):
         dynamics, representation = paper.kl_shares
         # The likelihood of normals with a variance of one: half of the square.
@@ -175,6 +183,20 @@ class DreamerV1Model(Dreamer):
         val = ScalarHead(feat, units, layers.value, **scalar, init=config.critic_init, key=keys[6])
         gamma = 1.0 if paper.continue_scale else config.gamma  # the head knows it
         return Model(enc, dyn, dec, rew, con, leg, pol, val, tuple(sorted(act_space.items())), gamma)
+
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> WorldLoss:
+        """The variational bound on what was seen and earned (V1, eq. 10; V2, eq. 2 and algorithm 2): likelihoods, and a
+        KL above the free nats."""
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": free_nats_of_mean(dynamics, self.config.free_nats),
+            "representation": free_nats_of_mean(representation, self.config.free_nats),
+        }
+        predictions, metrics = prediction_losses(
+            model, post, self.decode_targets(post.rows), self.config.gamma * post.alive
+        )
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
 
 class DreamerV1(DreamerV1Model):

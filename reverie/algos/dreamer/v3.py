@@ -19,12 +19,20 @@ import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from reverie.agent import Metrics
+from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
-from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, behavior_metrics
+from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics
 from reverie.algos.dreamer.planning import Improvement, Planning
-from reverie.algos.dreamer.world import Model, Posterior, State, legal_head
+from reverie.algos.dreamer.world import (
+    Model,
+    Posterior,
+    State,
+    divergences,
+    latent_metrics,
+    legal_head,
+    prediction_losses,
+)
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
@@ -227,7 +235,7 @@ def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
 class DreamerV3Model(Dreamer):
     """The world model of the paper and how it learns, for any behaviour."""
 
-    above_free_nats = staticmethod(jnp.maximum)  # at every step
+    continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
 
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
         scales = {
@@ -305,6 +313,18 @@ class DreamerV3Model(Dreamer):
         if slow is None:
             return jax.tree.map(jnp.copy, model.val)
         return optax.incremental_update(model.val, slow, self.config.slow_rate)
+
+    def world_loss(self, model: Model, batch: Row, key: PRNGKeyArray) -> WorldLoss:
+        """Prediction, dynamics and representation losses (eqs. 2 and 3); free nats are granted at every step."""
+        post, beliefs = self.observe(model, batch, key)
+        dynamics, representation = divergences(model, beliefs)
+        losses = {
+            "dynamics": jnp.maximum(dynamics, self.config.free_nats),
+            "representation": jnp.maximum(representation, self.config.free_nats),
+        }
+        continues = (self.config.gamma if self.continue_knows_gamma else 1.0) * post.alive
+        predictions, metrics = prediction_losses(model, post, self.decode_targets(post.rows), continues)
+        return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
 
 
 def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:

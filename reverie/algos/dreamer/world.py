@@ -103,6 +103,12 @@ def legal_head(
     return LegalHead(space, features, units, layers, key=jax.random.fold_in(key, 7), style=style)
 
 
+def divergences(model: Model, beliefs: Beliefs) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """The KL from posterior to prior twice: with a gradient by the prior alone, and by the posterior alone."""
+    kind, (posterior, prior) = model.dyn.kind, beliefs
+    return kind.kl(stop_gradient(posterior), prior), kind.kl(posterior, stop_gradient(prior))
+
+
 def free_nats_of_mean(kl: Float[Array, "B T"], nats: float) -> Float[Array, ""]:
     """A KL whose mean over the batch costs nothing up to so many nats (DreamerV1 and V2)."""
     return jnp.maximum(kl.mean(), nats)
