@@ -240,28 +240,14 @@ class Training:
 
     def update(self, due: int, part: Part = "all") -> None:
         """So many updates of a part, one or more."""
-        if not self.replay.can_sample():
-            if phases.apart(self.run):
-                raise ConfigError(
-                    f"replay holds {len(self.replay)} rows, and in them no sequence of {self.replay.length} to learn "
-                    "from: raise --steps, or lower --length or --envs"
-                )
-            if not self.progress.left_out:
-                logger.warning(
-                    "step %d: updates are left out while replay holds no sequence of %d rows%s",
-                    self.progress.step,
-                    self.replay.length,
-                    " inside one episode: try a smaller --length, or --no-within-episodes"
-                    if self.run.within_episodes
-                    else "",
-                )
-            self.progress = replace(self.progress, left_out=self.progress.left_out + due)
-            return
         for number in range(due):
             if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
                 self.ratio.done -= due - number  # `catch_up` of the resume makes up for them
                 return
             self._draw()
+            if not self._drawn:
+                self._leave_out(due - number)
+                return
             ids = self._drawn.pop("id")
             with self.clock.measure_time("train"):
                 self.state, out, figures = self.compiled.update(part)(self.state, self._drawn)
@@ -278,6 +264,24 @@ class Training:
                     f"checkpoint is kept in {self.directory.checkpoints}. Look at the env with "
                     f"`reverie check-env`, or start over with a smaller --learning-rate"
                 )
+
+    def _leave_out(self, due: int) -> None:
+        """So many updates, for which replay has no batch."""
+        if phases.apart(self.run):
+            raise ConfigError(
+                f"replay holds {len(self.replay)} rows, and in them no sequence of {self.replay.length} to learn "
+                "from: raise --steps, or lower --length or --envs"
+            )
+        if not self.progress.left_out:
+            logger.warning(
+                "step %d: updates are left out while replay holds no sequence of %d rows%s",
+                self.progress.step,
+                self.replay.length,
+                " inside one episode: try a smaller --length, or --no-within-episodes"
+                if self.run.within_episodes
+                else "",
+            )
+        self.progress = replace(self.progress, left_out=self.progress.left_out + due)
 
     def _draw(self) -> None:
         """The batch of the next update, if replay has one and it is not drawn yet."""
