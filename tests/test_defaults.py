@@ -97,8 +97,8 @@ def test_pictures_drawn_in_squares_are_small_ones() -> None:
     assert "reanalyse" in chosen("efficientzero", plain)
     assert "reanalyse" in chosen("efficientzero", drawn)
     assert "image_size" not in chosen("dreamer_v2", drawn), "its pictures have 64 x 64 pixels"
-    empty = dataclasses.replace(plain, blocks={"image": 32})  # one colour, or nearly
-    assert chosen("gumbel_muzero", empty)["image_size"] == (8, 12)
+    coarse = dataclasses.replace(plain, blocks={"image": 32})
+    assert chosen("gumbel_muzero", coarse)["image_size"] == (8, 12), "no side below 7"
     two = {"a": PICTURE["image"], "b": Space("image", (8, 8, 3))}
     several = dataclasses.replace(facts(obs=two), blocks={"a": 12, "b": 4})
     assert "image_size" not in chosen("gumbel_muzero", several), "one flag for both"

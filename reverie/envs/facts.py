@@ -147,7 +147,8 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
     env = make_env(spec)
     vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
     images = [key for key, space in env.obs_space.items() if space.kind == "image"]
-    blocks = {key: math.gcd(*env.obs_space[key].shape[:2]) for key in images}
+    whole = {key: math.gcd(*env.obs_space[key].shape[:2]) for key in images}
+    blocks = dict(whole)
     rewards: list[float] = []
     times: list[float] = []
 
@@ -171,7 +172,7 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         "zeros": rewards.count(0) / max(1, len(rewards)),
         "large": sum(abs(x) >= largest / 2 for x in rewards) / max(1, len(rewards)),
         "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
-        "blocks": blocks,
+        "blocks": {key: block if block < whole[key] else 1 for key, block in blocks.items()},  # 1: nothing was drawn
         "seconds": statistics.median(times or [0.0]),
         "device": on_device(spec),
     }

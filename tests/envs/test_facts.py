@@ -36,6 +36,20 @@ class Broken(Valley):
         raise RuntimeError("no")
 
 
+class Blank(Valley):
+    """Shows one colour."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return np.zeros((64, 64, 3), np.uint8), *rest
+
+
 def test_repeated_actions_find_what_fresh_ones_do_not() -> None:
     found = facts.look(EnvSpec("valley", factory=Valley))
     assert found is not None
@@ -90,6 +104,9 @@ def test_the_squares_of_a_picture_are_found(looks: None) -> None:
     found = facts.look(EnvSpec("reverie.envs.toy:Catch"))
     assert found is not None
     assert found.blocks == {"image": 8}
+    found = facts.look(EnvSpec("blank", factory=Blank))
+    assert found is not None
+    assert found.blocks == {"image": 1}, "what is never seen may be small"
 
 
 @pytest.mark.parametrize("returns", [((), (1.0,)), ((0.0, 0.0), (0.0, 5.0))])
