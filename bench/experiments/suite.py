@@ -47,7 +47,12 @@ TASKS: dict[str, float] = {
 }
 EVERY = 5000  # steps between a run's own evaluations
 IN_A_ROW = 4  # of these: a greedy policy may solve a task once and not a thousand updates later
-CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0"}  # searched by sampled_muzero
+# Task -> the member of the MuZero family that is made for it, in place of gumbel_muzero: continuous actions, chance.
+MEMBER = {
+    "Pendulum-v1": "sampled_muzero",
+    "MountainCarContinuous-v0": "sampled_muzero",
+    "FrozenLake8x8-v1": "stochastic_muzero",
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def main(args: Args) -> None:
     kept = records(args.out) if args.out and args.out.exists() else []
     done = {(x.env, x.algorithm, x.seed) for x in kept}
     for seed, task, named in itertools.product(range(args.seeds), args.tasks, args.algorithms):
-        algorithm = "sampled_muzero" if named == "gumbel_muzero" and task in CONTINUOUS else named
+        algorithm = MEMBER.get(task, named) if named == "gumbel_muzero" else named
         if (task, algorithm, seed) not in done:
             with tempfile.TemporaryDirectory() as folder:
                 tell(measure(task, algorithm, seed, args, Path(folder)), args.out)
