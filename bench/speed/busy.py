@@ -89,7 +89,7 @@ def wait_until(moment: float) -> None:
 
 
 def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
-    device, decide = Device(args.milliseconds / 1000), JittedAgent.decide
+    device, decide, run = Device(args.milliseconds / 1000), JittedAgent.decide, folder / "run"
     batch, length, warmup = 16, 32, 1024
 
     def decide_in_turn(compiled: JittedAgent, *given: Any) -> Any:
@@ -105,7 +105,7 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
             "dreamer_v3",
             env=task,
             preset="paper",
-            run=folder / "run",
+            run=run,
             size="200k",
             batch=batch,
             length=length,
@@ -119,7 +119,10 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
             checkpoint_every=0,
             log_every=1000,
         )
-    shares = {k: v for k, v in read(folder / "run" / "metrics.jsonl")[-1].items() if k.startswith("time/share/")}
+    last = read(run / "metrics.jsonl")[-1]
+    shares = {
+        k.removeprefix("time/share/"): round(v, 3) for k, v in sorted(last.items()) if k.startswith("time/share/")
+    }
     return {
         "bench": "busy",
         "name": task,
@@ -129,7 +132,7 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
         "updates": len(device.spans),
         "milliseconds": args.milliseconds,
         "replay_ratio": args.replay_ratio,
-        "clock": {k.removeprefix("time/share/"): round(v, 3) for k, v in sorted(shares.items())},
+        "clock": shares,
         **origin(),
     }
 
