@@ -273,14 +273,10 @@ class Training:
                 "from: raise --steps, or lower --length or --envs"
             )
         if not self.progress.left_out:
-            logger.warning(
-                "step %d: updates are left out while replay holds no sequence of %d rows%s",
-                self.progress.step,
-                self.replay.length,
-                " inside one episode: try a smaller --length, or --no-within-episodes"
-                if self.run.within_episodes
-                else "",
-            )
+            inside = " inside one episode: try a smaller --length, or --no-within-episodes"
+            advice, length = inside if self.run.within_episodes else "", self.replay.length
+            wording = "step %d: updates are left out while replay holds no sequence of %d rows%s"
+            logger.warning(wording, self.progress.step, length, advice)
         self.progress = replace(self.progress, left_out=self.progress.left_out + due)
 
     def _draw(self) -> None:
