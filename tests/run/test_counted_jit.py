@@ -79,3 +79,22 @@ def test_what_cannot_be_compiled_ahead_is_told_by_the_call() -> None:
     function.compile_ahead(jax.ShapeDtypeStruct((3,), jnp.float32))
     with pytest.raises(TypeError, match="reshape"):
         function(jnp.zeros(3))
+
+
+def test_a_state_is_taken_apart_once_and_the_next_one_again() -> None:
+    taken_apart = []
+
+    class State:
+        def __init__(self, x: float) -> None:
+            self.x = jnp.float32(x)
+
+    jax.tree_util.register_pytree_node(
+        State, lambda state: (taken_apart.append(state) or [state.x], None), lambda _, parts: State(parts[0])
+    )
+    add = CountedJit("add", lambda state, y: state.x + y, same_state=True)
+    first, second = State(1.0), State(5.0)
+    assert [float(add(first, y)) for y in (1.0, 2.0)] == [2.0, 3.0]
+    assert taken_apart == [first]
+    assert float(add(second, 2.0)) == 7.0
+    assert taken_apart == [first, second]
+    assert add.traces == 1
