@@ -27,6 +27,7 @@ from reverie.health import NonFinite
 from reverie.replay.sequences import Replay
 from reverie.run import experience, log, loop, measures
 from reverie.run.checkpoint import Checkpoints, Mismatch
+from reverie.run.collect.host import HostCollector
 from reverie.run.directory import RunDirectory, RunInUse
 from reverie.run.recent import Recent
 from reverie.run.stop import Stop
@@ -234,6 +235,17 @@ def test_a_signal_during_an_evaluation_gives_it_up_until_the_resume(
     assert metrics(tmp_path)[-1]["step"] < 72
     train(tmp_path)
     assert_same(whole, tmp_path)
+
+
+def test_batches_are_drawn_while_a_device_would_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a turn before the policy is asked to act, which waits for the last update of the turn before."""
+    events: list[str] = []
+    for owner, name in ((Replay, "sample"), (HostCollector, "step"), (experience.WriteBack, "follow")):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, c=call, n=name, **kw: events.append(n) or c(*args, **kw))
+    train(tmp_path, steps=60, replay_ratio=16 / 3)  # three envs, batches of eight rows: two updates a turn
+    turn = ["sample", "step", "follow", "sample", "follow"]
+    assert events[-5 * len(turn) :] == 5 * turn
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole: Path, tmp_path: Path) -> None:
