@@ -65,11 +65,14 @@ def suite() -> str:
     found: dict[tuple[str, str], list[Record]] = {}
     for run in records(RUNS.with_name("suite.jsonl")):
         found.setdefault((name(run), run.algorithm), []).append(run)
-    lines = [("env", "algorithm", "solved at", "greedy return, a seed each", "env steps", "minutes of a core")]
+    lines = [
+        ("env", "algorithm", "solved at", "greedy return, a seed each", "env steps", "minutes of a core", "commit")
+    ]
     for (env, algorithm), runs in sorted(found.items()):
         returns = ", ".join(f"**{score(run.value)}**" if run.solved else score(run.value) for run in runs)
         steps, minutes = numbers([run.steps for run in runs]), numbers([run.minutes for run in runs], 1)
-        lines.append((env, algorithm, score(runs[0].threshold), returns, steps, minutes))
+        made = ", ".join(sorted({run.commit[:7] for run in runs}))
+        lines.append((env, algorithm, score(runs[0].threshold), returns, steps, minutes, made))
     return drawn(lines)
 
 
