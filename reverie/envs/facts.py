@@ -147,8 +147,7 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
     env = make_env(spec)
     vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
     images = [key for key, space in env.obs_space.items() if space.kind == "image"]
-    whole = {key: math.gcd(*env.obs_space[key].shape[:2]) for key in images}
-    blocks = dict(whole)
+    blocks = dict.fromkeys(images, 0)
     rewards: list[float] = []
     times: list[float] = []
 
@@ -172,19 +171,20 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         "zeros": rewards.count(0) / max(1, len(rewards)),
         "large": sum(abs(x) >= largest / 2 for x in rewards) / max(1, len(rewards)),
         "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
-        "blocks": {key: block if block < whole[key] else 1 for key, block in blocks.items()},  # 1: nothing was drawn
+        "blocks": {key: math.gcd(k, *env.obs_space[key].shape[:2]) if k else 1 for key, k in blocks.items()},
         "seconds": statistics.median(times or [0.0]),
         "device": on_device(spec),
     }
 
 
-def block_of(image: np.ndarray, most: int) -> int:
-    """The side of the largest squares of equal pixels in which an image `[H, W, C]` is drawn, a divisor of `most`."""
-    if most > 1:
+def block_of(image: np.ndarray, before: int = 0) -> int:
+    """The side of the largest squares of equal pixels in which images `[H, W, C]` are drawn: this one, and those whose
+    squares had the side `before`. 0: they have one colour each."""
+    if before != 1:
         for axis in (0, 1):
             edges = np.flatnonzero((np.diff(image, axis=axis) != 0).any((1 - axis, 2))) + 1
-            most = math.gcd(most, *edges.tolist())
-    return most
+            before = math.gcd(before, *edges.tolist())
+    return before
 
 
 def _episodes(env: Env, hold: int, note: Callable[[Step, float], None]) -> dict[str, Any]:

@@ -95,12 +95,12 @@ def test_the_same_env_gives_the_same_facts(looks: None) -> None:
 def test_the_squares_of_a_picture_are_found(looks: None) -> None:
     small = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
     large = small.repeat(8, 0).repeat(8, 1)
-    assert facts.block_of(large, 16) == 8
+    assert facts.block_of(large) == facts.block_of(large, 16) == 8
     assert facts.block_of(large, 12) == 4
-    assert facts.block_of(large[:, :-4], 4) == 4
-    assert facts.block_of(np.zeros((32, 48, 3), np.uint8), 16) == 16
+    assert facts.block_of(np.zeros((32, 48, 3), np.uint8)) == 0
+    assert facts.block_of(np.zeros((32, 48, 3), np.uint8), 8) == 8
     large[9, 9, 1] ^= 1
-    assert facts.block_of(large, 16) == 1
+    assert facts.block_of(large) == 1
     found = facts.look(EnvSpec("reverie.envs.toy:Catch"))
     assert found is not None
     assert found.blocks == {"image": 8}
