@@ -63,7 +63,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
       values of the run and of its algorithm, each at most once.
     """
     own = vars(conf.agent)
-    facts = _small(facts)
+    facts = facts if "actor_learning_rate" in own else _small(facts)  # DreamerV1 and V2 see 64 x 64 in any case
     rules = (_clock, _scale, _image_size, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)
     found = {choice.name: choice for rule in rules for choice in rule(own, facts)}
     known = own | vars(conf.run)
@@ -136,7 +136,7 @@ def _is_game(facts: Facts) -> bool:
 def _small(facts: Facts) -> Facts:
     """With pictures as small as they say the same: one pixel in place of each square of equal ones."""
     seen = images(facts.obs_space)
-    if len({space.shape[:2] for space in seen.values()}) != 1:
+    if len({space.shape[:2] for space in seen.values()}) != 1 or not facts.blocks:
         return dataclasses.replace(facts, blocks={})
     block, (height, width) = math.gcd(*facts.blocks.values()), next(iter(seen.values())).shape[:2]
     block = max((k for k in range(1, block + 1) if block % k == 0 and min(height, width) // k >= TINY), default=1)
@@ -182,7 +182,7 @@ def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 
 def _image_size(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     block = max(facts.blocks.values(), default=1)
-    if block > 1 and "actor_learning_rate" not in own:  # DreamerV1 and V2 enlarge every picture to 64 x 64
+    if block > 1 and "actor_learning_rate" not in own:
         height, width = _largest(facts)
         size = height if height == width else (height, width)
         yield Choice("image_size", size, f"pictures are drawn in squares of {block} x {block} equal pixels")

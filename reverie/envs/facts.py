@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,14 @@ from reverie.envs.base import Env, Spaces, Step, from_json, to_json
 from reverie.envs.build import make_env
 from reverie.envs.guard import guarded
 from reverie.envs.process import Child, ChildGone, Hung, send_json
-from reverie.envs.spec import EnvSpec, on_device
+from reverie.envs.spec import EnvSpec, UnusableEnv, on_device
 from reverie.envs.values import legally, sample
 
 STEPS = 4000  # of each kind of play
 SECONDS = 4.0  # of processor time after which a slow env is left alone, or five times that by the clock
 PATIENCE = 60.0  # seconds for everything, building the env included
 HOLD = 32  # longest repetition
+SIDE = 7  # of pictures, to try whether they can be resized
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Facts:
     device: bool = False  # whether it lives there
     zeros: float = 0.0  # share of the steps that were paid nothing
     large: float = 1.0  # share of the steps that were paid half the largest reward or more, whatever the sign
-    blocks: Mapping[str, int] = field(default_factory=dict)  # side of the squares of equal pixels that make an image
+    # Side of the squares of equal pixels that make an image; none where images cannot be resized.
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
@@ -161,6 +163,7 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
 
     plays = {name: _episodes(env, hold, note) for name, hold in (("plain", 1), ("held", HOLD))}
     env.close()
+    blocks = {key: math.gcd(k, *env.obs_space[key].shape[:2]) if k else 1 for key, k in blocks.items()}
     variation = {key: vars(Variation.of(np.array(rows))).values() for key, rows in vectors.items() if rows}
     largest = max(map(abs, rewards), default=0.0)
     return {
@@ -171,10 +174,19 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         "zeros": rewards.count(0) / max(1, len(rewards)),
         "large": sum(abs(x) >= largest / 2 for x in rewards) / max(1, len(rewards)),
         "variation": {key: [x.tolist() for x in values] for key, values in variation.items()},
-        "blocks": {key: math.gcd(k, *env.obs_space[key].shape[:2]) if k else 1 for key, k in blocks.items()},
+        "blocks": blocks if max(blocks.values(), default=1) > 1 and _resizes(spec) else {},
         "seconds": statistics.median(times or [0.0]),
         "device": on_device(spec),
     }
+
+
+def _resizes(spec: EnvSpec) -> bool:
+    """Whether its pictures can be resized: not on the device, nor where a family has a size of its own for them."""
+    try:
+        make_env(replace(spec, image_size=SIDE)).close()
+    except UnusableEnv:
+        return False
+    return not on_device(spec)
 
 
 def block_of(image: np.ndarray, before: int = 0) -> int:

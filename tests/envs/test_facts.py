@@ -106,7 +106,17 @@ def test_the_squares_of_a_picture_are_found(looks: None) -> None:
     assert found.blocks == {"image": 8}
     found = facts.look(EnvSpec("blank", factory=Blank))
     assert found is not None
-    assert found.blocks == {"image": 1}, "what is never seen may be small"
+    assert found.blocks == {}, "what is never seen may be small"
+
+
+def test_pictures_that_cannot_be_resized_have_no_squares(looks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "block_of", lambda image, before: 8)
+    found = facts.look(EnvSpec("blank", factory=Blank))
+    assert found is not None
+    assert found.blocks == {"image": 8}
+    sized = EnvSpec("MiniGrid-Empty-5x5-v0", kwargs={"view": "rgb"})  # its family has a size of its own
+    assert facts._play(sized)["blocks"] == {}
+    assert not facts._resizes(EnvSpec("device:CartPole"))
 
 
 @pytest.mark.parametrize("returns", [((), (1.0,)), ((0.0, 0.0), (0.0, 5.0))])

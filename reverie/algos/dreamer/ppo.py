@@ -226,7 +226,6 @@ class PPO(Dreamer):
         """One PPO update on what the learner's own policy did."""
         config, value = self.config, imagined.value[:-1]
         advantage = imagined.target - value  # GAE (Schulman et al. 2016, eq. 16): its errors telescope to this
-        imagined = imagined._replace(target=value + advantage)
         returns = learner.returns.update(imagined.target, config.return_rate)
         feat = stop_gradient(features(imagined.latent))
         feat, action, legal = jax.tree.map(
