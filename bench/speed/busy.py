@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -25,6 +25,7 @@ import tyro
 
 import reverie
 from bench.common import origin, tell
+from reverie.agent import Part
 from reverie.run.jitted import JittedAgent
 from reverie.run.log import read
 
@@ -63,25 +64,29 @@ class Device:
         """When it is done with all that it was asked for."""
         return self.spans[-1][1] if self.spans else 0.0
 
-    def update(self, compiled: JittedAgent, part: Any = "all") -> Any:
-        agent = compiled.agent
-        compiled.names[part] = ["nonfinite/streak", "nonfinite/total"]
-
-        def train(state: Any, batch: Any) -> Any:
-            start = max(time.perf_counter(), self.free)
-            self.spans.append((start, start + self.seconds))
-            late = lambda x: Result(x, self.free)
-            out = {k: late(x[:, agent.context :]) for k, x in batch.items() if k.startswith("out/")}
-            return state, out, late(np.zeros(2, np.float32))
-
-        train.compile_ahead = lambda *shapes: None  # type: ignore[attr-defined]  # there is nothing to compile
-        return train
-
     def busy(self, *kinds: list[tuple[float, float]]) -> float:
         """The share of the time that it computes something of these kinds, once all is under way."""
         first, last = self.spans[len(self.spans) // 4][0], self.spans[-1][1]
         inside = [end - start for start, end in itertools.chain(*kinds) if first <= start and end <= last]
         return sum(inside) / (last - first)
+
+
+class Update(NamedTuple):
+    """An update on a device, which changes nothing; in place of a `CountedJit`."""
+
+    device: Device
+    context: int  # rows of a batch before the trained ones
+
+    def compile_ahead(self, *shapes: Any) -> None:
+        """There is nothing to compile."""
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        device = self.device
+        start = max(time.perf_counter(), device.free)
+        device.spans.append((start, start + device.seconds))
+        late = lambda x: Result(x, device.free)
+        out = {k: late(x[:, self.context :]) for k, x in batch.items() if k.startswith("out/")}
+        return state, out, late(np.zeros(2, np.float32))
 
 
 def wait_until(moment: float) -> None:
@@ -99,7 +104,10 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
         device.decisions.append((start, time.perf_counter()))
         return decided
 
-    update = lambda compiled, part="all": device.update(compiled, part)
+    def update(compiled: JittedAgent, part: Part = "all") -> Update:
+        compiled.names[part] = ["nonfinite/streak", "nonfinite/total"]
+        return Update(device, compiled.agent.context)
+
     with mock.patch.object(JittedAgent, "update", update), mock.patch.object(JittedAgent, "decide", decide_in_turn):
         reverie.train(
             "dreamer_v3",
