@@ -23,9 +23,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from reverie import __version__, algos, config, fields, help, pictures, presets
+from reverie import __version__, algos, config, help, pictures, presets
 from reverie.compile_cache import keep_programs
 from reverie.config import Config, ConfigError
+from reverie.errors import PlainError
 from reverie.fields import amount
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
 from reverie.memory import use_huge_pages
@@ -135,6 +136,7 @@ def _farewell(result: Any, conf: Config, path: Path) -> str:
 
 def evaluate(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Eval, argv, "eval")
+    config.of_run(Path(flags.run))  # a typo is an error before JAX is imported
     from reverie import api
     from reverie.run.evaluation import ACTING
     from reverie.view import video
@@ -211,7 +213,7 @@ def diff(argv: list[str], console: Console) -> VerbResult:
 def check_env(argv: list[str], console: Console) -> VerbResult:
     flags = parse(CheckEnv, argv, "check-env")
     if flags.algorithm:
-        algos.load(flags.algorithm)  # a typo is an error before anything else
+        algos.module(flags.algorithm)  # a typo is an error before anything else
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed here
     from reverie import api
     from reverie.envs.spec import EnvSpec
@@ -309,32 +311,14 @@ def _logging(console: Console, debug: bool) -> None:
 
 def _explain(error: Exception, argv: Sequence[str]) -> int:
     """Tells the user what happened: what can be told in a sentence without a traceback."""
-    from reverie.envs.spec import UnusableEnv
-    from reverie.envs.workers import EnvError
-    from reverie.files import DiskError
-    from reverie.health import NonFinite
-    from reverie.run.checkpoint import Mismatch, NoSoundCheckpoint
-    from reverie.run.directory import RunGone, RunInUse
-    from reverie.run.trust import NeedsTrust
-    from reverie.saved import AnotherRun, Malformed, OtherVersion
-    from reverie.view.video import NoVideo
-
-    of_command = (ConfigError, algos.UnknownAlgorithm, algos.Unsuitable, UnusableEnv, NoVideo)
-    of_directory = (Mismatch, NoSoundCheckpoint, Malformed, OtherVersion, AnotherRun, RunInUse)
-    while_running = (EnvError, DiskError, NonFinite, RunGone)
     wanted, kind = "--json" in argv, type(error).__name__
-    if _is_debug(argv[1:]) or not isinstance(error, (*of_command, *of_directory, *while_running)):
+    if _is_debug(argv[1:]) or not isinstance(error, PlainError):
         _print_error(wanted, f"{kind}: {error}", kind, 1)
         raise error
-    wording = str(error)
-    if isinstance(error, NeedsTrust) and error.missing:
-        again = [x for name, value in error.missing.items() for x in (fields.flag(name), value)]
-        command = shlex.join([*argv, *again])
-        wording = f"{error.what}. If you trust it, type\n  reverie {command}\nor add --trust instead"
+    wording = error.answer(argv)
     print(f"reverie: {wording}", file=sys.stderr)
-    code = 1 if isinstance(error, while_running) else 2
-    _print_error(wanted, wording, kind, code)
-    return code
+    _print_error(wanted, wording, kind, error.exit_code)
+    return error.exit_code
 
 
 def _print_error(wanted: bool, wording: str, kind: str, code: int) -> None:

@@ -318,6 +318,13 @@ def begun(directory: Path) -> Config | None:
     return here(found) if found else None
 
 
+def of_run(directory: Path) -> Config:
+    """`begun`; raises ConfigError too where no run is."""
+    if found := begun(directory):
+        return found
+    raise ConfigError(f"no run in {directory}: it has no config.json")
+
+
 def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
     """(name, saved, given) of every value that differs and may not, of one algorithm; `auto` contradicts nothing."""
     free = _free(saved.run)

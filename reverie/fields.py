@@ -16,6 +16,8 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from reverie.errors import PlainError
+
 T = TypeVar("T")
 
 TINY, HUGE = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # the least normal and the largest finite float32
@@ -25,7 +27,7 @@ SMALL = 100  # a bound up to this says something of the value, a larger one only
 LONGEST = 200  # characters of a value in a sentence
 
 
-class ConfigError(ValueError):
+class ConfigError(PlainError, ValueError):
     """A run as asked for cannot be; the message says what to type instead."""
 
 

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reverie.errors import PlainError
+
 _WRITE = 1 << 26  # bytes handed to one os.write; Linux takes at most 2 GiB
 _HINTS = {
     errno.ENOSPC: "free some space; what was saved before is intact",
@@ -41,8 +43,10 @@ _KINDS = {
 }
 
 
-class DiskError(OSError):
+class DiskError(PlainError, OSError):
     """An operating-system error with the path and the operation that met it."""
+
+    exit_code = 1
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()

@@ -230,7 +230,7 @@ def parse_train(
         print(help.page(_groups(RunConfig()), "reverie train ALGORITHM --env ENV [flags]", about, everything))
         raise SystemExit(0)
     algorithm, *flags = argv
-    algos.load(algorithm)  # a typo is an error before anything else
+    algos.module(algorithm)  # a typo is an error before anything else
     path = Path(peek(flags, "--run")) if peek(flags, "--run") else None
     session = Session()
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reverie.errors import PlainError
+
 Values = Mapping[str, float | None]  # one record of metrics; None is what was not finite
 
 # Everything looks ill at first: heads begin at zero, the policy at random, the learning rate rises for 1000 updates.
@@ -19,8 +21,10 @@ GRACE = 1000
 PATIENCE = 1000
 
 
-class NonFinite(RuntimeError):
+class NonFinite(PlainError, RuntimeError):
     """Too many updates in a row were not finite, or the state is not."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)

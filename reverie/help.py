@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -75,7 +78,8 @@ def algorithms() -> str:
 
 def summary(algorithm: str) -> str:
     """The first sentence that an algorithm's file says of itself."""
-    return (algos.load(algorithm).__doc__ or "").strip().partition("\n")[0]
+    spec: Any = find_spec(algos.module(algorithm))  # read, not imported: that would import JAX
+    return (ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or "").partition("\n")[0]
 
 
 def wrap(text: str, indent: int = 0) -> str:

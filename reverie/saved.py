@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from reverie.errors import PlainError
+
 COUNT = range(10**12)  # steps, updates, rows: what the 12 digits of a checkpoint's name can say
 BYTES = range(1 << 53)
 try:
@@ -16,11 +18,11 @@ except importlib.metadata.PackageNotFoundError:  # run from a checkout
     RELEASE = ""
 
 
-class Malformed(ValueError):
+class Malformed(PlainError, ValueError):
     """Something is sound, and says what cannot be."""
 
 
-class OtherVersion(ValueError):
+class OtherVersion(PlainError, ValueError):
     """A version of reverie with another format wrote this.
 
     Args:
@@ -38,7 +40,7 @@ class OtherVersion(ValueError):
         )
 
 
-class AnotherRun(ValueError):
+class AnotherRun(PlainError, ValueError):
     """A part of one run lies in the directory of another.
 
     Args:

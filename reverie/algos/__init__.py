@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 from reverie.envs.base import Spaces
+from reverie.errors import PlainError
 from reverie.fields import did_you_mean
 
 ALGORITHMS = {
@@ -24,11 +25,11 @@ ALGORITHMS = {
 }
 
 
-class UnknownAlgorithm(ValueError):
+class UnknownAlgorithm(PlainError, ValueError):
     """There is no algorithm of this name."""
 
 
-class Unsuitable(ValueError):
+class Unsuitable(PlainError, ValueError):
     """An algorithm cannot see or act in these spaces with these values; says what to change."""
 
 

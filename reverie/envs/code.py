@@ -14,8 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from reverie.errors import PlainError
 
-class UnusableEnv(ValueError):
+
+class UnusableEnv(PlainError, ValueError):
     """The env as named cannot be used; the message says what to type, install or change instead."""
 
 

@@ -28,14 +28,17 @@ from reverie.envs.host import Flags
 from reverie.envs.seats import Inline, Mode, Process, Seat, resolve_mode
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.envs.tape import Tape, split, to_arrays
+from reverie.errors import PlainError
 from reverie.fields import amount
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds before a rebuild, doubling
 _log = logging.getLogger("reverie")
 
 
-class EnvError(RuntimeError):
+class EnvError(PlainError, RuntimeError):
     """An env failed too often, or could not be built at all. Says which, when, and how."""
+
+    exit_code = 1
 
 
 class Workers(AbstractContextManager["Workers"]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -183,7 +182,7 @@ class Conv(eqx.Module):
         code = _block_code(len(self.weight), len(self.weight) // 2)
         kernel = jnp.einsum("tapk,ubql,klio->tuabipqo", code, code, self.weight)
         y = convolve(blocks.reshape(*batch, h // 2, w // 2, 4 * c), kernel.reshape(3, 3, 4 * c, -1))
-        return add_bias(reduce(jnp.maximum, jnp.split(y, 4, -1)), self.bias)
+        return add_bias(jnp.max(y.reshape(*y.shape[:-1], 4, -1), -2), self.bias)
 
     def upsampled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B 2*h 2*w o"]:
         """`self` of `x` with every pixel as a 2x2 block.

@@ -35,6 +35,7 @@ import safetensors
 import safetensors.numpy
 
 from reverie import files
+from reverie.errors import PlainError
 from reverie.files import Folder, Missing
 from reverie.saved import BYTES, COUNT, AnotherRun, OtherVersion, fault
 
@@ -48,11 +49,11 @@ _NAME = re.compile(r"step-(\d{12})(?:-(\d+))?")
 log = logging.getLogger("reverie")
 
 
-class Mismatch(ValueError):
+class Mismatch(PlainError, ValueError):
     """Saved arrays are not those expected; lists all that differs."""
 
 
-class NoSoundCheckpoint(ValueError):
+class NoSoundCheckpoint(PlainError, ValueError):
     """There are checkpoints, and none of them can be read."""
 
 

@@ -11,17 +11,20 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reverie.errors import PlainError
 from reverie.files import Folder, Missing
 
 _PROBE = ".probe"
 
 
-class RunInUse(RuntimeError):
+class RunInUse(PlainError, RuntimeError):
     """Another process is writing to the run directory."""
 
 
-class RunGone(RuntimeError):
+class RunGone(PlainError, RuntimeError):
     """The run directory was deleted, or moved to another place, while a process held it."""
+
+    exit_code = 1
 
 
 class RunDirectory:

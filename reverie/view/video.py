@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 
 from reverie import files
+from reverie.errors import PlainError
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 # PyAV has wheels for most machines; where there is none, Pillow's GIFs are always there.
 BEST = ".mp4" if importlib.util.find_spec("av") else ".gif"
 
 
-class NoVideo(ValueError):
+class NoVideo(PlainError, ValueError):
     """These frames, or this name, make no video."""
 
 
