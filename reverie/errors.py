@@ -1,4 +1,4 @@
-"""What all errors have in common that a person is told of in a sentence."""
+"""The errors that a person is told of in a sentence."""
 
 from __future__ import annotations
 
