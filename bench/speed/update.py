@@ -3,9 +3,15 @@
     python -m bench.speed.update                          # sizes 1m and 12m, vector and image
     python -m bench.speed.update --sizes 200k --inputs vector --batch 16 --length 32
     python -m bench.speed.update --sizes 1m --dynamics rssm transformer none
+    python -m bench.speed.update --parts                  # and where the time goes
 
 The vector input is 24 numbers with 6 continuous actions, the image 64 x 64 x 3 with 6 discrete ones: those of
 every published comparison. Prints one JSON line per figure.
+
+Parts are compiled by themselves: `world_forward` and `world` are the world model's loss and its gradient, `imagination`
+the trajectories with the rewards, discounts and values of their states, `behavior` the gradient of the losses of actor
+and critic with that imagination in it, `optimizer` the step. Together they take longer than the update, which the
+compiler sees as a whole.
 """
 
 from __future__ import annotations
@@ -14,11 +20,13 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -46,6 +54,8 @@ class Args:
     precision: str = "float32"
     repeats: int = 10
     """Timed updates; the image of size 12m takes a third of them."""
+    parts: bool = False
+    """Times the parts of an update too."""
 
 
 def random_batch(agent: Any, batch: int, length: int, seed: int = 0) -> Row:
@@ -106,6 +116,36 @@ def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
     return out
 
 
+def part_calls(agent: Any, state: Any, batch: Row) -> dict[str, Callable[[], Any]]:
+    """Name -> a call of that part of an update, compiled."""
+    key = jax.random.key(0)
+
+    def world(model: Any) -> tuple[jax.Array, Any]:
+        losses, post, _ = agent.world_loss(model, batch, key)
+        return agent.weigh(losses)[0], post
+
+    def behavior(model: Any, post: Any) -> jax.Array:
+        return agent.weigh(agent.behavior_loss(model, state, post, key)[0])[0]
+
+    def optimizer(grads: Any, model: Any) -> Any:
+        changes, new = agent.optimizer.update(grads, state.optimizer, model)
+        return optax.apply_updates(model, changes), new
+
+    post, model = jax.jit(world)(state.model)[1], state.model
+    functions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+        "world_forward": (world, (model,)),
+        "world": (jax.value_and_grad(world, has_aux=True), (model,)),
+        "imagination": (lambda model, post: agent.imagine(model, model.val, post, None, key), (model, post)),
+        "behavior": (jax.value_and_grad(behavior), (model, post)),
+        "optimizer": (optimizer, (model, model)),
+    }
+    compiled = {
+        name: jax.jit(function, compiler_options=gradient_options()).lower(*args).compile()
+        for name, (function, args) in functions.items()
+    }
+    return {name: partial(call, *functions[name][1]) for name, call in compiled.items()}
+
+
 def ceiling(precision: str) -> float:
     """The best rate of a plain matrix product, in operations per second."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
@@ -121,6 +161,12 @@ def main(args: Args) -> None:
         agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision=args.precision)
         state = jax.jit(agent.init)(jax.random.key(0))
         batch = jax.device_put(random_batch(agent, args.batch, args.length))
+        heavy = kind == "image" and size != "1m"
+        repeats = max(3, args.repeats // 3) if heavy else args.repeats
+        calls = part_calls(agent, state, batch) if args.parts else {}
+        parts = {
+            name: round(1000 * float(np.median(seconds(call, repeats + 1)[1:])), 1) for name, call in calls.items()
+        }
         work = products(jax.make_jaxpr(agent.train)(state, batch).jaxpr)
         start = time.perf_counter()
         train = (
@@ -133,10 +179,9 @@ def main(args: Args) -> None:
             box[0], _, metrics = train(box[0], batch)
             return metrics
 
-        heavy = kind == "image" and size != "1m"
         rate = ceiling(args.precision)
         update()
-        times = seconds(update, max(3, args.repeats // 3) if heavy else args.repeats)
+        times = seconds(update, repeats)
         rate = max(rate, ceiling(args.precision))
         figure = {
             "bench": "update",
@@ -148,6 +193,7 @@ def main(args: Args) -> None:
             "ceiling_gflops": round(rate / 1e9, 1),
             "share_of_ceiling": round(work / float(np.median(times)) / rate, 3),
             "compile_s": round(compiling, 1),
+            **({"parts_ms": parts} if parts else {}),
             "batch": [args.batch, args.length],
             "horizon": args.imagination,
             "precision": args.precision,
