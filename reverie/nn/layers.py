@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.nn.init import Hidden, Output, drawn, truncated_normal
-from reverie.nn.norm import LayerNorm, NoNorm, Norm, RMSNorm
+from reverie.nn.norm import LayerNorm, NoNorm, Norm, RMSNorm, to_rows
 
 Act = Literal["silu", "elu", "relu", "linear"]
 ACTIVATIONS: dict[Act, Callable[[Array], Array]] = {
@@ -70,7 +70,7 @@ LANES = 16  # numbers of a CPU's vector unit
 
 def add_bias(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[Array, "*B o"]:
     """`y + bias` in the dtype of `y`, if there is one."""
-    return y if bias is None else y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + bias.shape)
+    return y if bias is None else y + to_rows(bias.astype(y.dtype), y.shape)
 
 
 def product(x: Float[Array, "*B i"], weight: Float[Array, "i o"]) -> Float[Array, "*B o"]:
@@ -173,10 +173,11 @@ class Conv(eqx.Module):
     def pooled(self, x: Float[Array, "*B h w i"]) -> Float[Array, "*B h2 w2 o"]:
         """The largest of every 2x2 block of `self(x)`."""
         *batch, h, w, c = x.shape
-        if jax.default_backend() != "cpu" or self.weight.shape[-1] >= LANES:
+        inputs, outputs = self.weight.shape[-2:]
+        if jax.default_backend() != "cpu" or (inputs >= LANES and outputs > LANES):
             y = self(x)
             return jnp.max(y.reshape(*batch, h // 2, 2, w // 2, 2, y.shape[-1]), (-4, -2))
-        # Few output channels leave the CPU's vector units idle. Every 2x2 block becomes one pixel with four times the
+        # Few channels leave the CPU's vector units idle. Every 2x2 block becomes one pixel with four times the
         # channels, on both sides: the same numbers from a 3x3 kernel, 1.4 times the arithmetic in less time.
         blocks = jnp.moveaxis(x.reshape(*batch, h // 2, 2, w // 2, 2, c), -4, -3)
         code = _block_code(len(self.weight), len(self.weight) // 2)
@@ -231,14 +232,37 @@ def convolve(
 ) -> Float[Array, "*B h2 w2 o"]:
     """Cross-correlation with zero padding in the dtype of `x`."""
     batch = x.shape[:-3]
-    y = lax.conv_general_dilated(
-        x.reshape(math.prod(batch), *x.shape[-3:]),
-        kernel.astype(x.dtype),
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    y = _convolve(x.reshape(math.prod(batch), *x.shape[-3:]), kernel.astype(x.dtype), stride, padding)
     return y.reshape(*batch, *y.shape[1:])
+
+
+def _correlation(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _forward(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[Array, Callable[[Array], Any]]:
+    return jax.vjp(lambda x, kernel: _correlation(x, kernel, stride, padding), _barrier(x), kernel)
+
+
+def _backward(stride: int, padding: Padding, pullback: Callable[[Array], Any], gradient: Array) -> Any:
+    return pullback(_barrier(gradient))
+
+
+_convolve = jax.custom_vjp(_correlation, nondiff_argnums=(2, 3))
+_convolve.defvjp(_forward, _backward)
+
+
+def _barrier(x: Array) -> Array:
+    """`x`, computed as a whole before XLA's CPU compiler goes on.
+
+    The gradient of a convolution by its kernel needs copies of both operands with other axes last. The compiler fuses
+    elementwise work into such copies, and then does it in their order, which misses the cache at every number: four
+    times the time (docs/notebook.md). It fuses nothing through a conditional; the
+    condition holds for all that is finite.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    return lax.cond(x.ravel()[0] < jnp.inf, lambda x: x, lambda x: x * jnp.nan, x)
 
 
 def _block_code(kernel: int, before: int) -> np.ndarray:

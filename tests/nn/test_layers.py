@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.layers import LANES, MLP, BlockLinear, Conv, Linear, Style, product
+from reverie.nn.layers import LANES, MLP, BlockLinear, Conv, Linear, Style, convolve, product
 from reverie.nn.norm import LayerNorm
 
 KEY = jax.random.key(0)
@@ -135,3 +135,20 @@ def test_convolutions_without_padding_and_their_mirror(kernel):
     for i, j in np.ndindex(7, 8):
         spread[0, 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel] += np.einsum("i,hwio->hwo", x[0, i, j], w)
     np.testing.assert_allclose(conv.spread(jnp.asarray(x)), spread, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_convolution_has_the_gradient_of_jax(backend, monkeypatch):
+    """On the CPU its operands are computed before they are copied to other axes; without a gradient nothing is."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, kernel = jax.random.normal(KEY, (6, 8, 8, 3)), jax.random.normal(KEY, (5, 5, 3, 4))
+    ours = lambda x, kernel: (convolve(jax.nn.silu(x), kernel) ** 2).sum()
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    theirs = lambda x, kernel: (
+        jax.lax.conv_general_dilated(jax.nn.silu(x), kernel, (1, 1), "SAME", dimension_numbers=dimensions) ** 2
+    ).sum()
+    for mine, other in zip(jax.grad(ours, (0, 1))(x, kernel), jax.grad(theirs, (0, 1))(x, kernel), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
+    gradient = jax.jit(jax.grad(ours, (0, 1))).lower(x, kernel).compile().as_text()
+    assert ("conditional" in gradient) == (backend == "cpu")
+    assert "conditional" not in jax.jit(ours).lower(x, kernel).compile().as_text()
