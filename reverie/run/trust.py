@@ -29,14 +29,14 @@ class NeedsTrust(ConfigError):
     def __init__(self, what: str, missing: dict[str, str]) -> None:
         given = ", ".join(f"{name}={value!r}" for name, value in missing.items())
         super().__init__(f"{what}. If you trust it, pass {given}, or trust=True" if missing else what)
-        self._what, self._missing = what, missing
+        self.what, self.missing = what, missing
 
     def answer(self, argv: Sequence[str]) -> str:
-        if not self._missing:
-            return self._what
-        again = [x for name, value in self._missing.items() for x in (flag(name), value)]
+        if not self.missing:
+            return self.what
+        again = [x for name, value in self.missing.items() for x in (flag(name), value)]
         command = shlex.join([*argv, *again])
-        return f"{self._what}. If you trust it, type\n  reverie {command}\nor add --trust instead"
+        return f"{self.what}. If you trust it, type\n  reverie {command}\nor add --trust instead"
 
 
 RULE = "a run directory runs no code that only its config names"
