@@ -253,7 +253,7 @@ def load(
       Mismatch: the env has other spaces than the agent was trained with.
     """
     path = Path(path)
-    saved = config.of_run(path)
+    saved = config.here(config.of_run(path))
     spec = again(env, spec_of(saved.run))
     check_code(CODE if trust or env is not None else (), spec)
     checkpoint = snapshot.latest(Checkpoints(RunDirectory(path).checkpoints, run=saved.id))

@@ -319,8 +319,8 @@ def begun(directory: Path) -> Config | None:
 
 
 def of_run(directory: Path) -> Config:
-    """`begun`; raises ConfigError too where no run is."""
-    if found := begun(directory):
+    """`saved`; raises ConfigError too where no run is."""
+    if found := saved(directory):
         return found
     raise ConfigError(f"no run in {directory}: it has no config.json")
 

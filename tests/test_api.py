@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fakes
 import gymnasium
 import numpy as np
 import pytest
@@ -316,6 +317,10 @@ def test_a_run_in_a_file_of_ones_own_goes_on_from_anywhere(
     more = reverie.train("fake", env=f"{where}:Maze", run=path, **QUICK | {"steps": 60})
     assert more.steps == 60
     assert config.saved(path) == dataclasses.replace(saved, run=dataclasses.replace(saved.run, steps=60))
+
+    command = [sys.executable, fakes.__file__, "eval", str(path), "--episodes", "1"]
+    told = " ".join(subprocess.run(command, capture_output=True, text=True).stdout.split())
+    assert told.count("the run had it from") == 1
 
     # One of that name in the current directory comes first.
     (elsewhere / "maze.py").write_text(MAZE)

@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +144,6 @@ def main(args: Args) -> None:
                     **origin(),
                 }
             )
-            time.sleep(1)
 
 
 if __name__ == "__main__":

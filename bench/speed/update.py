@@ -117,27 +117,31 @@ def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def part_calls(agent: Any, state: Any, batch: Row) -> dict[str, Callable[[], Any]]:
-    """Name -> a call of that part of an update, compiled."""
-    key = jax.random.key(0)
+    """Name -> a call of that part of an update, compiled. All that it reads is an argument: what a function closes over
+    the compiler may compute beforehand."""
 
-    def world(model: Any) -> tuple[jax.Array, Any]:
+    def world(model: Any, batch: Row, key: jax.Array) -> tuple[jax.Array, Any]:
         losses, post, _ = agent.world_loss(model, batch, key)
         return agent.weigh(losses)[0], post
 
-    def behavior(model: Any, post: Any) -> jax.Array:
+    def imagination(model: Any, post: Any, key: jax.Array) -> Any:
+        return agent.imagine(model, model.val, post, None, key)
+
+    def behavior(model: Any, post: Any, state: Any, key: jax.Array) -> jax.Array:
         return agent.weigh(agent.behavior_loss(model, state, post, key)[0])[0]
 
-    def optimizer(grads: Any, model: Any) -> Any:
-        changes, new = agent.optimizer.update(grads, state.optimizer, model)
-        return optax.apply_updates(model, changes), new
+    def optimizer(grads: Any, model: Any, moments: Any) -> Any:
+        changes, moments = agent.optimizer.update(grads, moments, model)
+        return optax.apply_updates(model, changes), moments
 
-    post, model = jax.jit(world)(state.model)[1], state.model
+    model, key = state.model, jax.random.key(0)
+    post = jax.jit(world)(model, batch, key)[1]
     functions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "world_forward": (world, (model,)),
-        "world": (jax.value_and_grad(world, has_aux=True), (model,)),
-        "imagination": (lambda model, post: agent.imagine(model, model.val, post, None, key), (model, post)),
-        "behavior": (jax.value_and_grad(behavior), (model, post)),
-        "optimizer": (optimizer, (model, model)),
+        "world_forward": (world, (model, batch, key)),
+        "world": (jax.value_and_grad(world, has_aux=True), (model, batch, key)),
+        "imagination": (imagination, (model, post, key)),
+        "behavior": (jax.value_and_grad(behavior), (model, post, state, key)),
+        "optimizer": (optimizer, (model, model, state.optimizer)),
     }
     compiled = {
         name: jax.jit(function, compiler_options=gradient_options()).lower(*args).compile()

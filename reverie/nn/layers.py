@@ -257,8 +257,8 @@ def _barrier(x: Array) -> Array:
 
     The gradient of a convolution by its kernel needs copies of both operands with other axes last. The compiler fuses
     elementwise work into such copies, and then does it in their order, which misses the cache at every number: four
-    times the time (docs/notebook.md). It fuses nothing through a conditional; the
-    condition holds for all that is finite.
+    times the time (docs/notebook.md). It fuses nothing through a conditional, whose condition holds for all that is
+    finite.
     """
     if jax.default_backend() != "cpu":
         return x

@@ -60,12 +60,14 @@ def test_widths_that_blocks_do_not_divide_are_refused():
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.parametrize(("kernel", "outputs"), [(3, 4), (5, 4), (5, LANES)])
-def test_shortcuts_through_convolutions_give_the_same_numbers(kernel, outputs, backend, monkeypatch):
+@pytest.mark.parametrize(
+    ("kernel", "inputs", "outputs"), [(3, 3, 4), (5, 3, 4), (5, 3, LANES + 1), (5, LANES, LANES), (5, LANES, LANES + 1)]
+)
+def test_shortcuts_through_convolutions_give_the_same_numbers(kernel, inputs, outputs, backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    conv = eqx.filter_jit(Conv)(3, outputs, kernel, key=KEY)
+    conv = eqx.filter_jit(Conv)(inputs, outputs, kernel, key=KEY)
     conv = eqx.tree_at(lambda c: c.bias, conv, jnp.arange(float(outputs)))
-    x = jax.random.normal(KEY, (2, 6, 8, 3))
+    x = jax.random.normal(KEY, (2, 6, 8, inputs))
 
     full = conv(x)
     pooled = full.reshape(2, 3, 2, 4, 2, outputs).max((2, 4))
