@@ -80,7 +80,8 @@ class Crafter(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._steps = 0
-        return self._game.restart(int(self.np_random.integers(2**31))), {}
+        self._game._seed, self._game._episode = int(self.np_random.integers(2**31)), 0
+        return self._game.reset(), {}
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         image, reward, dead, info = self._game.step(int(action))
@@ -94,10 +95,6 @@ class Crafter(gymnasium.Env):
 
 
 class _Game(crafter.Env):
-    def restart(self, seed: int) -> np.ndarray:
-        self._seed, self._episode = seed, 0
-        return self.reset()
-
     def _balance_object(self, chunk: Any, objs: Any, *args: Any) -> None:
         number = self._world._obj_map  # numbers count up as objects come
         super()._balance_object(chunk, sorted(objs, key=lambda one: number[tuple(one.pos)]), *args)
