@@ -23,15 +23,14 @@ from reverie.envs.spec import (
     DEVICE,
     GYMNASIUM,
     ROBOTICS,
-    TOYS,
     EnvLike,
     EnvSpec,
     can_draw,
     env_spec,
     family_of,
-    is_name,
     load_entry_point,
     on_device,
+    own_code,
 )
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, TimeLimit
 from reverie.fields import did_you_mean
@@ -115,9 +114,6 @@ def build(spec: EnvSpec) -> Any:
     """The bare object that the id names: a `gymnasium.Env`, an `Env` or a `DeviceEnv`, if all is well."""
     if spec.factory is not None:
         return spec.factory(**spec.arguments())
-    if spec.id.startswith(DEVICE):
-        module, _, name = spec.id.removeprefix(DEVICE).rpartition(":")
-        return _call(code.find(module or TOYS, name), spec)
     if family := family_of(spec.id):
         family.require(spec.id)
         try:
@@ -126,9 +122,8 @@ def build(spec: EnvSpec) -> Any:
             return family.module.make(spec.id, given)
         except (ValueError, DependencyNotInstalled) as error:
             raise UnusableEnv(f"{spec.id}: {error}") from error
-    module, _, name = spec.id.rpartition(":")
-    if module and is_name(name):
-        return _call(code.find(module, name), spec)
+    if own := own_code(spec.id):
+        return _call(code.find(*own), spec)
     return _from_registry(spec)
 
 
