@@ -17,6 +17,7 @@ from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
 from reverie.envs.device_wrappers import Outcome, TimeLimit
 from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import own_name
+from reverie.fields import INT32
 
 try:
     import gymnax
@@ -24,8 +25,6 @@ try:
 except ModuleNotFoundError as error:
     # gymnax 0.0.9 imports a package that it does not ask for.
     raise ValueError(f"gymnax needs a package that it does not bring: type `pip install {error.name}`") from error
-
-NEVER = np.iinfo(np.int32).max
 
 
 class Task:
@@ -84,7 +83,7 @@ def make(name: str, options: Options) -> DeviceEnv:
     limit = getattr(params, "max_steps_in_episode", 0)
     if not limit:
         return Task(env, params)
-    return TimeLimit(Task(env, replace(params, max_steps_in_episode=NEVER)), limit)
+    return TimeLimit(Task(env, replace(params, max_steps_in_episode=INT32)), limit)
 
 
 def _space(space: Any, what: str) -> Space:
