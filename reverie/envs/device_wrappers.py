@@ -61,20 +61,18 @@ class HostView:
     def __init__(self, env: DeviceEnv, name: str = "env") -> None:
         check(env, name)
         self.device, self.obs_space, self.act_space = env, env.obs_space, env.act_space
-        self._world: Any = None
+        self._world: tuple[Any, Any] | None = None  # its state, and the key of what is drawn next
         self._seed = 0
-        self._begin, self._on = jax.jit(self._begun), jax.jit(self._step)
+        self._after = jax.jit(self._next)
 
     def reset(self, seed: int | None = None) -> Step:
         self._seed = self._seed + 1 if seed is None else seed
-        self._world, row = self._begin(jax.random.key(self._seed))
-        return _step(row)
+        return self._shown(None, jax.random.key(self._seed), None)
 
     def step(self, action: Arrays) -> Step:
         if self._world is None:
             raise RuntimeError("step before reset")
-        self._world, row = self._on(self._world, action)
-        return _step(row)
+        return self._shown(*self._world, action)
 
     def render(self) -> np.ndarray | None:
         return None
@@ -82,22 +80,18 @@ class HostView:
     def close(self) -> None:
         pass
 
-    def _begun(self, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        first, key = jax.random.split(key)
-        world = (strong(self.device.init(first)), key)
-        return world, self.device.row(world[0])
+    def _shown(self, state: Any, key: Any, action: Arrays | None) -> Step:
+        self._world, row = self._after(state, key, action)
+        row = jax.tree.map(np.array, row)
+        obs = {name.removeprefix("obs/"): x for name, x in row.items() if name.startswith("obs/")}
+        first, last, terminal = (bool(row[name]) for name in FLAGS)
+        return Step(obs, float(row["reward"]), first, last, terminal)
 
-    def _step(self, world: tuple[Any, Any], action: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        now, key = jax.random.split(world[1])
-        world = (strong(self.device.step(world[0], action, now)), key)
-        return world, self.device.row(world[0])
-
-
-def _step(row: dict[str, Any]) -> Step:
-    row = jax.tree.map(np.array, row)
-    obs = {key.removeprefix("obs/"): x for key, x in row.items() if key.startswith("obs/")}
-    first, last, terminal = (bool(row[name]) for name in FLAGS)
-    return Step(obs, float(row["reward"]), first, last, terminal)
+    def _next(self, state: Any, key: Any, action: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """The world after `action`, and its row; without a state, where an episode begins."""
+        now, key = jax.random.split(key)
+        state = strong(self.device.init(now) if state is None else self.device.step(state, action, now))
+        return (state, key), self.device.row(state)
 
 
 def check(env: DeviceEnv, name: str) -> None:
