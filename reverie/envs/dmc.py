@@ -78,19 +78,13 @@ class Control(gymnasium.Env):
             self._flags = {"shadow": False, "reflection": False}
         self.render_mode = "rgb_array" if mujoco.can_draw() else None
         bounds = env.action_spec()
-        self.action_space = spaces.Box(
-            bounds.minimum.astype(np.float32), bounds.maximum.astype(np.float32), bounds.shape, np.float32
+        low, high = (bound.astype(np.float32) for bound in (bounds.minimum, bounds.maximum))
+        self.action_space = spaces.Box(low, high, bounds.shape, np.float32)
+        image = spaces.Box(0, 255, (options.size, options.size, 3), np.uint8)
+        vectors = spaces.Dict(
+            {key: spaces.Box(-np.inf, np.inf, x.shape, np.float32) for key, x in env.observation_spec().items()}
         )
-        self.observation_space: gymnasium.Space
-        if options.pixels:
-            self.observation_space = spaces.Box(0, 255, (options.size, options.size, 3), np.uint8)
-        else:
-            self.observation_space = spaces.Dict(
-                {
-                    key: spaces.Box(-np.inf, np.inf, value.shape, np.float32)
-                    for key, value in env.observation_spec().items()
-                }
-            )
+        self.observation_space: gymnasium.Space = image if options.pixels else vectors
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
