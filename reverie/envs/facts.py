@@ -148,8 +148,7 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
     vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
-    images = [key for key, space in env.obs_space.items() if space.kind == "image"]
-    blocks = dict.fromkeys(images, 0)
+    blocks = {key: 0 for key, space in env.obs_space.items() if space.kind == "image"}
     rewards: list[float] = []
     times: list[float] = []
 
@@ -158,8 +157,8 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         times.append(seconds)
         for key, rows in vectors.items():
             rows.append(step.obs[key].flatten())
-        for key in images:
-            blocks[key] = block_of(step.obs[key], blocks[key])
+        for key, before in blocks.items():
+            blocks[key] = block_of(step.obs[key], before)
 
     plays = {name: _episodes(env, hold, note) for name, hold in (("plain", 1), ("held", HOLD))}
     env.close()
