@@ -156,8 +156,10 @@ def resolve_mode(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", 
         return mode
     if spec.factory is not None:
         return "inline"
-    if not _harmless(spec.id):
-        return "process"
+    entry = gymnasium.registry.get(spec.id)
+    from_gymnasium = entry is not None and str(entry.entry_point).startswith("gymnasium.")
+    if not (from_gymnasium or spec.id.startswith("reverie.envs.toy:")):
+        return "process"  # it may hang or crash
     try:
         with guarded(PATIENCE):
             return "inline" if _seconds_per_step(spec) < CHEAP else "process"
@@ -165,13 +167,6 @@ def resolve_mode(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", 
         return "process"  # whatever keeps it, the other envs need not wait for that
     except Fault:
         return "inline"  # building it in earnest meets the same fault, and tells
-
-
-def _harmless(name: str) -> bool:
-    """Whether the env is one that neither hangs nor crashes: it may run in this process."""
-    entry = gymnasium.registry.get(name)
-    from_gymnasium = entry is not None and str(entry.entry_point).startswith("gymnasium.")
-    return from_gymnasium or name.startswith("reverie.envs.toy:")
 
 
 def _seconds_per_step(spec: EnvSpec) -> float:
