@@ -1,7 +1,7 @@
 """The two places where an env may live: in this process, or in one of its own; and which of them `auto` takes.
 
 Both begin to build the env at once, with the seed of the reset that follows, and have the same methods: `spaces`, which
-waits for it; `bind`; `reset` or `step` to begin something and `result` to wait for it; `memory`, the bytes of its
+waits for it; `bind`; `begin` a step, or with a seed a reset, and `result` to wait for it; `memory`, the bytes of its
 process; `hang_up`, then `close`. All failures are `Fault`s.
 """
 
@@ -41,9 +41,9 @@ class Inline:
     """
 
     def __init__(self, spec: EnvSpec, index: int, seed: int, deadline: float, passing: frozenset[CodeType]) -> None:
-        self._index, self._guarded = index, partial(guarded, deadline, passing)
+        self._index, self._guard = index, partial(guarded, deadline, passing)
         self._seed: int | None = None  # of the reset to do; None: a step
-        with self._guarded():
+        with self._guard():
             self._host = Host(spec, seed)
 
     def spaces(self) -> tuple[Spaces, Spaces]:
@@ -52,14 +52,11 @@ class Inline:
     def bind(self, obs: Arrays, action: Arrays) -> None:
         self._host.bind(obs, action, self._index)
 
-    def reset(self, seed: int) -> None:
+    def begin(self, seed: int | None = None) -> None:
         self._seed = seed
 
-    def step(self) -> None:
-        self._seed = None
-
     def result(self) -> Flags:
-        with self._guarded():
+        with self._guard():
             return self._host.step() if self._seed is None else self._host.reset(self._seed)
 
     def memory(self) -> int:
@@ -70,7 +67,7 @@ class Inline:
 
     def close(self) -> None:
         # A broken env may well fail to close; it is thrown away either way.
-        with contextlib.suppress(Fault), self._guarded():
+        with contextlib.suppress(Fault), self._guard():
             self._host.close()
 
 
@@ -91,11 +88,9 @@ class Process:
     def bind(self, obs: Arrays, action: Arrays) -> None:
         pass  # the process maps the memory itself
 
-    def reset(self, seed: int) -> None:
-        self._command(host.RESET, seed)
-
-    def step(self) -> None:
-        self._command(host.STEP, 0)
+    def begin(self, seed: int | None = None) -> None:
+        self._until = time.monotonic() + self._deadline
+        self._child.write(host.COMMAND.pack(host.STEP if seed is None else host.RESET, seed or 0))
 
     def result(self) -> Flags:
         flags, figures = self._answer()
@@ -112,10 +107,6 @@ class Process:
 
     def close(self) -> None:
         self._child.end(patience=1.0)
-
-    def _command(self, what: bytes, seed: int) -> None:
-        self._until = time.monotonic() + self._deadline
-        self._child.write(host.COMMAND.pack(what, seed))
 
     def _answer(self) -> tuple[Flags, str]:
         """What it says, and the text with it."""

@@ -123,7 +123,7 @@ class Workers(AbstractContextManager["Workers"]):
                 self._begin(i)
             else:
                 tape.act(self._buffers.action_of(i))
-                self._seats[i].step()
+                self._seats[i].begin()
 
     def recv(self, indices: np.ndarray) -> tuple[Arrays, np.ndarray]:
         """Waits for the envs `indices` [n].
@@ -200,7 +200,7 @@ class Workers(AbstractContextManager["Workers"]):
                     action = actions[i][t].tobytes()
                     self._buffers.put_again(i, action)
                     self._tapes[i].act(action)
-                    self._seats[i].step()
+                    self._seats[i].begin()
         for i in np.flatnonzero(mismatch).tolist():
             _log.warning(
                 f"env {i} of {self.spec.id} did not repeat episode {self._tapes[i].episode} after the resume: the "
@@ -234,7 +234,7 @@ class Workers(AbstractContextManager["Workers"]):
     def _begin(self, i: int) -> None:
         seed = self._next_seed(i)
         self._tapes[i].begin()
-        self._seats[i].reset(seed)
+        self._seats[i].begin(seed)
 
     def _receive(self, i: int) -> Flags:
         """The result of env i, whatever it takes; notes in `_cut` if the open episode is lost."""
