@@ -157,9 +157,9 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[_Item]:
     if isinstance(raw, gymnasium.Env):
         for name in left_out(raw.observation_space, spec.obs_keys):
             yield Finding("note", f"{name!r} is not seen")
-    finder = _Episodes(env)
-    yield from finder.play(steps)
-    if finder.sound:
+    episodes = _Episodes(env)
+    yield from episodes.play(steps)
+    if not episodes.faults:
         yield from _repeats(spec, env)
         yield from _picture(env)
     env.close()
@@ -206,13 +206,8 @@ class _Episodes:
         self._env = env
         self._inside = innermost(env)
         self._gate = Gate(env.obs_space)
-        self._kinds: set[str] = set()
+        self.faults: set[str] = set()  # kinds of them
         self._mover = -1  # whose turn it was at the last step
-
-    @property
-    def sound(self) -> bool:
-        """Nothing was so wrong that going on makes no sense."""
-        return not self._kinds
 
     def play(self, steps: int) -> Iterator[str | Finding]:
         rng = np.random.default_rng(0)
@@ -271,8 +266,8 @@ class _Episodes:
 
     def _tell(self, phase: str, problem: str, fix: str) -> Iterator[Finding]:
         kind = problem.partition(":")[0] + problem.partition(",")[2]
-        if kind not in self._kinds:
-            self._kinds.add(kind)
+        if kind not in self.faults:
+            self.faults.add(kind)
             yield Finding("error", f"{phase}: {problem}", fix)
 
     def _summary(self, steps: int, ended: int, longest: int, times: list[float]) -> Iterator[Finding]:
