@@ -46,13 +46,8 @@ class Outcome(NamedTuple):
 
     def row(self, key: str) -> dict[str, Any]:
         """Its row, in which the observation is called `key`."""
-        return {
-            f"obs/{key}": self.obs,
-            "reward": self.reward,
-            "is_first": self.is_first,
-            "is_last": self.is_terminal,
-            "is_terminal": self.is_terminal,
-        }
+        flags = {"is_first": self.is_first, "is_last": self.is_terminal, "is_terminal": self.is_terminal}
+        return {f"obs/{key}": self.obs, "reward": self.reward, **flags}
 
 
 class HostView:
@@ -122,11 +117,10 @@ def _changes(before: Any, after: Any) -> list[str]:
     other: Any = jax.tree.structure(after)
     if one != other:
         return [f"step gives a state of another structure: {other}, expected {one}"]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(before)[0]]
-    pairs = zip(paths, jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    pairs = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
     return [
-        f"step changes state{path} from {a.dtype} {list(a.shape)} to {b.dtype} {list(b.shape)}"
-        for path, a, b in pairs
+        f"step changes state{jax.tree_util.keystr(path)} from {a.dtype} {list(a.shape)} to {b.dtype} {list(b.shape)}"
+        for (path, a), b in pairs
         if (a.shape, a.dtype) != (b.shape, b.dtype)
     ]
 
