@@ -71,14 +71,14 @@ class Inline:
             self._host.close()
 
 
-class Process:
+class Process(Child):
     """An env in a process of its own."""
 
     def __init__(self, spec: EnvSpec, index: int, num: int, seed: int, fd: int, deadline: float, limit: float) -> None:
         self._deadline, self._limit = deadline, limit
         self._until = time.monotonic() + deadline
         values = {"spec": spec.to_json(), "index": index, "num": num, "seed": seed}
-        self._child = Child("reverie.envs.host:serve", values, (fd,))
+        super().__init__("reverie.envs.host:serve", values, (fd,))
 
     def spaces(self) -> tuple[Spaces, Spaces]:
         _, text = self._answer()
@@ -90,7 +90,7 @@ class Process:
 
     def begin(self, seed: int | None = None) -> None:
         self._until = time.monotonic() + self._deadline
-        self._child.write(host.COMMAND.pack(host.STEP if seed is None else host.RESET, seed or 0))
+        self.write(host.COMMAND.pack(host.STEP if seed is None else host.RESET, seed or 0))
 
     def result(self) -> Flags:
         flags, figures = self._answer()
@@ -99,22 +99,16 @@ class Process:
             raise Fault(f"its process has taken {taken / 1e9:.2f} GB, --worker-memory is {self._limit / 1e9:g}")
         return flags._replace(figures=json.loads(figures)) if figures else flags
 
-    def memory(self) -> int:
-        return self._child.memory()
-
-    def hang_up(self) -> None:
-        self._child.hang_up()
-
     def close(self) -> None:
-        self._child.end(patience=1.0)
+        self.end(patience=1.0)
 
     def _answer(self) -> tuple[Flags, str]:
-        """What it says, and the text with it."""
+        """Its answer, and the text with it."""
         try:
-            how, length, *flags = host.REPLY.unpack(self._child.read(host.REPLY.size, self._until))
-            text = self._child.read(length, self._until).decode()
+            how, length, *flags = host.REPLY.unpack(self.read(host.REPLY.size, self._until))
+            text = self.read(length, self._until).decode()
         except Hung:
-            self._child.end()
+            self.end()
             raise Fault(f"it hung: no answer within {self._deadline:g} s") from None
         except ChildGone as gone:
             raise Fault(str(gone)) from None
