@@ -175,8 +175,5 @@ def to_json(spaces: Spaces) -> dict[str, Any]:
 
 def from_json(data: dict[str, Any]) -> Spaces:
     """Inverse of `to_json`."""
-    floats = lambda xs: tuple(float(x) for x in xs)
-    kinds: dict[str, Any] = {"shape": tuple, "classes": tuple}
-    kinds |= dict.fromkeys(("low", "high", "center", "spread"), floats)
-    read = lambda v: {name: kinds[name](x) if name in kinds else x for name, x in v.items()}
-    return {key: Space(**read(v)) for key, v in data.items()}
+    native: Any = lambda x: tuple(float(n) if isinstance(n, str) else n for n in x) if isinstance(x, list) else x
+    return {key: Space(**{name: native(x) for name, x in values.items()}) for key, values in data.items()}
