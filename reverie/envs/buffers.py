@@ -92,7 +92,7 @@ def views(memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, n
 
 
 def _record(spaces: Spaces, align: bool = False) -> np.dtype:
-    """What one env has of these spaces. Actions, whose elements all have four bytes, need no padding."""
+    """The record of one env, an array for each space. Actions, whose elements all have four bytes, need no padding."""
     return np.dtype([(key, space.dtype, space.shape) for key, space in spaces.items()], align)
 
 
