@@ -154,9 +154,9 @@ def _translate(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
     if isinstance(raw, gymnasium.Env):
         return GymEnv(raw, obs_keys, seed)
     if any(cls.__module__.partition(".")[0] == "pettingzoo" for cls in type(raw).__mro__):
-        from reverie.envs.pettingzoo import as_game
+        from reverie.envs.pettingzoo import Game
 
-        raw = as_game(raw)
+        raw = Game(raw)
     if isinstance(raw, Env):
         return ObsKeys(raw, obs_keys) if obs_keys else raw
     if isinstance(raw, DeviceEnv):

@@ -46,7 +46,11 @@ class Game:
       ValueError: it is no such game.
     """
 
-    def __init__(self, env: AECEnv, alternating: bool = False) -> None:
+    def __init__(self, env: Any, alternating: bool = False) -> None:
+        if not isinstance(env, AECEnv):
+            raise ValueError(
+                f"a {type(env).__name__}, whose agents act at once; expected an AECEnv, in which two take turns"
+            )
         agents = list(env.possible_agents)
         if len(agents) != 2:
             raise ValueError(f"{len(agents)} agents take part, expected 2: try pettingzoo:connect_four_v3")
@@ -161,15 +165,6 @@ def _copy(env: AECEnv, memo: dict[int, Any]) -> AECEnv:
     for name, value in vars(env).items():
         vars(new)[name] = _copy(value, memo) if isinstance(value, AECEnv) else copy.deepcopy(value, memo)
     return new
-
-
-def as_game(raw: Any) -> Game:
-    """An env of PettingZoo that a person built; raises ValueError if it is no game of two who take turns."""
-    if not isinstance(raw, AECEnv):
-        raise ValueError(
-            f"a {type(raw).__name__}, whose agents act at once; expected an AECEnv, in which two take turns"
-        )
-    return Game(raw)
 
 
 def make(name: str, options: Options) -> Game:
