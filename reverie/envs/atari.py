@@ -18,7 +18,7 @@ in place of the 120 ms that loading the ROM again takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import ale_py
 import gymnasium
@@ -27,7 +27,7 @@ from ale_py import roms
 from gymnasium import spaces
 from PIL import Image
 
-from reverie.envs.options import own_name
+from reverie.envs.options import Info, own_name
 from reverie.fields import Count, Number, Steps
 
 
@@ -115,9 +115,7 @@ class Atari(gymnasium.Env):
         self._last_action = ale_py.Action.NOOP  # in the last frame
         self._lives = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         self.ale.restoreSystemState(self._start)
         for _ in range(int(self.np_random.integers(self._options.noops, endpoint=True))):
@@ -128,7 +126,7 @@ class Atari(gymnasium.Env):
         self._lives = self.ale.lives()
         return self._picture([self._screen()]), {"lives": self._lives}
 
-    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         ale, chosen, options = self.ale, self.actions[action], self._options
         kept = self.np_random.random(self._repeat) < self._sticky if self._sticky else np.zeros(self._repeat, bool)
         reward, over, screens = 0.0, False, []
