@@ -60,8 +60,8 @@ class Game:
         self.env, self._agents, self._beginner = env, agents, agents[0]
         self.act_space: Spaces = action_spaces(action)
         width = mask_width(self.act_space)
-        self._in_observation = isinstance(space, spaces.Dict) and MASK in space.spaces
-        seen = without_mask(space) if self._in_observation else space
+        self._masks = LEAF if isinstance(space, spaces.Dict) and MASK in space.spaces else f"infos[{MASK!r}]"
+        seen = without_mask(space) if self._masks == LEAF else space
         self._alone = isinstance(seen, spaces.Dict) and list(seen.spaces) == [ONLY]
         board, self._observe = _board(cast("spaces.Dict", seen)[ONLY] if self._alone else seen)
         self.obs_space: Spaces = {
@@ -112,16 +112,14 @@ class Game:
         ended = any(env.terminations.values())
         last = ended or any(env.truncations.values())
         raw, mask = env.observe(mover), env.infos.get(mover, {}).get(MASK)
-        if self._in_observation:
+        if self._masks == LEAF:
             if not isinstance(raw, Mapping):
                 raise Malformed(f"observe() gave a {type(raw).__name__}, expected a dict with {ONLY!r} and {MASK!r}")
             raw, mask = apart(raw)
         elif mask is None:
             mask = np.ones(self.obs_space["legal"].shape, bool)
         obs = self._observe(raw.get(ONLY) if self._alone else raw)
-        obs["legal"] = legal_of(
-            None if last else mask, self.act_space, LEAF if self._in_observation else f"infos[{MASK!r}]", last
-        )
+        obs["legal"] = legal_of(None if last else mask, self.act_space, self._masks, last)
         obs["player"] = np.array(mover != self._beginner, np.int8)
         return Step(obs, reward, first, last, ended)
 
