@@ -18,7 +18,7 @@ in place of the 120 ms that loading the ROM again takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import ale_py
 import gymnasium
@@ -27,7 +27,7 @@ from ale_py import roms
 from gymnasium import spaces
 from PIL import Image
 
-from reverie.envs.options import own_name
+from reverie.envs.options import Info, own_name
 from reverie.fields import Count, Number, Steps
 
 
@@ -112,15 +112,10 @@ class Atari(gymnasium.Env):
         channels = 1 if options.gray else 3
         self.action_space = spaces.Discrete(len(self.actions))
         self.observation_space = spaces.Box(0, 255, (options.size, options.size, channels), np.uint8)
-        shape = ale.getScreenDims() if options.gray else (*ale.getScreenDims(), 3)
-        self._screen, self._before = np.zeros((2, *shape), np.uint8)
-        self._shots = 0  # screens taken in this step
         self._last_action = ale_py.Action.NOOP  # in the last frame
         self._lives = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         self.ale.restoreSystemState(self._start)
         for _ in range(int(self.np_random.integers(self._options.noops, endpoint=True))):
@@ -129,20 +124,18 @@ class Atari(gymnasium.Env):
                 self.ale.restoreSystemState(self._start)
         self._last_action = ale_py.Action.NOOP
         self._lives = self.ale.lives()
-        self._shots = 0
-        self._shoot()
-        return self._picture(), {"lives": self._lives}
+        return self._picture([self._screen()]), {"lives": self._lives}
 
-    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         ale, chosen, options = self.ale, self.actions[action], self._options
         kept = self.np_random.random(self._repeat) < self._sticky if self._sticky else np.zeros(self._repeat, bool)
-        reward, over, self._shots = 0.0, False, 0
+        reward, over, screens = 0.0, False, []
         for frame in range(self._repeat):
             self._last_action = self._last_action if kept[frame] else chosen
             reward += ale.act(self._last_action)
             over = ale.game_over() or (options.lives == "reset" and ale.lives() < self._lives)
             if over or frame >= self._repeat - 2:
-                self._shoot()
+                screens.append(self._screen())
             if over:
                 break
         lost_life, self._lives = ale.lives() < self._lives, ale.lives()
@@ -150,21 +143,15 @@ class Atari(gymnasium.Env):
         if options.lives == "discount" and lost_life:
             info["is_terminal"] = True
         late = 0 < options.length <= ale.getEpisodeFrameNumber()
-        return self._picture(), reward, over, late and not over, info
+        return self._picture(screens), reward, over, late and not over, info
 
     def render(self) -> np.ndarray:
         return self.ale.getScreenRGB()
 
-    def _shoot(self) -> None:
-        self._screen, self._before = self._before, self._screen
-        if self._options.gray:
-            self.ale.getScreenGrayscale(self._screen)
-        else:
-            self.ale.getScreenRGB(self._screen)
-        self._shots += 1
+    def _screen(self) -> np.ndarray:
+        return self.ale.getScreenGrayscale() if self._options.gray else self.ale.getScreenRGB()
 
-    def _picture(self) -> np.ndarray:
-        both = np.maximum(self._screen, self._before) if self._shots > 1 else self._screen
-        size = self._options.size
-        small = np.asarray(Image.fromarray(both).resize((size, size), Image.Resampling.BOX))
+    def _picture(self, screens: list[np.ndarray]) -> np.ndarray:
+        size, highest = self._options.size, np.maximum(screens[0], screens[-1])
+        small = np.asarray(Image.fromarray(highest).resize((size, size), Image.Resampling.BOX))
         return small.reshape(self.observation_space.shape)

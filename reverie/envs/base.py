@@ -35,6 +35,7 @@ _DTYPES: dict[Kind, str] = {
 }
 RULES: frozenset[Kind] = frozenset({"legal", "player"})  # what only a search may look at
 UNSEEN: frozenset[Kind] = RULES | {"target"}  # what no network is fed
+_SELDOM = ("alternating", "channels_first", "center", "spread")  # not in JSON where they say nothing
 
 
 @dataclass(frozen=True)
@@ -165,26 +166,14 @@ class DeviceEnv(Protocol):
 
 def to_json(spaces: Spaces) -> dict[str, Any]:
     """Spaces as plain JSON values (infinite bounds as strings), for manifests and for comparing."""
-    text = lambda xs: [x if math.isfinite(x) else str(x) for x in xs]
+    plain = lambda x: [n if math.isfinite(n) else str(n) for n in x] if isinstance(x, tuple) else x
     return {
-        key: {
-            "kind": s.kind,
-            "shape": list(s.shape),
-            "classes": list(s.classes),
-            "low": text(s.low),
-            "high": text(s.high),
-            **({"alternating": True} if s.alternating else {}),
-            **({"channels_first": True} if s.channels_first else {}),
-            **({"center": list(s.center), "spread": list(s.spread)} if s.spread else {}),
-        }
-        for key, s in spaces.items()
+        key: {name: plain(x) for name, x in vars(space).items() if x or name not in _SELDOM}
+        for key, space in spaces.items()
     }
 
 
 def from_json(data: dict[str, Any]) -> Spaces:
     """Inverse of `to_json`."""
-    floats = lambda xs: tuple(float(x) for x in xs)
-    kinds: dict[str, Any] = {"shape": tuple, "classes": tuple}
-    kinds |= dict.fromkeys(("low", "high", "center", "spread"), floats)
-    read = lambda v: {name: kinds[name](x) if name in kinds else x for name, x in v.items()}
-    return {key: Space(**read(v)) for key, v in data.items()}
+    native: Any = lambda x: tuple(float(n) if isinstance(n, str) else n for n in x) if isinstance(x, list) else x
+    return {key: Space(**{name: native(x) for name, x in values.items()}) for key, values in data.items()}

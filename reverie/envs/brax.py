@@ -20,7 +20,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     from brax import envs
 
 from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
-from reverie.envs.device_wrappers import TimeLimit
+from reverie.envs.device_wrappers import Outcome, TimeLimit
 from reverie.envs.options import own_name
 
 LENGTH = 1000  # steps of an episode, as in brax's own training
@@ -67,13 +67,8 @@ class Task:
 
     def row(self, state: State) -> dict[str, Any]:
         fallen = jnp.asarray(state.inner.done) > 0
-        return {
-            "obs/obs": jnp.asarray(state.inner.obs, jnp.float32),
-            "reward": jnp.asarray(state.inner.reward, jnp.float32),
-            "is_first": state.is_first,
-            "is_last": fallen,
-            "is_terminal": fallen,
-        }
+        obs, reward = (jnp.asarray(x, jnp.float32) for x in (state.inner.obs, state.inner.reward))
+        return Outcome(state.inner, obs, reward, state.is_first, fallen).row("obs")
 
 
 def make(name: str, options: Options) -> DeviceEnv:

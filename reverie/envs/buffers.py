@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from reverie.envs.base import Arrays, Space, Spaces
+from reverie.envs.base import Arrays, Spaces
 from reverie.envs.values import may_act
 
 _FLAGS = struct.Struct("<f???")
@@ -26,12 +24,13 @@ class Buffers:
     """
 
     def __init__(self, obs_space: Spaces, act_space: Spaces, num: int, fd: int = -1) -> None:
-        size = sum(size for *_, size in _layout(obs_space, act_space, num))
+        size = num * (_record(act_space).itemsize + _record(obs_space, align=True).itemsize)
         memory: mmap.mmap | bytearray = bytearray(size if fd < 0 else 0)
         if fd >= 0:
             os.ftruncate(fd, size)
             memory = mmap.mmap(fd, size)
         self.obs, self.action = views(memory, obs_space, act_space, num)
+        self._actions = np.ndarray(num, _record(act_space), memory)  # the same, all keys side by side
         self._act_space = act_space
 
     def rows(self, envs: np.ndarray) -> Arrays:
@@ -44,16 +43,11 @@ class Buffers:
             array[envs] = actions[key]
 
     def action_of(self, env: int) -> bytes:
-        return b"".join(array[env].tobytes() for array in self.action.values())
+        return self._actions[env].tobytes()
 
     def put_again(self, env: int, action: bytes) -> None:
         """Inverse of `action_of`."""
-        offset = 0
-        for array in self.action.values():
-            row = array[env, ...]
-            flat = np.frombuffer(action, row.dtype, row.size, offset)
-            np.copyto(row, flat.reshape(row.shape))
-            offset += row.nbytes
+        self._actions[env : env + 1] = np.frombuffer(action, self._actions.dtype)
 
     def crc(self, env: int, flags: tuple[float, bool, bool, bool]) -> int:
         """The env's whole row: reward and flags, and its observation."""
@@ -92,21 +86,14 @@ class Buffers:
 
 def views(memory: mmap.mmap | bytearray, obs_space: Spaces, act_space: Spaces, num: int) -> tuple[Arrays, Arrays]:
     """`(obs, action)`: arrays `[num, ...]` over `memory`."""
-    arrays: dict[str, Arrays] = {"obs": {}, "action": {}}
-    offset = 0
-    for group, key, space, size in _layout(obs_space, act_space, num):
-        count = num * math.prod(space.shape)
-        flat = np.frombuffer(memory, space.dtype, count, offset)
-        arrays[group][key] = flat.reshape(num, *space.shape)
-        offset += size
-    return arrays["obs"], arrays["action"]
+    actions = np.ndarray(num, _record(act_space), memory)
+    seen = np.ndarray(num, _record(obs_space, align=True), memory, actions.nbytes)
+    return {key: seen[key] for key in obs_space}, {key: actions[key] for key in act_space}
 
 
-def _layout(obs_space: Spaces, act_space: Spaces, num: int) -> Iterator[tuple[str, str, Space, int]]:
-    for group, spaces in (("obs", obs_space), ("action", act_space)):
-        for key, space in spaces.items():
-            size = num * math.prod(space.shape) * space.dtype.itemsize
-            yield group, key, space, -(-max(size, 1) // 64) * 64  # each array on its cache line
+def _record(spaces: Spaces, align: bool = False) -> np.dtype:
+    """The record of one env, an array for each space. Actions, whose elements all have four bytes, need no padding."""
+    return np.dtype([(key, space.dtype, space.shape) for key, space in spaces.items()], align)
 
 
 def anonymous_file() -> int:

@@ -23,18 +23,17 @@ from reverie.envs.spec import (
     DEVICE,
     GYMNASIUM,
     ROBOTICS,
-    TOYS,
     EnvLike,
     EnvSpec,
     can_draw,
     env_spec,
     family_of,
-    is_name,
     load_entry_point,
     on_device,
+    own_code,
 )
 from reverie.envs.wrappers import ActionRepeat, GrayImages, ObsKeys, ResizeImages, TimeLimit
-from reverie.fields import did_you_mean
+from reverie.fields import did_you_mean, flag
 
 
 def make_env(env: EnvLike, seed: int = 0) -> Env:
@@ -94,10 +93,9 @@ def device_env(env: EnvLike) -> DeviceEnv | None:
     spec = env_spec(env)
     if not on_device(spec):
         return None
-    given = {"--action-repeat": spec.action_repeat > 1, "--image-size": spec.image_size != 0, "--gray": spec.gray}
-    given |= {"--obs-keys": bool(spec.obs_keys), "--targets": spec.targets != "none"}
-    for flag in (flag for flag, wanted in given.items() if wanted):
-        raise UnusableEnv(f"{spec.id} lives on the device, where {flag} does not work: leave it out")
+    for name in ("action_repeat", "image_size", "gray", "obs_keys", "targets"):
+        if getattr(spec, name) != getattr(EnvSpec, name):
+            raise UnusableEnv(f"{spec.id} lives on the device, where {flag(name)} does not work: leave it out")
     raw = build(spec)
     if not isinstance(raw, DeviceEnv):
         raise UnusableEnv(
@@ -115,9 +113,6 @@ def build(spec: EnvSpec) -> Any:
     """The bare object that the id names: a `gymnasium.Env`, an `Env` or a `DeviceEnv`, if all is well."""
     if spec.factory is not None:
         return spec.factory(**spec.arguments())
-    if spec.id.startswith(DEVICE):
-        module, _, name = spec.id.removeprefix(DEVICE).rpartition(":")
-        return _call(code.find(module or TOYS, name), spec)
     if family := family_of(spec.id):
         family.require(spec.id)
         try:
@@ -126,9 +121,8 @@ def build(spec: EnvSpec) -> Any:
             return family.module.make(spec.id, given)
         except (ValueError, DependencyNotInstalled) as error:
             raise UnusableEnv(f"{spec.id}: {error}") from error
-    module, _, name = spec.id.rpartition(":")
-    if module and is_name(name):
-        return _call(code.find(module, name), spec)
+    if own := own_code(spec.id):
+        return _call(code.find(*own), spec)
     return _from_registry(spec)
 
 
@@ -160,9 +154,9 @@ def _translate(raw: Any, name: str, obs_keys: str, seed: int) -> Env:
     if isinstance(raw, gymnasium.Env):
         return GymEnv(raw, obs_keys, seed)
     if any(cls.__module__.partition(".")[0] == "pettingzoo" for cls in type(raw).__mro__):
-        from reverie.envs.pettingzoo import as_game
+        from reverie.envs.pettingzoo import Game
 
-        raw = as_game(raw)
+        raw = Game(raw)
     if isinstance(raw, Env):
         return ObsKeys(raw, obs_keys) if obs_keys else raw
     if isinstance(raw, DeviceEnv):
@@ -239,13 +233,16 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        names = re.findall(r"'(\w+)'", str(error).partition("missing ")[2])
-        foreign = [name for name in spec.arguments() if f"unexpected keyword argument '{name}'" in str(error)]
+        text, given = str(error), spec.arguments()
+        names = re.findall(r"'(\w+)'", text.partition("missing ")[2])
+        foreign = [name for name in given if f"unexpected keyword argument '{name}'" in text]
         if not (names or foreign):
             raise
-        parameters = _parameters(target)
-        without_default = {p.name for p in parameters if p.default is inspect.Parameter.empty}
-        if names and set(names) <= without_default - spec.arguments().keys():
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(load_entry_point(target)).parameters.values()
+        taken = {p.name: p.default for p in parameters if p.kind in by_name}
+        without_default = {name for name, default in taken.items() if default is inspect.Parameter.empty}
+        if names and set(names) <= without_default - given.keys():
             example = json.dumps(dict.fromkeys(names, "...")).replace('"..."', "...")
             plural = "arguments" if len(names) > 1 else "argument"
             raise UnusableEnv(
@@ -253,17 +250,10 @@ def _naming_arguments(spec: EnvSpec, target: Any) -> Iterator[None]:
             ) from error
         if not foreign:
             raise
-        taken = [p.name for p in parameters]
         it_takes = f"It takes {', '.join(taken) or 'none'}"
         raise UnusableEnv(
             f"{spec.id} takes no argument {foreign[0]!r}: {did_you_mean(foreign[0], taken)}{it_takes}"
         ) from error
-
-
-def _parameters(target: Any) -> list[inspect.Parameter]:
-    """The named parameters of an env class or function, or of what a text leads to."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p for p in inspect.signature(load_entry_point(target)).parameters.values() if p.kind in named]
 
 
 def _call(target: Any, spec: EnvSpec) -> Any:

@@ -51,8 +51,9 @@ class Finding:
     algorithms: tuple[str, ...] = ()
 
 
-# Of an examination, in order: the name of each phase before it, what was found in it, both spaces once they are known.
-_Item = str | Finding | tuple[Spaces, Spaces]
+# Of an examination, in order: the name of each phase before it, what was found in it, and once they are known both
+# spaces, as JSON values.
+_Item = str | Finding | dict[str, Any]
 
 
 def check_env(env: EnvLike, *, steps: int = 1000, deadline: float = 60.0) -> list[Finding]:
@@ -76,8 +77,8 @@ def examine(
         for item in (_here if spec.factory else _apart)(spec, steps, deadline):
             if isinstance(item, str):
                 phase = item
-            elif isinstance(item, tuple):
-                both_spaces = item
+            elif isinstance(item, dict):
+                both_spaces = from_json(item["obs_space"]), from_json(item["act_space"])
             elif item not in found:
                 found.append(item)
     except (Hung, Fault) as fault:  # a hang: an exception of the env has become a finding before
@@ -113,12 +114,7 @@ def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[_Item]:
     child = Child("reverie.envs.check:serve", {"spec": spec.to_json(), "steps": steps})
     try:
         while (item := child.read_json(time.monotonic() + deadline)) is not None:
-            if isinstance(item, str):
-                yield item
-            elif isinstance(item, list):
-                yield Finding(*item)
-            else:
-                yield from_json(item["obs_space"]), from_json(item["act_space"])
+            yield Finding(*item) if isinstance(item, list) else item
     except Hung:
         raise Hung(f"no answer within {deadline:g} s") from None
     finally:
@@ -128,12 +124,7 @@ def _apart(spec: EnvSpec, steps: int, deadline: float) -> Iterator[_Item]:
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:
     """The examining process."""
     for item in _examine(EnvSpec.from_json(values["spec"]), values["steps"]):
-        if isinstance(item, Finding):
-            send_json(write, [item.severity, item.what, item.fix])
-        elif isinstance(item, tuple):
-            send_json(write, {"obs_space": to_json(item[0]), "act_space": to_json(item[1])})
-        else:
-            send_json(write, item)
+        send_json(write, [item.severity, item.what, item.fix] if isinstance(item, Finding) else item)
     send_json(write, None)
 
 
@@ -162,13 +153,13 @@ def _examine(spec: EnvSpec, steps: int) -> Iterator[_Item]:
     except (Exception, SystemExit) as error:  # the border of the user's code
         yield Finding("error", f"building it: {host.explain(error)}", fix)
         return
-    yield env.obs_space, env.act_space
+    yield {"obs_space": to_json(env.obs_space), "act_space": to_json(env.act_space)}
     if isinstance(raw, gymnasium.Env):
         for name in left_out(raw.observation_space, spec.obs_keys):
             yield Finding("note", f"{name!r} is not seen")
-    finder = _Episodes(env)
-    yield from finder.play(steps)
-    if finder.sound:
+    episodes = _Episodes(env)
+    yield from episodes.play(steps)
+    if not episodes.faults:
         yield from _repeats(spec, env)
         yield from _picture(env)
     env.close()
@@ -215,30 +206,26 @@ class _Episodes:
         self._env = env
         self._inside = innermost(env)
         self._gate = Gate(env.obs_space)
-        self._kinds: set[str] = set()
+        self.faults: set[str] = set()  # kinds of them
         self._mover = -1  # whose turn it was at the last step
-
-    @property
-    def sound(self) -> bool:
-        """Nothing was so wrong that going on makes no sense."""
-        return not self._kinds
 
     def play(self, steps: int) -> Iterator[str | Finding]:
         rng = np.random.default_rng(0)
         times: list[float] = []
-        episodes = ended = longest = length = 0
-        last = True
+        lengths: list[int] = []  # of the episodes so far
+        ended, last = 0, True
         legal: np.ndarray | None = None
         for _ in range(steps):
-            phase = "reset" if last else f"step {length + 1} of episode {episodes - 1}"
+            phase = "reset" if last else f"step {lengths[-1] + 1} of episode {len(lengths) - 1}"
             yield phase
             began = time.perf_counter()
             try:
                 if last:
-                    step, length, episodes = self._env.reset(episodes), 0, episodes + 1
+                    step = self._env.reset(len(lengths))
+                    lengths.append(0)
                 else:
                     step = self._env.step(legally(sample(self._env.act_space, rng), legal, self._env.act_space, rng))
-                    length += 1
+                    lengths[-1] += 1
                     times.append(time.perf_counter() - began)
             except Malformed as error:
                 yield from self._tell(phase, str(error), "return what the message expects")
@@ -249,8 +236,7 @@ class _Episodes:
             yield from self._judge(phase, step, first=last)
             last, legal = step.is_last, step.obs.get("legal")
             ended += last
-            longest = max(longest, length)
-        yield from self._summary(steps, ended, longest, times)
+        yield from self._summary(steps, ended, max(lengths, default=0), times)
 
     def _judge(self, phase: str, step: Step, first: bool) -> Iterator[Finding]:
         problems = self._gate.problems(step)
@@ -280,8 +266,8 @@ class _Episodes:
 
     def _tell(self, phase: str, problem: str, fix: str) -> Iterator[Finding]:
         kind = problem.partition(":")[0] + problem.partition(",")[2]
-        if kind not in self._kinds:
-            self._kinds.add(kind)
+        if kind not in self.faults:
+            self.faults.add(kind)
             yield Finding("error", f"{phase}: {problem}", fix)
 
     def _summary(self, steps: int, ended: int, longest: int, times: list[float]) -> Iterator[Finding]:

@@ -11,16 +11,15 @@ import sys
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from craftax.craftax_env import make_craftax_env_from_name
 
 from reverie.envs.base import DeviceEnv, Space, Spaces
 from reverie.envs.device_wrappers import Outcome, TimeLimit
 from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import own_name
+from reverie.fields import INT32
 
 NAMES = tuple(f"Craftax-{world}{view}-v1" for world in ("", "Classic-") for view in ("Symbolic", "Pixels"))
-NEVER = np.iinfo(np.int32).max
 
 
 class Task:
@@ -33,7 +32,7 @@ class Task:
     players = 1
 
     def __init__(self, env: Any) -> None:
-        self._env, self._params = env, env.default_params.replace(max_timesteps=NEVER)
+        self._env, self._params = env, env.default_params.replace(max_timesteps=INT32)
         shape = env.observation_space(self._params).shape
         self._key, space = ("image", Space("image", shape)) if len(shape) == 3 else ("obs", Space("vector", shape))
         self.obs_space: Spaces = {self._key: space}

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from reverie.envs.options import own_name
+from reverie.envs.options import Info, own_name
 from reverie.fields import Steps, Within
 
 VARIANTS = ("reward", "noreward")
@@ -75,14 +75,13 @@ class Crafter(gymnasium.Env):
         self._length, self._steps = options.length, 0
         self._game = _Game(size=(options.size, options.size), reward=reward, length=None, seed=0)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         self._steps = 0
-        return self._game.restart(int(self.np_random.integers(2**31))), {}
+        self._game._seed, self._game._episode = int(self.np_random.integers(2**31)), 0
+        return self._game.reset(), {}
 
-    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         image, reward, dead, info = self._game.step(int(action))
         self._steps += 1
         done = {f"achievement/{name}": float(count > 0) for name, count in info["achievements"].items()}
@@ -94,10 +93,6 @@ class Crafter(gymnasium.Env):
 
 
 class _Game(crafter.Env):
-    def restart(self, seed: int) -> np.ndarray:
-        self._seed, self._episode = seed, 0
-        return self.reset()
-
     def _balance_object(self, chunk: Any, objs: Any, *args: Any) -> None:
         number = self._world._obj_map  # numbers count up as objects come
         super()._balance_object(chunk, sorted(objs, key=lambda one: number[tuple(one.pos)]), *args)

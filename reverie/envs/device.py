@@ -1,7 +1,6 @@
 """Envs that live on the device: pure functions, stepped many at once inside the scan that runs the policy.
 
-The timeline of one of them is that of every env (`envs/base.py`): the last observation of an episode has a row of its
-own, the action of that row has no effect, and the row after it begins the next episode.
+The timeline of one of them is that of every env (`envs/base.py`):
 
     state     s0     s1     s2     |  s3
               init   step   step      init

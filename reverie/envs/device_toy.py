@@ -43,13 +43,9 @@ class CartPole:
 
     def row(self, state: PoleState) -> dict[str, Any]:
         fallen = (jnp.abs(state.body[0]) > 2.4) | (jnp.abs(state.body[2]) > 12 * 2 * math.pi / 360)
-        return {
-            "obs/obs": state.body,
-            "reward": (state.taken > 0).astype(jnp.float32),
-            "is_first": state.taken == 0,
-            "is_last": fallen | (state.taken >= self._length),
-            "is_terminal": fallen,
-        }
+        late = state.taken >= self._length
+        flags = {"is_first": state.taken == 0, "is_last": fallen | late, "is_terminal": fallen}
+        return {"obs/obs": state.body, "reward": (state.taken > 0).astype(jnp.float32), **flags}
 
 
 class PoleState(NamedTuple):
@@ -84,13 +80,8 @@ class Catch:
         cells = jnp.zeros(self.obs_space["cells"].shape, jnp.uint8)
         cells = cells.at[-1, state.paddle, 0].set(1).at[state.height, state.column, 1].set(1)
         caught = jnp.where(state.column == state.paddle, 1.0, -1.0)
-        return {
-            "obs/cells": cells,
-            "reward": jnp.where(over, caught, 0.0),
-            "is_first": state.height == 0,
-            "is_last": over,
-            "is_terminal": over,
-        }
+        flags = {"is_first": state.height == 0, "is_last": over, "is_terminal": over}
+        return {"obs/cells": cells, "reward": jnp.where(over, caught, 0.0), **flags}
 
 
 class CatchState(NamedTuple):
@@ -122,10 +113,5 @@ class Constant:
         return state + 1
 
     def row(self, state: Any) -> dict[str, Any]:
-        return {
-            "obs/obs": jnp.ones(1),
-            "reward": (state > 0).astype(jnp.float32),
-            "is_first": state == 0,
-            "is_last": state >= self._length,
-            "is_terminal": jnp.zeros((), bool),
-        }
+        flags = {"is_first": state == 0, "is_last": state >= self._length, "is_terminal": jnp.zeros((), bool)}
+        return {"obs/obs": jnp.ones(1), "reward": (state > 0).astype(jnp.float32), **flags}

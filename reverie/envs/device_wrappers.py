@@ -46,13 +46,8 @@ class Outcome(NamedTuple):
 
     def row(self, key: str) -> dict[str, Any]:
         """Its row, in which the observation is called `key`."""
-        return {
-            f"obs/{key}": self.obs,
-            "reward": self.reward,
-            "is_first": self.is_first,
-            "is_last": self.is_terminal,
-            "is_terminal": self.is_terminal,
-        }
+        flags = {"is_first": self.is_first, "is_last": self.is_terminal, "is_terminal": self.is_terminal}
+        return {f"obs/{key}": self.obs, "reward": self.reward, **flags}
 
 
 class HostView:
@@ -61,20 +56,18 @@ class HostView:
     def __init__(self, env: DeviceEnv, name: str = "env") -> None:
         check(env, name)
         self.device, self.obs_space, self.act_space = env, env.obs_space, env.act_space
-        self._world: Any = None
+        self._world: tuple[Any, Any] | None = None  # its state, and the key of what is drawn next
         self._seed = 0
-        self._begin, self._on = jax.jit(self._begun), jax.jit(self._step)
+        self._after = jax.jit(self._next)
 
     def reset(self, seed: int | None = None) -> Step:
         self._seed = self._seed + 1 if seed is None else seed
-        self._world, row = self._begin(jax.random.key(self._seed))
-        return _step(row)
+        return self._shown(None, jax.random.key(self._seed), None)
 
     def step(self, action: Arrays) -> Step:
         if self._world is None:
             raise RuntimeError("step before reset")
-        self._world, row = self._on(self._world, action)
-        return _step(row)
+        return self._shown(*self._world, action)
 
     def render(self) -> np.ndarray | None:
         return None
@@ -82,22 +75,18 @@ class HostView:
     def close(self) -> None:
         pass
 
-    def _begun(self, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        first, key = jax.random.split(key)
-        world = (strong(self.device.init(first)), key)
-        return world, self.device.row(world[0])
+    def _shown(self, state: Any, key: Any, action: Arrays | None) -> Step:
+        self._world, row = self._after(state, key, action)
+        row = jax.tree.map(np.array, row)
+        obs = {name.removeprefix("obs/"): x for name, x in row.items() if name.startswith("obs/")}
+        first, last, terminal = (bool(row[name]) for name in FLAGS)
+        return Step(obs, float(row["reward"]), first, last, terminal)
 
-    def _step(self, world: tuple[Any, Any], action: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        now, key = jax.random.split(world[1])
-        world = (strong(self.device.step(world[0], action, now)), key)
-        return world, self.device.row(world[0])
-
-
-def _step(row: dict[str, Any]) -> Step:
-    row = jax.tree.map(np.array, row)
-    obs = {key.removeprefix("obs/"): x for key, x in row.items() if key.startswith("obs/")}
-    first, last, terminal = (bool(row[name]) for name in FLAGS)
-    return Step(obs, float(row["reward"]), first, last, terminal)
+    def _next(self, state: Any, key: Any, action: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """The world after `action`, and its row; without a state, where an episode begins."""
+        now, key = jax.random.split(key)
+        state = strong(self.device.init(now) if state is None else self.device.step(state, action, now))
+        return (state, key), self.device.row(state)
 
 
 def check(env: DeviceEnv, name: str) -> None:
@@ -128,11 +117,10 @@ def _changes(before: Any, after: Any) -> list[str]:
     other: Any = jax.tree.structure(after)
     if one != other:
         return [f"step gives a state of another structure: {other}, expected {one}"]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(before)[0]]
-    pairs = zip(paths, jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    pairs = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
     return [
-        f"step changes state{path} from {a.dtype} {list(a.shape)} to {b.dtype} {list(b.shape)}"
-        for path, a, b in pairs
+        f"step changes state{jax.tree_util.keystr(path)} from {a.dtype} {list(a.shape)} to {b.dtype} {list(b.shape)}"
+        for (path, a), b in pairs
         if (a.shape, a.dtype) != (b.shape, b.dtype)
     ]
 

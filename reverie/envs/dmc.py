@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from reverie.envs import mujoco  # before anything that imports MuJoCo
-from reverie.envs.options import own_name
+from reverie.envs.options import Info, own_name
 from reverie.fields import Count, Within
 
 # isort: split
@@ -78,26 +78,20 @@ class Control(gymnasium.Env):
             self._flags = {"shadow": False, "reflection": False}
         self.render_mode = "rgb_array" if mujoco.can_draw() else None
         bounds = env.action_spec()
-        self.action_space = spaces.Box(
-            bounds.minimum.astype(np.float32), bounds.maximum.astype(np.float32), bounds.shape, np.float32
+        low, high = (bound.astype(np.float32) for bound in (bounds.minimum, bounds.maximum))
+        self.action_space = spaces.Box(low, high, bounds.shape, np.float32)
+        image = spaces.Box(0, 255, (options.size, options.size, 3), np.uint8)
+        vectors = spaces.Dict(
+            {key: spaces.Box(-np.inf, np.inf, x.shape, np.float32) for key, x in env.observation_spec().items()}
         )
-        self.observation_space: gymnasium.Space
-        if options.pixels:
-            self.observation_space = spaces.Box(0, 255, (options.size, options.size, 3), np.uint8)
-        else:
-            self.observation_space = spaces.Dict(
-                {
-                    key: spaces.Box(-np.inf, np.inf, value.shape, np.float32)
-                    for key, value in env.observation_spec().items()
-                }
-            )
+        self.observation_space: gymnasium.Space = image if options.pixels else vectors
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         super().reset(seed=seed)
         self._task.task.random.seed(int(self.np_random.integers(2**32)))
         return self._observe(self._task.reset()), {}
 
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, Info]:
         moment = self._task.step(action)
         ended = moment.last() and moment.discount == 0
         return self._observe(moment), float(moment.reward), ended, moment.last() and not ended, {}
@@ -114,5 +108,4 @@ class Control(gymnasium.Env):
         return {key: np.asarray(value, np.float32) for key, value in moment.observation.items()}
 
     def _draw(self, size: int) -> np.ndarray:
-        frame: np.ndarray = self.physics.render(size, size, camera_id=self._camera, render_flag_overrides=self._flags)
-        return frame
+        return self.physics.render(size, size, camera_id=self._camera, render_flag_overrides=self._flags)

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,8 +46,7 @@ class Play:
         return float(np.mean(self.lengths)) if self.lengths else float(self.steps)
 
 
-@dataclass(frozen=True)
-class Variation:
+class Variation(NamedTuple):
     """How the elements of a vector varied in random play, `[width]` each."""
 
     mean: np.ndarray
@@ -148,8 +147,7 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
     """Facts as plain JSON values."""
     env = make_env(spec)
     vectors = {key: list[np.ndarray]() for key, space in env.obs_space.items() if space.kind == "vector"}
-    images = [key for key, space in env.obs_space.items() if space.kind == "image"]
-    blocks = dict.fromkeys(images, 0)
+    blocks = {key: 0 for key, space in env.obs_space.items() if space.kind == "image"}
     rewards: list[float] = []
     times: list[float] = []
 
@@ -158,13 +156,13 @@ def _play(spec: EnvSpec) -> dict[str, Any]:
         times.append(seconds)
         for key, rows in vectors.items():
             rows.append(step.obs[key].flatten())
-        for key in images:
-            blocks[key] = block_of(step.obs[key], blocks[key])
+        for key, before in blocks.items():
+            blocks[key] = block_of(step.obs[key], before)
 
     plays = {name: _episodes(env, hold, note) for name, hold in (("plain", 1), ("held", HOLD))}
     env.close()
     blocks = {key: math.gcd(k, *env.obs_space[key].shape[:2]) if k else 1 for key, k in blocks.items()}
-    variation = {key: vars(Variation.of(np.array(rows))).values() for key, rows in vectors.items() if rows}
+    variation = {key: Variation.of(np.array(rows)) for key, rows in vectors.items() if rows}
     largest = max(map(abs, rewards), default=0.0)
     return {
         "obs_space": to_json(env.obs_space),

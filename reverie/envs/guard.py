@@ -51,12 +51,10 @@ def guarded(deadline: float, passing: frozenset[CodeType] | None = None) -> Iter
     try:
         with _watchdog.watching(deadline):
             yield
-    except _Alarm:
-        raise Late(f"it hung: no answer within {deadline:g} s") from None
     except UnusableEnv:
         raise
-    except (Exception, SystemExit) as error:  # the border of the user's code
-        if _alarm_is_ours(error):  # what hung did not take the interruption well
+    except (Exception, SystemExit, _Alarm) as error:  # the border of the user's code
+        if _alarm_is_ours(error):  # or what hung did not take the interruption well
             raise Late(f"it hung: no answer within {deadline:g} s") from error
         if any(frame.f_code in passing for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise

@@ -17,6 +17,7 @@ from reverie.envs.base import DeviceEnv, Space, Spaces, action_vector
 from reverie.envs.device_wrappers import Outcome, TimeLimit
 from reverie.envs.options import NoOptions as Options
 from reverie.envs.options import own_name
+from reverie.fields import INT32
 
 try:
     import gymnax
@@ -24,8 +25,6 @@ try:
 except ModuleNotFoundError as error:
     # gymnax 0.0.9 imports a package that it does not ask for.
     raise ValueError(f"gymnax needs a package that it does not bring: type `pip install {error.name}`") from error
-
-NEVER = np.iinfo(np.int32).max
 
 
 class Task:
@@ -38,18 +37,16 @@ class Task:
     players = 1
 
     def __init__(self, env: Any, params: Any) -> None:
-        shown, self._actions = env.observation_space(params), env.action_space(params)
-        self._env, self._params = env, params
+        shown, actions = env.observation_space(params), env.action_space(params)
+        self._env, self._params, self._actions = env, params, actions
         self._state = jax.eval_shape(lambda key: env.reset_env(key, params)[1], jax.random.key(0))
         self.obs_space: Spaces = {"obs": _space(shown, "observation")}
-        self.act_space: Spaces = {"action": _space(self._actions, "action")}
-        if self.act_space["action"].kind == "vector":
-            bounds = np.concatenate([np.ravel(self._actions.low), np.ravel(self._actions.high)])
-            if not np.isfinite(bounds).all():
-                raise ValueError(
-                    f"its actions lie between {self._actions.low} and {self._actions.high}, expected bounds"
-                )
-            self.act_space = {"action": action_vector(self._actions.shape)}
+        space = _space(actions, "action")
+        if space.kind == "vector":
+            if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+                raise ValueError(f"its actions lie between {actions.low} and {actions.high}, expected bounds")
+            space = action_vector(space.shape)
+        self.act_space: Spaces = {"action": space}
 
     def init(self, key: Any) -> Outcome:
         obs, inner = self._env.reset_env(key, self._params)
@@ -84,7 +81,7 @@ def make(name: str, options: Options) -> DeviceEnv:
     limit = getattr(params, "max_steps_in_episode", 0)
     if not limit:
         return Task(env, params)
-    return TimeLimit(Task(env, replace(params, max_steps_in_episode=NEVER)), limit)
+    return TimeLimit(Task(env, replace(params, max_steps_in_episode=INT32)), limit)
 
 
 def _space(space: Any, what: str) -> Space:

@@ -24,7 +24,7 @@ from reverie.envs.values import Gate, Malformed
 COMMAND = struct.Struct("<cQ")
 RESET, STEP = b"r", b"s"
 REPLY = struct.Struct("<cIf???")
-SUCCESS, READY, MSG_ERROR, UNUSABLE = b"d", b"b", b"f", b"u"
+SUCCESS, MSG_ERROR, UNUSABLE = b"d", b"f", b"u"
 
 
 class Flags(NamedTuple):
@@ -35,9 +35,6 @@ class Flags(NamedTuple):
     is_last: bool
     is_terminal: bool
     figures: Mapping[str, float] = {}
-
-
-NOTHING = Flags(0.0, False, False, False)
 
 
 class Host:
@@ -94,11 +91,11 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
     try:
         host = Host(EnvSpec.from_json(values["spec"]), values["seed"])
     except UnusableEnv as error:
-        return _reply(write, UNUSABLE, text=str(error))
+        return _reply(write, UNUSABLE, str(error))
     except BaseException as error:  # the border of the user's code: even SystemExit is only a text
-        return _reply(write, MSG_ERROR, text=explain(error))
+        return _reply(write, MSG_ERROR, explain(error))
     spaces = (host.env.obs_space, host.env.act_space)
-    _reply(write, READY, text=json.dumps([to_json(s) for s in spaces]))
+    _reply(write, SUCCESS, json.dumps([to_json(s) for s in spaces]))
     bound = False
     while len(command := os.read(read, COMMAND.size)) == COMMAND.size:
         what, seed = COMMAND.unpack(command)
@@ -108,12 +105,14 @@ def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None
         try:
             flags = host.reset(seed) if what == RESET else host.step()
         except BaseException as error:  # as above
-            _reply(write, MSG_ERROR, text=explain(error))
+            _reply(write, MSG_ERROR, explain(error))
         else:
-            _reply(write, SUCCESS, flags, json.dumps(flags.figures) if flags.figures else "")
+            _reply(write, SUCCESS, json.dumps(flags.figures) if flags.figures else "", flags[:4])
     host.close()
 
 
-def _reply(write: int, how: bytes, flags: Flags = NOTHING, text: str = "") -> None:
+def _reply(
+    write: int, how: bytes, text: str, flags: tuple[float, bool, bool, bool] = (0.0, False, False, False)
+) -> None:
     encoded = text.encode("utf-8", "replace")
-    send(write, REPLY.pack(how, len(encoded), *flags[:4]) + encoded)
+    send(write, REPLY.pack(how, len(encoded), *flags) + encoded)

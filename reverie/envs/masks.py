@@ -1,8 +1,8 @@
-"""Action masks, in whichever way an env tells them.
+"""Action masks become `legal`, in whichever way an env tells them.
 
-An action mask becomes `legal`, whichever way the env has of telling it: a leaf `action_mask` of a Dict observation (as
-in PettingZoo), `info["action_mask"]` of reset and step, or a method `action_masks()` (as in sb3-contrib). It is bool or
-0 and 1, one flag for each class of the one discrete action; those of a MultiDiscrete side by side.
+There are three: a leaf `action_mask` of a Dict observation (as in PettingZoo), `info["action_mask"]` of reset and step,
+or a method `action_masks()` (as in sb3-contrib). It is bool or 0 and 1, one flag for each class of the one discrete
+action; those of a MultiDiscrete side by side.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 from minigrid.core.mission import MissionSpace
 
-from reverie.envs.options import own_name
+from reverie.envs.options import Info, own_name
 
 # All words of all missions, in a fixed order: an agent's weights depend on it, so only append.
 _WORDS = """
@@ -122,14 +122,12 @@ class Grid(gymnasium.Wrapper):
         self.observation_space = spaces.Dict(parts)
         self.action_space = spaces.Discrete(3 if options.actions == "move" else int(self._grid.action_space.n))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[dict[str, Any], Info]:
         with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every layout it rejects
             obs, info = self.env.reset(seed=seed, options=options)
         return self._observation(obs), info
 
-    def step(self, action: int | np.integer) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[dict[str, Any], float, bool, bool, Info]:
         obs, reward, terminated, truncated, info = self.env.step(int(action))
         return self._observation(obs), float(reward), terminated, truncated, info
 

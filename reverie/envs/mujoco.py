@@ -107,18 +107,18 @@ class Body(Wrapper):
         self._model, self._data, self._own = model, data, mujoco.MjData(model)
         parents = set(model.body_parentid[1:].tolist())
         self._ends = [body for body in range(1, model.nbody) if body not in parents and model.body_weldid[body]]
-        shapes = {
-            "joint_positions": self._positions().shape,
-            "joint_velocities": (model.nv,),
-            "effector_poses": (len(self._ends), 12),
-            "effector_velocities": (len(self._ends), 6),
-        }
-        if taken := shapes.keys() & env.obs_space.keys():
+        values = self._values()
+        if taken := values.keys() & env.obs_space.keys():
             raise ValueError(f"it already shows {', '.join(sorted(taken))}: leave --targets out, or rename these")
-        self._spaces = {name: Space("target", shape) for name, shape in shapes.items() if all(shape)}
+        self._spaces = {name: Space("target", value.shape) for name, value in values.items() if value.size}
         self.obs_space = env.obs_space | self._spaces
 
     def observation(self, obs: Arrays) -> Arrays:
+        values = self._values()
+        return obs | {name: np.asarray(values[name], np.float32) for name in self._spaces}
+
+    def _values(self) -> Arrays:
+        """All targets, float64; some may be empty."""
         own, model = self._own, self._model
         own.qpos[:], own.qvel[:] = self._data.qpos, self._data.qvel
         mujoco.mj_kinematics(model, own)
@@ -127,13 +127,12 @@ class Body(Wrapper):
         speeds = np.zeros((len(self._ends), 6))
         for speed, body in zip(speeds, self._ends, strict=True):
             mujoco.mj_objectVelocity(model, own, mujoco.mjtObj.mjOBJ_BODY, body, speed, 0)
-        values = {
+        return {
             "joint_positions": self._positions(),
             "joint_velocities": own.qvel,
             "effector_poses": np.concatenate([own.xpos[self._ends], own.xmat[self._ends]], -1),
             "effector_velocities": np.concatenate([speeds[:, 3:], speeds[:, :3]], -1),  # MuJoCo says angular first
         }
-        return obs | {name: np.asarray(values[name], np.float32) for name in self._spaces}
 
     def _positions(self) -> np.ndarray:
         """Positions of all joints, float64 `[P]`."""

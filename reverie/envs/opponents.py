@@ -87,8 +87,8 @@ class Perfect:
             raise _too_random("its first position is drawn")
         states = jax.tree.map(lambda x: x[:1], begun)
         layers = []
-        while len(states_players := np.asarray(self._row(states)["obs/player"])):
-            layer, following = self._layer(states, states_players)
+        while len(jax.tree.leaves(states)[0]):
+            layer, states = self._layer(states)
             if any(code.tobytes() in self._best for code in layer.codes):
                 raise UnusableEnv("perfect play is enumerated, but here positions come again: try mcts:200")
             self._best |= {code.tobytes(): legal for code, legal in zip(layer.codes, layer.legal, strict=True)}
@@ -97,7 +97,6 @@ class Perfect:
                     f"perfect play is enumerated, and this game has more than {MOST:,} positions: try mcts:200"
                 )
             layers.append(layer)
-            states = following
         value = np.zeros(0, np.float32)
         for layer in reversed(layers):
             after = np.append(value, np.float32(0))[layer.child]  # the last: there is no child
@@ -108,7 +107,7 @@ class Perfect:
                 self._best[code.tobytes()] = row == row.max()
         return float(value[0])
 
-    def _layer(self, states: Any, player: np.ndarray) -> tuple[_Layer, Any]:
+    def _layer(self, states: Any) -> tuple[_Layer, Any]:
         """All moves in positions `[n]`, and the different positions that follow."""
         rows = self._row(states)
         count, actions = rows["obs/legal"].shape
@@ -124,7 +123,7 @@ class Perfect:
         _, first, inverse = np.unique(_codes(shown)[goes_on], axis=0, return_index=True, return_inverse=True)
         child = np.full(count * actions, len(first))
         child[goes_on] = inverse.ravel()
-        turns = shown["obs/player"].reshape(count, actions) != player[:, None]
+        turns = shown["obs/player"].reshape(count, actions) != np.asarray(rows["obs/player"])[:, None]
         reward = shown["reward"].reshape(count, actions)
         layer = _Layer(codes, legal, reward, turns, child.reshape(count, actions))
         return layer, jax.tree.map(lambda x: x[goes_on[first]], flat(after))

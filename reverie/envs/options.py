@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 from reverie.fields import did_you_mean, fits, ranges, wording
 
 T = TypeVar("T")
+Info = dict[str, Any]  # the info of Gymnasium's reset and step, and the options of its reset
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ docstring of `Game`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import gymnasium
@@ -46,7 +46,11 @@ class Game:
       ValueError: it is no such game.
     """
 
-    def __init__(self, env: AECEnv, alternating: bool = False) -> None:
+    def __init__(self, env: Any, alternating: bool = False) -> None:
+        if not isinstance(env, AECEnv):
+            raise ValueError(
+                f"a {type(env).__name__}, whose agents act at once; expected an AECEnv, in which two take turns"
+            )
         agents = list(env.possible_agents)
         if len(agents) != 2:
             raise ValueError(f"{len(agents)} agents take part, expected 2: try pettingzoo:connect_four_v3")
@@ -56,10 +60,12 @@ class Game:
         self.env, self._agents, self._beginner = env, agents, agents[0]
         self.act_space: Spaces = action_spaces(action)
         width = mask_width(self.act_space)
-        self._in_observation = isinstance(space, spaces.Dict) and MASK in space.spaces
-        self._board = _Board(without_mask(space) if self._in_observation else space)
+        self._masks = LEAF if isinstance(space, spaces.Dict) and MASK in space.spaces else f"infos[{MASK!r}]"
+        seen = without_mask(space) if self._masks == LEAF else space
+        self._alone = isinstance(seen, spaces.Dict) and list(seen.spaces) == [ONLY]
+        board, self._observe = _board(cast("spaces.Dict", seen)[ONLY] if self._alone else seen)
         self.obs_space: Spaces = {
-            **self._board.spaces,
+            **board,
             "legal": Space("legal", (width,)),
             "player": Space("player", (), alternating=alternating),
         }
@@ -106,41 +112,32 @@ class Game:
         ended = any(env.terminations.values())
         last = ended or any(env.truncations.values())
         raw, mask = env.observe(mover), env.infos.get(mover, {}).get(MASK)
-        if self._in_observation:
+        if self._masks == LEAF:
             if not isinstance(raw, Mapping):
                 raise Malformed(f"observe() gave a {type(raw).__name__}, expected a dict with {ONLY!r} and {MASK!r}")
             raw, mask = apart(raw)
         elif mask is None:
             mask = np.ones(self.obs_space["legal"].shape, bool)
-        obs = self._board(raw)
-        obs["legal"] = legal_of(
-            None if last else mask, self.act_space, LEAF if self._in_observation else f"infos[{MASK!r}]", last
-        )
+        obs = self._observe(raw.get(ONLY) if self._alone else raw)
+        obs["legal"] = legal_of(None if last else mask, self.act_space, self._masks, last)
         obs["player"] = np.array(mover != self._beginner, np.int8)
         return Step(obs, reward, first, last, ended)
 
 
-class _Board:
-    """The observation besides the mask, as arrays of `spaces`."""
+def _board(space: gymnasium.Space) -> tuple[Spaces, Callable[[Any], Arrays]]:
+    """The spaces of an observation without its mask, and the function from one of PettingZoo's to arrays of them."""
+    if _of_flags(space):
+        return {"board": Space("planes", tuple(space.shape or ()))}, lambda raw: {"board": _flags(raw)}
+    named, observe = observation_spaces(space), observer(space)
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return named, observe
+    (name,) = named
+    return {"board": named[name]}, lambda raw: {"board": observe(raw)[name]}
 
-    def __init__(self, space: gymnasium.Space) -> None:
-        self._key = ONLY if isinstance(space, spaces.Dict) and list(space.spaces) == [ONLY] else ""
-        inner = cast("spaces.Dict", space)[ONLY] if self._key else space
-        self._flags = _of_flags(inner)
-        if self._flags:
-            self.spaces = {"board": Space("planes", tuple(inner.shape or ()))}
-            return
-        self.spaces, self._observe = observation_spaces(inner), observer(inner)
-        if not isinstance(inner, spaces.Dict | spaces.Tuple):
-            self.spaces = {"board": next(iter(self.spaces.values()))}
 
-    def __call__(self, raw: Any) -> Arrays:
-        raw = raw.get(self._key) if self._key else raw
-        if self._flags:
-            array = np.asarray(raw)
-            return {"board": array.astype(np.uint8) if array.dtype.kind in "biu" else array}
-        seen = self._observe(raw)
-        return dict(zip(self.spaces, seen.values(), strict=True)) if "board" in self.spaces else seen
+def _flags(raw: Any) -> np.ndarray:
+    array = np.asarray(raw)
+    return array.astype(np.uint8) if array.dtype.kind in "biu" else array
 
 
 def _of_flags(space: gymnasium.Space) -> bool:
@@ -166,15 +163,6 @@ def _copy(env: AECEnv, memo: dict[int, Any]) -> AECEnv:
     for name, value in vars(env).items():
         vars(new)[name] = _copy(value, memo) if isinstance(value, AECEnv) else copy.deepcopy(value, memo)
     return new
-
-
-def as_game(raw: Any) -> Game:
-    """An env of PettingZoo that a person built; raises ValueError if it is no game of two who take turns."""
-    if not isinstance(raw, AECEnv):
-        raise ValueError(
-            f"a {type(raw).__name__}, whose agents act at once; expected an AECEnv, in which two take turns"
-        )
-    return Game(raw)
 
 
 def make(name: str, options: Options) -> Game:

@@ -1,8 +1,8 @@
 """The two places where an env may live: in this process, or in one of its own; and which of them `auto` takes.
 
-Both have the same methods: `begin_build`, then `build_spaces`; `bind`; `reset` or `step` to begin something and
-`result` to wait for it; `memory`, the bytes of its process; `hang_up`, then `close`. All failures are `Fault`s. An
-env is built with the seed of the reset that follows.
+Both begin to build the env at once, with the seed of the reset that follows, and have the same methods: `spaces`, which
+waits for it; `bind`; `begin` a step, or with a seed a reset, and `result` to wait for it; `memory`, the bytes of its
+process; `hang_up`, then `close`. All failures are `Fault`s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import os
 import statistics
 import time
-from typing import Any, Literal
+from functools import partial
+from types import CodeType
+from typing import Literal
 
 import gymnasium
 
@@ -20,7 +22,7 @@ from reverie.envs import host
 from reverie.envs.base import Arrays, Spaces, from_json
 from reverie.envs.build import make_env
 from reverie.envs.facts import wander
-from reverie.envs.guard import Fault, Late, guarded, handlers
+from reverie.envs.guard import Fault, Late, guarded
 from reverie.envs.host import Flags, Host
 from reverie.envs.process import Child, ChildGone, Hung
 from reverie.envs.spec import EnvSpec, UnusableEnv
@@ -32,35 +34,29 @@ PATIENCE = 20.0  # seconds for building and trying an env, imports on a busy mac
 
 
 class Inline:
-    """An env in this process. It works when its result is asked for."""
+    """An env in this process. It works when its result is asked for.
 
-    def __init__(self, spec: EnvSpec, index: int, deadline: float) -> None:
-        self._spec, self._index, self._deadline = spec, index, deadline
-        self._passing = handlers()  # before the env could install some of its own
-        self._host: Host | None = None
+    Args:
+      passing: as in `guarded`.
+    """
+
+    def __init__(self, spec: EnvSpec, index: int, seed: int, deadline: float, passing: frozenset[CodeType]) -> None:
+        self._index, self._guard = index, partial(guarded, deadline, passing)
         self._seed: int | None = None  # of the reset to do; None: a step
+        with self._guard():
+            self._host = Host(spec, seed)
 
-    def begin_build(self, seed: int) -> None:
-        with guarded(self._deadline, self._passing):
-            self._host = Host(self._spec, seed)
-
-    def build_spaces(self) -> tuple[Spaces, Spaces]:
-        assert self._host is not None
+    def spaces(self) -> tuple[Spaces, Spaces]:
         return self._host.env.obs_space, self._host.env.act_space
 
     def bind(self, obs: Arrays, action: Arrays) -> None:
-        assert self._host is not None
         self._host.bind(obs, action, self._index)
 
-    def reset(self, seed: int) -> None:
+    def begin(self, seed: int | None = None) -> None:
         self._seed = seed
 
-    def step(self) -> None:
-        self._seed = None
-
     def result(self) -> Flags:
-        assert self._host is not None
-        with guarded(self._deadline, self._passing):
+        with self._guard():
             return self._host.step() if self._seed is None else self._host.reset(self._seed)
 
     def memory(self) -> int:
@@ -70,27 +66,21 @@ class Inline:
         pass
 
     def close(self) -> None:
-        if self._host is not None:
-            # A broken env may well fail to close; it is thrown away either way.
-            with contextlib.suppress(Fault), guarded(self._deadline, self._passing):
-                self._host.close()
-            self._host = None
+        # A broken env may well fail to close; it is thrown away either way.
+        with contextlib.suppress(Fault), self._guard():
+            self._host.close()
 
 
-class Process:
+class Process(Child):
     """An env in a process of its own."""
 
-    def __init__(self, spec: str, index: int, num: int, fd: int, deadline: float, limit: float) -> None:
-        self._values: dict[str, Any] = {"spec": spec, "index": index, "num": num}
-        self._fd, self._deadline, self._limit = fd, deadline, limit
-        self._child: Child | None = None
-        self._until = 0.0
+    def __init__(self, spec: EnvSpec, index: int, num: int, seed: int, fd: int, deadline: float, limit: float) -> None:
+        self._deadline, self._limit = deadline, limit
+        self._until = time.monotonic() + deadline
+        values = {"spec": spec.to_json(), "index": index, "num": num, "seed": seed}
+        super().__init__("reverie.envs.host:serve", values, (fd,))
 
-    def begin_build(self, seed: int) -> None:
-        self._until = time.monotonic() + self._deadline
-        self._child = Child("reverie.envs.host:serve", self._values | {"seed": seed}, (self._fd,))
-
-    def build_spaces(self) -> tuple[Spaces, Spaces]:
+    def spaces(self) -> tuple[Spaces, Spaces]:
         _, text = self._answer()
         obs_space, act_space = json.loads(text)
         return from_json(obs_space), from_json(act_space)
@@ -98,45 +88,27 @@ class Process:
     def bind(self, obs: Arrays, action: Arrays) -> None:
         pass  # the process maps the memory itself
 
-    def reset(self, seed: int) -> None:
-        self._command(host.RESET, seed)
-
-    def step(self) -> None:
-        self._command(host.STEP, 0)
+    def begin(self, seed: int | None = None) -> None:
+        self._until = time.monotonic() + self._deadline
+        self.write(host.COMMAND.pack(host.STEP if seed is None else host.RESET, seed or 0))
 
     def result(self) -> Flags:
-        flags = self._answer()[0]
+        flags, figures = self._answer()
         # An episode that is over is not lost for it: the reset after it is soon enough.
         if self._limit and not flags.is_last and (taken := self.memory()) > self._limit:
             raise Fault(f"its process has taken {taken / 1e9:.2f} GB, --worker-memory is {self._limit / 1e9:g}")
-        return flags
-
-    def memory(self) -> int:
-        return self._child.memory() if self._child is not None else 0
-
-    def hang_up(self) -> None:
-        if self._child is not None:
-            self._child.hang_up()
+        return flags._replace(figures=json.loads(figures)) if figures else flags
 
     def close(self) -> None:
-        if self._child is not None:
-            self._child.end(patience=1.0)
-            self._child = None
-
-    def _command(self, what: bytes, seed: int) -> None:
-        assert self._child is not None
-        self._until = time.monotonic() + self._deadline
-        self._child.write(host.COMMAND.pack(what, seed))
+        self.end(patience=1.0)
 
     def _answer(self) -> tuple[Flags, str]:
-        assert self._child is not None
+        """Its answer, and the text with it."""
         try:
-            how, length, reward, first, last, terminal = host.REPLY.unpack(
-                self._child.read(host.REPLY.size, self._until)
-            )
-            text = self._child.read(length, self._until).decode() if length else ""
+            how, length, *flags = host.REPLY.unpack(self.read(host.REPLY.size, self._until))
+            text = self.read(length, self._until).decode()
         except Hung:
-            self._child.end()
+            self.end()
             raise Fault(f"it hung: no answer within {self._deadline:g} s") from None
         except ChildGone as gone:
             raise Fault(str(gone)) from None
@@ -144,8 +116,7 @@ class Process:
             raise UnusableEnv(text)
         if how == host.MSG_ERROR:
             raise Fault(text)
-        figures = json.loads(text) if how == host.SUCCESS and text else {}
-        return Flags(reward, first, last, terminal, figures), text
+        return Flags(*flags), text
 
 
 Seat = Inline | Process
@@ -170,8 +141,10 @@ def resolve_mode(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", 
         return mode
     if spec.factory is not None:
         return "inline"
-    if not _harmless(spec.id):
-        return "process"
+    entry = gymnasium.registry.get(spec.id)
+    from_gymnasium = entry is not None and str(entry.entry_point).startswith("gymnasium.")
+    if not (from_gymnasium or spec.id.startswith("reverie.envs.toy:")):
+        return "process"  # it may hang or crash
     try:
         with guarded(PATIENCE):
             return "inline" if _seconds_per_step(spec) < CHEAP else "process"
@@ -179,13 +152,6 @@ def resolve_mode(spec: EnvSpec, mode: Mode, memory: float) -> Literal["inline", 
         return "process"  # whatever keeps it, the other envs need not wait for that
     except Fault:
         return "inline"  # building it in earnest meets the same fault, and tells
-
-
-def _harmless(name: str) -> bool:
-    """Whether the env is one that neither hangs nor crashes: it may run in this process."""
-    entry = gymnasium.registry.get(name)
-    from_gymnasium = entry is not None and str(entry.entry_point).startswith("gymnasium.")
-    return from_gymnasium or name.startswith("reverie.envs.toy:")
 
 
 def _seconds_per_step(spec: EnvSpec) -> float:

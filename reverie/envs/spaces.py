@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -56,15 +57,13 @@ def observer(space: gymnasium.Space, obs_keys: str = "") -> Callable[[Any], Arra
     It casts what can be cast without changing the meaning (float64 to float32, int64 to int32).
     Everything else it hands on as it came, for the `Gate` to reject with a proper message.
     """
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
-        (name,) = observation_spaces(space, obs_keys)
-        convert = _converter(space)
-        return lambda value: {name: convert(value)}
-    converters = {path: _converter(leaf) for path, leaf in _seen_leaves(space, obs_keys)}
+    names, seen = observation_spaces(space, obs_keys), _seen_leaves(space, obs_keys)
+    leaves = {path: (name, _converter(leaf)) for name, (path, leaf) in zip(names, seen, strict=True)}
 
     def walk(node: gymnasium.Space, value: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
-        if path in converters:
-            yield _name(path), converters[path](value)
+        if path in leaves:
+            name, convert = leaves[path]
+            yield name, convert(value)
         elif isinstance(node, spaces.Dict):
             if not isinstance(value, Mapping):
                 wish = f"expected a dict with the keys {list(node.spaces)}"
@@ -167,10 +166,10 @@ def _observe(space: gymnasium.Space, name: str) -> Space:
     if isinstance(space, spaces.Box):
         if _is_image(space):
             swap = channels_first(space.shape)
-            return Space("image", turned_around(space.shape) if swap else _shape(space), channels_first=swap)
+            return Space("image", turned_around(space.shape) if swap else space.shape, channels_first=swap)
         with np.errstate(over="ignore"):  # a float64 bound may be infinite as a float32
             low, high = (x.astype(np.float32).reshape(-1) for x in (space.low, space.high))
-        return Space("vector", _shape(space), (), tuple(low.tolist()), tuple(high.tolist()))
+        return Space("vector", space.shape, (), tuple(low.tolist()), tuple(high.tolist()))
     if missions := _missions(space):
         return Space("discrete", (missions.LENGTH,), (len(missions.WORDS) + 1,) * missions.LENGTH)
     try:
@@ -189,16 +188,16 @@ def _actions(space: gymnasium.Space, name: str) -> Space:
             f"action {name}: {space} is unbounded, expected finite low and high, for example "
             f"Box(-1.0, 1.0, {space.shape}); agents act in [-1, 1] and need to know what that spans"
         )
-    return action_vector(_shape(space))
+    return action_vector(space.shape)
 
 
 def _discrete(space: gymnasium.Space, name: str) -> Space:
     if isinstance(space, spaces.Discrete):
         return Space("discrete", (), (int(space.n),))
     if isinstance(space, spaces.MultiDiscrete):
-        return Space("discrete", _shape(space), tuple(int(n) for n in space.nvec.reshape(-1)))
+        return Space("discrete", space.shape, tuple(int(n) for n in space.nvec.reshape(-1)))
     if isinstance(space, spaces.MultiBinary):
-        return Space("discrete", _shape(space), (2,) * math.prod(space.shape))
+        return Space("discrete", space.shape, (2,) * math.prod(space.shape))
     if type(space).__module__.partition(".")[0] == "gym":
         raise ValueError(f"{name}: a space of the old `gym` package: write `from gymnasium import spaces`")
     raise ValueError(
@@ -206,10 +205,6 @@ def _discrete(space: gymnasium.Space, name: str) -> Space:
         "MultiDiscrete, MultiBinary, or a Dict or Tuple of these; encode it as one of them in a "
         "gymnasium.ObservationWrapper or gymnasium.ActionWrapper"
     )
-
-
-def _shape(space: gymnasium.Space) -> tuple[int, ...]:
-    return tuple(int(n) for n in space.shape or ())
 
 
 def _is_image(space: spaces.Box) -> bool:
@@ -228,33 +223,28 @@ def turned_around(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[1:], shape[0])
 
 
-def _turner(shape: tuple[int, ...]) -> Callable[[Any], np.ndarray]:
-    def turn(value: Any) -> np.ndarray:
-        array = np.asarray(value)
-        if array.shape != shape:
-            raise Malformed(f"an image is {list(array.shape)}, expected {list(shape)}, channels first, as declared")
-        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
-
-    return turn
+def _turn(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise Malformed(f"an image is {list(array.shape)}, expected {list(shape)}, channels first, as declared")
+    return np.ascontiguousarray(np.moveaxis(array, 0, -1))
 
 
 def _converter(space: gymnasium.Space) -> Callable[[Any], np.ndarray]:
     if isinstance(space, spaces.Box):
         if _is_image(space):
-            return _turner(space.shape) if channels_first(space.shape) else np.asarray
-        kinds = "iu" if space.dtype.kind in "iu" else space.dtype.kind
+            return partial(_turn, shape=space.shape) if channels_first(space.shape) else np.asarray
+        kinds: str = "iu" if space.dtype.kind in "iu" else space.dtype.kind
         return lambda value: _cast(value, kinds, np.float32)
-    if isinstance(space, spaces.MultiBinary):
-        return lambda value: _cast(value, "iub", np.int32)
     if missions := _missions(space):
         return lambda value: _mission_codes(missions, value)
-    start = np.asarray(getattr(space, "start", 0))
+    start, kinds = np.asarray(getattr(space, "start", 0)), "iub" if isinstance(space, spaces.MultiBinary) else "iu"
     if not start.any():
-        return lambda value: _cast(value, "iu", np.int32)
+        return lambda value: _cast(value, kinds, np.int32)
     # An array of the wrong shape or dtype is left alone: the gate names it.
     return lambda value: (
-        _cast(np.asarray(value) - start, "iu", np.int32)
-        if np.shape(value) == start.shape and np.asarray(value).dtype.kind in "iu"
+        _cast(np.asarray(value) - start, kinds, np.int32)
+        if np.shape(value) == start.shape and np.asarray(value).dtype.kind in kinds
         else np.asarray(value)
     )
 

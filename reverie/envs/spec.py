@@ -192,6 +192,14 @@ def family_of(name: str) -> Family | None:
     return next((family for family in _FAMILIES if re.fullmatch(family.pattern, name)), None)
 
 
+def own_code(name: str) -> tuple[str, str] | None:
+    """The module and the class or function in it of an id that names such; None for one of a family or a registry."""
+    module, _, own = name.removeprefix(DEVICE).rpartition(":")
+    if name.startswith(DEVICE):
+        return module or TOYS, own
+    return (module, own) if module and own.replace(".", "").isidentifier() and not family_of(name) else None
+
+
 def on_device(spec: EnvSpec) -> bool:
     """Whether the name is that of an env on the device."""
     family = family_of(spec.id)
@@ -204,13 +212,12 @@ def draws(name: str) -> bool:
         return False
     if family_of(name):
         return True
-    module, _, own = name.rpartition(":")
     try:
-        if module and is_name(own):
-            target = code.find(module, own)
+        if own := own_code(name):
+            target = code.find(*own)
             tells = inspect.isclass(target) and issubclass(target, gymnasium.Env)
             return not tells or issubclass(target, gymnasium.Wrapper) or can_draw(target)
-        return can_draw(gymnasium.spec(own).entry_point)
+        return can_draw(gymnasium.spec(name.rpartition(":")[2]).entry_point)
     except (ValueError, ImportError, AttributeError, gymnasium.error.Error):
         return True
 
@@ -224,17 +231,11 @@ def brings(spec: EnvSpec) -> str:
     """
     if spec.factory is not None or family_of(spec.id):
         return ""
-    device = spec.id.startswith(DEVICE)
-    module, _, name = spec.id.removeprefix(DEVICE).rpartition(":")
-    if spec.id not in _SAFE and (module or device):
-        registered_name = name if device or is_name(name) else ""
-        return code.wording(module or TOYS, registered_name, spec.arguments())
+    module, name = own_code(spec.id) or (spec.id.rpartition(":")[0], "")
+    if module and spec.id not in _SAFE:
+        return code.wording(module, name, spec.arguments())
     odd = [f"{key}={value!r}" for key, value in spec.arguments().items() if not _is_plain((key, value))]
     return f"hand {', '.join(odd)} to {spec.id}" if odd else ""
-
-
-def is_name(text: str) -> bool:
-    return text.replace(".", "").isidentifier()
 
 
 def _is_plain(value: Any) -> bool:

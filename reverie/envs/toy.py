@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-Info = dict[str, Any]  # the info of Gymnasium's reset and step, and the options of its reset
+from reverie.envs.options import Info
 
 
 class Catch(gymnasium.Env):

@@ -36,15 +36,14 @@ class Gate:
 
     def problems(self, step: Step) -> list[str]:
         """Every fault of this step, as `what was given, expected ...`; empty if it is sound."""
-        found = []
-        for key in sorted(self._space.keys() - step.obs.keys()):
-            found.append(f"obs/{key}: missing, expected {self._space[key].describe()} as the space declares")
-        for key in sorted(step.obs.keys() - self._space.keys()):
-            found.append(f"obs/{key}: not in the space, expected only {sorted(self._space)}")
+        missing, foreign = self._space.keys() - step.obs.keys(), step.obs.keys() - self._space.keys()
+        found = [
+            f"obs/{x}: missing, expected {self._space[x].describe()} as the space declares" for x in sorted(missing)
+        ]
+        found += [f"obs/{x}: not in the space, expected only {sorted(self._space)}" for x in sorted(foreign)]
         for key, space in self._space.items():
-            if key in step.obs:
-                fault = _fault(step.obs[key], space, self._bounds[key])
-                found += [f"obs/{key}: {fault}"] if fault else []
+            if key in step.obs and (fault := _fault(step.obs[key], space, self._bounds[key])):
+                found.append(f"obs/{key}: {fault}")
         if not (-_MAX <= step.reward <= _MAX):
             found.append(f"reward: {step.reward}, expected a finite float32")
         return found
@@ -124,8 +123,7 @@ def _fault(value: Any, space: Space, bounds: tuple[np.ndarray, np.ndarray] | Non
     if not np.isfinite(flat).all():
         at = int(np.argmin(np.isfinite(flat)))
         return f"element {at} is {flat[at]}, expected finite values only"
-    low = np.broadcast_to(bounds[0], space.shape).reshape(-1)
-    high = np.broadcast_to(bounds[1], space.shape).reshape(-1)
+    low, high = (np.broadcast_to(bound, space.shape).reshape(-1) for bound in bounds)
     at = int(np.argmax((flat < low) | (flat > high)))
     return (
         f"element {at} is {flat[at]}, out of bounds: expected {low[at]:.6g} to {high[at]:.6g}; "

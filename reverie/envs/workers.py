@@ -23,7 +23,7 @@ import numpy as np
 
 from reverie.envs.base import Arrays, Spaces
 from reverie.envs.buffers import Buffers, anonymous_file
-from reverie.envs.guard import Fault
+from reverie.envs.guard import Fault, handlers
 from reverie.envs.host import Flags
 from reverie.envs.seats import Inline, Mode, Process, Seat, resolve_mode
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
@@ -81,28 +81,25 @@ class Workers(AbstractContextManager["Workers"]):
         window: int = 1000,
     ) -> None:
         specs = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [env_spec(spec)] * num
-        self.spec = specs[0]
+        self._specs, self.spec = specs, specs[0]
         self.num = num
         self.failures = 0
         self.figures: list[Mapping[str, float]] = [{} for _ in range(num)]
         self.mode: Literal["inline", "process"] = resolve_mode(self.spec, mode, memory)
-        self._seed, self._max_failures, self._window = seed, max_failures, window
+        self._seed, self._deadline, self._memory = seed, deadline, memory * 1e9
+        self._max_failures, self._window = max_failures, window
         self._tapes = [Tape() for _ in range(num)]
         self._cut = np.zeros(num, bool)
         self._fd = anonymous_file() if self.mode == "process" else -1
-        self._seats: list[Seat] = [
-            Inline(own, i, deadline)
-            if self.mode == "inline"
-            else Process(own.to_json(), i, num, self._fd, deadline, memory * 1e9)
-            for i, own in enumerate(specs)
-        ]
+        self._passing = handlers()  # before the envs could install some of their own
+        self._seats: dict[int, Seat] = {}  # but for those that are being replaced
         try:
             self.obs_space, self.act_space = self._build_all()
         except BaseException:
             self.close()
             raise
         self._buffers = Buffers(self.obs_space, self.act_space, num, self._fd)
-        for seat in self._seats:
+        for seat in self._seats.values():
             seat.bind(self._buffers.obs, self._buffers.action)
 
     def send(self, indices: np.ndarray, actions: Arrays) -> None:
@@ -126,7 +123,7 @@ class Workers(AbstractContextManager["Workers"]):
                 self._begin(i)
             else:
                 tape.act(self._buffers.action_of(i))
-                self._seats[i].step()
+                self._seats[i].begin()
 
     def recv(self, indices: np.ndarray) -> tuple[Arrays, np.ndarray]:
         """Waits for the envs `indices` [n].
@@ -153,8 +150,8 @@ class Workers(AbstractContextManager["Workers"]):
         return rows, cut
 
     def memory(self) -> list[int]:
-        """Bytes that the process of each env has in RAM; 0 for one that runs here."""
-        return [seat.memory() for seat in self._seats]
+        """Bytes that the process of each env has in RAM; 0 for one that runs here, or not at all."""
+        return [self._seats[i].memory() if i in self._seats else 0 for i in range(self.num)]
 
     def state(self) -> Arrays:
         """The argument of `restore`, at any time, also between `send` and `recv`; waits for nothing."""
@@ -203,7 +200,7 @@ class Workers(AbstractContextManager["Workers"]):
                     action = actions[i][t].tobytes()
                     self._buffers.put_again(i, action)
                     self._tapes[i].act(action)
-                    self._seats[i].step()
+                    self._seats[i].begin()
         for i in np.flatnonzero(mismatch).tolist():
             _log.warning(
                 f"env {i} of {self.spec.id} did not repeat episode {self._tapes[i].episode} after the resume: the "
@@ -217,10 +214,11 @@ class Workers(AbstractContextManager["Workers"]):
 
     def close(self) -> None:
         """Ends all envs; processes that do not end by themselves within a second are killed."""
-        for seat in self._seats:
+        for seat in self._seats.values():
             seat.hang_up()
-        for seat in self._seats:
+        for seat in self._seats.values():
             seat.close()
+        self._seats.clear()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -236,7 +234,7 @@ class Workers(AbstractContextManager["Workers"]):
     def _begin(self, i: int) -> None:
         seed = self._next_seed(i)
         self._tapes[i].begin()
-        self._seats[i].reset(seed)
+        self._seats[i].begin(seed)
 
     def _receive(self, i: int) -> Flags:
         """The result of env i, whatever it takes; notes in `_cut` if the open episode is lost."""
@@ -279,10 +277,10 @@ class Workers(AbstractContextManager["Workers"]):
             self._count(i, fault)
             wait = FIRST_WAIT * 2 ** (len(self._tapes[i].failed_at) - 1)
             time.sleep(min(wait, LONGEST_WAIT))
-            self._seats[i].close()
+            if i in self._seats:
+                self._seats.pop(i).close()
             try:
-                self._seats[i].begin_build(self._next_seed(i))
-                spaces = self._seats[i].build_spaces()
+                spaces = self._begin_build(i).spaces()
             except (Fault, UnusableEnv) as again:
                 fault = Fault(f"it could not be built again: {again}")
                 continue
@@ -313,15 +311,22 @@ class Workers(AbstractContextManager["Workers"]):
 
     def _build_all(self) -> tuple[Spaces, Spaces]:
         try:
-            for i, seat in enumerate(self._seats):
-                seat.begin_build(self._next_seed(i))
-            first, *others = [seat.build_spaces() for seat in self._seats]
+            seats = [self._begin_build(i) for i in range(self.num)]
+            first, *others = [seat.spaces() for seat in seats]
         except Fault as fault:
             raise EnvError(f"{self.spec.id} could not be built: {fault}") from fault
         for i, spaces in enumerate(others, 1):
             if spaces != first:
                 raise EnvError(f"env {i} of {self.spec.id} has other spaces than env 0: {spaces}, expected {first}")
         return first
+
+    def _begin_build(self, i: int) -> Seat:
+        spec, seed = self._specs[i], self._next_seed(i)
+        if self.mode == "inline":
+            self._seats[i] = Inline(spec, i, seed, self._deadline, self._passing)
+        else:
+            self._seats[i] = Process(spec, i, self.num, seed, self._fd, self._deadline, self._memory)
+        return self._seats[i]
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:

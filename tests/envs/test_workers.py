@@ -167,7 +167,7 @@ def test_an_env_that_fails_and_cannot_be_built_at_once_is_replaced(tmp_path):
     with Workers(spec, 1, seed=0, mode="process", deadline=NEVER) as workers:
         play(workers, 2)
         # The first time that it is built from now on, it cannot be.
-        workers._seats[0]._values["spec"] = faulty({"build": "raise"}, once=str(tmp_path / "build")).to_json()
+        workers._specs[0] = faulty({"build": "raise"}, once=str(tmp_path / "build"))
         _, cuts = play(workers, 2)
         assert cuts[0, 0]
         assert workers.failures == 2
