@@ -70,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--json" in rest:
             print(json.dumps(values), flush=True)
         return code
-    except KeyboardInterrupt:
-        _print_error("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
-        return 130
-    except Exception as error:  # the boundary to the person at the terminal
+    except (KeyboardInterrupt, Exception) as error:  # the boundary to the person at the terminal
         return _explain(error, [verb, *rest])
 
 
@@ -309,22 +306,22 @@ def _logging(console: Console, debug: bool) -> None:
     logger.propagate = False
 
 
-def _explain(error: Exception, argv: Sequence[str]) -> int:
-    """Tells the user what happened: what can be told in a sentence without a traceback."""
-    wanted, kind = "--json" in argv, type(error).__name__
-    if _is_debug(argv[1:]) or not isinstance(error, PlainError):
-        _print_error(wanted, f"{kind}: {error}", kind, 1)
-        raise error
-    wording = error.answer(argv)
-    print(f"reverie: {wording}", file=sys.stderr)
-    _print_error(wanted, wording, kind, error.exit_code)
-    return error.exit_code
-
-
-def _print_error(wanted: bool, wording: str, kind: str, code: int) -> None:
-    """The JSON object of a command that did not do what was asked."""
-    if wanted:
+def _explain(error: BaseException, argv: Sequence[str]) -> int:
+    """Tells the user what happened, and returns the exit code: what can be told in a sentence without a traceback."""
+    kind = type(error).__name__
+    known = isinstance(error, KeyboardInterrupt)
+    if known:
+        wording, code = "interrupted before everything was saved", 130
+    elif known := isinstance(error, PlainError) and not _is_debug(argv[1:]):
+        wording, code = error.answer(argv), error.exit_code
+        print(f"reverie: {wording}", file=sys.stderr)
+    else:
+        wording, code = f"{kind}: {error}", 1
+    if "--json" in argv:
         print(json.dumps({"error": wording, "kind": kind, "exit": code}), flush=True)
+    if not known:
+        raise error
+    return code
 
 
 def program() -> None:

@@ -68,7 +68,6 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
     Raises:
       files.DiskError: the disk does not take it.
     """
-    obs_space = {key: space for key, space in agent.obs_space.items() if space.kind != "target"}
     hidden = {key: space for key, space in agent.obs_space.items() if space.kind == "target"}
     seen, done = _native(env, "observation_space"), _native(env, "action_space")
 
@@ -91,13 +90,13 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
         return action, named(after) | {"is_first": no}
 
     shapes_of = lambda arrays: {key: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for key, x in arrays.items()}
+    obs_space = {key: space for key, space in agent.obs_space.items() if key not in hidden}
     shown = {key: jax.ShapeDtypeStruct((envs, *space.shape), space.dtype) for key, space in obs_space.items()}
     carry_shapes = jax.eval_shape(begin, jnp.uint32(0))
+    exported = lambda function, *shapes: jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
 
     # Most of a state is of no concern to the policy: the optimizer, slow networks, what only training reads.
-    whole = jax.export.export(jax.jit(lambda *x: act(*x)), platforms=PLATFORMS)(
-        shapes_of(parameters), carry_shapes, shown
-    )
+    whole = exported(lambda *x: act(*x), shapes_of(parameters), carry_shapes, shown)
     order = sorted(parameters)  # of the leaves of a dict
     parameters = {order[at]: parameters[order[at]] for at in whole.module_kept_var_idx if at < len(order)}
     others = {key: jnp.zeros(np.shape(x), x.dtype) for key, x in named(state).items() if key not in parameters}
@@ -106,17 +105,16 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
         return act({**own, **others}, carry, obs)
 
     functions = {
-        "begin": jax.export.export(jax.jit(begin), platforms=PLATFORMS)(jax.ShapeDtypeStruct((), jnp.uint32)),
-        "act": jax.export.export(jax.jit(acting), platforms=PLATFORMS)(shapes_of(parameters), carry_shapes, shown),
+        "begin": exported(begin, jax.ShapeDtypeStruct((), jnp.uint32)),
+        "act": exported(acting, shapes_of(parameters), carry_shapes, shown),
     }
-    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
     table = io.BytesIO()
     np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
-    written |= {
-        "parameters.npz": table.getvalue(),
-        "spaces.json": json.dumps(_content(agent, env, conf, mode, envs), indent=1).encode(),
-    }
-    for name, data in {**written, "example.py": EXAMPLE.encode()}.items():
+    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
+    written["parameters.npz"] = table.getvalue()
+    written["spaces.json"] = json.dumps(_content(agent, env, conf, mode, envs), indent=1).encode()
+    written["example.py"] = EXAMPLE.encode()
+    for name, data in written.items():
         files.replace(path / name, data)
 
 
