@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, get_type_hints
 from reverie import algos, presets
 from reverie.algos import choices
 from reverie.earlier import instead, upgrade
-from reverie.fields import ConfigError, did_you_mean, parsed, short, taken
+from reverie.fields import WORDS, ConfigError, did_you_mean, parsed, short, taken
 from reverie.files import Folder, Missing
 from reverie.run.config import RunConfig
 from reverie.saved import RELEASE, OtherVersion
@@ -60,11 +60,10 @@ class Config:
         return values
 
 
-def default(algorithm: str, preset: str | None = None) -> Config:
+def default(algorithm: str, preset: str = "") -> Config:
     """The defaults of an algorithm, with a preset applied; raises ConfigError for unknown names."""
     own = algos.load(algorithm).Config()
-    config = override(Config(algorithm, RunConfig(), own), **presets.of(algorithm).defaults)
-    return apply_preset(config, preset) if preset else config
+    return apply_preset(override(Config(algorithm, RunConfig(), own), **presets.of(algorithm).defaults), preset)
 
 
 PLAIN = "none"  # as a preset: none, even where there is one for the env; values are chosen for it (`defaults.py`)
@@ -77,9 +76,9 @@ def preset_for(algorithm: str, env: str) -> str:
 
 
 def apply_preset(config: Config, name: str) -> Config:
-    """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark`, a plain name, or a file of
-    one's own."""
-    if name in (PLAIN, PAPER):
+    """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark`, a plain name, a file of
+    one's own, or none."""
+    if name in ("", PLAIN, PAPER):
         return config
     if presets.is_file(name):
         values = presets.own(name, config.algorithm)
@@ -195,8 +194,7 @@ def from_text(text: str, name: str = "the config") -> Config:
     kinds = _PARTS | {name: kind for name, kind in _LATER.items() if name in data}
     for name, kind in kinds.items():
         if not isinstance(data.get(name), kind):
-            expected = {int: "a whole number", str: "a text", dict: "an object"}[kind]
-            raise ConfigError(f"{name} is {short(data.get(name))}, expected {expected}")
+            raise ConfigError(f"{name} is {short(data.get(name))}, expected {WORDS[kind]}")
     files = data.get("files", {})
     if not all(_is_place(key, path) for key, path in files.items()):
         raise ConfigError(f"files is {short(files)}, expected absolute paths by {', '.join(ON_DISK)}")

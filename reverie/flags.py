@@ -236,7 +236,9 @@ def parse_train(
 
     def typed(base: Config) -> Config:
         nonlocal session
-        given = _values([*_groups(base.run), Group(algorithm, "", base.agent)], flags, f"train {algorithm}")
+        given = _values(
+            [*_groups(base.run), Group(algorithm, "", type(base.agent), base.agent)], flags, f"train {algorithm}"
+        )
         session = Session(**{name: given.pop(name) for name in kinds(Session) if name in given})
         try:
             return config.override(base, **given | ({"debug": True} if debug else {}))
@@ -259,8 +261,8 @@ def parse_train(
 
 def _groups(run: RunConfig) -> list[Group]:
     """The flags of `train` that every algorithm has, with the values of `run` as defaults."""
-    parts = [base(**{name: getattr(run, name) for name in kinds(base)}) for base in RunConfig.__bases__]
-    return [Group(type(part).__name__.lower(), type(part).__doc__ or "", part) for part in (Session(), *parts)]
+    parts = [(Session, Session()), *((base, run) for base in RunConfig.__bases__)]
+    return [Group(kind.__name__.lower(), kind.__doc__ or "", kind, defaults) for kind, defaults in parts]
 
 
 def parse(flags: type[T], argv: list[str], verb: str) -> T:
@@ -270,7 +272,7 @@ def parse(flags: type[T], argv: list[str], verb: str) -> T:
       ConfigError: one is not, or a flag is unknown, malformed or missing.
       SystemExit: help was asked for.
     """
-    parsed = flags(**_values([Group("", flags.__doc__ or "", flags)], argv, verb))
+    parsed = flags(**_values([Group("", flags.__doc__ or "", flags, flags)], argv, verb))
     check(parsed)
     return parsed
 
@@ -321,7 +323,7 @@ def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str,
             if gone := algorithm in algos.ALGORITHMS and earlier.instead(algorithm, on[2:].replace("-", "_"), text):
                 raise ConfigError(f"there is no {name} any more: {gone}")
             raise ConfigError(f"there is no {name}: {did_you_mean(name, known)}".rstrip(": "))
-    without = [x for group in groups for x in kinds(group.kind) if not hasattr(group.flags, x) and x not in given]
+    without = [x for group in groups for x in kinds(group.kind) if not hasattr(group.defaults, x) and x not in given]
     if missing := [x.upper() if x in places else flag(x) for x in without]:
         raise ConfigError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     return given

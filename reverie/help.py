@@ -31,12 +31,8 @@ class Group(NamedTuple):
 
     title: str
     about: str
-    flags: Any  # a dataclass, or an instance of one, whose values are the defaults
-
-    @property
-    def kind(self) -> Any:
-        """The dataclass."""
-        return self.flags if isinstance(self.flags, type) else type(self.flags)
+    kind: Any  # a dataclass
+    defaults: Any  # has the values of those that may be left out
 
 
 def page(groups: Sequence[Group], usage: str, about: str, everything: bool) -> str:
@@ -50,7 +46,7 @@ def page(groups: Sequence[Group], usage: str, about: str, everything: bool) -> s
     known = {name: row for *_, rows in sections for name, row in rows.items()}
     number = len(known)
     if not everything and len(groups) > 1:
-        if getattr(groups[-1].flags, "planner", "") == "none":
+        if getattr(groups[-1].defaults, "planner", "") == "none":
             known.pop("simulations", None)  # nothing searches unless a planner is asked for
         sections = [("", "", {name: known[name] for name in USUAL if name in known})]
     shown = sum(len(rows) for *_, rows in sections)
@@ -100,7 +96,7 @@ def _flags(group: Group) -> dict[str, str]:
     shared = lambda x: not group.title and x[0] not in group.kind.__annotations__ and x[1] != Place
     rows = {}
     for name, kind in sorted(kinds(group.kind).items(), key=shared):
-        default = getattr(group.flags, name, None)
+        default = getattr(group.defaults, name, None)
         typed = name.upper() if kind == Place else f"{flag(name)} {_word(kind)}".strip()
         unsaid = default is None or default is False or default == ""
         wording = "" if unsaid else f" (default {_value(default)})"
