@@ -235,10 +235,10 @@ def check_env(argv: list[str], console: Console) -> VerbResult:
 
 def import_episodes(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Import, argv, "import")
+    from reverie import api
     from reverie.envs.spec import EnvSpec
-    from reverie.recorded import import_episodes
 
-    rows = import_episodes(flags.source, EnvSpec(flags.env, kwargs=flags.env_kwargs), flags.run, flags.envs)
+    rows = api.import_episodes(flags.source, EnvSpec(flags.env, kwargs=flags.env_kwargs), flags.run, flags.envs)
     console.print(f"{flags.run} holds {amount(rows, 'row')} of {flags.source}. To learn from them:", soft_wrap=True)
     typed = ["--env", flags.env, *(["--env-kwargs", flags.env_kwargs] if flags.env_kwargs != "{}" else [])]
     typed += ["--offline", flags.run, "--envs", str(flags.envs)]

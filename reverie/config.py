@@ -1,8 +1,7 @@
 """The configuration of a run: frozen, typed, strict, and saved with the run as text.
 
-A value comes from, in rising order: the default in the dataclass, a preset, an explicit flag. A run
-that continues takes its own saved values as defaults; a flag that contradicts them is an error,
-except for the fields in `MAY_CHANGE`, which cannot change what a step computes (`devices`: but for rounding).
+Where values come from says `resolve.py`. One that contradicts what a run has saved is an error, except for the fields
+in `MAY_CHANGE`, which cannot change what a step computes (`devices`: but for rounding).
 """
 
 from __future__ import annotations

@@ -77,12 +77,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
 
 
 def choices(
-    conf: Config,
-    preset: str,
-    *,
-    is_new: bool,
-    facts: Facts | None = None,
-    factory: Callable[..., Any] | None = None,
+    conf: Config, preset: str, *, is_new: bool, facts: Facts | None = None, factory: Callable[..., Any] | None = None
 ) -> list[Choice]:
     """The values that suit the env of a run: none if it is continued, has a preset, or cannot be played.
 

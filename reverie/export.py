@@ -59,15 +59,7 @@ print({k: np.asarray(x).tolist() for k, x in action.items()})
 
 
 def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode: Mode, envs: int) -> None:
-    """Writes an agent into a directory; what an earlier export left there is replaced.
-
-    Args:
-      mode: in which it acts.
-      envs: N, observations of one call.
-
-    Raises:
-      files.DiskError: the disk does not take it.
-    """
+    """`LoadedAgent.export`, of an agent with the parameters of `state`; raises files.DiskError."""
     hidden = {key: space for key, space in agent.obs_space.items() if space.kind == "target"}
     seen, done = _native(env, "observation_space"), _native(env, "action_space")
 

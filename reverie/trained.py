@@ -169,12 +169,7 @@ class LoadedAgent(Actor):
         return dream
 
     def drive(
-        self,
-        sequences: int = 4,
-        length: int = DREAMT,
-        seen: int = CONTEXT_ROWS,
-        fresh: bool = False,
-        seed: int = 0,
+        self, sequences: int = 4, length: int = DREAMT, seen: int = CONTEXT_ROWS, fresh: bool = False, seed: int = 0
     ) -> Row:
         """The policy's trajectory in the model's imagination alone, after a few real rows.
 
@@ -271,7 +266,7 @@ def search_report(
     """A search of one root, in numpy arrays.
 
     Args:
-      enumerated: a number means the same action at every node of the tree.
+      enumerated: as of `Searches`.
       actions: that the root chose among, `[A, ...]` by key.
       player: who moves there, in a game of two.
     """

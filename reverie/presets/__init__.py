@@ -53,12 +53,7 @@ def is_file(preset: str) -> bool:
 
 
 def owner(path: str) -> str:
-    """The algorithm of a file of one's own; empty if it does not say.
-
-    Raises:
-      ConfigError: as `own`.
-      UnknownAlgorithm: there is none of this name.
-    """
+    """The algorithm of a file of one's own; empty if it does not say. Raises as `own`, and UnknownAlgorithm."""
     algorithm = str(_own_file(path).get("algorithm", ""))
     if algorithm:
         algos.module(algorithm)

@@ -82,14 +82,10 @@ def frames(dream: Dream, key: str, seen: int = CONTEXT_ROWS, height: int = 128) 
 
 def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = CONTEXT_ROWS, height: int = 192) -> list[np.ndarray]:
     """A drive in imagination: the four longest sequences side by side, with the reward gained in each since it is
-    imagined; borders and gray as in `frames`.
+    imagined; borders, gray, height and what is returned as of `frames`.
 
     Args:
       drive: of `LoadedAgent.drive`, `key` one of its images.
-      height: as in `frames`.
-
-    Returns:
-      uint8 `[H, W, 3]` per row.
     """
     order = _longest(drive["valid"])
     valid = drive["valid"][order]
