@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(argv: list[str], console: Console) -> VerbResult:
     argv, facts = _with_algorithm(argv, console)
-    debug = _is_debug(argv)
-    conf, session, path = parse_train(argv, debug)
+    argv = [*argv, "--debug"] if _is_debug(argv) else argv
+    conf, session, path = parse_train(argv)
     if session.preset and not peek(argv, "--preset"):
         wording = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
         console.print(wording, highlight=False, soft_wrap=True)
@@ -88,7 +88,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     from reverie.run import loop
 
     if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
-        conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
+        conf, session, path = parse_train(argv, {choice.name: choice.value for choice in found})
         defaults.tell(console, conf, found)
     path = path or api.new_path(conf)
     if session.dry_run:
@@ -133,7 +133,6 @@ def _farewell(result: Any, conf: Config, path: Path) -> str:
 
 def evaluate(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Eval, argv, "eval")
-    config.of_run(Path(flags.run))  # a typo is an error before JAX is imported
     from reverie import api
     from reverie.run.evaluation import ACTING
     from reverie.view import video
@@ -149,14 +148,9 @@ def evaluate(argv: list[str], console: Console) -> VerbResult:
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
     wording = {"greedy": "greedy", "sample": "sampled"}[mode]
     seen = f"{agent.config.run.env} after {amount(agent.step, 'step')}, {amount(flags.episodes, f'{wording} episode')}"
-    console.print(
-        Text.assemble(
-            f"{seen}: mean return ",
-            (_score(played.mean_return), "bold"),
-            f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}",
-        ),
-        soft_wrap=True,
-    )
+    mean = (_score(played.mean_return), "bold")
+    rest = f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}"
+    console.print(Text.assemble(f"{seen}: mean return ", mean, rest), soft_wrap=True)
     for seat, counts in played.seats.items():
         score = ", ".join(f"{count} {name}" for name, count in counts.items())
         console.print(f"moving {seat} against {played.opponent}: {score}")

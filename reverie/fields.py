@@ -86,8 +86,7 @@ def kinds(kind: type) -> dict[str, Any]:
 def ranges(kind: Any) -> dict[str, Within]:
     """Name -> the range of every field of a dataclass that has one."""
     hints = get_type_hints(kind, include_extras=True).items()
-    found = {name: [x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Within)] for name, hint in hints}
-    return {name: bounds[0] for name, bounds in found.items() if bounds}
+    return {name: x for name, hint in hints for x in getattr(hint, "__metadata__", ()) if isinstance(x, Within)}
 
 
 def check(values: Any, label: Callable[[str], str] = flag) -> None:

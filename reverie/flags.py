@@ -209,9 +209,7 @@ class Import(Answer):
     """Streams of the replay: the run that learns from it has as many --envs."""
 
 
-def parse_train(
-    argv: list[str], debug: bool = False, chosen: Mapping[str, Any] | None = None
-) -> tuple[Config, Session, Path | None]:
+def parse_train(argv: list[str], chosen: Mapping[str, Any] | None = None) -> tuple[Config, Session, Path | None]:
     """The config that a `train` command means, saved values and preset included.
 
     Args:
@@ -241,7 +239,7 @@ def parse_train(
         )
         session = Session(**{name: given.pop(name) for name in kinds(Session) if name in given})
         try:
-            return config.override(base, **given | ({"debug": True} if debug else {}))
+            return config.override(base, **given)
         except ValueError as error:  # of an algorithm's own checks
             raise ConfigError(str(error)) from error
 
@@ -269,11 +267,13 @@ def parse(flags: type[T], argv: list[str], verb: str) -> T:
     """The flags of a verb, every number of them within its range.
 
     Raises:
-      ConfigError: one is not, or a flag is unknown, malformed or missing.
+      ConfigError: one is not, or a flag is unknown, malformed or missing; or there is no such run.
       SystemExit: help was asked for.
     """
     parsed = flags(**_values([Group("", flags.__doc__ or "", flags, flags)], argv, verb))
     check(parsed)
+    if isinstance(parsed, OfRun):
+        config.of_run(Path(parsed.run))  # a typo is an error before JAX is imported
     return parsed
 
 

@@ -153,8 +153,7 @@ def cut(support: int) -> Symptom:
     """Targets of reward or value lie beyond the bins that stand for them."""
 
     def shows(values: Values) -> bool | None:
-        shares = [values.get("value/cut"), values.get("reward/cut")]
-        found = [x for x in shares if x is not None]
+        found = [x for name in ("value/cut", "reward/cut") if (x := values.get(name)) is not None]
         return max(found) > 0.01 if found else None
 
     return Symptom(

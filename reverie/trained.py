@@ -218,9 +218,8 @@ class LoadedAgent(Actor):
                 f"`reverie dream {shlex.quote(str(self.path))}` shows what it imagines, and where actions are one "
                 "discrete choice --planner gumbel has a Dreamer search"
             )
-        for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
-            if value is not None and value < least:
-                raise ConfigError(f"--{name} must be {least} or more, got {value}")
+        if step < 0:
+            raise ConfigError(f"--step must be 0 or more, got {step}")
         if simulations is not None:
             more = searching(self.config, None, simulations)
             agent = as_searching(make_agent(more, self.env.obs_space, self.env.act_space))

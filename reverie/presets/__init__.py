@@ -77,10 +77,7 @@ def own(path: str, algorithm: str) -> dict[str, Any]:
 
 def _file(algorithm: str) -> dict[str, Any]:
     """An algorithm's file, `presets/<algorithm>.toml` in the package that has the algorithm; empty if there is none."""
-    package = algos.module(algorithm).partition(".")[0]
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
+    spec: Any = importlib.util.find_spec(algos.module(algorithm).partition(".")[0])
     path = Path(spec.origin).parent / "presets" / f"{algorithm}.toml"
     return tomllib.loads(path.read_text()) if path.exists() else {}
 
