@@ -12,8 +12,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +44,7 @@ REACH = 10.0  # spreads that anything seen may lie from the mean
 BOUND = 20.0  # and the bounds of the space, unless they are far beyond anything seen
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A value, and why."""
 
     name: str
