@@ -30,11 +30,7 @@ __all__ = [
     "train",
 ]
 
-_HOME = {
-    "LoadedAgent": "reverie.trained",
-    "EnvSpec": "reverie.envs.spec",
-    "make_env": "reverie.envs.build",
-}
+_HOME = {"LoadedAgent": "reverie.trained", "EnvSpec": "reverie.envs.spec", "make_env": "reverie.envs.build"}
 
 
 def __getattr__(name: str) -> Any:

@@ -100,10 +100,8 @@ def train(
       UnusableEnv: the env as named cannot be used.
       KeyboardInterrupt: on Ctrl-C, after everything is saved.
     """
-    spec = None
-    if env is not None:
-        spec = env_spec(env)
-        values = spec_values(spec, values)
+    spec = None if env is None else env_spec(env)
+    values = spec_values(spec, values) if spec else values
     saved = config.begun(Path(run)) if run else None
     ask = partial(
         resolve,

@@ -25,7 +25,6 @@ from rich.text import Text
 
 from reverie import __version__, algos, config, help, pictures, presets
 from reverie.compile_cache import keep_programs
-from reverie.config import Config, ConfigError
 from reverie.errors import PlainError
 from reverie.fields import amount
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _logging(console, _is_debug(rest))
     try:
         if verb not in VERBS:
-            raise ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
+            raise config.ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
         values, code = VERBS[verb](rest, console)
         if "--json" in rest:
             print(json.dumps(values), flush=True)
@@ -113,7 +112,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     }, 130 if result.stopped == "SIGINT" else 0
 
 
-def _farewell(result: Any, conf: Config, path: Path) -> str:
+def _farewell(result: Any, conf: config.Config, path: Path) -> str:
     """The outcome of a run that went to its end, and the commands that show more of it."""
     from reverie.envs.spec import draws
     from reverie.run.log import show

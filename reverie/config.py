@@ -201,27 +201,24 @@ def from_text(text: str, name: str = "the config") -> Config:
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
     try:
         algorithm, agent = upgrade(data["algorithm"], data["agent"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    values = data["run"] | agent
-    for key, value in values.items():
-        if isinstance(value, str) and not _is_printable(value):
-            raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
-    try:
+        values = data["run"] | agent
+        for key, value in values.items():
+            if isinstance(value, str) and not _is_printable(value):
+                raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
         config = override(default(algorithm), **values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     return dataclasses.replace(config, id=data.get("id", ""), files=files)
 
 
-# What a saved config holds. Texts in it reach a terminal and the file system, where these characters do harm.
+# What a saved config holds.
 _PARTS = {"schema": int, "algorithm": str, "run": dict, "agent": dict}
 _LATER = {"reverie": str, "id": str, "files": dict}  # which old ones lack
-_UNPRINTABLE = ("Cc", "Cs")
 
 
 def _is_printable(text: str) -> bool:
-    return not any(unicodedata.category(x) in _UNPRINTABLE for x in text)
+    """Whether a text has no control characters, which do harm in a terminal and in the file system."""
+    return not any(unicodedata.category(x) in ("Cc", "Cs") for x in text)
 
 
 def _is_place(key: str, path: Any) -> bool:

@@ -28,7 +28,7 @@ import numpy as np
 from gymnasium import spaces
 
 from reverie import files
-from reverie.agent import Agent, Mode, State, select
+from reverie.agent import Agent, Mode, Row, State, select
 from reverie.config import Config
 from reverie.envs.base import Env, to_json
 from reverie.envs.spaces import leaves
@@ -61,17 +61,15 @@ print({k: np.asarray(x).tolist() for k, x in action.items()})
 def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode: Mode, envs: int) -> None:
     """`LoadedAgent.export`, of an agent with the parameters of `state`; raises files.DiskError."""
     hidden = {key: space for key, space in agent.obs_space.items() if space.kind == "target"}
-    seen, done = _native(env, "observation_space"), _native(env, "action_space")
+    seen, done = _native(env)
 
-    def begin(seed: Any) -> dict[str, Any]:
+    def begin(seed: Any) -> Row:
         return named(agent.init_carry(envs, jax.random.key(seed))) | {"is_first": jnp.ones(envs, bool)}
 
     like = jax.eval_shape(lambda: agent.init_carry(envs, jax.random.key(0)))
     parameters = named(state)
 
-    def act(
-        parameters: Mapping[str, Any], carry: Mapping[str, Any], obs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def act(parameters: Row, carry: Row, obs: Row) -> tuple[Row, Row]:
         no = jnp.zeros(envs, bool)
         row = {"is_first": carry["is_first"], "is_last": no, "is_terminal": no, "reward": jnp.zeros(envs, jnp.float32)}
         row |= {f"obs/{key}": _to_index(x, seen.get(key)) for key, x in obs.items()}
@@ -93,7 +91,7 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
     parameters = {order[at]: parameters[order[at]] for at in whole.module_kept_var_idx if at < len(order)}
     others = {key: jnp.zeros(np.shape(x), x.dtype) for key, x in named(state).items() if key not in parameters}
 
-    def acting(own: Mapping[str, Any], carry: Mapping[str, Any], obs: Mapping[str, Any]) -> Any:
+    def acting(own: Row, carry: Row, obs: Row) -> tuple[Row, Row]:
         return act({**own, **others}, carry, obs)
 
     functions = {
@@ -112,7 +110,7 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
 
 def _content(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dict[str, Any]:
     """The content of `spaces.json`."""
-    run, seen, done = conf.run, _native(env, "observation_space"), _native(env, "action_space")
+    run, (seen, done) = conf.run, _native(env)
     describe_space = lambda key, space: {**to_json({key: space})[key], "dtype": str(space.dtype)}
     return {
         "reverie": RELEASE,
@@ -146,12 +144,12 @@ def rebuild(like: Any, arrays: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(value, like)
 
 
-def _native(env: Env, name: str) -> dict[str, gymnasium.Space]:
-    """The leaves of a space of the Gymnasium env inside, as the agent names them; none if there is no such env."""
+def _native(env: Env) -> tuple[dict[str, gymnasium.Space], dict[str, gymnasium.Space]]:
+    """The leaves of both spaces of the Gymnasium env inside, as the agent names them; none if there is no such env."""
     inside = innermost(env)
     if inside is None:
-        return {}
-    return leaves(getattr(inside.env, name), inside.obs_space if name == "observation_space" else inside.act_space)
+        return {}, {}
+    return leaves(inside.env.observation_space, inside.obs_space), leaves(inside.env.action_space, inside.act_space)
 
 
 def _to_index(value: Any, space: gymnasium.Space | None) -> Any:

@@ -7,8 +7,7 @@ runner looks at every line of metrics, and a person is told once: what it means,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from reverie.errors import PlainError
 
@@ -27,8 +26,7 @@ class NonFinite(PlainError, RuntimeError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Symptom:
+class Symptom(NamedTuple):
     """Something that should not last."""
 
     name: str  # as in the metric `health/<name>`

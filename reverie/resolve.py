@@ -111,21 +111,17 @@ def searching(conf: Config, planner: str | None, simulations: int | None, planne
     Raises:
       ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
     """
-    own: dict[str, Any] = {}
+    asked = {"planner": planner, "simulations": simulations, "planner_scale": planner_scale}
+    own: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if planner is not None:
         if not hasattr(conf.agent, "planner"):
             own_way = "it searches in its own way, and --simulations N says how much"
             has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
             raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
-        own["planner"] = planner
         if hasattr(conf.agent, "improve"):
             own["improve"] = 0.0  # which is a loss, and of no concern here
-    if simulations is not None:
-        own["simulations"] = simulations
-        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
-            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
-    if planner_scale is not None:
-        own["planner_scale"] = planner_scale
+    if simulations is not None and own.get("planner", getattr(conf.agent, "planner", "")) == "none":
+        raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
     try:
         return config.override(conf, **own)
     except (TypeError, ValueError) as error:

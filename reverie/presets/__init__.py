@@ -18,10 +18,9 @@ import importlib.util
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reverie import algos
 from reverie.fields import ConfigError, did_you_mean, short
@@ -29,8 +28,7 @@ from reverie.fields import ConfigError, did_you_mean, short
 LARGEST = 1 << 20  # bytes of a file of one's own
 
 
-@dataclass(frozen=True)
-class Presets:
+class Presets(NamedTuple):
     """The content of an algorithm's file, with every `base` filled in."""
 
     defaults: Mapping[str, Any]  # values of the run that differ from those of `RunConfig`
@@ -54,8 +52,7 @@ def is_file(preset: str) -> bool:
 
 def owner(path: str) -> str:
     """The algorithm of a file of one's own; empty if it does not say. Raises as `own`, and UnknownAlgorithm."""
-    algorithm = str(_own_file(path).get("algorithm", ""))
-    if algorithm:
+    if algorithm := str(_own_file(path).get("algorithm", "")):
         algos.module(algorithm)
     return algorithm
 
