@@ -177,16 +177,13 @@ def new_path(conf: Config) -> Path:
 
 
 def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], envs: int = 4) -> int:
-    """Makes replay of recorded episodes, in a directory that `--offline` takes.
+    """Makes replay of recorded episodes, in a directory that `--offline` takes. Returns the number of rows.
 
     Args:
       source: a folder of .npz files, or `minari:<id>`; `run.collect.dataset` says what is in a file.
       env: that they are of.
       path: of the directory; a new one.
       envs: streams; a run that learns from it has as many.
-
-    Returns:
-      the number of rows.
 
     Raises:
       ConfigError: the directory is there, or the data is none, or not of this env.

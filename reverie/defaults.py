@@ -58,14 +58,7 @@ def _because(reason: str, **values: Any) -> list[Choice]:
 
 
 def suit(conf: Config, facts: Facts) -> list[Choice]:
-    """The values that suit an env.
-
-    Args:
-      conf: what would be without it.
-
-    Returns:
-      values of the run and of its algorithm, each at most once.
-    """
+    """Values of the run and of its algorithm that suit an env, each at most once; `conf` is what would be without."""
     own = vars(conf.agent)
     facts = facts if "actor_learning_rate" in own else _small(facts)  # DreamerV1 and V2 see 64 x 64 in any case
     rules = (_clock, _scale, _image_size, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)

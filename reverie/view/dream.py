@@ -133,7 +133,7 @@ def _frame(panels: list[np.ndarray], borders: list[list[tuple[int, int, int]]], 
 
 
 def plot(dream: Dream, key: str | None = None, seen: int = CONTEXT_ROWS) -> bytes:
-    """Truth against dream over time: a line per element, a column per sequence.
+    """Truth against dream over time, as a PNG: a line per element, a column per sequence.
 
     The four sequences with the longest dreams are shown, and of many elements those that vary most. The figure beside
     an element is its error in all dreams as a share of its variance in time (`Dream.squares`).
@@ -141,9 +141,6 @@ def plot(dream: Dream, key: str | None = None, seen: int = CONTEXT_ROWS) -> byte
     Args:
       dream: of numpy arrays.
       key: one of `curves`; None for all of them.
-
-    Returns:
-      a PNG.
     """
     from matplotlib.figure import Figure  # takes a second to import: not every run draws
 
