@@ -83,10 +83,10 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
     obs_space = {key: space for key, space in agent.obs_space.items() if key not in hidden}
     shown = {key: jax.ShapeDtypeStruct((envs, *space.shape), space.dtype) for key, space in obs_space.items()}
     carry_shapes = jax.eval_shape(begin, jnp.uint32(0))
-    exported = lambda function, *shapes: jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+    convert = lambda function, *shapes: jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
 
     # Most of a state is of no concern to the policy: the optimizer, slow networks, what only training reads.
-    whole = exported(lambda *x: act(*x), shapes_of(parameters), carry_shapes, shown)
+    whole = convert(lambda *x: act(*x), shapes_of(parameters), carry_shapes, shown)
     order = sorted(parameters)  # of the leaves of a dict
     parameters = {order[at]: parameters[order[at]] for at in whole.module_kept_var_idx if at < len(order)}
     others = {key: jnp.zeros(np.shape(x), x.dtype) for key, x in named(state).items() if key not in parameters}
@@ -95,8 +95,8 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
         return act({**own, **others}, carry, obs)
 
     functions = {
-        "begin": exported(begin, jax.ShapeDtypeStruct((), jnp.uint32)),
-        "act": exported(acting, shapes_of(parameters), carry_shapes, shown),
+        "begin": convert(begin, jax.ShapeDtypeStruct((), jnp.uint32)),
+        "act": convert(acting, shapes_of(parameters), carry_shapes, shown),
     }
     table = io.BytesIO()
     np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})

@@ -111,8 +111,8 @@ def searching(conf: Config, planner: str | None, simulations: int | None, planne
     Raises:
       ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
     """
-    asked = {"planner": planner, "simulations": simulations, "planner_scale": planner_scale}
-    own: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    search = {"planner": planner, "simulations": simulations, "planner_scale": planner_scale}
+    own: dict[str, Any] = {name: value for name, value in search.items() if value is not None}
     if planner is not None:
         if not hasattr(conf.agent, "planner"):
             own_way = "it searches in its own way, and --simulations N says how much"
