@@ -11,10 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.api import Run, check_env, evaluate, list_presets, load, train
+    from reverie.api import Run, check_env, evaluate, import_episodes, list_presets, load, train
     from reverie.envs.build import make_env
     from reverie.envs.spec import EnvSpec
-    from reverie.recorded import import_episodes
     from reverie.trained import LoadedAgent
 
 __version__ = "0.1.0"
@@ -31,12 +30,7 @@ __all__ = [
     "train",
 ]
 
-_HOME = {
-    "LoadedAgent": "reverie.trained",
-    "import_episodes": "reverie.recorded",
-    "EnvSpec": "reverie.envs.spec",
-    "make_env": "reverie.envs.build",
-}
+_HOME = {"LoadedAgent": "reverie.trained", "EnvSpec": "reverie.envs.spec", "make_env": "reverie.envs.build"}
 
 
 def __getattr__(name: str) -> Any:

@@ -82,8 +82,7 @@ class Actor:
             shape, dtype or key, a batch), or the mask is not, or the carry is of another agent or of several envs.
           ConfigError: there is no such mode, or no such seed; or a mask is missing, or there is one too many.
         """
-        seen = self._observe(obs, action_mask)
-        (action,), held = self._decide([seen], *self._memory_of(carry, 1, mode, seed), mode)
+        (action,), held = self._decide([self._observe(obs, action_mask)], carry, mode, seed)
         return native_action(self.env, action), held
 
     def act_batch(
@@ -122,6 +121,13 @@ class Actor:
                 seen.append(self._observe(each, None if action_mask is None else action_mask[at]))
             except Malformed as error:
                 raise Malformed(f"env {at}: {error}") from error
+        actions, held = self._decide(seen, carry, mode, seed, first)
+        return jax.tree.map(lambda *each: np.stack(each), *[native_action(self.env, x) for x in actions]), held
+
+    def _decide(
+        self, seen: Sequence[Arrays], carry: Any, mode: Mode | Any, seed: Any = None, first: Any = None
+    ) -> tuple[list[Arrays], EpisodeMemory]:
+        """Actions in [-1, 1] and class numbers, of what N envs show. Arguments and errors: those of `act_batch`."""
         held, begins = self._memory_of(carry, len(seen), mode, seed)
         if first is not None:
             first = np.asarray(first)
@@ -130,18 +136,7 @@ class Actor:
                     f"first is {first.dtype} {list(first.shape)}, expected bool [{len(seen)}]: where an episode begins"
                 )
             begins = begins | first
-        actions, held = self._decide(seen, held, begins, mode)
-        return jax.tree.map(lambda *each: np.stack(each), *[native_action(self.env, x) for x in actions]), held
-
-    def _decide(
-        self, seen: Sequence[Arrays], carry: EpisodeMemory, first: np.ndarray, mode: Mode
-    ) -> tuple[list[Arrays], EpisodeMemory]:
-        """Actions in [-1, 1] and class numbers, of what N envs show.
-
-        Args:
-          first: bool `[N]`, an episode begins.
-        """
-        inner, action, _ = self._policy[len(seen)][mode](self.state, carry.inner, rows_of(seen, first))
+        inner, action, _ = self._policy[len(seen)][mode](self.state, held.inner, rows_of(seen, begins))
         action = {key: np.asarray(x) for key, x in select(action, "action/").items()}
         single = [{key: x[at, ...] for key, x in action.items()} for at in range(len(seen))]
         return single, EpisodeMemory(inner, self._owner, len(seen))
@@ -183,8 +178,7 @@ class Actor:
           ConfigError: there is no such mode; or a seed that is none, or that comes too late.
           Malformed: the carry is not of this agent, of another number of envs, or was changed.
         """
-        if not isinstance(mode, str) or mode not in get_args(Mode):
-            raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {short(mode)}")
+        require_mode(mode)
         if seed is not None and not (type(seed) is int and 0 <= seed <= INT64):
             raise ConfigError(f"seed must be a whole number, 0 or more, got {short(seed)}")
         if carry is None:
@@ -214,6 +208,12 @@ class Actor:
         if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in floats):
             return "it holds values that are not finite"
         return ""
+
+
+def require_mode(mode: Any) -> None:
+    """Raises ConfigError if there is no such mode."""
+    if not isinstance(mode, str) or mode not in get_args(Mode):
+        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {short(mode)}")
 
 
 def rows_of(seen: Sequence[Arrays], first: np.ndarray) -> Row:

@@ -1,4 +1,4 @@
-"""The library's front door, from Python or through the command line: train, load, evaluate, plan.
+"""The library's front door, from Python or through the command line: train, load, evaluate, import.
 
 Everything here is assembly: a config becomes envs, an agent and a directory, and those go to `run`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,10 +26,13 @@ from reverie.envs.base import Spaces
 from reverie.envs.check import Finding
 from reverie.envs.spec import EnvLike, EnvSpec, UnusableEnv, env_spec
 from reverie.plan import Plan, plan
+from reverie.replay.segments import Segments
+from reverie.replay.sequences import Replay
 from reverie.resolve import again, resolve, searching, settle
-from reverie.run import evaluation, loop, snapshot
+from reverie.run import evaluation, experience, loop, snapshot
 from reverie.run.callbacks import Callbacks, open_logger
 from reverie.run.checkpoint import Checkpoints
+from reverie.run.collect import dataset
 from reverie.run.collect.base import Episode
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import open_envs, open_evaluation
@@ -96,10 +100,8 @@ def train(
       UnusableEnv: the env as named cannot be used.
       KeyboardInterrupt: on Ctrl-C, after everything is saved.
     """
-    spec = None
-    if env is not None:
-        spec = env_spec(env)
-        values = spec_values(spec, values)
+    spec = None if env is None else env_spec(env)
+    values = spec_values(spec, values) if spec else values
     saved = config.begun(Path(run)) if run else None
     ask = partial(
         resolve,
@@ -172,6 +174,41 @@ def new_path(conf: Config) -> Path:
     while path.exists():
         path, number = first.with_name(f"{first.name}-{number}"), number + 1
     return path
+
+
+def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], envs: int = 4) -> int:
+    """Makes replay of recorded episodes, in a directory that `--offline` takes. Returns the number of rows.
+
+    Args:
+      source: a folder of .npz files, or `minari:<id>`; `run.collect.dataset` says what is in a file.
+      env: that they are of.
+      path: of the directory; a new one.
+      envs: streams; a run that learns from it has as many.
+
+    Raises:
+      ConfigError: the directory is there, or the data is none, or not of this env.
+      UnusableEnv: the env as named cannot be used.
+    """
+    spec, path = env_spec(env), Path(path)
+    if envs < 1:
+        raise ConfigError(f"--envs must be 1 or more, got {envs}")
+    if path.exists() and any(path.iterdir()):
+        raise ConfigError(f"{path} is there already: give another directory")
+    if not dataset.holds(source):
+        raise ConfigError(f"{source}: expected a folder of .npz files, or {dataset.MINARI}<id>")
+    data = dataset.Dataset(source, spec, envs)
+    values = spec_values(spec, {"envs": envs, "replay_size": max(data.rows, 2 * envs) * envs})
+    conf = dataclasses.replace(config.override(config.default("dreamer_v3"), **values), id=uuid.uuid4().hex)
+    fields = experience.row_fields(data.obs_space, data.act_space)
+    replay = Replay(fields, streams=envs, length=1, capacity=conf.run.replay_size, seed=0, online=False)
+    data.pour(replay)
+    with RunDirectory(path).with_lock() as directory:
+        manifest = Segments(directory.replay, conf.id).save(replay)
+        progress = Progress(step=data.rows)
+        facts = snapshot.describe_run(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
+        Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, facts)
+        directory.write_config(config.to_text(conf))
+    return data.rows
 
 
 def check_env(

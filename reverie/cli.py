@@ -25,7 +25,6 @@ from rich.text import Text
 
 from reverie import __version__, algos, config, help, pictures, presets
 from reverie.compile_cache import keep_programs
-from reverie.config import Config, ConfigError
 from reverie.errors import PlainError
 from reverie.fields import amount
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
@@ -65,22 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     _logging(console, _is_debug(rest))
     try:
         if verb not in VERBS:
-            raise ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
+            raise config.ConfigError(f"no verb {verb!r}. Expected one of {', '.join(VERBS)}")
         values, code = VERBS[verb](rest, console)
         if "--json" in rest:
             print(json.dumps(values), flush=True)
         return code
-    except KeyboardInterrupt:
-        _print_error("--json" in rest, "interrupted before everything was saved", "KeyboardInterrupt", 130)
-        return 130
-    except Exception as error:  # the boundary to the person at the terminal
+    except (KeyboardInterrupt, Exception) as error:  # the boundary to the person at the terminal
         return _explain(error, [verb, *rest])
 
 
 def train(argv: list[str], console: Console) -> VerbResult:
     argv, facts = _with_algorithm(argv, console)
-    debug = _is_debug(argv)
-    conf, session, path = parse_train(argv, debug)
+    argv = [*argv, "--debug"] if _is_debug(argv) else argv
+    conf, session, path = parse_train(argv)
     if session.preset and not peek(argv, "--preset"):
         wording = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
         console.print(wording, highlight=False, soft_wrap=True)
@@ -91,7 +87,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     from reverie.run import loop
 
     if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
-        conf, session, path = parse_train(argv, debug, {choice.name: choice.value for choice in found})
+        conf, session, path = parse_train(argv, {choice.name: choice.value for choice in found})
         defaults.tell(console, conf, found)
     path = path or api.new_path(conf)
     if session.dry_run:
@@ -116,7 +112,7 @@ def train(argv: list[str], console: Console) -> VerbResult:
     }, 130 if result.stopped == "SIGINT" else 0
 
 
-def _farewell(result: Any, conf: Config, path: Path) -> str:
+def _farewell(result: Any, conf: config.Config, path: Path) -> str:
     """The outcome of a run that went to its end, and the commands that show more of it."""
     from reverie.envs.spec import draws
     from reverie.run.log import show
@@ -136,7 +132,6 @@ def _farewell(result: Any, conf: Config, path: Path) -> str:
 
 def evaluate(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Eval, argv, "eval")
-    config.of_run(Path(flags.run))  # a typo is an error before JAX is imported
     from reverie import api
     from reverie.run.evaluation import ACTING
     from reverie.view import video
@@ -152,14 +147,9 @@ def evaluate(argv: list[str], console: Console) -> VerbResult:
     played = api.evaluate(agent, flags.episodes, flags.seed, flags.opponent or None, mode)
     wording = {"greedy": "greedy", "sample": "sampled"}[mode]
     seen = f"{agent.config.run.env} after {amount(agent.step, 'step')}, {amount(flags.episodes, f'{wording} episode')}"
-    console.print(
-        Text.assemble(
-            f"{seen}: mean return ",
-            (_score(played.mean_return), "bold"),
-            f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}",
-        ),
-        soft_wrap=True,
-    )
+    mean = (_score(played.mean_return), "bold")
+    rest = f", standard deviation {_score(played.std_return)}, lengths {min(played.lengths)} to {max(played.lengths)}"
+    console.print(Text.assemble(f"{seen}: mean return ", mean, rest), soft_wrap=True)
     for seat, counts in played.seats.items():
         score = ", ".join(f"{count} {name}" for name, count in counts.items())
         console.print(f"moving {seat} against {played.opponent}: {score}")
@@ -238,10 +228,10 @@ def check_env(argv: list[str], console: Console) -> VerbResult:
 
 def import_episodes(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Import, argv, "import")
+    from reverie import api
     from reverie.envs.spec import EnvSpec
-    from reverie.recorded import import_episodes
 
-    rows = import_episodes(flags.source, EnvSpec(flags.env, kwargs=flags.env_kwargs), flags.run, flags.envs)
+    rows = api.import_episodes(flags.source, EnvSpec(flags.env, kwargs=flags.env_kwargs), flags.run, flags.envs)
     console.print(f"{flags.run} holds {amount(rows, 'row')} of {flags.source}. To learn from them:", soft_wrap=True)
     typed = ["--env", flags.env, *(["--env-kwargs", flags.env_kwargs] if flags.env_kwargs != "{}" else [])]
     typed += ["--offline", flags.run, "--envs", str(flags.envs)]
@@ -309,22 +299,22 @@ def _logging(console: Console, debug: bool) -> None:
     logger.propagate = False
 
 
-def _explain(error: Exception, argv: Sequence[str]) -> int:
-    """Tells the user what happened: what can be told in a sentence without a traceback."""
-    wanted, kind = "--json" in argv, type(error).__name__
-    if _is_debug(argv[1:]) or not isinstance(error, PlainError):
-        _print_error(wanted, f"{kind}: {error}", kind, 1)
-        raise error
-    wording = error.answer(argv)
-    print(f"reverie: {wording}", file=sys.stderr)
-    _print_error(wanted, wording, kind, error.exit_code)
-    return error.exit_code
-
-
-def _print_error(wanted: bool, wording: str, kind: str, code: int) -> None:
-    """The JSON object of a command that did not do what was asked."""
-    if wanted:
+def _explain(error: BaseException, argv: Sequence[str]) -> int:
+    """Tells the user what happened, and returns the exit code: what can be told in a sentence without a traceback."""
+    kind = type(error).__name__
+    known = isinstance(error, KeyboardInterrupt)
+    if known:
+        wording, code = "interrupted before everything was saved", 130
+    elif known := isinstance(error, PlainError) and not _is_debug(argv[1:]):
+        wording, code = error.answer(argv), error.exit_code
+        print(f"reverie: {wording}", file=sys.stderr)
+    else:
+        wording, code = f"{kind}: {error}", 1
+    if "--json" in argv:
         print(json.dumps({"error": wording, "kind": kind, "exit": code}), flush=True)
+    if not known:
+        raise error
+    return code
 
 
 def program() -> None:

@@ -1,8 +1,7 @@
 """The configuration of a run: frozen, typed, strict, and saved with the run as text.
 
-A value comes from, in rising order: the default in the dataclass, a preset, an explicit flag. A run
-that continues takes its own saved values as defaults; a flag that contradicts them is an error,
-except for the fields in `MAY_CHANGE`, which cannot change what a step computes (`devices`: but for rounding).
+Where values come from says `resolve.py`. One that contradicts what a run has saved is an error, except for the fields
+in `MAY_CHANGE`, which cannot change what a step computes (`devices`: but for rounding).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple, get_type_hints
 from reverie import algos, presets
 from reverie.algos import choices
 from reverie.earlier import instead, upgrade
-from reverie.fields import ConfigError, did_you_mean, parsed, short, taken
+from reverie.fields import WORDS, ConfigError, did_you_mean, parsed, short, taken
 from reverie.files import Folder, Missing
 from reverie.run.config import RunConfig
 from reverie.saved import RELEASE, OtherVersion
@@ -60,11 +59,10 @@ class Config:
         return values
 
 
-def default(algorithm: str, preset: str | None = None) -> Config:
+def default(algorithm: str, preset: str = "") -> Config:
     """The defaults of an algorithm, with a preset applied; raises ConfigError for unknown names."""
     own = algos.load(algorithm).Config()
-    config = override(Config(algorithm, RunConfig(), own), **presets.of(algorithm).defaults)
-    return apply_preset(config, preset) if preset else config
+    return apply_preset(override(Config(algorithm, RunConfig(), own), **presets.of(algorithm).defaults), preset)
 
 
 PLAIN = "none"  # as a preset: none, even where there is one for the env; values are chosen for it (`defaults.py`)
@@ -77,9 +75,9 @@ def preset_for(algorithm: str, env: str) -> str:
 
 
 def apply_preset(config: Config, name: str) -> Config:
-    """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark`, a plain name, or a file of
-    one's own."""
-    if name in (PLAIN, PAPER):
+    """`config` with the values of a preset of its algorithm: `variant`, `variant/benchmark`, a plain name, a file of
+    one's own, or none."""
+    if name in ("", PLAIN, PAPER):
         return config
     if presets.is_file(name):
         values = presets.own(name, config.algorithm)
@@ -195,8 +193,7 @@ def from_text(text: str, name: str = "the config") -> Config:
     kinds = _PARTS | {name: kind for name, kind in _LATER.items() if name in data}
     for name, kind in kinds.items():
         if not isinstance(data.get(name), kind):
-            expected = {int: "a whole number", str: "a text", dict: "an object"}[kind]
-            raise ConfigError(f"{name} is {short(data.get(name))}, expected {expected}")
+            raise ConfigError(f"{name} is {short(data.get(name))}, expected {WORDS[kind]}")
     files = data.get("files", {})
     if not all(_is_place(key, path) for key, path in files.items()):
         raise ConfigError(f"files is {short(files)}, expected absolute paths by {', '.join(ON_DISK)}")
@@ -204,27 +201,24 @@ def from_text(text: str, name: str = "the config") -> Config:
         raise ConfigError(f"it has {short(min(more))}, expected nothing but {', '.join(_PARTS)}")
     try:
         algorithm, agent = upgrade(data["algorithm"], data["agent"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    values = data["run"] | agent
-    for key, value in values.items():
-        if isinstance(value, str) and not _is_printable(value):
-            raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
-    try:
+        values = data["run"] | agent
+        for key, value in values.items():
+            if isinstance(value, str) and not _is_printable(value):
+                raise ConfigError(f"{short(key)} is {short(value)}, expected a text without control characters")
         config = override(default(algorithm), **values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     return dataclasses.replace(config, id=data.get("id", ""), files=files)
 
 
-# What a saved config holds. Texts in it reach a terminal and the file system, where these characters do harm.
+# What a saved config holds.
 _PARTS = {"schema": int, "algorithm": str, "run": dict, "agent": dict}
 _LATER = {"reverie": str, "id": str, "files": dict}  # which old ones lack
-_UNPRINTABLE = ("Cc", "Cs")
 
 
 def _is_printable(text: str) -> bool:
-    return not any(unicodedata.category(x) in _UNPRINTABLE for x in text)
+    """Whether a text has no control characters, which do harm in a terminal and in the file system."""
+    return not any(unicodedata.category(x) in ("Cc", "Cs") for x in text)
 
 
 def _is_place(key: str, path: Any) -> bool:

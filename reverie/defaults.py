@@ -12,8 +12,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +28,7 @@ from reverie.fields import amount
 from reverie.model.canvas import Size, halvings, images
 from reverie.nn.transforms import h, h_inverse
 
+FEW = "a run on a laptop has thousands of updates, not a million"
 SMALL = 16  # pixels of a side up to which a picture costs no more than a vector
 TINY = 7  # pixels of the shortest side that is seen as a picture
 SLOW = 5e-3  # seconds of a step from which on env steps are dearer than updates
@@ -44,8 +44,7 @@ REACH = 10.0  # spreads that anything seen may lie from the mean
 BOUND = 20.0  # and the bounds of the space, unless they are far beyond anything seen
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A value, and why."""
 
     name: str
@@ -53,15 +52,13 @@ class Choice:
     reason: str
 
 
+def _because(reason: str, **values: Any) -> list[Choice]:
+    """Several values for one reason."""
+    return [Choice(name, value, reason) for name, value in values.items()]
+
+
 def suit(conf: Config, facts: Facts) -> list[Choice]:
-    """The values that suit an env.
-
-    Args:
-      conf: what would be without it.
-
-    Returns:
-      values of the run and of its algorithm, each at most once.
-    """
+    """Values of the run and of its algorithm that suit an env, each at most once; `conf` is what would be without."""
     own = vars(conf.agent)
     facts = facts if "actor_learning_rate" in own else _small(facts)  # DreamerV1 and V2 see 64 x 64 in any case
     rules = (_clock, _scale, _image_size, _dreamer, _dreamer_v3, _early, _muzero, _game, _search, _rare, _exploration)
@@ -71,12 +68,7 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
 
 
 def choices(
-    conf: Config,
-    preset: str,
-    *,
-    is_new: bool,
-    facts: Facts | None = None,
-    factory: Callable[..., Any] | None = None,
+    conf: Config, preset: str, *, is_new: bool, facts: Facts | None = None, factory: Callable[..., Any] | None = None
 ) -> list[Choice]:
     """The values that suit the env of a run: none if it is continued, has a preset, or cannot be played.
 
@@ -162,6 +154,11 @@ def _shown(facts: Facts) -> str:
     return f"it shows {sum(s.width for s in facts.obs_space.values() if s.kind not in ('legal', 'player'))} numbers"
 
 
+def _small_model(facts: Facts) -> str:
+    """Why a small model will do."""
+    return f"{_shown(facts)}, and a small model learns it in less time"
+
+
 def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """An evaluation of a policy that stands still would never come to its end."""
     plain = facts.plain
@@ -173,8 +170,7 @@ def _clock(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 def _scale(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """A number that hardly moves is hardly seen, and its error costs a world model next to nothing: the speed of a car
     on a hill is never above 0.07."""
-    spaces = facts.obs_space
-    found = {k: scale for k, v in facts.variation.items() if (scale := _center_and_spread(v, spaces[k]))}
+    found = {k: scale for k, v in facts.variation.items() if (scale := _center_and_spread(v, facts.obs_space[k]))}
     if found:
         faint = "numbers that vary by a few hundredths would not be seen beside the others"
         yield Choice("obs_scale", json.dumps(found), faint)
@@ -212,25 +208,21 @@ def _dreamer(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
         return
     small = "slow_rate" in own and "ppo_updates" not in own
     if facts.seconds > SLOW:
-        slow = f"a step takes {1e3 * facts.seconds:.0f} ms: more is learned from each"
-        yield Choice("replay_ratio", 256.0, slow)
+        yield Choice("replay_ratio", 256.0, f"a step takes {1e3 * facts.seconds:.0f} ms: more is learned from each")
     elif not small and not _picture(facts):
         quick = f"a step takes {1e3 * facts.seconds:.2g} ms, a small model's update not much more"
         yield Choice("replay_ratio", 64.0, quick)
-    yield Choice("batch", 8 if small else 16, "more updates in the same time")
-    yield Choice("length", 32, "more updates in the same time")
+    yield from _because("more updates in the same time", batch=8 if small else 16, length=32)
 
 
 def _dreamer_v3(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if "slow_rate" not in own:
         return
-    few = "a run on a laptop has thousands of updates, not a million"
-    yield Choice("size", "200k", f"{_shown(facts)}, and a small model learns it in less time")
-    yield Choice("learning_rate", 5e-4, few)
-    yield Choice("lr_warmup", 200, few)
-    yield Choice("slow_rate", 0.1, f"{few}: the slow critic follows five times faster")
+    yield Choice("size", "200k", _small_model(facts))
+    yield from _because(FEW, learning_rate=5e-4, lr_warmup=200)
+    yield Choice("slow_rate", 0.1, f"{FEW}: the slow critic follows five times faster")
     if own.get("behavior_learning_rate", 1.0) < 1e-4:  # Adam of 2023
-        yield Choice("behavior_learning_rate", 3e-4, few)
+        yield Choice("behavior_learning_rate", 3e-4, FEW)
         yield Choice("choices", '{"vector_units": 0}', "vectors are read by layers as wide as the size, not 1024")
     else:
         small = {"bins": BINS}
@@ -248,33 +240,28 @@ def _early(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """DreamerV1 and V2."""
     if "actor_learning_rate" not in own:
         return
-    small = f"{_shown(facts)}, and a small model learns it in less time"
-    few = "a run on a laptop has thousands of updates, not a million"
     widths = {"deter": 128, "hidden": 64, "units": 64, "depth": 8 if _picture(facts) else 4}
     widths |= {"classes": 4, "layers": 2} if "classes" in own else {"stoch": 16, "vector_layers": 2}
-    for name, value in widths.items():
-        yield Choice(name, value, small)
-    for name, rate in (("learning_rate", 6e-4), ("actor_learning_rate", 3e-4), ("critic_learning_rate", 3e-4)):
-        yield Choice(name, rate, few)
+    yield from _because(_small_model(facts), **widths)
+    yield from _because(FEW, learning_rate=6e-4, actor_learning_rate=3e-4, critic_learning_rate=3e-4)
     yield Choice("free_nats", 1.0, "small latents have few nats")
-    if "discount_scale" in own and not _ends(facts):
+    ends = facts.plain.terminated + facts.held.terminated > 0
+    if "discount_scale" in own and not ends:
         yield Choice("discount_scale", 0.0, "no episode ended by itself: nothing to predict")
-    if "continue_scale" in own and _ends(facts):
+    if "continue_scale" in own and ends:
         yield Choice("continue_scale", 1.0, "episodes end by themselves")
-
-
-def _ends(facts: Facts) -> bool:
-    return facts.plain.terminated + facts.held.terminated > 0
 
 
 def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     if "n_step" not in own:
         return
-    few = "a small model learns faster"
-    support, value = _support(facts)
+    # Bins for twice the square root of what can be expected.
+    expected = max(min(100 * facts.largest, 10 * facts.scale), facts.largest, 1.0)
+    support = math.ceil(1.5 * float(h(jnp.float32(expected))))
+    value = float(h_inverse(jnp.float32(support)))
     yield Choice("support", support, f"returns up to {value:,.3g} have bins, by the rewards of random play")
     yield Choice("value_scale", 1.0, "values say most where rewards are not boards won")
-    yield Choice("units", 64, f"{_shown(facts)}: {few}")
+    yield Choice("units", 64, f"{_shown(facts)}: a small model learns faster")
     yield Choice("envs", 8, "more updates for each of their steps")
     yield Choice("replay_ratio", 16.0, "a laptop has time for it")
     if images(facts.obs_space):
@@ -286,13 +273,6 @@ def _muzero(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
         longest = max((*facts.plain.lengths, *facts.held.lengths), default=LONG)
         late = "rewards come every step or late, and new values need no relay of ten updates"
         yield Choice("n_step", min(longest, 20), late if longest > 20 else f"an episode has up to {longest} steps")
-
-
-def _support(facts: Facts) -> tuple[int, float]:
-    """Bins of MuZero's scalars for twice the square root of what can be expected, and the value at their end."""
-    value = max(min(100 * facts.largest, 10 * facts.scale), facts.largest, 1.0)
-    support = math.ceil(1.5 * float(h(jnp.float32(value))))
-    return support, float(h_inverse(jnp.float32(support)))
 
 
 def _game(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
@@ -311,9 +291,7 @@ def _game(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
 
 def _search(own: dict[str, Any], facts: Facts) -> Iterator[Choice]:
     """How far values must differ before a search acts on it."""
-    if "least_range" not in own or _is_game(facts):
-        return
-    if facts.largest:
+    if "least_range" in own and facts.largest and not _is_game(facts):
         part = "an action is worth a part of a reward more than another, and values that differ by less are noise"
         yield Choice("least_range", float(f"{PART * min(facts.largest, 1.0):.2g}"), part)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -37,7 +37,11 @@ def upgrade(algorithm: str, values: Mapping[str, Any]) -> tuple[str, dict[str, A
         algorithm, values = _dreamer_v3(algorithm, values)
     for name in UNREAD.get(algorithm, ()):
         values.pop(name, None)
-    return algorithm, _with_choices(algorithm, values)
+    # Constants of a paper were flags of their own.
+    paper = constants(algorithm)
+    found = {name: values.pop(name) for name in paper if name in values}
+    changes = {name: value for name, value in found.items() if value != paper[name]}
+    return algorithm, values | ({"choices": json.dumps(changes)} if found else {})
 
 
 def _dreamer_v3(algorithm: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -60,14 +64,6 @@ def _dreamer_v3(algorithm: str, values: dict[str, Any]) -> tuple[str, dict[str, 
     return algorithm, values
 
 
-def _with_choices(algorithm: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Constants of a paper were flags of their own."""
-    paper = constants(algorithm)
-    found = {name: values.pop(name) for name in paper if name in values}
-    changes = {name: value for name, value in found.items() if value != paper[name]}
-    return values | ({"choices": json.dumps(changes)} if found else {})
-
-
 def constants(algorithm: str) -> dict[str, Any]:
     """Name -> value of an algorithm's `choices`; empty if it has none."""
     config = algos.load(algorithm).Config()
@@ -78,7 +74,10 @@ def instead(algorithm: str, name: str, value: str) -> str:
     """The flag to type for one that has gone, as the end of a sentence; empty if there was none of this name."""
     config = algos.load(algorithm).Config()
     if name in constants(algorithm):
-        for given in (value, *_literals(value or "true")):
+        readings: list[Any] = [value]
+        with suppress(ValueError):
+            readings.append(json.loads((value or "true").lower()))
+        for given in readings:
             text = json.dumps({name: given})
             with suppress(ConfigError):
                 replace_from_json(config.paper(), text, "choices")
@@ -86,12 +85,4 @@ def instead(algorithm: str, name: str, value: str) -> str:
         return f"""type --choices '{{"{name}": VALUE}}'"""
     if name in UNREAD.get(algorithm, ()):
         return "this algorithm never read it: leave it out"
-    if name in GONE.get(algorithm, {}):
-        return GONE[algorithm][name]
-    return ""
-
-
-def _literals(text: str) -> Iterator[Any]:
-    """The value of JSON, if the text is some."""
-    with suppress(ValueError):
-        yield json.loads(text.lower())
+    return GONE.get(algorithm, {}).get(name, "")

@@ -28,7 +28,7 @@ import numpy as np
 from gymnasium import spaces
 
 from reverie import files
-from reverie.agent import Agent, Mode, State, select
+from reverie.agent import Agent, Mode, Row, State, select
 from reverie.config import Config
 from reverie.envs.base import Env, to_json
 from reverie.envs.spaces import leaves
@@ -59,28 +59,17 @@ print({k: np.asarray(x).tolist() for k, x in action.items()})
 
 
 def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode: Mode, envs: int) -> None:
-    """Writes an agent into a directory; what an earlier export left there is replaced.
-
-    Args:
-      mode: in which it acts.
-      envs: N, observations of one call.
-
-    Raises:
-      files.DiskError: the disk does not take it.
-    """
-    obs_space = {key: space for key, space in agent.obs_space.items() if space.kind != "target"}
+    """`LoadedAgent.export`, of an agent with the parameters of `state`; raises files.DiskError."""
     hidden = {key: space for key, space in agent.obs_space.items() if space.kind == "target"}
-    seen, done = _native(env, "observation_space"), _native(env, "action_space")
+    seen, done = _native(env)
 
-    def begin(seed: Any) -> dict[str, Any]:
+    def begin(seed: Any) -> Row:
         return named(agent.init_carry(envs, jax.random.key(seed))) | {"is_first": jnp.ones(envs, bool)}
 
     like = jax.eval_shape(lambda: agent.init_carry(envs, jax.random.key(0)))
     parameters = named(state)
 
-    def act(
-        parameters: Mapping[str, Any], carry: Mapping[str, Any], obs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def act(parameters: Row, carry: Row, obs: Row) -> tuple[Row, Row]:
         no = jnp.zeros(envs, bool)
         row = {"is_first": carry["is_first"], "is_last": no, "is_terminal": no, "reward": jnp.zeros(envs, jnp.float32)}
         row |= {f"obs/{key}": _to_index(x, seen.get(key)) for key, x in obs.items()}
@@ -91,38 +80,37 @@ def export(path: Path, agent: Agent, state: State, env: Env, conf: Config, mode:
         return action, named(after) | {"is_first": no}
 
     shapes_of = lambda arrays: {key: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for key, x in arrays.items()}
+    obs_space = {key: space for key, space in agent.obs_space.items() if key not in hidden}
     shown = {key: jax.ShapeDtypeStruct((envs, *space.shape), space.dtype) for key, space in obs_space.items()}
     carry_shapes = jax.eval_shape(begin, jnp.uint32(0))
+    convert = lambda function, *shapes: jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
 
     # Most of a state is of no concern to the policy: the optimizer, slow networks, what only training reads.
-    whole = jax.export.export(jax.jit(lambda *x: act(*x)), platforms=PLATFORMS)(
-        shapes_of(parameters), carry_shapes, shown
-    )
+    whole = convert(lambda *x: act(*x), shapes_of(parameters), carry_shapes, shown)
     order = sorted(parameters)  # of the leaves of a dict
     parameters = {order[at]: parameters[order[at]] for at in whole.module_kept_var_idx if at < len(order)}
     others = {key: jnp.zeros(np.shape(x), x.dtype) for key, x in named(state).items() if key not in parameters}
 
-    def acting(own: Mapping[str, Any], carry: Mapping[str, Any], obs: Mapping[str, Any]) -> Any:
+    def acting(own: Row, carry: Row, obs: Row) -> tuple[Row, Row]:
         return act({**own, **others}, carry, obs)
 
     functions = {
-        "begin": jax.export.export(jax.jit(begin), platforms=PLATFORMS)(jax.ShapeDtypeStruct((), jnp.uint32)),
-        "act": jax.export.export(jax.jit(acting), platforms=PLATFORMS)(shapes_of(parameters), carry_shapes, shown),
+        "begin": convert(begin, jax.ShapeDtypeStruct((), jnp.uint32)),
+        "act": convert(acting, shapes_of(parameters), carry_shapes, shown),
     }
-    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
     table = io.BytesIO()
     np.savez(table, allow_pickle=False, **{key: np.asarray(x) for key, x in parameters.items()})
-    written |= {
-        "parameters.npz": table.getvalue(),
-        "spaces.json": json.dumps(_content(agent, env, conf, mode, envs), indent=1).encode(),
-    }
-    for name, data in {**written, "example.py": EXAMPLE.encode()}.items():
+    written = {f"{name}.stablehlo": bytes(function.serialize()) for name, function in functions.items()}
+    written["parameters.npz"] = table.getvalue()
+    written["spaces.json"] = json.dumps(_content(agent, env, conf, mode, envs), indent=1).encode()
+    written["example.py"] = EXAMPLE.encode()
+    for name, data in written.items():
         files.replace(path / name, data)
 
 
 def _content(agent: Agent, env: Env, conf: Config, mode: Mode, envs: int) -> dict[str, Any]:
     """The content of `spaces.json`."""
-    run, seen, done = conf.run, _native(env, "observation_space"), _native(env, "action_space")
+    run, (seen, done) = conf.run, _native(env)
     describe_space = lambda key, space: {**to_json({key: space})[key], "dtype": str(space.dtype)}
     return {
         "reverie": RELEASE,
@@ -156,12 +144,12 @@ def rebuild(like: Any, arrays: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(value, like)
 
 
-def _native(env: Env, name: str) -> dict[str, gymnasium.Space]:
-    """The leaves of a space of the Gymnasium env inside, as the agent names them; none if there is no such env."""
+def _native(env: Env) -> tuple[dict[str, gymnasium.Space], dict[str, gymnasium.Space]]:
+    """The leaves of both spaces of the Gymnasium env inside, as the agent names them; none if there is no such env."""
     inside = innermost(env)
     if inside is None:
-        return {}
-    return leaves(getattr(inside.env, name), inside.obs_space if name == "observation_space" else inside.act_space)
+        return {}, {}
+    return leaves(inside.env.observation_space, inside.obs_space), leaves(inside.env.action_space, inside.act_space)
 
 
 def _to_index(value: Any, space: gymnasium.Space | None) -> Any:

@@ -23,6 +23,10 @@ T = TypeVar("T")
 TINY, HUGE = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # the least normal and the largest finite float32
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest integers of these types
 
+# Types, for "expected ...".
+WORDS: dict[Any, str] = {type(None): "null", bool: "true or false", int: "a whole number", float: "a number"}
+WORDS |= {str: "a text", list: "a list", dict: "an object"}
+
 SMALL = 100  # a bound up to this says something of the value, a larger one only of the machine
 LONGEST = 200  # characters of a value in a sentence
 
@@ -82,8 +86,7 @@ def kinds(kind: type) -> dict[str, Any]:
 def ranges(kind: Any) -> dict[str, Within]:
     """Name -> the range of every field of a dataclass that has one."""
     hints = get_type_hints(kind, include_extras=True).items()
-    found = {name: [x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Within)] for name, hint in hints}
-    return {name: bounds[0] for name, bounds in found.items() if bounds}
+    return {name: x for name, hint in hints for x in getattr(hint, "__metadata__", ()) if isinstance(x, Within)}
 
 
 def check(values: Any, label: Callable[[str], str] = flag) -> None:
@@ -212,11 +215,7 @@ def wording(kind: Any) -> str:
         return " or ".join(wording(one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         return "a pair of " + wording(get_args(kind)[0]).removeprefix("a ") + "s"
-    if kind is type(None):
-        return "null"
-    if kind is bool:
-        return "true or false"
-    return {"int": "a whole number", "float": "a number", "str": "a text"}[kind.__name__]
+    return WORDS[kind]
 
 
 def chosen(names: Iterable[str], patterns: str) -> frozenset[str]:

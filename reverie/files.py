@@ -155,7 +155,7 @@ class Folder:
 
     def size(self, name: str) -> int:
         """Bytes of a plain file."""
-        with self._opened(name) as handle:
+        with self._handle(name) as handle:
             return os.fstat(handle).st_size
 
     # --- writing ----------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Folder:
         return self._write(name, os.O_WRONLY, at, chunks)
 
     def _write(self, name: str, flags: int, at: int, chunks: Iterable[bytes | memoryview]) -> int:
-        with self._opened(name, flags) as handle:
+        with self._handle(name, flags) as handle:
             for chunk in chunks:
                 view = memoryview(chunk).cast("B")
                 with _explain_errors(f"write {view.nbytes} bytes at {at} of", self.path / name):
@@ -201,7 +201,7 @@ class Folder:
     def truncate(self, name: str, length: int) -> None:
         """Cuts a file to `length` bytes."""
         action = f"cut to {length} bytes"
-        with self._opened(name, os.O_WRONLY) as handle, _explain_errors(action, self.path / name):
+        with self._handle(name, os.O_WRONLY) as handle, _explain_errors(action, self.path / name):
             os.ftruncate(handle, length)
 
     def rename(self, source: str, target: str) -> None:
@@ -238,7 +238,7 @@ class Folder:
     # --- the way in -------------------------------------------------------------------------------
 
     @contextmanager
-    def _opened(self, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    def _handle(self, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
         """`open`, and closed in the end."""
         handle = self.open(name, flags)
         try:

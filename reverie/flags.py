@@ -12,25 +12,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from reverie import algos, config, earlier, help
+from reverie import algos, config, earlier, fields, help
 from reverie.config import Config, ConfigError, RunConfig
-from reverie.fields import (
-    INT64,
-    TINY,
-    Count,
-    Number,
-    Place,
-    Seed,
-    Within,
-    check,
-    did_you_mean,
-    fits,
-    flag,
-    kinds,
-    short,
-    whole,
-    wording,
-)
+from reverie.fields import INT64, TINY, Count, Number, Place, Seed, Within
 from reverie.help import Group
 
 T = TypeVar("T")
@@ -209,9 +193,7 @@ class Import(Answer):
     """Streams of the replay: the run that learns from it has as many --envs."""
 
 
-def parse_train(
-    argv: list[str], debug: bool = False, chosen: Mapping[str, Any] | None = None
-) -> tuple[Config, Session, Path | None]:
+def parse_train(argv: list[str], chosen: Mapping[str, Any] | None = None) -> tuple[Config, Session, Path | None]:
     """The config that a `train` command means, saved values and preset included.
 
     Args:
@@ -236,10 +218,12 @@ def parse_train(
 
     def typed(base: Config) -> Config:
         nonlocal session
-        given = _values([*_groups(base.run), Group(algorithm, "", base.agent)], flags, f"train {algorithm}")
-        session = Session(**{name: given.pop(name) for name in kinds(Session) if name in given})
+        given = _values(
+            [*_groups(base.run), Group(algorithm, "", type(base.agent), base.agent)], flags, f"train {algorithm}"
+        )
+        session = Session(**{name: given.pop(name) for name in fields.kinds(Session) if name in given})
         try:
-            return config.override(base, **given | ({"debug": True} if debug else {}))
+            return config.override(base, **given)
         except ValueError as error:  # of an algorithm's own checks
             raise ConfigError(str(error)) from error
 
@@ -259,26 +243,28 @@ def parse_train(
 
 def _groups(run: RunConfig) -> list[Group]:
     """The flags of `train` that every algorithm has, with the values of `run` as defaults."""
-    parts = [base(**{name: getattr(run, name) for name in kinds(base)}) for base in RunConfig.__bases__]
-    return [Group(type(part).__name__.lower(), type(part).__doc__ or "", part) for part in (Session(), *parts)]
+    parts = [(Session, Session()), *((base, run) for base in RunConfig.__bases__)]
+    return [Group(kind.__name__.lower(), kind.__doc__ or "", kind, defaults) for kind, defaults in parts]
 
 
 def parse(flags: type[T], argv: list[str], verb: str) -> T:
     """The flags of a verb, every number of them within its range.
 
     Raises:
-      ConfigError: one is not, or a flag is unknown, malformed or missing.
+      ConfigError: one is not, or a flag is unknown, malformed or missing; or there is no such run.
       SystemExit: help was asked for.
     """
-    parsed = flags(**_values([Group("", flags.__doc__ or "", flags)], argv, verb))
-    check(parsed)
+    parsed = flags(**_values([Group("", flags.__doc__ or "", flags, flags)], argv, verb))
+    fields.check(parsed)
+    if isinstance(parsed, OfRun):
+        config.of_run(Path(parsed.run))  # a typo is an error before JAX is imported
     return parsed
 
 
 def _values(groups: Sequence[Group], argv: list[str], verb: str) -> dict[str, Any]:
     """Name -> value of the flags that a command gives; raises as `parse`."""
     algorithm = verb.removeprefix("train ")
-    places = [name.upper() for group in groups for name, kind in kinds(group.kind).items() if kind == Place]
+    places = [name.upper() for group in groups for name, kind in fields.kinds(group.kind).items() if kind == Place]
     usage = " ".join(["reverie", verb, *(["--env ENV"] if algorithm != verb else places), "[flags]"])
     if help_marks := [x for x in argv if x in help.MARKS]:
         about = f"{help.summary(algorithm)}\n\n{TRAIN}" if algorithm != verb else groups[0].about
@@ -292,9 +278,9 @@ def _values(groups: Sequence[Group], argv: list[str], verb: str) -> dict[str, An
 
 def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str, Any]:
     """`_values`, without the usage beside a complaint."""
-    types = {name: kind for group in groups for name, kind in kinds(group.kind).items()}
+    types = {name: kind for group in groups for name, kind in fields.kinds(group.kind).items()}
     places = deque(name for name, kind in types.items() if kind == Place)
-    known = {flag(name): name for name in types if name not in places}
+    known = {fields.flag(name): name for name in types if name not in places}
     given, left = dict[str, Any](), deque(argv)
     while left:
         typed = left.popleft()
@@ -307,7 +293,7 @@ def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str,
             given[places.popleft()] = typed
         elif on in known and types[known[on]] is bool:
             if equals:
-                raise ConfigError(f"{name} takes no value, got {short(value)}")
+                raise ConfigError(f"{name} takes no value, got {fields.short(value)}")
             given[known[on]] = on == name
         elif name in known:
             kind, values = types[known[name]], [value] if equals else []
@@ -320,9 +306,9 @@ def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str,
             text = following if on == name else "false"
             if gone := algorithm in algos.ALGORITHMS and earlier.instead(algorithm, on[2:].replace("-", "_"), text):
                 raise ConfigError(f"there is no {name} any more: {gone}")
-            raise ConfigError(f"there is no {name}: {did_you_mean(name, known)}".rstrip(": "))
-    without = [x for group in groups for x in kinds(group.kind) if not hasattr(group.flags, x) and x not in given]
-    if missing := [x.upper() if x in places else flag(x) for x in without]:
+            raise ConfigError(f"there is no {name}: {fields.did_you_mean(name, known)}".rstrip(": "))
+    without = [x for x in types if x not in given and not any(hasattr(group.defaults, x) for group in groups)]
+    if missing := [x.upper() if x in places else fields.flag(x) for x in without]:
         raise ConfigError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     return given
 
@@ -330,21 +316,21 @@ def _read(groups: Sequence[Group], argv: list[str], algorithm: str) -> dict[str,
 def _value(name: str, texts: list[str], kind: Any) -> Any:
     """The texts behind a flag as a value of its type; raises ConfigError if they are none."""
     options = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
-    expected = f"expected {' or '.join(wording(x) for x in options if x is not type(None))}"
+    expected = f"expected {' or '.join(fields.wording(x) for x in options if x is not type(None))}"
     if not texts:
         raise ConfigError(f"{name} has no value, {expected}")
     if texts == ["None"] and type(None) in options:
         return None
     for read in (texts, [_number(text) for text in texts]):
         value: Any = read[0] if len(read) == 1 else tuple(read)
-        if fits(value, kind):
+        if fields.fits(value, kind):
             return float(value) if float in options else value
-    raise ConfigError(f"{name} is {short(' '.join(texts))}, {expected}")
+    raise ConfigError(f"{name} is {fields.short(' '.join(texts))}, {expected}")
 
 
 def _number(text: str) -> Any:
     """A number, where the text is one; integers may be typed as 1e6."""
-    for read in (whole, float):
+    for read in (fields.whole, float):
         with suppress(ValueError):
             return read(text)
     return text

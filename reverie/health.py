@@ -7,8 +7,7 @@ runner looks at every line of metrics, and a person is told once: what it means,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from reverie.errors import PlainError
 
@@ -27,8 +26,7 @@ class NonFinite(PlainError, RuntimeError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Symptom:
+class Symptom(NamedTuple):
     """Something that should not last."""
 
     name: str  # as in the metric `health/<name>`
@@ -153,8 +151,7 @@ def cut(support: int) -> Symptom:
     """Targets of reward or value lie beyond the bins that stand for them."""
 
     def shows(values: Values) -> bool | None:
-        shares = [values.get("value/cut"), values.get("reward/cut")]
-        found = [x for x in shares if x is not None]
+        found = [x for name in ("value/cut", "reward/cut") if (x := values.get(name)) is not None]
         return max(found) > 0.01 if found else None
 
     return Symptom(

@@ -26,25 +26,13 @@ USUAL = (
 WIDEST, COLUMN = 110, 27  # characters: of a page, and before the text of a flag
 
 
-class Flag(NamedTuple):
-    """One line of a page: what to type, and what it means."""
-
-    name: str
-    typed: str
-    text: str
-
-
 class Group(NamedTuple):
     """Flags under one title; an empty title for those of a verb without groups."""
 
     title: str
     about: str
-    flags: Any  # a dataclass, or an instance of one, whose values are the defaults
-
-    @property
-    def kind(self) -> Any:
-        """The dataclass."""
-        return self.flags if isinstance(self.flags, type) else type(self.flags)
+    kind: Any  # a dataclass
+    defaults: Any  # has the values of those that may be left out
 
 
 def page(groups: Sequence[Group], usage: str, about: str, everything: bool) -> str:
@@ -54,18 +42,18 @@ def page(groups: Sequence[Group], usage: str, about: str, everything: bool) -> s
       about: what it does, a sentence or several.
       everything: all flags, by group; otherwise those of `USUAL` alone where there are more than a dozen.
     """
-    lines = [(group.title, group.about, list(_flags(group))) for group in groups]
-    known = {x.name: x for *_, flags in lines for x in flags}
+    sections = [(group.title, group.about, _flags(group)) for group in groups]
+    known = {name: row for *_, rows in sections for name, row in rows.items()}
     number = len(known)
     if not everything and len(groups) > 1:
-        if getattr(groups[-1].flags, "planner", "") == "none":
+        if getattr(groups[-1].defaults, "planner", "") == "none":
             known.pop("simulations", None)  # nothing searches unless a planner is asked for
-        lines = [("", "", [known[name] for name in USUAL if name in known])]
-    shown = sum(len(flags) for *_, flags in lines)
+        sections = [("", "", {name: known[name] for name in USUAL if name in known})]
+    shown = sum(len(rows) for *_, rows in sections)
     parts = [f"usage: {usage}", *(wrap(text) for text in about.split("\n\n"))]
-    for title, text, flags in lines:
+    for title, text, rows in sections:
         head = [f"{title} options", *([wrap(text, 2)] if text else [])] if title else []
-        parts.append("\n".join([*head, *(_row(x.typed, x.text) for x in flags)]))
+        parts.append("\n".join([*head, *rows.values()]))
     parts.append(_row("-h, --help", "This page; --help-all has all flags." if shown < number else "This page."))
     more = f"These are the {shown} flags used most, of {number}: --help-all prints the others."
     return "\n\n".join([*parts, *([more] if shown < number else [])])
@@ -100,20 +88,20 @@ def _row(left: str, text: str) -> str:
     return "\n".join([*first, *(" " * COLUMN + line for line in body)]).rstrip()
 
 
-def _flags(group: Group) -> list[Flag]:
-    """The flags of a group; of a verb those of its own first, then what all verbs have."""
+def _flags(group: Group) -> dict[str, str]:
+    """Name -> lines of every flag of a group; of a verb those of its own first, then what all verbs have."""
     texts: dict[str, str] = {}
     for base in reversed(group.kind.__mro__[:-1]):
         texts |= {x.arg_name: x.description or "" for x in docstring_parser.parse_from_object(base).params}
-    types, found = kinds(group.kind), []
-    for name, kind in types.items():
-        default = getattr(group.flags, name, None)
+    shared = lambda x: not group.title and x[0] not in group.kind.__annotations__ and x[1] != Place
+    rows = {}
+    for name, kind in sorted(kinds(group.kind).items(), key=shared):
+        default = getattr(group.defaults, name, None)
         typed = name.upper() if kind == Place else f"{flag(name)} {_word(kind)}".strip()
         unsaid = default is None or default is False or default == ""
         wording = "" if unsaid else f" (default {_value(default)})"
-        found.append(Flag(name, typed, f"{' '.join(texts.get(name, '').split())}{wording}"))
-    shared = lambda x: x.name not in group.kind.__annotations__ and types[x.name] != Place
-    return found if group.title else sorted(found, key=shared)
+        rows[name] = _row(typed, f"{texts.get(name, '')}{wording}")
+    return rows
 
 
 def _value(value: Any) -> str:

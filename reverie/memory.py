@@ -8,8 +8,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-TUNABLE = "glibc.malloc.hugetlb=1"
-
 
 def use_huge_pages() -> None:
     """Starts this process again with glibc asking for transparent huge pages, where Linux gives them on request.
@@ -24,7 +22,7 @@ def use_huge_pages() -> None:
         return
     if "[madvise]" not in setting.read_text():
         return
-    os.environ["GLIBC_TUNABLES"] = TUNABLE
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

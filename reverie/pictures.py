@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reverie import config, files
+from reverie import files
 from reverie.config import ConfigError
 from reverie.fields import amount
 from reverie.flags import Dream, Think, VerbResult, parse
@@ -18,7 +18,6 @@ from reverie.help import table
 
 def dream(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Dream, argv, "dream")
-    config.of_run(Path(flags.run))  # a typo is an error before JAX is imported
     from reverie import api
     from reverie.envs.base import RULES
     from reverie.view import dream as view
@@ -114,7 +113,6 @@ def _subject(known: Sequence[str], images: Sequence[str], key: str, suffix: str)
 
 def think(argv: list[str], console: Console) -> VerbResult:
     flags = parse(Think, argv, "think")
-    config.of_run(Path(flags.run))  # a typo is an error before JAX is imported
     from reverie import api
     from reverie.view import tree as view
 

@@ -57,7 +57,7 @@ class Plan:
             unit = "roots" if hasattr(conf.agent, "n_step") else "trained steps"
             learned = "replay ratio", f"{run.replay_ratio:g} {unit} per env step"
         wanted = min(run.replay_size, self.env_steps or self.replay_rows)
-        bounded = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
+        bound = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         lines = [
             ("run", place),
             ("model", f"{size}{self.parameters['total']:,} parameters"),
@@ -66,7 +66,7 @@ class Plan:
             ("envs", f"{run.envs} ({workers})"),
             *(("images", image) for image in self.images),
             learned,
-            ("replay", f"{amount(self.replay_rows, 'step')}, {self.replay_bytes / 1e6:,.0f} MB{bounded}"),
+            ("replay", f"{amount(self.replay_rows, 'step')}, {self.replay_bytes / 1e6:,.0f} MB{bound}"),
             ("checkpoint", f"every {amount(run.checkpoint_every, 'step')}" if run.checkpoint_every else "at the end"),
         ]
         console.print(

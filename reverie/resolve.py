@@ -46,9 +46,8 @@ def resolve(
             f"this run was begun with {saved.algorithm}, and {algorithm} cannot continue it. Type {saved.algorithm} in "
             f"place of {algorithm} to continue it, or give a new run another directory with --run"
         )
-    base = saved or config.default(algorithm)
     preset = preset or ("" if saved else config.preset_for(algorithm, env))
-    base = config.apply_preset(base, preset) if preset else base
+    base = config.apply_preset(saved or config.default(algorithm), preset)
     given = typed(config.override(base, **(chosen or {})))
     if saved is None and presets.is_file(preset):
         check_code(trust, spec_of(given.run), given.run.collector, "a preset runs no code that only its file names")
@@ -56,10 +55,7 @@ def resolve(
 
 
 def settle(saved: Config | None, given: Config, trust: Collection[str] = ()) -> Config:
-    """The config to run: `given`, or the saved config with what may change in it.
-
-    Args:
-      trust: names of the values that a person typed, and that may therefore name code.
+    """The config to run: `given`, or the saved config with what may change in it. `trust` is as of `resolve`.
 
     Raises:
       NeedsTrust: (a ConfigError) the saved config names other code.
@@ -99,13 +95,13 @@ def again(env: EnvLike | None, own: EnvSpec) -> EnvSpec:
 
     Raises ConfigError if the name is another.
     """
-    if env is None or isinstance(env, EnvSpec):
-        return own if env is None else env
-    given = env_spec(env)
-    if isinstance(env, str) and config.same_file(env, own.id):
+    if env is None or (isinstance(env, str) and config.same_file(env, own.id)):
         return own
+    if isinstance(env, EnvSpec):
+        return env
     if isinstance(env, str):
         raise ConfigError(f"--env {env}, but this run was trained in {own.id}: type that, or leave it out")
+    given = env_spec(env)
     return dataclasses.replace(own, factory=given.factory) if given.id == own.id else given
 
 
@@ -115,21 +111,17 @@ def searching(conf: Config, planner: str | None, simulations: int | None, planne
     Raises:
       ConfigError: the algorithm has no planner, there is none that could make simulations, or less than 1 of them.
     """
-    own: dict[str, Any] = {}
+    search = {"planner": planner, "simulations": simulations, "planner_scale": planner_scale}
+    own: dict[str, Any] = {name: value for name, value in search.items() if value is not None}
     if planner is not None:
         if not hasattr(conf.agent, "planner"):
             own_way = "it searches in its own way, and --simulations N says how much"
             has = own_way if hasattr(conf.agent, "simulations") else "it does not search"
             raise ConfigError(f"--planner {planner}, but {conf.algorithm} has no planner: {has}")
-        own["planner"] = planner
         if hasattr(conf.agent, "improve"):
             own["improve"] = 0.0  # which is a loss, and of no concern here
-    if simulations is not None:
-        own["simulations"] = simulations
-        if own.get("planner", getattr(conf.agent, "planner", "")) == "none":
-            raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
-    if planner_scale is not None:
-        own["planner_scale"] = planner_scale
+    if simulations is not None and own.get("planner", getattr(conf.agent, "planner", "")) == "none":
+        raise ConfigError(f"--simulations {simulations}, but nothing searches: add --planner gumbel")
     try:
         return config.override(conf, **own)
     except (TypeError, ValueError) as error:

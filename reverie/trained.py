@@ -7,12 +7,12 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
 
-from reverie.actor import Actor, EpisodeMemory, rows_of
+from reverie.actor import Actor, EpisodeMemory, require_mode, rows_of
 from reverie.agent import CONTEXT_ROWS, DREAMT, Dream, Mode, as_driving, as_searching
 from reverie.algos.dreamer.planning import TREES
 from reverie.assembly import env_here, make_agent
@@ -23,7 +23,7 @@ from reverie.envs.base import Arrays, Step
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import episode_seed
 from reverie.export import export
-from reverie.fields import amount, short
+from reverie.fields import amount
 from reverie.replay.rows import Row
 from reverie.replay.segments import Segments
 from reverie.resolve import searching
@@ -77,8 +77,7 @@ class LoadedAgent(Actor):
         """
         if envs < 1:
             raise ConfigError(f"envs must be 1 or more, got {envs}")
-        if mode not in get_args(Mode):
-            raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {short(mode)}")
+        require_mode(mode)
         export(Path(path), self.agent, self.state, self.env, self.config, mode, envs)
         return Path(path)
 
@@ -170,12 +169,7 @@ class LoadedAgent(Actor):
         return dream
 
     def drive(
-        self,
-        sequences: int = 4,
-        length: int = DREAMT,
-        seen: int = CONTEXT_ROWS,
-        fresh: bool = False,
-        seed: int = 0,
+        self, sequences: int = 4, length: int = DREAMT, seen: int = CONTEXT_ROWS, fresh: bool = False, seed: int = 0
     ) -> Row:
         """The policy's trajectory in the model's imagination alone, after a few real rows.
 
@@ -224,9 +218,8 @@ class LoadedAgent(Actor):
                 f"`reverie dream {shlex.quote(str(self.path))}` shows what it imagines, and where actions are one "
                 "discrete choice --planner gumbel has a Dreamer search"
             )
-        for name, value, least in (("step", step, 0), ("simulations", simulations, 1)):
-            if value is not None and value < least:
-                raise ConfigError(f"--{name} must be {least} or more, got {value}")
+        if step < 0:
+            raise ConfigError(f"--step must be 0 or more, got {step}")
         if simulations is not None:
             more = searching(self.config, None, simulations)
             agent = as_searching(make_agent(more, self.env.obs_space, self.env.act_space))
@@ -257,7 +250,7 @@ class LoadedAgent(Actor):
             yield now, carry
             if now.is_last:
                 return
-            (action,), carry = self._decide([now.obs], *self._memory_of(carry, 1, mode), mode)
+            (action,), carry = self._decide([now.obs], carry, mode)
             now = self.env.step(action)
 
 
@@ -272,7 +265,7 @@ def search_report(
     """A search of one root, in numpy arrays.
 
     Args:
-      enumerated: a number means the same action at every node of the tree.
+      enumerated: as of `Searches`.
       actions: that the root chose among, `[A, ...]` by key.
       player: who moves there, in a game of two.
     """

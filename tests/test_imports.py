@@ -47,7 +47,6 @@ TOP = {
     "help",
     "pictures",
     "plan",
-    "recorded",
     "resolve",
     "trained",
     "__init__",

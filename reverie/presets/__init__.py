@@ -18,10 +18,9 @@ import importlib.util
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reverie import algos
 from reverie.fields import ConfigError, did_you_mean, short
@@ -29,8 +28,7 @@ from reverie.fields import ConfigError, did_you_mean, short
 LARGEST = 1 << 20  # bytes of a file of one's own
 
 
-@dataclass(frozen=True)
-class Presets:
+class Presets(NamedTuple):
     """The content of an algorithm's file, with every `base` filled in."""
 
     defaults: Mapping[str, Any]  # values of the run that differ from those of `RunConfig`
@@ -53,14 +51,8 @@ def is_file(preset: str) -> bool:
 
 
 def owner(path: str) -> str:
-    """The algorithm of a file of one's own; empty if it does not say.
-
-    Raises:
-      ConfigError: as `own`.
-      UnknownAlgorithm: there is none of this name.
-    """
-    algorithm = str(_own_file(path).get("algorithm", ""))
-    if algorithm:
+    """The algorithm of a file of one's own; empty if it does not say. Raises as `own`, and UnknownAlgorithm."""
+    if algorithm := str(_own_file(path).get("algorithm", "")):
         algos.module(algorithm)
     return algorithm
 
@@ -82,10 +74,7 @@ def own(path: str, algorithm: str) -> dict[str, Any]:
 
 def _file(algorithm: str) -> dict[str, Any]:
     """An algorithm's file, `presets/<algorithm>.toml` in the package that has the algorithm; empty if there is none."""
-    package = algos.module(algorithm).partition(".")[0]
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
+    spec: Any = importlib.util.find_spec(algos.module(algorithm).partition(".")[0])
     path = Path(spec.origin).parent / "presets" / f"{algorithm}.toml"
     return tomllib.loads(path.read_text()) if path.exists() else {}
 

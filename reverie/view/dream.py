@@ -82,14 +82,10 @@ def frames(dream: Dream, key: str, seen: int = CONTEXT_ROWS, height: int = 128) 
 
 def driven(drive: Mapping[str, np.ndarray], key: str, seen: int = CONTEXT_ROWS, height: int = 192) -> list[np.ndarray]:
     """A drive in imagination: the four longest sequences side by side, with the reward gained in each since it is
-    imagined; borders and gray as in `frames`.
+    imagined; borders, gray, height and what is returned as of `frames`.
 
     Args:
       drive: of `LoadedAgent.drive`, `key` one of its images.
-      height: as in `frames`.
-
-    Returns:
-      uint8 `[H, W, 3]` per row.
     """
     order = _longest(drive["valid"])
     valid = drive["valid"][order]
@@ -137,7 +133,7 @@ def _frame(panels: list[np.ndarray], borders: list[list[tuple[int, int, int]]], 
 
 
 def plot(dream: Dream, key: str | None = None, seen: int = CONTEXT_ROWS) -> bytes:
-    """Truth against dream over time: a line per element, a column per sequence.
+    """Truth against dream over time, as a PNG: a line per element, a column per sequence.
 
     The four sequences with the longest dreams are shown, and of many elements those that vary most. The figure beside
     an element is its error in all dreams as a share of its variance in time (`Dream.squares`).
@@ -145,9 +141,6 @@ def plot(dream: Dream, key: str | None = None, seen: int = CONTEXT_ROWS) -> byte
     Args:
       dream: of numpy arrays.
       key: one of `curves`; None for all of them.
-
-    Returns:
-      a PNG.
     """
     from matplotlib.figure import Figure  # takes a second to import: not every run draws
 

@@ -146,8 +146,7 @@ def draw(found: SearchReport, title: str, suffix: str = ".png", depth: int = DEP
             notes.append(f"bars: {len(ranking)} of {len(found.ranking)} actions")
         write(0.15, "   ".join(note for note in notes if note), 8)
         data = io.BytesIO()
-        metadata = {"Date": None} if suffix == ".svg" else {}
-        figure.savefig(data, format=suffix[1:], metadata=metadata)
+        figure.savefig(data, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else {})
     return data.getvalue()
 
 
