@@ -92,11 +92,10 @@ class Priorities:
 
     Args:
       alpha: 0 to 1; 0 draws uniformly.
-      beta: 0 to 1; 0 leaves all weights at 1.
     """
 
-    def __init__(self, size: int, alpha: float, beta: float) -> None:
-        self.alpha, self.beta = alpha, beta
+    def __init__(self, size: int, alpha: float) -> None:
+        self.alpha = alpha
         self.highest = 1.0  # priority known so far. What is new gets it, so that it is soon drawn
         self._tree = SumTree(size)
 
@@ -142,18 +141,17 @@ class Priorities:
         self.change(risen, column[risen])
         return risen
 
-    def draw(self, count: int, rng: np.random.Generator, beta: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, count: int, rng: np.random.Generator, beta: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """(places int64 [count], weights float32 [count], the largest of them 1).
 
         Stratified: the range of the sums is cut into `count` equal parts, and one draw is made from each. Every place
         is drawn as often as by independent draws, on average, but a batch has fewer of the same. The parts come in
-        random order, so that some of the draws are a fair sample of the places, like all of them. `beta`: other than
-        that of all draws.
+        random order, so that some of the draws are a fair sample of the places, like all of them. `beta`: 0 to 1; 0
+        leaves all weights at 1.
         """
         part = self._tree.total / count
         places = self._tree.find((rng.permutation(count) + rng.random(count)) * part)
         powers = self._tree.leaves[places]
-        beta = self.beta if beta is None else beta
         return places, ((powers.min() / powers) ** beta).astype(np.float32)
 
     def _power(self, priorities: np.ndarray) -> np.ndarray:

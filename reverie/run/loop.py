@@ -136,9 +136,7 @@ class Training:
         part = phases.next_part(self.run, self.progress.updates)
         if part and self.pace().updates_left:
             state = jax.eval_shape(self.agent.init, jax.random.key(0))
-            batch = self.replay.fields_of_sample(self.run.batch)
-            shapes = {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items()}
-            self.compiled.update(part).compile_ahead(state, shapes)
+            self.compiled.update(part).compile_ahead(state, experience.shapes(self.run, self.agent))
 
     def _collector(self) -> Collector:
         """The collector of this run, with its first carry. Offline, nobody asks it for a step."""

@@ -44,7 +44,7 @@ FORM = {
         "evaluated": range(-1, COUNT.stop),
         "evaluation": (None, {"returns": [float], "lengths": [COUNT]}),
     },
-    "ratio": {"done": COUNT},  # the state of `Ratio`
+    "ratio": {"done": COUNT},  # updates, see `Ratio`
     "names": [str],  # of the figures of an update
     "metrics_bytes": BYTES,  # of metrics.jsonl that count
     # What `Segments.save` returned.
@@ -58,7 +58,7 @@ def describe_run(
     progress: Progress,
     replay: Mapping[str, Any],
     *,
-    ratio: Mapping[str, int],
+    done: int = 0,
     names: Sequence[str] = (),
     metrics_bytes: int = 0,
 ) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def describe_run(
         "obs_space": to_json(obs_space),
         "act_space": to_json(act_space),
         "progress": asdict(progress),
-        "ratio": dict(ratio),
+        "ratio": {"done": done},
         "names": list(names),
         "metrics_bytes": metrics_bytes,
         "replay": replay,
@@ -119,7 +119,7 @@ class Snapshots:
             self.agent.act_space,
             progress,
             replay,
-            ratio=self.ratio.state(),
+            done=self.ratio.done,
             names=self.recent.names,
             metrics_bytes=metrics_bytes,
         )
@@ -138,7 +138,7 @@ class Snapshots:
         facts, arrays = checkpoint.meta, checkpoint.arrays
         state = agent_state(self.agent, checkpoint)
         self.segments.load(self.replay, facts["replay"])
-        self.ratio.restore(facts["ratio"])
+        self.ratio.done = facts["ratio"]["done"]
         progress = Progress.of(facts["progress"])
         self.recent.restore(facts["names"], select(arrays, "recent/"), progress)
         self.write_back.restore(select(arrays, "late/"))

@@ -58,18 +58,6 @@ def make(fields: dict[str, Field] = FIELDS, **changes: Any) -> Replay:
     return Replay(fields, **{**values, **changes})
 
 
-@pytest.mark.parametrize("fields", [FIELDS, PRIORITISED], ids=["uniform", "prioritised"])
-def test_what_a_sample_will_be_is_known_while_replay_is_empty(fields: dict[str, Field]) -> None:
-    replay = make(fields)
-    promised = replay.fields_of_sample(5)
-    feed = Feed(replay)
-    for _ in range(4):
-        feed.add([0, 1])
-    batch = replay.sample(5)
-    del batch["id"]
-    assert promised == {key: Field(x.shape, x.dtype) for key, x in batch.items()}
-
-
 def drawn(batch: Row) -> list[tuple[int, int]]:
     """(stream, start) of the windows of a batch, having checked that its rows follow each other."""
     t, stream = batch["obs/t"], batch["obs/stream"]

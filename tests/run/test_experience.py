@@ -1,16 +1,36 @@
 from __future__ import annotations
 
-import json
 from fractions import Fraction
 
+import fakes
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reverie.config import RunConfig
+from reverie.envs.base import Space, action_vector
 from reverie.replay.rows import Field
 from reverie.replay.sequences import Replay
+from reverie.run import experience
 from reverie.run.experience import Ratio, WriteBack
+
+
+@pytest.mark.parametrize("priorities", [False, True])
+def test_what_a_batch_will_be_is_known_while_replay_is_empty(priorities: bool) -> None:
+    run = RunConfig(env="x", envs=2, batch=5, length=3)
+    agent = fakes.Fake(
+        fakes.Config(priorities=priorities), {"vector": Space("vector", (3,))}, {"action": action_vector((2,))}
+    )
+    replay, promised = experience.replay_of(run, agent), experience.shapes(run, agent)
+    for _ in range(4):
+        replay.add(np.arange(2), {k: np.zeros((2, *x.shape), x.dtype) for k, x in replay.fields.items()})
+    batch = replay.sample(run.batch)
+    del batch["id"]
+    assert promised == {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items()}
+    assert ("weight" in batch) == priorities
 
 
 @given(
@@ -47,9 +67,8 @@ def test_no_burst_after_a_resume() -> None:
     actual = []
     for steps in range(0, 20_000, 7):
         actual.append(halted.due(steps))
-        state = json.loads(json.dumps(halted.state()))
-        halted = Ratio(3.7, 1024, 10)
-        halted.restore(state)
+        done, halted = halted.done, Ratio(3.7, 1024, 10)
+        halted.done = done
     assert actual == expected
     assert max(actual) == 1
 
