@@ -48,24 +48,16 @@ class SumTree:
         """Changes the leaves `places` [n] to `values` [n]. Where a place stands twice, the last counts."""
         self.leaves[places] = values
         if places.size * self._depth > self.size:
-            self._sum_all()
+            high = self.size
+            while high > 1:  # nodes low .. high - 1, whose children are all at high or beyond
+                low = (high + 1) // 2
+                self.nodes[low:high] = self._left[low:high] + self._right[low:high]
+                high = low
             return
         node = places + self.size
         for _ in range(self._depth):  # a leaf that is not as deep waits at the root for the others
             node = np.maximum(node >> 1, 1)
             self.nodes[node] = self._left[node] + self._right[node]
-
-    def fill(self, values: np.ndarray) -> None:
-        """Changes all leaves to `values` [size]."""
-        self.leaves[:] = values
-        self._sum_all()
-
-    def _sum_all(self) -> None:
-        high = self.size
-        while high > 1:  # nodes low .. high - 1, whose children are all at high or beyond
-            low = (high + 1) // 2
-            self.nodes[low:high] = self._left[low:high] + self._right[low:high]
-            high = low
 
     def find(self, mass: np.ndarray) -> np.ndarray:
         """The places at which `mass` [n], float64 in [0, total], lies: never one whose leaf is zero, as long as
@@ -111,7 +103,7 @@ class Priorities:
         """`set`, with all others dropped; `places` differ."""
         leaves = np.zeros(self._tree.size)
         leaves[places] = self._power(priorities)
-        self._tree.fill(leaves)
+        self._tree.set(np.arange(self._tree.size), leaves)
 
     def change(self, places: np.ndarray, priorities: np.ndarray) -> None:
         """`set` for those of `places` that can be drawn; the others stay dropped."""

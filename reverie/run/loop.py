@@ -384,7 +384,7 @@ def train(session: Training, console: Console) -> Result:
         directory.metrics,
         directory.path / "tensorboard",
         console,
-        steps=phases.end(run),
+        steps=phases.moment(run, phases.env_steps(run), phases.all_updates(run)),
         unit="step or update" if phases.apart(run) else "step",
         start=session.moment,
         keep=session.metrics_bytes,

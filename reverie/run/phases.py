@@ -86,8 +86,3 @@ def env_steps(run: RunConfig) -> int:
 def all_updates(run: RunConfig) -> int:
     """Updates of a whole run, of those that are apart."""
     return run.model_updates + (run.policy_updates if run.schedule == "model-then-policy" else 0)
-
-
-def end(run: RunConfig) -> int:
-    """The last moment of a run, or a few env steps before it."""
-    return moment(run, env_steps(run), all_updates(run))

@@ -29,7 +29,7 @@ def test_all_sums_follow_from_the_leaves_to_the_bit(size: int, changes: list[int
         assert tree.nodes[node] == tree.nodes[2 * node] + tree.nodes[2 * node + 1]
     assert tree.total == pytest.approx(leaves.sum())
     again = SumTree(size)
-    again.fill(leaves)
+    again.set(np.arange(size), leaves)
     np.testing.assert_array_equal(again.nodes[1:], tree.nodes[1:])
 
 
@@ -39,7 +39,7 @@ def test_a_mass_lies_where_the_sums_say_and_never_at_zero(size: int, seed: int, 
     tree, rng = SumTree(size), np.random.default_rng(seed)
     leaves = np.where(rng.random(size) < zeros, 0, rng.integers(1, 9, size)).astype(float)
     leaves[rng.integers(size)] = 3
-    tree.fill(leaves)
+    tree.set(np.arange(size), leaves)
     # Whole numbers, so nothing rounds: every unit of mass belongs to one leaf, and a leaf owns as many as it says.
     found = tree.find(np.arange(leaves.sum()) + 0.5)
     np.testing.assert_array_equal(np.bincount(found, minlength=size), leaves)

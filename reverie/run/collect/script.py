@@ -37,22 +37,9 @@ class Script:
         check_function(self._function, f"--collector {name}")
         self._space, self._seed = act_space, seed
 
-    def __call__(self, rows: Row, step: int) -> Row:
-        """Actions `action/<key>` `[n, ...]` for rows `obs/<key>` `[n, ...]` after `step` env steps of the run.
-
-        Raises:
-          UnusableEnv: an action is none of the space; says which.
-        """
-        seen = select(rows, "obs/")
-        taken = []
-        for env in range(len(rows["is_first"])):
-            rng = np.random.default_rng((self._seed, step, env))
-            given = self._function({key: x[env] for key, x in seen.items()}, rng)
-            taken.append(self._action(given))
-        return {f"action/{key}": np.stack([action[key] for action in taken]) for key in self._space}
-
     def instead_of(self, policy: Policy, step: Callable[[], int]) -> Policy:
-        """The policy with these actions in place of its own; what it stores beside a step is still its own.
+        """The policy with these actions in place of its own; what it stores beside a step is still its own. It raises
+        UnusableEnv for an action that is none of the space, and says which.
 
         Args:
           step: how many env steps of the run are taken.
@@ -60,7 +47,12 @@ class Script:
 
         def decide(state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
             carry, _, out = policy(state, mode, carry, rows)
-            return carry, self(rows, step()), out
+            seen, taken = select(rows, "obs/"), []
+            for env in range(len(rows["is_first"])):
+                rng = np.random.default_rng((self._seed, step(), env))
+                given = self._function({key: x[env] for key, x in seen.items()}, rng)
+                taken.append(self._action(given))
+            return carry, {f"action/{key}": np.stack([action[key] for action in taken]) for key in self._space}, out
 
         return decide
 
