@@ -49,7 +49,7 @@ def test_a_mass_lies_where_the_sums_say_and_never_at_zero(size: int, seed: int, 
 
 def test_rounding_never_leads_to_a_leaf_of_zero() -> None:
     tree, rng = SumTree(1000), np.random.default_rng(0)
-    tree.fill(np.where(rng.random(1000) < 0.7, 0, rng.lognormal(0, 15, 1000)))
+    tree.set(np.arange(1000), np.where(rng.random(1000) < 0.7, 0, rng.lognormal(0, 15, 1000)))
     ends = np.cumsum(tree.leaves[tree.leaves > 0])
     mass = np.minimum(np.concatenate([ends, np.nextafter(ends, 0), rng.random(20_000) * tree.total]), tree.total)
     assert (tree.leaves[tree.find(mass)] > 0).all()
