@@ -114,7 +114,7 @@ class Training:
         self.recent = Recent(run, workers, self.replay, self.compiled, self.clock)
         segments = Segments(directory.replay, self.id)
         self.snapshots = Snapshots(
-            run, agent, checkpoints, segments, self.replay, self.write_back, self.collector, self.ratio, self.recent
+            run, agent, checkpoints, segments, self.replay, self.write_back, self.collector, self.recent
         )
         self.watch = Watch(agent.symptoms)
         self.progress = Progress()
@@ -187,12 +187,12 @@ class Training:
     def turn(self) -> tuple[int, Part]:
         """Collects, if that is what comes next; the number of updates that follow, and the part that they train."""
         phase = self.phase(self.moment)
-        if phase == "together" and self.ratio.updates_due(self.progress.step + self.collector.upcoming):
+        if phase == "together" and self.updates_due(self.progress.step + self.collector.upcoming):
             self._draw()
         if phase in ("together", "collect"):
             self.collect()
         if phase == "together":
-            return self.ratio.due(self.progress.step), "all"
+            return self.updates_due(self.progress.step), "all"
         if phase in phases.PARTS:
             if phase == "policy" and self.progress.updates == self.run.model_updates:
                 agent = as_two_phase(self.agent)
@@ -220,9 +220,12 @@ class Training:
         """The updates that a signal left out of the newest turn; False if one leaves them out again."""
         if phases.apart(self.run):
             return True
-        if self.ratio.updates_due(self.progress.step):
-            self.update(self.ratio.due(self.progress.step))
-        return not self.ratio.updates_due(self.progress.step)
+        self.update(self.updates_due(self.progress.step))
+        return not self.updates_due(self.progress.step)
+
+    def updates_due(self, step: int) -> int:
+        """Updates that the first `step` env steps ask for, where steps and updates take turns, and that are to do."""
+        return max(0, self.ratio.total(step) - self.progress.updates - self.progress.left_out)
 
     def collect(self) -> None:
         """One step of one group of envs; of device envs, as many as one scan has."""
@@ -237,11 +240,10 @@ class Training:
             self._tell("on_episode", episode)
 
     def update(self, due: int, part: Part = "all") -> None:
-        """So many updates of a part, one or more."""
+        """So many updates of a part."""
         for number in range(due):
             if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
-                self.ratio.done -= due - number  # `catch_up` of the resume makes up for them
-                return
+                return  # `catch_up` of the resume makes up for them
             self._draw()
             if not self._drawn:
                 self._leave_out(due - number)
