@@ -106,8 +106,8 @@ def beta(run: RunConfig, updates: int) -> float:
 
 
 class Ratio:
-    """Updates after so many env steps: `floor(ratio * max(0, steps - start) / batch_steps)`. What is still to do follows
-    from those done and left out, so that a resumed run owes exactly what the interrupted one owed.
+    """Updates after so many env steps: `floor(ratio * max(0, steps - start) / batch_steps)`. What is to do follows from
+    those done and left out, so that a resumed run owes exactly what the interrupted one owed.
 
     Args:
       replayed_per_step: rows trained on per env step, taken as the decimal number it is written as (0.1 is one tenth),

@@ -43,8 +43,9 @@ from reverie.run.collect.script import Script
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import Envs, collector
 from reverie.run.evaluation import Evaluation
+from reverie.run.events import Events
 from reverie.run.jitted import JittedAgent
-from reverie.run.log import Log, finite, read
+from reverie.run.log import JsonLines, Log, display, finite, read
 from reverie.run.measures import Measures
 from reverie.run.phases import Phase, Progress
 from reverie.run.recent import Recent
@@ -382,14 +383,12 @@ def train(session: Training, console: Console) -> Result:
       OSError: the last checkpoint could not be written.
     """
     run, directory, stop = session.run, session.directory, session.stop
+    steps = phases.moment(run, phases.env_steps(run), phases.all_updates(run))
+    unit = "step or update" if phases.apart(run) else "step"
     with Log(
-        directory.metrics,
-        directory.path / "tensorboard",
-        console,
-        steps=phases.moment(run, phases.env_steps(run), phases.all_updates(run)),
-        unit="step or update" if phases.apart(run) else "step",
-        start=session.moment,
-        keep=session.metrics_bytes,
+        JsonLines(directory.metrics, session.metrics_bytes),
+        Events(directory.path / "tensorboard", session.moment),
+        display(console, steps, session.moment, unit),
     ) as log:
         while session.catch_up():
             session.measure(log, session.is_over)
