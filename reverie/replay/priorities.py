@@ -80,11 +80,8 @@ class SumTree:
 
 
 class Priorities:
-    """The priorities of `size` places, of which those that are `set`, and not dropped again, are drawn.
-
-    Args:
-      alpha: 0 to 1; 0 draws uniformly.
-    """
+    """The priorities of `size` places, of which those that are `set`, and not dropped again, are drawn: by the power
+    `alpha`, 0 to 1; 0 draws uniformly."""
 
     def __init__(self, size: int, alpha: float) -> None:
         self.alpha = alpha

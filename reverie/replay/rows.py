@@ -48,11 +48,7 @@ def bytes_per_row(fields: Mapping[str, Field]) -> int:
 
 
 class Rings:
-    """The newest rows of each stream.
-
-    Args:
-      fields: key -> shape and dtype, of every key a row has.
-      ring: rows that each stream keeps.
+    """The newest `ring` rows of each stream; `fields` has the shape and dtype of every key of a row.
 
     For `segments` there are flat arrays of `capacity` slots: `arrays` (the rows), `held`
     (the slot has a row), `unsaved` (the row came since the last save), `dirty` (its `out/` did).

@@ -78,7 +78,6 @@ class Training:
       agent: of the spaces of `workers`.
       workers: fresh, `run.envs` of them, seeded with `seeds(run.seed).envs`.
       directory: locked by the caller.
-      stop: what asks the session to end.
       devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
       id: of the run, if it has one already; otherwise it takes that of its checkpoint, or a new one.
 
@@ -341,9 +340,7 @@ class Training:
         """Commits a checkpoint of this very moment.
 
         Raises:
-          OSError: the disk will not take it.
-          RunGone: the directory is not there any more.
-          NonFinite: the state cannot be learned from any more.
+          RunGone: the directory is not there any more. What `Snapshots.save` raises.
         """
         self.directory.check()
         if self.recent.streak():

@@ -23,13 +23,7 @@ from reverie.run.collect.base import Add, Policy, Tally
 
 
 class HostCollector:
-    """Steps groups of envs in turn and commits their rows: a `Collector`.
-
-    Args:
-      policy: decides over the n envs of a group.
-      add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
-      groups: number of groups that take turns; env i is in group `i * groups // num`.
-    """
+    """Steps groups of envs in turn and commits their rows: a `Collector`. Env i is in group `i * groups // num`."""
 
     def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
         self.groups = np.array_split(np.arange(workers.num), groups)
