@@ -108,15 +108,12 @@ class Priorities:
         self.set(places[drawn], priorities[drawn])
 
     def learn(self, column: np.ndarray, slots: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """`change` to what training wrote to `slots` [n] of the column of all priorities. Returns other slots, changed
-        there, too: rows not trained on yet, where the largest priority known has risen.
+        """`change` to what training wrote to `slots` [n] of `column`, float32 [size], all priorities. Returns other
+        slots, changed there, too: rows not trained on yet (of those `held`, bool [size]), where the largest priority
+        known has risen.
 
         What that was when they came says nothing: a warm-up is over before any priority is known. Left at 1, where the
         others have hundreds, its rows would never be drawn. They are those that have the largest.
-
-        Args:
-          column: float32 [size].
-          held: bool [size], the slots that have a row.
         """
         before, highest = np.float32(self.highest), float(column[slots].max())
         self.change(slots, column[slots])

@@ -66,11 +66,6 @@ class Rings:
         """Rows held now."""
         return int(np.count_nonzero(self.held))
 
-    @property
-    def added(self) -> int:
-        """Rows ever added."""
-        return int(self._count.sum())
-
     def check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...] = ()) -> None:
         """Raises what adding `rows` [*lead, n, ...] to `streams` [n] would raise, and adds nothing."""
         if np.bincount(streams, minlength=self.streams).max(initial=0) > 1 or (

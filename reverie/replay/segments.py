@@ -81,7 +81,6 @@ class Segments:
     """
 
     def __init__(self, directory: Path, run: str = "") -> None:
-        self.directory = directory
         self.run = run
         self._folder = Folder(directory.parent) / directory.name
         self._lengths: dict[int, int] = {}  # number of a segment -> bytes that count, in order
@@ -238,8 +237,8 @@ class Segments:
         missing = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
         if damages:
             log.warning(
-                f"replay in {self.directory}: {len(damages)} damaged places set aside, {missing} of {manifest['held']} "
-                f"rows lost, training goes on with the rest. First: {damages[0]}"
+                f"replay in {self._folder.path}: {len(damages)} damaged places set aside, {missing} of "
+                f"{manifest['held']} rows lost, training goes on with the rest. First: {damages[0]}"
             )
         return missing
 
@@ -270,7 +269,7 @@ class Segments:
             if zlib.crc32(payload) != crc:
                 faults.append(f"the checksum of the record at byte {at} is wrong")
             elif self.run and any(each not in (_NOBODY, _id(self.run)) for each in run):
-                raise AnotherRun(f"the replay in {self.directory / _name(number)}", run[0].hex(), self.run)
+                raise AnotherRun(f"the replay in {self._folder.path / _name(number)}", run[0].hex(), self.run)
             elif fields != schema or kind not in (ROWS, PATCH) or size % _width(replay, kind):
                 faults.append(f"the record at byte {at} has other fields")
             elif segment != number:

@@ -152,7 +152,7 @@ class Replay(Rings):
     def take(self, other: Replay) -> None:
         """Holds what `other` holds, of as many streams, under the same ids; the oldest rows are left out if there is no
         room. A key that is not the same there stays zero. Only for a replay that is empty."""
-        assert not self.added, "there are rows already"
+        assert not self._count.any(), "there are rows already"
         assert other.streams == self.streams, (other.streams, self.streams)
         self._count[:] = other._count
         theirs = np.flatnonzero(other.held)

@@ -19,10 +19,8 @@ from reverie.run.placement import Placement
 
 
 class JittedAgent:
-    """The functions of an agent under jit.
-
-    Args:
-      devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
+    """The functions of an agent under jit. `devices` share the batches of `train`; the rest is done by the first of
+    them, with `place.local(state)`.
 
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.

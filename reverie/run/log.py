@@ -52,9 +52,8 @@ class JsonLines:
 
     Lines that the disk does not take wait in memory, and come before the next one as soon as it does.
 
-    Args:
-      path: of the file; made if missing.
-      keep: bytes to keep. What lies behind came after the checkpoint that the run continues from.
+    Of a file that is there the first `keep` bytes stay: what lies behind came after the checkpoint that the run
+    continues from.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:

@@ -367,11 +367,8 @@ class Training:
 
 
 def train(session: Training, console: Console) -> Result:
-    """Trains until `run.steps`, `run.stop_return` or a signal.
-
-    Args:
-      session: in a directory that is locked by the caller, whose `stop` was entered.
-      console: where a person watches.
+    """Trains until `run.steps`, `run.stop_return` or a signal; a person watches the console. The caller has locked the
+    directory, and entered `session.stop`.
 
     Raises:
       NonFinite: `run.max_nonfinite` updates in a row were not finite, or what they left is not.

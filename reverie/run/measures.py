@@ -30,11 +30,8 @@ SHORT = (jax.errors.JaxRuntimeError, MemoryError)
 
 
 class Measures:
-    """Each of them is the same whenever its moment comes: what training draws is not touched. One for which there is
-    no memory is a warning, and training goes on.
-
-    Args:
-      workers: of training; an evaluation has others of the same kind.
+    """Each of them is the same whenever its moment comes: what training draws is not touched, and an evaluation has
+    other envs, of the kind of `workers`. One for which there is no memory is a warning, and training goes on.
 
     Raises:
       UnusableEnv: the opponent of evaluations cannot play.

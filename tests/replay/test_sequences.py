@@ -82,7 +82,7 @@ def check_windows(adds: list[dict[int, bool]], length: int, ring: int, within: b
     if expected:
         assert set(drawn(replay.sample(40 * len(expected)))) == expected
     assert len(replay) == sum(min(len(f), replay.ring) for f in feed.first)
-    assert replay.added == sum(len(f) for f in feed.first)
+    assert replay._count.sum() == sum(len(f) for f in feed.first)
     kept = (replay.state(), replay.windows)
     replay.reindex()
     assert (replay.state(), replay.windows) == kept
@@ -366,7 +366,7 @@ def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], message: str) 
     }
     with pytest.raises(ValueError, match=message):
         replay.add(np.array([0]), {k: v for k, v in rows.items() if v is not None})
-    assert replay.added == 1
+    assert replay._count.sum() == 1
 
 
 def test_misuse_is_explained() -> None:

@@ -72,10 +72,8 @@ class Source:
 
 
 def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
-    """The source of experience in `path`: a run, or episodes that somebody recorded (`dataset`).
-
-    Args:
-      spec, streams: the env and the number of envs of the run that learns.
+    """The source of experience in `path`: a run, or episodes that somebody recorded (`dataset`). The run that learns
+    has so many `streams` of the env `spec`.
 
     Raises:
       ConfigError: there is none, it saved nothing yet, or its episodes are not of this env.

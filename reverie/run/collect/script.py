@@ -22,11 +22,7 @@ class Script:
     the env takes one, else key -> array: vectors in [-1, 1], class numbers from 0.
 
     Args:
-      name: module:function or path/to/file.py:function.
-      seed: of all random generators.
-
-    Raises:
-      UnusableEnv: there is no such function.
+      name: module:function or path/to/file.py:function; UnusableEnv if there is none.
     """
 
     def __init__(self, name: str, act_space: Spaces, seed: int) -> None:
@@ -38,12 +34,8 @@ class Script:
         self._space, self._seed = act_space, seed
 
     def instead_of(self, policy: Policy, step: Callable[[], int]) -> Policy:
-        """The policy with these actions in place of its own; what it stores beside a step is still its own. It raises
-        UnusableEnv for an action that is none of the space, and says which.
-
-        Args:
-          step: how many env steps of the run are taken.
-        """
+        """The policy with these actions in place of its own, after `step` env steps of the run; what it stores beside a
+        step is still its own. It raises UnusableEnv for an action that is none of the space, and says which."""
 
         def decide(state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
             carry, _, out = policy(state, mode, carry, rows)
