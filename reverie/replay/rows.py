@@ -36,6 +36,9 @@ class Field:
         dtype = np.dtype(self.dtype)
         return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize

@@ -82,7 +82,7 @@ class Replay(Rings):
             raise ValueError(f"context is {context}, expected 0 to {length - 1}: a window has {length} rows")
         priority = fields.get(PRIORITY)
         if priority and (priority.shape, priority.dtype) != ((), np.float32):
-            raise ValueError(f"{PRIORITY} is {priority.dtype} {list(priority.shape)}, expected float32 []")
+            raise ValueError(f"{PRIORITY} is {priority}, expected float32 []")
         super().__init__(fields, streams, ring)
         self.length, self.online, self.within_episodes = length, online and not priority, within_episodes
         self.rare_share = rare_share

@@ -48,7 +48,7 @@ SHOWN = {
 
 
 class JsonLines:
-    """An append-only file of JSON objects.
+    """An append-only file of JSON objects, made if missing.
 
     Lines that the disk does not take wait in memory, and come before the next one as soon as it does.
 
