@@ -133,10 +133,11 @@ class Training:
 
     def _compile_ahead(self) -> None:
         """The next update is compiled while envs collect what it is to learn from, if one is to come at all."""
-        part = phases.next_part(self.run, self.progress.updates)
-        if part and self.pace().updates_left:
+        run, updates = self.run, self.progress.updates
+        if self.pace().updates_left:
+            phase = phases.phase(run, phases.env_steps(run), updates) if phases.apart(run) else "together"
             state = jax.eval_shape(self.agent.init, jax.random.key(0))
-            self.compiled.update(part).compile_ahead(state, experience.shapes(self.run, self.agent))
+            self.compiled.update(phases.PARTS[phase]).compile_ahead(state, experience.shapes(run, self.agent))
 
     def _collector(self) -> Collector:
         """The collector of this run, with its first carry. Offline, nobody asks it for a step."""

@@ -63,11 +63,6 @@ def phase(run: RunConfig, step: int, updates: int) -> Phase:
     return "model" if updates < run.model_updates else "policy"
 
 
-def next_part(run: RunConfig, updates: int) -> Part | None:
-    """The part of the agent that the next update trains, whenever it comes; None where all are done."""
-    return PARTS.get(phase(run, env_steps(run), updates)) if apart(run) else "all"
-
-
 def moment(run: RunConfig, step: int, updates: int) -> int:
     """How far a run is, in the unit of everything that is due every so often: env steps; apart, updates as well."""
     return step + updates if apart(run) else step
