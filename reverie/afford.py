@@ -85,7 +85,7 @@ def products_per_second(side: int = 768) -> float:
 
 
 def _cost(run: RunConfig, agent: Agent) -> Cost:
-    return of_update(agent, experience.fields(agent), run.batch, experience.window(run, agent))
+    return of_update(agent, experience.shapes(run, agent))
 
 
 def _parameters(agent: Agent) -> int:

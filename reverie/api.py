@@ -204,8 +204,7 @@ def import_episodes(source: str, env: EnvLike, path: str | os.PathLike[str], env
     data.pour(replay)
     with RunDirectory(path).with_lock() as directory:
         manifest = Segments(directory.replay, conf.id).save(replay)
-        progress = Progress(step=data.rows)
-        facts = snapshot.describe_run(data.obs_space, data.act_space, progress, manifest, ratio={"done": 0})
+        facts = snapshot.describe_run(data.obs_space, data.act_space, Progress(step=data.rows), manifest)
         Checkpoints(directory.checkpoints, run=conf.id).save(data.rows, {}, facts)
         directory.write_config(config.to_text(conf))
     return data.rows

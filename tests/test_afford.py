@@ -42,7 +42,7 @@ def test_what_can_be_borne_is_not_spoken_of() -> None:
 
 def test_an_update_that_does_not_fit_names_the_size_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = (
-        of_update(agent, experience.fields(agent), conf.run.batch, experience.window(conf.run, agent)).bytes
+        of_update(agent, experience.shapes(conf.run, agent)).bytes
         for conf in (of(LARGE), of("tiny"))
         for agent in [make(conf)]
     )
@@ -64,7 +64,7 @@ def test_an_update_that_does_not_fit_names_the_size_that_does(monkeypatch: pytes
 def test_an_update_that_takes_minutes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     conf = of(LARGE)
     agent = make(conf)
-    flops = of_update(agent, experience.fields(agent), conf.run.batch, experience.window(conf.run, agent)).flops
+    flops = of_update(agent, experience.shapes(conf.run, agent)).flops
     monkeypatch.setattr(afford, "products_per_second", lambda: flops / 273)
     (warning,) = told(conf)
     assert warning.startswith("An update takes 5 min here at best")

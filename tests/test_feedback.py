@@ -19,6 +19,7 @@ from reverie import cli
 from reverie.envs.spec import draws
 from reverie.run import counted_jit, log
 from reverie.run.clock import Pace
+from reverie.run.events import Events
 from reverie.view.tree import Branches, SearchReport
 
 
@@ -173,7 +174,7 @@ def test_the_terminal_has_a_bar_and_json_has_none(tmp_path: Path) -> None:
     def shown(stderr: bool) -> str:
         text = io.StringIO()
         console = Console(file=text, force_terminal=True, width=120, stderr=stderr)
-        with log.Log(tmp_path / "m.jsonl", tmp_path / "tb", console, steps=1000) as sinks:
+        with log.Log(log.JsonLines(tmp_path / "m.jsonl"), Events(tmp_path / "tb"), log.display(console, 1000)) as sinks:
             sinks.display.update(51, Pace(51, 1, 949, 99, {"train": 60.0}, compiling=20.0))
         return text.getvalue()
 

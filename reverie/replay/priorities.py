@@ -48,24 +48,16 @@ class SumTree:
         """Changes the leaves `places` [n] to `values` [n]. Where a place stands twice, the last counts."""
         self.leaves[places] = values
         if places.size * self._depth > self.size:
-            self._sum_all()
+            high = self.size
+            while high > 1:  # nodes low .. high - 1, whose children are all at high or beyond
+                low = (high + 1) // 2
+                self.nodes[low:high] = self._left[low:high] + self._right[low:high]
+                high = low
             return
         node = places + self.size
         for _ in range(self._depth):  # a leaf that is not as deep waits at the root for the others
             node = np.maximum(node >> 1, 1)
             self.nodes[node] = self._left[node] + self._right[node]
-
-    def fill(self, values: np.ndarray) -> None:
-        """Changes all leaves to `values` [size]."""
-        self.leaves[:] = values
-        self._sum_all()
-
-    def _sum_all(self) -> None:
-        high = self.size
-        while high > 1:  # nodes low .. high - 1, whose children are all at high or beyond
-            low = (high + 1) // 2
-            self.nodes[low:high] = self._left[low:high] + self._right[low:high]
-            high = low
 
     def find(self, mass: np.ndarray) -> np.ndarray:
         """The places at which `mass` [n], float64 in [0, total], lies: never one whose leaf is zero, as long as
@@ -88,15 +80,11 @@ class SumTree:
 
 
 class Priorities:
-    """The priorities of `size` places, of which those that are `set`, and not dropped again, are drawn.
+    """The priorities of `size` places, of which those that are `set`, and not dropped again, are drawn: by the power
+    `alpha`, 0 to 1; 0 draws uniformly."""
 
-    Args:
-      alpha: 0 to 1; 0 draws uniformly.
-      beta: 0 to 1; 0 leaves all weights at 1.
-    """
-
-    def __init__(self, size: int, alpha: float, beta: float) -> None:
-        self.alpha, self.beta = alpha, beta
+    def __init__(self, size: int, alpha: float) -> None:
+        self.alpha = alpha
         self.highest = 1.0  # priority known so far. What is new gets it, so that it is soon drawn
         self._tree = SumTree(size)
 
@@ -112,7 +100,7 @@ class Priorities:
         """`set`, with all others dropped; `places` differ."""
         leaves = np.zeros(self._tree.size)
         leaves[places] = self._power(priorities)
-        self._tree.fill(leaves)
+        self._tree.set(np.arange(self._tree.size), leaves)
 
     def change(self, places: np.ndarray, priorities: np.ndarray) -> None:
         """`set` for those of `places` that can be drawn; the others stay dropped."""
@@ -120,15 +108,12 @@ class Priorities:
         self.set(places[drawn], priorities[drawn])
 
     def learn(self, column: np.ndarray, slots: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """`change` to what training wrote to `slots` [n] of the column of all priorities. Returns other slots, changed
-        there, too: rows not trained on yet, where the largest priority known has risen.
+        """`change` to what training wrote to `slots` [n] of `column`, float32 [size], all priorities. Returns other
+        slots, changed there, too: rows not trained on yet (of those `held`, bool [size]), where the largest priority
+        known has risen.
 
         What that was when they came says nothing: a warm-up is over before any priority is known. Left at 1, where the
         others have hundreds, its rows would never be drawn. They are those that have the largest.
-
-        Args:
-          column: float32 [size].
-          held: bool [size], the slots that have a row.
         """
         before, highest = np.float32(self.highest), float(column[slots].max())
         self.change(slots, column[slots])
@@ -142,18 +127,17 @@ class Priorities:
         self.change(risen, column[risen])
         return risen
 
-    def draw(self, count: int, rng: np.random.Generator, beta: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, count: int, rng: np.random.Generator, beta: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """(places int64 [count], weights float32 [count], the largest of them 1).
 
         Stratified: the range of the sums is cut into `count` equal parts, and one draw is made from each. Every place
         is drawn as often as by independent draws, on average, but a batch has fewer of the same. The parts come in
-        random order, so that some of the draws are a fair sample of the places, like all of them. `beta`: other than
-        that of all draws.
+        random order, so that some of the draws are a fair sample of the places, like all of them. `beta`: 0 to 1; 0
+        leaves all weights at 1.
         """
         part = self._tree.total / count
         places = self._tree.find((rng.permutation(count) + rng.random(count)) * part)
         powers = self._tree.leaves[places]
-        beta = self.beta if beta is None else beta
         return places, ((powers.min() / powers) ** beta).astype(np.float32)
 
     def _power(self, priorities: np.ndarray) -> np.ndarray:

@@ -36,6 +36,9 @@ class Field:
         dtype = np.dtype(self.dtype)
         return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
@@ -48,11 +51,7 @@ def bytes_per_row(fields: Mapping[str, Field]) -> int:
 
 
 class Rings:
-    """The newest rows of each stream.
-
-    Args:
-      fields: key -> shape and dtype, of every key a row has.
-      ring: rows that each stream keeps.
+    """The newest `ring` rows of each stream; `fields` has the shape and dtype of every key of a row.
 
     For `segments` there are flat arrays of `capacity` slots: `arrays` (the rows), `held`
     (the slot has a row), `unsaved` (the row came since the last save), `dirty` (its `out/` did).
@@ -69,11 +68,6 @@ class Rings:
     def __len__(self) -> int:
         """Rows held now."""
         return int(np.count_nonzero(self.held))
-
-    @property
-    def added(self) -> int:
-        """Rows ever added."""
-        return int(self._count.sum())
 
     def check(self, streams: np.ndarray, rows: Row, lead: tuple[int, ...] = ()) -> None:
         """Raises what adding `rows` [*lead, n, ...] to `streams` [n] would raise, and adds nothing."""

@@ -81,15 +81,13 @@ class Segments:
     """
 
     def __init__(self, directory: Path, run: str = "") -> None:
-        self.directory = directory
         self.run = run
         self._folder = Folder(directory.parent) / directory.name
         self._lengths: dict[int, int] = {}  # number of a segment -> bytes that count, in order
         self._open = 0  # the segment to append to; 0: the next save begins a new one
         self._bad_files: set[str] = set()  # names of files that are not all sound
-        # The segment in which the row and the latest patch of every slot lie; 0: in none.
-        self._at = {kind: np.zeros(0, np.int32) for kind in (ROWS, PATCH)}
-        self._live: dict[int, list[int]] = {}  # number of a segment -> how many rows and patches live in it
+        # [kind, slot]: the segment in which the row and the latest patch of every slot lie; 0: in none.
+        self._at = np.zeros((2, 0), np.int32)
 
     # --- saving -----------------------------------------------------------------------------------
 
@@ -100,24 +98,20 @@ class Segments:
         counts, and the next save tries again.
         """
         self._folder.make()
-        if not self._at[ROWS].size:
-            self._at = {kind: np.zeros(replay.capacity, np.int32) for kind in (ROWS, PATCH)}
+        if not self._at.size:
+            self._at = np.zeros((2, replay.capacity), np.int32)
         rows = replay.held & replay.unsaved
         patches = replay.held & replay.dirty & ~rows
         victims = self._clean(replay, rows, patches)
         open_ = self._open if self._open not in victims else 0
         records = self._plan(replay, open_, rows, patches)
-        lengths = self._write(replay, records, dict(self._lengths))
+        lengths = self._write(replay, records)
 
         # Everything is on the disk: only now does memory follow.
-        self._live = self._left(rows, patches)
-        self._at[ROWS][rows] = 0
-        self._at[PATCH][rows | patches] = 0
+        self._at = self._rest(rows, patches)
         for record in records:
-            self._at[record.kind][record.slots] = record.segment
-            self._live.setdefault(record.segment, [0, 0])[record.kind] += record.slots.size
-        self._lengths = {i: n for i, n in lengths.items() if any(self._live[i])}
-        self._live = {i: self._live[i] for i in self._lengths}
+            self._at[record.kind, record.slots] = record.segment
+        self._lengths = {i: lengths[i] for i, size in _living(replay, self._at, lengths).items() if size}
         self._open = records[-1].segment if records else open_
         if self._open not in self._lengths:
             self._open = 0
@@ -137,7 +131,7 @@ class Segments:
         more than there is anyhow. Returns these segments."""
         width = [_width(replay, kind) for kind in (ROWS, PATCH)]
         room = np.count_nonzero(rows) * width[ROWS] + np.count_nonzero(patches) * width[PATCH]
-        living = {i: r * width[ROWS] + p * width[PATCH] for i, (r, p) in self._left(rows, patches).items()}
+        living = _living(replay, self._rest(rows, patches), self._lengths)
         if sum(self._lengths.values()) <= 2 * (sum(living.values()) + room):
             return set()
         victims = set()
@@ -152,15 +146,9 @@ class Segments:
             patches &= ~rows
         return victims
 
-    def _left(self, rows: np.ndarray, patches: np.ndarray) -> dict[int, list[int]]:
-        """The live rows of each segment once these rows and patches are saved again elsewhere."""
-        left = {segment: list(counts) for segment, counts in self._live.items()}
-        for kind, saved in ((ROWS, rows), (PATCH, rows | patches)):
-            segments, counts = np.unique(self._at[kind][saved], return_counts=True)
-            for segment, count in zip(segments.tolist(), counts.tolist(), strict=True):
-                if segment:
-                    left[segment][kind] -= count
-        return left
+    def _rest(self, rows: np.ndarray, patches: np.ndarray) -> np.ndarray:
+        """`_at`, without these rows and patches, which are saved again elsewhere."""
+        return np.where([rows, rows | patches], 0, self._at)
 
     def _plan(self, replay: Replay, segment: int, rows: np.ndarray, patches: np.ndarray) -> list[_Record]:
         """Which slots go into which record of which segment."""
@@ -179,9 +167,9 @@ class Segments:
                 length += _HEAD + width * records[-1].slots.size
         return records
 
-    def _write(self, replay: Replay, records: list[_Record], lengths: dict[int, int]) -> dict[int, int]:
-        """Appends the records. Returns `lengths` with the new marks."""
-        new_files = []
+    def _write(self, replay: Replay, records: list[_Record]) -> dict[int, int]:
+        """Appends the records. Returns the lengths of all segments then."""
+        lengths, new_files = dict(self._lengths), []
         try:
             for segment, group in groupby(records, key=lambda record: record.segment):
                 name = _name(segment)
@@ -222,7 +210,7 @@ class Segments:
         _compare(replay, manifest)
         marks = {_number(s["name"]): int(s["length"]) for s in manifest["segments"]}
         replay.restore(manifest["replay"])
-        at = self._at = {kind: np.zeros(replay.capacity, np.int32) for kind in (ROWS, PATCH)}
+        at = self._at = np.zeros((2, replay.capacity), np.int32)
         self._lengths, self._open = dict(sorted(marks.items())), 0
         damages: list[str] = []
         for segment, length in self._lengths.items():
@@ -239,20 +227,18 @@ class Segments:
                 for key, value in values.items():
                     replay.arrays[key][slots] = value[live]
                 replay.held[slots] = True
-                at[kind][slots] = segment
+                at[kind, slots] = segment
                 if kind == ROWS:
-                    at[PATCH][slots] = 0
+                    at[PATCH, slots] = 0
             if faults:
                 self._bad_files.add(_name(segment))
                 damages += [f"{_name(segment)}: {each}" for each in faults]
-        rows, patches = (np.bincount(at[kind], minlength=max(marks, default=0) + 1) for kind in (ROWS, PATCH))
-        self._live = {i: [int(rows[i]), int(patches[i])] for i in self._lengths}
         replay.reindex()
         missing = max(0, min(int(manifest["held"]), replay.capacity) - len(replay))
         if damages:
             log.warning(
-                f"replay in {self.directory}: {len(damages)} damaged places set aside, {missing} of {manifest['held']} "
-                f"rows lost, training goes on with the rest. First: {damages[0]}"
+                f"replay in {self._folder.path}: {len(damages)} damaged places set aside, {missing} of "
+                f"{manifest['held']} rows lost, training goes on with the rest. First: {damages[0]}"
             )
         return missing
 
@@ -283,7 +269,7 @@ class Segments:
             if zlib.crc32(payload) != crc:
                 faults.append(f"the checksum of the record at byte {at} is wrong")
             elif self.run and any(each not in (_NOBODY, _id(self.run)) for each in run):
-                raise AnotherRun(f"the replay in {self.directory / _name(number)}", run[0].hex(), self.run)
+                raise AnotherRun(f"the replay in {self._folder.path / _name(number)}", run[0].hex(), self.run)
             elif fields != schema or kind not in (ROWS, PATCH) or size % _width(replay, kind):
                 faults.append(f"the record at byte {at} has other fields")
             elif segment != number:
@@ -307,6 +293,13 @@ class Segments:
                 self._folder.remove(name)
             elif name not in self._bad_files and self._folder.size(name) > marks[name]:
                 self._folder.truncate(name, marks[name])
+
+
+def _living(replay: Replay, at: np.ndarray, segments: Iterable[int]) -> dict[int, int]:
+    """Bytes of each segment in which rows and patches live that lie `at` these places [kind, slot]."""
+    most = max(segments, default=0) + 1
+    rows, patches = (np.bincount(at[kind], minlength=most) * _width(replay, kind) for kind in (ROWS, PATCH))
+    return {i: int(rows[i] + patches[i]) for i in segments}
 
 
 def _name(segment: int) -> str:

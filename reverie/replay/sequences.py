@@ -51,7 +51,6 @@ class Replay(Rings):
         `events`), as long as replay has any. Not with priorities.
       context: C, the position of the root; only priorities and rare events care.
       alpha: power of the priorities by which windows are drawn.
-      beta: power of the importance weights.
 
     Raises ValueError if a stream cannot hold one window.
     """
@@ -69,7 +68,6 @@ class Replay(Rings):
         rare_share: float = 0.0,
         context: int = 0,
         alpha: float = 1.0,
-        beta: float = 1.0,
     ) -> None:
         ring = capacity // streams
         if length < 1 or ring < length:
@@ -84,7 +82,7 @@ class Replay(Rings):
             raise ValueError(f"context is {context}, expected 0 to {length - 1}: a window has {length} rows")
         priority = fields.get(PRIORITY)
         if priority and (priority.shape, priority.dtype) != ((), np.float32):
-            raise ValueError(f"{PRIORITY} is {priority.dtype} {list(priority.shape)}, expected float32 []")
+            raise ValueError(f"{PRIORITY} is {priority}, expected float32 []")
         super().__init__(fields, streams, ring)
         self.length, self.online, self.within_episodes = length, online and not priority, within_episodes
         self.rare_share = rare_share
@@ -94,7 +92,7 @@ class Replay(Rings):
         self._run = np.zeros(streams, np.int64)  # t since when rows follow each other unbroken
         self._windows = Windows(streams, ring, length)
         self._context = context
-        self._priorities = Priorities(self.capacity, alpha, beta) if priority else None
+        self._priorities = Priorities(self.capacity, alpha) if priority else None
 
     @property
     def windows(self) -> int:
@@ -154,7 +152,7 @@ class Replay(Rings):
     def take(self, other: Replay) -> None:
         """Holds what `other` holds, of as many streams, under the same ids; the oldest rows are left out if there is no
         room. A key that is not the same there stays zero. Only for a replay that is empty."""
-        assert not self.added, "there are rows already"
+        assert not self._count.any(), "there are rows already"
         assert other.streams == self.streams, (other.streams, self.streams)
         self._count[:] = other._count
         theirs = np.flatnonzero(other.held)
@@ -169,14 +167,14 @@ class Replay(Rings):
 
     # --- sampling ---------------------------------------------------------------------------------
 
-    def sample(self, batch: int, beta: float | None = None) -> Row:
+    def sample(self, batch: int, beta: float = 1.0) -> Row:
         """`batch` windows: new ones in their turn (see `online`), then uniform over all windows held. With priorities,
         all are drawn by these. The windows come in random order: who takes a part of a batch takes no part of replay
-        more often than another. `beta`: power of these importance weights, if not the replay's own.
+        more often than another.
 
         Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]; with priorities also `weight`
-        float32 [B], see `priorities`. The arrays are fresh. Raises ValueError while no window is complete
-        (`can_sample`).
+        float32 [B], importance weights with the power `beta`, see `priorities`. The arrays are fresh. Raises ValueError
+        while no window is complete (`can_sample`).
         """
         if not self.can_sample():
             raise ValueError(
@@ -192,11 +190,6 @@ class Replay(Rings):
         stream, start = self._windows.draw(batch - len(picks) - len(rare), self._rng)
         first = np.concatenate([window_ids, rare, (stream << ID_BITS) | start])
         return self._rows(self._rng.permutation(first) if len(picks) + len(rare) else first, self._span)
-
-    def fields_of_sample(self, batch: int) -> dict[str, Field]:
-        """Shapes and dtypes of what `sample` returns, but `id`: they are known before there is a window."""
-        fields = {key: Field((batch, self.length, *x.shape), x.dtype) for key, x in self.fields.items()}
-        return fields | ({"weight": Field((batch,), np.dtype("float32"))} if self._priorities else {})
 
     def events(self) -> np.ndarray:
         """The slots of the rows that are rare and say what a task is about: ends of episodes by themselves, rewards of

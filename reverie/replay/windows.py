@@ -6,15 +6,11 @@ import numpy as np
 
 
 class Windows:
-    """The beginnings of all complete windows of L rows, by stream. "Inside one episode" or "not over a damaged row"
-    only decides what is added here.
+    """The beginnings of all complete windows of `length` (L) rows, by stream, each of which holds `ring` rows at most.
+    "Inside one episode" or "not over a damaged row" only decides what is added here.
 
     New windows may be served once each, as soon as they are complete: those that do not overlap, the oldest first; the
     ones that are dropped before their turn come in vain.
-
-    Args:
-      ring: rows that a stream may hold.
-      length: L.
     """
 
     def __init__(self, streams: int, ring: int, length: int) -> None:

@@ -33,13 +33,8 @@ class Game(NamedTuple):
 
 
 class Arena:
-    """Plays an agent against an opponent, all games of a seat at once.
-
-    Args:
-      envs: of a game of two players; N is how many are played at once.
-      name: of the opponent, see `envs.opponents.opponent`.
-      mode: in which the agent acts.
-      options: of `jax.jit`.
+    """Plays an agent that acts in a mode against an opponent of some name (see `envs.opponents.opponent`), N games of a
+    seat at once; `options` are those of `jax.jit`.
 
     Raises:
       UnusableEnv: the game or the opponent will not do.
@@ -52,12 +47,8 @@ class Arena:
         self._step, self._rows = jax.jit(envs.step), jax.jit(envs.rows)
 
     def play(self, state: State, games: int, key: Any, stop: Stop | None = None) -> list[Game] | None:
-        """`games` games, the agent beginning the first half of them (and one more, if they are odd).
-
-        Args:
-          key: of the agent's carry and of the opponent's moves.
-          stop: gives up when it has a signal: None.
-        """
+        """`games` games, the agent beginning the first half of them (and one more, if they are odd); None if `stop` has
+        a signal meanwhile. The agent's carry and the opponent's moves are drawn with `key`."""
         played: list[Game] = []
         for seat, share in enumerate((games - games // 2, games // 2)):
             while (left := share - sum(game.seat == seat for game in played)) > 0:

@@ -64,12 +64,8 @@ def require(name: str) -> None:
 
 @contextmanager
 def open_logger(name: str, conf: Config, path: Path) -> Iterator[Callbacks]:
-    """The callbacks of a logger, which is closed afterwards. One that cannot begin, or end, is a warning.
-
-    Args:
-      conf: of the run; all its values are told to the logger.
-      path: of the run, whose last part is its name there.
-    """
+    """The callbacks of a logger, which is told all values of a run under the last part of its path, and is closed
+    afterwards. One that cannot begin, or end, is a warning."""
     require(name)
     if name == "none":
         yield Callbacks()

@@ -108,8 +108,7 @@ class Checkpoints:
         """
         folder = self._folder
         folder.make()
-        self._set_aside()
-        self._remove_litter()
+        self._tidy()
         content = safetensors.numpy.save({k: np.asarray(a, order="C") for k, a in arrays.items()})
         manifest = {
             "format": "reverie checkpoint",
@@ -201,11 +200,15 @@ class Checkpoints:
         names = (_NAME.fullmatch(name) for name in self._folder.names())
         return sorted(((int(name[1]), int(name[2] or 0), name[0]) for name in names if name), reverse=True)
 
-    def _set_aside(self) -> None:
+    def _tidy(self) -> None:
+        """Sets aside what is damaged, and removes what saves that were cut short have left."""
         for name in self._passed_over:
             with suppress(Missing):
                 log.warning("%s is kept as %s", self._folder.path / name, self._folder.set_aside(name))
         self._passed_over = []
+        for name in self._folder.names():
+            if name.startswith("tmp-"):
+                self._folder.remove(name)
 
     def _prune(self, step: int, attempt: int) -> None:
         found = self._candidates()
@@ -219,11 +222,6 @@ class Checkpoints:
                 self._folder.remove(name)
             else:
                 kept.add(s)
-
-    def _remove_litter(self) -> None:
-        for name in self._folder.names():
-            if name.startswith("tmp-"):
-                self._folder.remove(name)
 
 
 # --- one checkpoint on the disk -------------------------------------------------------------------

@@ -8,6 +8,7 @@ again (`FUSED_OPS`) counts for nothing, as the compiler makes it where it is rea
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ import jax
 from jax.extend.core import Var
 
 from reverie.agent import Agent
-from reverie.replay.rows import Field
 
 FUSED_OPS = frozenset({
     "abs", "add", "and", "broadcast_in_dim", "convert_element_type", "div", "eq", "exp", "ge", "gt", "integer_pow",
@@ -33,13 +33,10 @@ class Cost:
     bytes: int  # memory at its fullest: the state (parameters and optimizer), gradients and activations
 
 
-def of_update(agent: Agent, fields: dict[str, Field], batch: int, length: int) -> Cost:
-    """The cost of `agent.train` on a batch `[batch, length, ...]` of rows of these fields."""
-    rows = {key: jax.ShapeDtypeStruct((batch, length, *x.shape), x.dtype) for key, x in fields.items()}
-    if "priority" in agent.out_space:
-        rows["weight"] = jax.ShapeDtypeStruct((batch,), "float32")
+def of_update(agent: Agent, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Cost:
+    """The cost of `agent.train` on a batch of these shapes."""
     state = jax.eval_shape(agent.init, jax.random.key(0))
-    traced: Any = jax.make_jaxpr(agent.train)(state, rows).jaxpr
+    traced: Any = jax.make_jaxpr(agent.train)(state, batch).jaxpr
     return Cost(_flops(traced), sum(_bytes(x) for x in traced.invars) + _alive(traced))
 
 

@@ -102,7 +102,9 @@ class CountedJit:
         if not _jitting():
             args = jax.device_put(args)  # as jit does: an agent meets no numpy arrays
         if self._same_state:
-            args = self._arrays_of(args[0]), *args[1:]
+            if self._structure is None or args[0] is not self._state:
+                self._state, (self._arrays, self._structure) = args[0], jax.tree.flatten(args[0])
+            args = self._arrays, *args[1:]
         if not (self._is_new and _jitting()):
             return self._call(*args)
         timer = threading.Timer(PATIENCE, logger.info, ("compiling %s, once for this shape", self.name))
@@ -117,11 +119,6 @@ class CountedJit:
             timer.cancel()
             self._is_new = False
             self.compiling = time.perf_counter() - before
-
-    def _arrays_of(self, state: Any) -> list[Any]:
-        if self._structure is None or state is not self._state:
-            self._state, (self._arrays, self._structure) = state, jax.tree.flatten(state)
-        return self._arrays
 
 
 def _jitting() -> bool:

@@ -20,10 +20,8 @@ Envs = Workers | DeviceEnvs
 
 
 def open_envs(run: RunConfig, spec: EnvSpec, num: int, seed: int, mode: Mode | None = None) -> Envs:
-    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device.
-
-    Args:
-      run: of their limits, and of `mode` if that is left out.
+    """`num` envs: supervised ones of the host, or pure functions where the env lives on the device. Their limits are
+    those of the run; so is their mode, if it is left out.
 
     Raises:
       UnusableEnv, EnvError: as `Workers`; or a device env is wanted in processes.
@@ -38,13 +36,7 @@ def open_envs(run: RunConfig, spec: EnvSpec, num: int, seed: int, mode: Mode | N
 
 
 def open_evaluation(
-    run: RunConfig,
-    spec: EnvSpec,
-    obs_space: Spaces,
-    episodes: int,
-    seed: int,
-    opponent: str,
-    mode: Mode | None = None,
+    run: RunConfig, spec: EnvSpec, obs_space: Spaces, episodes: int, seed: int, opponent: str, mode: Mode | None = None
 ) -> Envs:
     """The envs of an evaluation: `eval_envs` of them. For games of two on the device as many as one seat plays; on the
     host an even number, with the opponent in them, and the agent in the first seat of every other one.
@@ -70,14 +62,8 @@ def _mode(run: RunConfig) -> Mode:
 def collector(
     envs: Envs, compiled: JittedAgent, policy: Policy, add: Add, extend: Add, *, scan: int, groups: int = 1
 ) -> Collector:
-    """The stepper of these envs.
-
-    Args:
-      policy: for envs of the host; on the device, that of `compiled` is part of the same program.
-      add, extend: take `(envs [n], rows)`, one row of each env `[n, ...]`, or U of them `[U, n, ...]`.
-      scan: U, steps of device envs in one call.
-      groups: that take turns, of envs of the host.
-    """
+    """The stepper of these envs: on the host, `groups` of them take turns, and every step is handed to `add`; on the
+    device, U = `scan` steps are one call, handed to `extend`, and the policy of `compiled` is part of its program."""
     if envs.mode != "device":
         return HostCollector(envs, policy, add, groups)
     return DeviceCollector(compiled.rollout(envs, scan), extend)

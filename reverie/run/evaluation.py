@@ -68,21 +68,12 @@ def evaluate(
     opponent: str = "random",
     mode: Acting = "eval",
 ) -> Evaluation | None:
-    """Plays episodes; in games of two, against `opponent` and half of them from each seat. (On the host, the opponent
-    is that of the envs.)
+    """Plays 1 or more episodes in fresh envs, acting in `mode` with the policy's `key`; None if `stop` has a signal
+    meanwhile. In games of two, against `opponent` and half of them from each seat. (On the host, the opponent is that
+    of the envs.)
 
-    Every env plays its share to the end, so that short episodes do not crowd out long ones. An
-    episode that a failing env cut is played again.
-
-    Args:
-      workers: fresh ones. Episode e is number `e // N` of env `e % N`.
-      episodes: how many, 1 or more.
-      key: for the policy.
-      stop: gives up when it has a signal.
-      mode: in which the agent acts.
-
-    Returns:
-      the evaluation, or None if it was given up.
+    Every env plays its share to the end, so that short episodes do not crowd out long ones: episode e is number
+    `e // N` of env `e % N`. An episode that a failing env cut is played again.
     """
     if workers.mode == "device" and workers.env.players == 2:
         games = compiled.arena(workers, opponent, mode).play(state, episodes, key, stop)

@@ -13,7 +13,7 @@ import numpy as np
 from reverie.agent import Agent
 from reverie.config import RunConfig
 from reverie.envs.base import Spaces
-from reverie.replay.rows import Field, Row, bytes_per_row
+from reverie.replay.rows import PRIORITY, Field, Row, bytes_per_row
 from reverie.replay.sequences import Replay
 from reverie.run.seeds import seeds
 
@@ -56,8 +56,14 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
         rare_share=run.rare_share,
         context=agent.context,
         alpha=run.priority_alpha,
-        beta=run.priority_beta,
     )
+
+
+def shapes(run: RunConfig, agent: Agent) -> dict[str, jax.ShapeDtypeStruct]:
+    """Those of a batch to train on: they are known before there is a row."""
+    lead = run.batch, window(run, agent)
+    rows = {key: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype) for key, x in fields(agent).items()}
+    return rows | ({"weight": jax.ShapeDtypeStruct(lead[:1], np.float32)} if PRIORITY in rows else {})
 
 
 class WriteBack:
@@ -100,7 +106,8 @@ def beta(run: RunConfig, updates: int) -> float:
 
 
 class Ratio:
-    """Counts updates so that, at any time, `done == floor(ratio * max(0, steps - start) / batch_steps)`.
+    """Updates after so many env steps: `floor(ratio * max(0, steps - start) / batch_steps)`. What is to do follows from
+    those done and left out, so that a resumed run owes exactly what the interrupted one owed.
 
     Args:
       replayed_per_step: rows trained on per env step, taken as the decimal number it is written as (0.1 is one tenth),
@@ -112,33 +119,15 @@ class Ratio:
     def __init__(self, replayed_per_step: float, batch_steps: int, start: int) -> None:
         self._updates_per_step = Fraction(str(replayed_per_step)) / batch_steps
         self._start = start
-        self.done = 0
 
     def total(self, steps: int) -> int:
-        """Updates that a run of `steps` env steps does in all."""
+        """Updates that `steps` env steps ask for in all."""
         return int(self._updates_per_step * max(0, steps - self._start))
 
     @property
     def first(self) -> int | None:
         """Env steps after which the first update is due; None if there is never one."""
         return self._start + math.ceil(1 / self._updates_per_step) if self._updates_per_step else None
-
-    def due(self, steps: int) -> int:
-        """Updates to do now that `steps` env steps are taken; they count as done from here on."""
-        due = self.updates_due(steps)
-        self.done += due
-        return due
-
-    def updates_due(self, steps: int) -> int:
-        """Updates that are not done yet of those due now."""
-        return max(0, self.total(steps) - self.done)
-
-    def state(self) -> dict[str, int]:
-        """JSON-able. With it, a resumed run owes exactly what the interrupted one owed: no burst."""
-        return {"done": self.done}
-
-    def restore(self, state: dict[str, int]) -> None:
-        self.done = int(state["done"])
 
 
 def ratio(run: RunConfig, agent: Agent) -> Ratio:

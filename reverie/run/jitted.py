@@ -19,10 +19,8 @@ from reverie.run.placement import Placement
 
 
 class JittedAgent:
-    """The functions of an agent under jit.
-
-    Args:
-      devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
+    """The functions of an agent under jit. `devices` share the batches of `train`; the rest is done by the first of
+    them, with `place.local(state)`.
 
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
@@ -63,8 +61,13 @@ class JittedAgent:
                 agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 name, train = f"train/{part}", partial(agent.train, part=part)
+
+            def pack(result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
+                state, out, metrics = result
+                names = self.names[part] = sorted(metrics)
+                return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])
+
             options = {"compiler_options": gradient_options(), **self.place.train}
-            pack = partial(self._pack, part)
             self._trains[part] = CountedJit(name, train, pack, donate_argnums=0, **options)
         return self._trains[part]
 
@@ -87,13 +90,7 @@ class JittedAgent:
 
     @property
     def traces(self) -> dict[str, int]:
-        policies = {f"policy/{mode}": f.traces for mode, f in self.policy.items()}
-        others = [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
-        others += [arena.policy for arena in self._arenas.values()]
-        return policies | {f.name: f.traces for f in (*self._trains.values(), self.report, self.dream, *others)}
-
-    def _pack(self, part: Part, result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
-        """The metrics of an update as one vector."""
-        state, out, metrics = result
-        names = self.names[part] = sorted(metrics)
-        return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])
+        functions = [*self.policy.values(), *self._trains.values(), self.report, self.dream]
+        functions += [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
+        functions += [arena.policy for arena in self._arenas.values()]
+        return {f.name: f.traces for f in functions}

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,12 @@ SHOWN = {
 
 
 class JsonLines:
-    """An append-only file of JSON objects.
+    """An append-only file of JSON objects, made if missing.
 
     Lines that the disk does not take wait in memory, and come before the next one as soon as it does.
 
-    Args:
-      path: of the file; made if missing.
-      keep: bytes to keep. What lies behind came after the checkpoint that the run continues from.
+    Of a file that is there the first `keep` bytes stay: what lies behind came after the checkpoint that the run
+    continues from.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -197,45 +197,25 @@ class Terminal:
         return Group(self._progress, table)
 
 
+def display(console: Console, steps: int, start: int = 0, unit: str = "step") -> Terminal | Plain:
+    """The display of a run of so many steps, as its `unit` is called; `start` of them are done."""
+    # A console on stderr is one beside JSON: a program reads along.
+    if console.is_terminal and not console.stderr:
+        return Terminal(console, steps, start, unit)
+    return Plain(console, steps, unit)
+
+
+@dataclass(frozen=True)
 class Log(AbstractContextManager["Log"]):
-    """All sinks of one session of a run: `lines`, `events` and the `display`. A context manager.
+    """All sinks of one session of a run, closed in the end."""
 
-    Args:
-      path: the JSON lines file.
-      tensorboard: a directory for event files.
-      console: of the terminal.
-      steps: of the whole run; `start` of them are done.
-      unit: what they are called.
-      keep: bytes of the JSON lines that stay.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        tensorboard: Path,
-        console: Console,
-        *,
-        steps: int,
-        start: int = 0,
-        keep: int = 0,
-        unit: str = "step",
-    ) -> None:
-        self.lines = JsonLines(path, keep)
-        self.events = Events(tensorboard, start)
-        self.display: Terminal | Plain
-        # A console on stderr is one beside JSON: a program reads along.
-        if console.is_terminal and not console.stderr:
-            self.display = Terminal(console, steps, start, unit)
-        else:
-            self.display = Plain(console, steps, unit)
+    lines: JsonLines
+    events: Events
+    display: Terminal | Plain
 
     def write(self, step: int, values: Mapping[str, float], moment: int | None = None) -> None:
-        """Records one line of metrics, everywhere.
-
-        Args:
-          step: env steps so far.
-          moment: how far the run is (`phases`), where curves go on; left out, it is the step.
-        """
+        """Records one line of metrics after so many env steps, everywhere. Curves go on at the `moment` of the run (see
+        `phases`); left out, it is the step."""
         moment = step if moment is None else moment
         numbers = finite(values)
         record = {"step": step, **numbers}

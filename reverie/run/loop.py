@@ -43,8 +43,9 @@ from reverie.run.collect.script import Script
 from reverie.run.directory import RunDirectory
 from reverie.run.envs import Envs, collector
 from reverie.run.evaluation import Evaluation
+from reverie.run.events import Events
 from reverie.run.jitted import JittedAgent
-from reverie.run.log import Log, finite, read
+from reverie.run.log import JsonLines, Log, display, finite, read
 from reverie.run.measures import Measures
 from reverie.run.phases import Phase, Progress
 from reverie.run.recent import Recent
@@ -77,7 +78,6 @@ class Training:
       agent: of the spaces of `workers`.
       workers: fresh, `run.envs` of them, seeded with `seeds(run.seed).envs`.
       directory: locked by the caller.
-      stop: what asks the session to end.
       devices: that share every batch, `run.batch` being a multiple of their number; none for JAX's default one.
       id: of the run, if it has one already; otherwise it takes that of its checkpoint, or a new one.
 
@@ -114,7 +114,7 @@ class Training:
         self.recent = Recent(run, workers, self.replay, self.compiled, self.clock)
         segments = Segments(directory.replay, self.id)
         self.snapshots = Snapshots(
-            run, agent, checkpoints, segments, self.replay, self.write_back, self.collector, self.ratio, self.recent
+            run, agent, checkpoints, segments, self.replay, self.write_back, self.collector, self.recent
         )
         self.watch = Watch(agent.symptoms)
         self.progress = Progress()
@@ -133,12 +133,11 @@ class Training:
 
     def _compile_ahead(self) -> None:
         """The next update is compiled while envs collect what it is to learn from, if one is to come at all."""
-        part = phases.next_part(self.run, self.progress.updates)
-        if part and self.pace().updates_left:
+        run, updates = self.run, self.progress.updates
+        if self.pace().updates_left:
+            phase = phases.phase(run, phases.env_steps(run), updates) if phases.apart(run) else "together"
             state = jax.eval_shape(self.agent.init, jax.random.key(0))
-            batch = self.replay.fields_of_sample(self.run.batch)
-            shapes = {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items()}
-            self.compiled.update(part).compile_ahead(state, shapes)
+            self.compiled.update(phases.PARTS[phase]).compile_ahead(state, experience.shapes(run, self.agent))
 
     def _collector(self) -> Collector:
         """The collector of this run, with its first carry. Offline, nobody asks it for a step."""
@@ -189,12 +188,12 @@ class Training:
     def turn(self) -> tuple[int, Part]:
         """Collects, if that is what comes next; the number of updates that follow, and the part that they train."""
         phase = self.phase(self.moment)
-        if phase == "together" and self.ratio.updates_due(self.progress.step + self.collector.upcoming):
+        if phase == "together" and self.updates_due(self.progress.step + self.collector.upcoming):
             self._draw()
         if phase in ("together", "collect"):
             self.collect()
         if phase == "together":
-            return self.ratio.due(self.progress.step), "all"
+            return self.updates_due(self.progress.step), "all"
         if phase in phases.PARTS:
             if phase == "policy" and self.progress.updates == self.run.model_updates:
                 agent = as_two_phase(self.agent)
@@ -222,9 +221,12 @@ class Training:
         """The updates that a signal left out of the newest turn; False if one leaves them out again."""
         if phases.apart(self.run):
             return True
-        if self.ratio.updates_due(self.progress.step):
-            self.update(self.ratio.due(self.progress.step))
-        return not self.ratio.updates_due(self.progress.step)
+        self.update(self.updates_due(self.progress.step))
+        return not self.updates_due(self.progress.step)
+
+    def updates_due(self, step: int) -> int:
+        """Updates that the first `step` env steps ask for, where steps and updates take turns, and that are to do."""
+        return max(0, self.ratio.total(step) - self.progress.updates - self.progress.left_out)
 
     def collect(self) -> None:
         """One step of one group of envs; of device envs, as many as one scan has."""
@@ -239,11 +241,10 @@ class Training:
             self._tell("on_episode", episode)
 
     def update(self, due: int, part: Part = "all") -> None:
-        """So many updates of a part, one or more."""
+        """So many updates of a part."""
         for number in range(due):
             if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
-                self.ratio.done -= due - number  # `catch_up` of the resume makes up for them
-                return
+                return  # `catch_up` of the resume makes up for them
             self._draw()
             if not self._drawn:
                 self._leave_out(due - number)
@@ -340,9 +341,7 @@ class Training:
         """Commits a checkpoint of this very moment.
 
         Raises:
-          OSError: the disk will not take it.
-          RunGone: the directory is not there any more.
-          NonFinite: the state cannot be learned from any more.
+          RunGone: the directory is not there any more. What `Snapshots.save` raises.
         """
         self.directory.check()
         if self.recent.streak():
@@ -369,11 +368,8 @@ class Training:
 
 
 def train(session: Training, console: Console) -> Result:
-    """Trains until `run.steps`, `run.stop_return` or a signal.
-
-    Args:
-      session: in a directory that is locked by the caller, whose `stop` was entered.
-      console: where a person watches.
+    """Trains until `run.steps`, `run.stop_return` or a signal; a person watches the console. The caller has locked the
+    directory, and entered `session.stop`.
 
     Raises:
       NonFinite: `run.max_nonfinite` updates in a row were not finite, or what they left is not.
@@ -382,14 +378,12 @@ def train(session: Training, console: Console) -> Result:
       OSError: the last checkpoint could not be written.
     """
     run, directory, stop = session.run, session.directory, session.stop
+    steps = phases.moment(run, phases.env_steps(run), phases.all_updates(run))
+    unit = "step or update" if phases.apart(run) else "step"
     with Log(
-        directory.metrics,
-        directory.path / "tensorboard",
-        console,
-        steps=phases.end(run),
-        unit="step or update" if phases.apart(run) else "step",
-        start=session.moment,
-        keep=session.metrics_bytes,
+        JsonLines(directory.metrics, session.metrics_bytes),
+        Events(directory.path / "tensorboard", session.moment),
+        display(console, steps, session.moment, unit),
     ) as log:
         while session.catch_up():
             session.measure(log, session.is_over)

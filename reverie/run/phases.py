@@ -63,11 +63,6 @@ def phase(run: RunConfig, step: int, updates: int) -> Phase:
     return "model" if updates < run.model_updates else "policy"
 
 
-def next_part(run: RunConfig, updates: int) -> Part | None:
-    """The part of the agent that the next update trains, whenever it comes; None where all are done."""
-    return PARTS.get(phase(run, env_steps(run), updates)) if apart(run) else "all"
-
-
 def moment(run: RunConfig, step: int, updates: int) -> int:
     """How far a run is, in the unit of everything that is due every so often: env steps; apart, updates as well."""
     return step + updates if apart(run) else step
@@ -86,8 +81,3 @@ def env_steps(run: RunConfig) -> int:
 def all_updates(run: RunConfig) -> int:
     """Updates of a whole run, of those that are apart."""
     return run.model_updates + (run.policy_updates if run.schedule == "model-then-policy" else 0)
-
-
-def end(run: RunConfig) -> int:
-    """The last moment of a run, or a few env steps before it."""
-    return moment(run, env_steps(run), all_updates(run))

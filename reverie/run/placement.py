@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 
 class Placement:
-    """Data parallelism over the devices of this process.
+    """Data parallelism over devices of this process, all of one platform; none of them for the default one.
 
         devices   0          1          ...       a mesh of one axis
         state     whole      whole      ...       the same bits everywhere
@@ -19,9 +19,6 @@ class Placement:
 
     The policy, and whatever else is small, stays on the first device. With one device, nothing is said to JAX about
     placement at all: its default device is used, as without this class.
-
-    Args:
-      devices: of one platform; none of them for the default one.
     """
 
     def __init__(self, devices: Sequence[jax.Device] = ()) -> None:

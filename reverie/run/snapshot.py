@@ -25,7 +25,7 @@ from reverie.replay.sequences import Replay
 from reverie.run import phases
 from reverie.run.checkpoint import Checkpoint, Checkpoints, Mismatch, flatten, unflatten
 from reverie.run.collect.base import Collector
-from reverie.run.experience import Ratio, WriteBack
+from reverie.run.experience import WriteBack
 from reverie.run.phases import Progress
 from reverie.run.recent import Recent
 from reverie.saved import BYTES, COUNT, Malformed, fault
@@ -44,7 +44,7 @@ FORM = {
         "evaluated": range(-1, COUNT.stop),
         "evaluation": (None, {"returns": [float], "lengths": [COUNT]}),
     },
-    "ratio": {"done": COUNT},  # the state of `Ratio`
+    "ratio": {"done": COUNT},  # updates that were due; earlier versions cannot do without
     "names": [str],  # of the figures of an update
     "metrics_bytes": BYTES,  # of metrics.jsonl that count
     # What `Segments.save` returned.
@@ -58,7 +58,7 @@ def describe_run(
     progress: Progress,
     replay: Mapping[str, Any],
     *,
-    ratio: Mapping[str, int],
+    done: int = 0,
     names: Sequence[str] = (),
     metrics_bytes: int = 0,
 ) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def describe_run(
         "obs_space": to_json(obs_space),
         "act_space": to_json(act_space),
         "progress": asdict(progress),
-        "ratio": dict(ratio),
+        "ratio": {"done": done},
         "names": list(names),
         "metrics_bytes": metrics_bytes,
         "replay": replay,
@@ -98,7 +98,6 @@ class Snapshots:
     replay: Replay
     write_back: WriteBack
     collector: Collector
-    ratio: Ratio
     recent: Recent
 
     def save(self, state: State, progress: Progress, metrics_bytes: int) -> Path:
@@ -119,7 +118,7 @@ class Snapshots:
             self.agent.act_space,
             progress,
             replay,
-            ratio=self.ratio.state(),
+            done=0 if phases.apart(self.run) else progress.updates + progress.left_out,
             names=self.recent.names,
             metrics_bytes=metrics_bytes,
         )
@@ -138,7 +137,6 @@ class Snapshots:
         facts, arrays = checkpoint.meta, checkpoint.arrays
         state = agent_state(self.agent, checkpoint)
         self.segments.load(self.replay, facts["replay"])
-        self.ratio.restore(facts["ratio"])
         progress = Progress.of(facts["progress"])
         self.recent.restore(facts["names"], select(arrays, "recent/"), progress)
         self.write_back.restore(select(arrays, "late/"))

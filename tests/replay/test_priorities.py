@@ -29,7 +29,7 @@ def test_all_sums_follow_from_the_leaves_to_the_bit(size: int, changes: list[int
         assert tree.nodes[node] == tree.nodes[2 * node] + tree.nodes[2 * node + 1]
     assert tree.total == pytest.approx(leaves.sum())
     again = SumTree(size)
-    again.fill(leaves)
+    again.set(np.arange(size), leaves)
     np.testing.assert_array_equal(again.nodes[1:], tree.nodes[1:])
 
 
@@ -39,7 +39,7 @@ def test_a_mass_lies_where_the_sums_say_and_never_at_zero(size: int, seed: int, 
     tree, rng = SumTree(size), np.random.default_rng(seed)
     leaves = np.where(rng.random(size) < zeros, 0, rng.integers(1, 9, size)).astype(float)
     leaves[rng.integers(size)] = 3
-    tree.fill(leaves)
+    tree.set(np.arange(size), leaves)
     # Whole numbers, so nothing rounds: every unit of mass belongs to one leaf, and a leaf owns as many as it says.
     found = tree.find(np.arange(leaves.sum()) + 0.5)
     np.testing.assert_array_equal(np.bincount(found, minlength=size), leaves)
@@ -49,7 +49,7 @@ def test_a_mass_lies_where_the_sums_say_and_never_at_zero(size: int, seed: int, 
 
 def test_rounding_never_leads_to_a_leaf_of_zero() -> None:
     tree, rng = SumTree(1000), np.random.default_rng(0)
-    tree.fill(np.where(rng.random(1000) < 0.7, 0, rng.lognormal(0, 15, 1000)))
+    tree.set(np.arange(1000), np.where(rng.random(1000) < 0.7, 0, rng.lognormal(0, 15, 1000)))
     ends = np.cumsum(tree.leaves[tree.leaves > 0])
     mass = np.minimum(np.concatenate([ends, np.nextafter(ends, 0), rng.random(20_000) * tree.total]), tree.total)
     assert (tree.leaves[tree.find(mass)] > 0).all()
@@ -65,7 +65,7 @@ def deviation(counts: np.ndarray, expected: np.ndarray) -> float:
 def test_places_are_drawn_by_the_power_of_their_priority(alpha: float, batch: int) -> None:
     rng = np.random.default_rng(batch)
     values = rng.uniform(0.2, 5, 60).astype(np.float32)
-    priorities = Priorities(100, alpha, 1.0)
+    priorities = Priorities(100, alpha)
     places = rng.permutation(100)[:60]
     priorities.set(places, values)
     draws = np.concatenate([priorities.draw(batch, rng)[0] for _ in range(30_000 // batch)])
@@ -79,7 +79,7 @@ def test_places_are_drawn_by_the_power_of_their_priority(alpha: float, batch: in
 
 
 def test_a_batch_is_spread_over_the_range() -> None:
-    priorities, rng = Priorities(8, 1.0, 1.0), np.random.default_rng(0)
+    priorities, rng = Priorities(8, 1.0), np.random.default_rng(0)
     priorities.set(np.arange(8), np.ones(8, np.float32))
     for _ in range(50):
         assert sorted(priorities.draw(8, rng)[0]) == list(range(8)), "of eight equals, each once"
@@ -89,7 +89,7 @@ def test_a_part_of_a_batch_is_a_fair_sample_too() -> None:
     """Reanalysis takes the first rows of a batch, and every place must be among them as often as it is drawn."""
     rng = np.random.default_rng(0)
     values = rng.uniform(0.2, 5, 60).astype(np.float32)
-    priorities = Priorities(60, 1.0, 1.0)
+    priorities = Priorities(60, 1.0)
     priorities.set(np.arange(60), values)
     draws = np.stack([priorities.draw(16, rng)[0] for _ in range(4000)])
     for part in (draws[:, :4], draws[:, 12:]):
@@ -102,24 +102,22 @@ def test_weights_make_up_for_the_draw() -> None:
     rng = np.random.default_rng(0)
     values = rng.lognormal(0, 1.5, 500).astype(np.float32)
     figure = np.log(values)  # what is drawn often has large ones
+    priorities = Priorities(500, 0.7)
+    priorities.set(np.arange(500), values)
     for beta, near in ((1.0, True), (0.0, False)):
-        priorities = Priorities(500, 0.7, beta)
-        priorities.set(np.arange(500), values)
-        places, weights = priorities.draw(100_000, rng)
+        places, weights = priorities.draw(100_000, rng, beta)
         assert (weights.dtype, weights.max()) == (np.float32, 1)
         mean = (weights * figure[places]).sum() / weights.sum()
         assert (abs(mean - figure.mean()) < 0.02) == near
         assert near or mean - figure.mean() > 1
-    half = Priorities(500, 0.7, 0.5)
-    half.set(np.arange(500), values)
-    for beta in (None, 0.5, 0.8):  # annealed, the power is another at every draw
-        places, weights = half.draw(32, rng, beta)
-        exact = (500 * (values**0.7 / (values**0.7).sum())[places]) ** -(beta or 0.5)
+    for beta in (0.5, 0.8):  # annealed, the power is another at every draw
+        places, weights = priorities.draw(32, rng, beta)
+        exact = (500 * (values**0.7 / (values**0.7).sum())[places]) ** -beta
         np.testing.assert_allclose(weights, exact / exact.max(), rtol=1e-5)
 
 
 def test_a_priority_of_zero_is_drawn_now_and_then_and_what_is_dropped_never() -> None:
-    priorities, rng = Priorities(3, 1.0, 1.0), np.random.default_rng(0)
+    priorities, rng = Priorities(3, 1.0), np.random.default_rng(0)
     priorities.set(np.arange(3), np.array([0, LEAST, 7], np.float32))
     priorities.drop(np.array([2]))
     priorities.change(np.array([2, 1]), np.array([9, 3 * LEAST], np.float32))  # dropped it stays
@@ -129,7 +127,7 @@ def test_a_priority_of_zero_is_drawn_now_and_then_and_what_is_dropped_never() ->
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0])
 def test_what_is_no_priority_is_refused_and_changes_nothing(value: float) -> None:
-    priorities = Priorities(3, 1.0, 1.0)
+    priorities = Priorities(3, 1.0)
     places = np.arange(3)
     priorities.set(places, np.ones(3))
     for change in (priorities.set, priorities.change, priorities.reset):

@@ -58,18 +58,6 @@ def make(fields: dict[str, Field] = FIELDS, **changes: Any) -> Replay:
     return Replay(fields, **{**values, **changes})
 
 
-@pytest.mark.parametrize("fields", [FIELDS, PRIORITISED], ids=["uniform", "prioritised"])
-def test_what_a_sample_will_be_is_known_while_replay_is_empty(fields: dict[str, Field]) -> None:
-    replay = make(fields)
-    promised = replay.fields_of_sample(5)
-    feed = Feed(replay)
-    for _ in range(4):
-        feed.add([0, 1])
-    batch = replay.sample(5)
-    del batch["id"]
-    assert promised == {key: Field(x.shape, x.dtype) for key, x in batch.items()}
-
-
 def drawn(batch: Row) -> list[tuple[int, int]]:
     """(stream, start) of the windows of a batch, having checked that its rows follow each other."""
     t, stream = batch["obs/t"], batch["obs/stream"]
@@ -94,7 +82,7 @@ def check_windows(adds: list[dict[int, bool]], length: int, ring: int, within: b
     if expected:
         assert set(drawn(replay.sample(40 * len(expected)))) == expected
     assert len(replay) == sum(min(len(f), replay.ring) for f in feed.first)
-    assert replay.added == sum(len(f) for f in feed.first)
+    assert replay._count.sum() == sum(len(f) for f in feed.first)
     kept = (replay.state(), replay.windows)
     replay.reindex()
     assert (replay.state(), replay.windows) == kept
@@ -378,7 +366,7 @@ def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], message: str) 
     }
     with pytest.raises(ValueError, match=message):
         replay.add(np.array([0]), {k: v for k, v in rows.items() if v is not None})
-    assert replay.added == 1
+    assert replay._count.sum() == 1
 
 
 def test_misuse_is_explained() -> None:

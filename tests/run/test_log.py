@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from reverie.run import log
+from reverie.run.events import Events
 
 
 def test_lines_round_trip(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_many_bad_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureF
 def record(tmp_path: Path, terminal: bool) -> str:
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=100)
-    with log.Log(tmp_path / "m.jsonl", tmp_path / "tb", console, steps=2000) as sinks:
+    with log.Log(log.JsonLines(tmp_path / "m.jsonl"), Events(tmp_path / "tb"), log.display(console, 2000)) as sinks:
         sinks.display.update(1000)
         values: dict[str, Any] = {"episode/return": 12.5, "loss/total": math.nan, "replay/rows": 10}
         sinks.write(1000, values)

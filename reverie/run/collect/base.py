@@ -14,7 +14,7 @@ from reverie.replay.rows import Row
 
 Policy = Callable[[State, Mode, Carry, Row], tuple[Carry, Row, Row]]  # -> carry, action, out; numpy arrays `[n, ...]`
 TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
-Add = Callable[[np.ndarray, Row], object]  # takes the rows of envs [n]
+Add = Callable[[np.ndarray, Row], object]  # takes envs [n], and one row of each `[n, ...]` or U of them `[U, n, ...]`
 
 
 @runtime_checkable

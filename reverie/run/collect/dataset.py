@@ -50,12 +50,8 @@ class Recording(NamedTuple):
 
 
 class Dataset:
-    """Episodes to learn from, as rows.
-
-    Args:
-      path: a folder of .npz files, or `minari:<id>`.
-      spec: the env that they are of; it says what is an observation and an action.
-      streams: of the replay that they go to.
+    """Episodes of an env to learn from, as rows, for a replay of so many streams: a folder of .npz files, or
+    `minari:<id>`.
 
     Raises:
       ConfigError: there is no such data, or it is not of this env; names the episode, the step and what was expected.

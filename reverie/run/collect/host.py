@@ -23,13 +23,7 @@ from reverie.run.collect.base import Add, Policy, Tally
 
 
 class HostCollector:
-    """Steps groups of envs in turn and commits their rows: a `Collector`.
-
-    Args:
-      policy: decides over the n envs of a group.
-      add: takes `(envs [n], rows [n, ...])`, each row with `obs/ action/ out/` and the flags.
-      groups: number of groups that take turns; env i is in group `i * groups // num`.
-    """
+    """Steps groups of envs in turn and commits their rows: a `Collector`. Env i is in group `i * groups // num`."""
 
     def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
         self.groups = np.array_split(np.arange(workers.num), groups)
@@ -37,7 +31,6 @@ class HostCollector:
         self._workers, self._policy, self._add = workers, policy, add
         self.pending: list[Row] = [{} for _ in range(groups)]
         self._turn = 0
-        self._begun = False
         self.tally = Tally(workers.num)
 
     @property
@@ -46,11 +39,10 @@ class HostCollector:
 
     def step(self, state: State, mode: Mode) -> int:
         """One step of the group whose turn it is. It commits its n rows, or 0 in its first step."""
-        if not self._begun:
+        if not any(self.pending):
             num, spaces = self._workers.num, self._workers.act_space
             nothing = {key: np.zeros((num, *space.shape), space.dtype) for key, space in spaces.items()}
             self._workers.send(np.arange(num), nothing)  # every env is reset
-            self._begun = True
         group, self._turn = self._turn, (self._turn + 1) % len(self.groups)
         envs, pending = self.groups[group], self.pending[group]
         rows, cut = self._workers.recv(envs)
@@ -71,7 +63,7 @@ class HostCollector:
             state |= add_prefix(f"pending/{group}/", pending) | add_prefix(f"carry/{group}/", flatten(carry))
         state["groups"] = np.array(len(self.groups), np.int64)
         state["turn"] = np.array(self._turn, np.int64)
-        state["begun"] = np.array(self._begun)
+        state["begun"] = np.array(any(self.pending))
         return state | self.tally.state()
 
     def restore(self, state: Row) -> np.ndarray:
@@ -90,5 +82,5 @@ class HostCollector:
         cut = self._workers.restore(select(state, "workers/"))
         self.carry, self.tally = carry, tally
         self.pending = [select(state, f"pending/{g}/") for g in range(len(self.groups))]
-        self._turn, self._begun = turn, bool(state["begun"])
+        self._turn = turn
         return cut

@@ -48,7 +48,7 @@ class Source:
             has to be there as well.
         """
         faults = [
-            f"{key}: there {_reported(self.fields.get(key))}, here {_reported(fields.get(key))}"
+            f"{key}: there {self.fields.get(key, 'nothing')}, here {fields.get(key, 'nothing')}"
             for key in sorted(self.fields.keys() | fields.keys())
             if self.fields.get(key) != fields.get(key)
             and (not key.startswith("out/") or (search_keys and key in fields))
@@ -72,17 +72,11 @@ class Source:
 
 
 def source(path: str, spec: EnvSpec, streams: int) -> Source | Dataset:
-    """The source of experience in `path`: a run, or episodes that somebody recorded (`dataset`).
-
-    Args:
-      spec, streams: the env and the number of envs of the run that learns.
+    """The source of experience in `path`: a run, or episodes that somebody recorded (`dataset`). The run that learns
+    has so many `streams` of the env `spec`.
 
     Raises:
       ConfigError: there is none, it saved nothing yet, or its episodes are not of this env.
       NoSoundCheckpoint, OtherVersion, AnotherRun, Malformed, files.DiskError: it cannot be read.
     """
     return Dataset(path, spec, streams) if dataset.holds(path) else Source(path)
-
-
-def _reported(field: Field | None) -> str:
-    return "nothing" if field is None else f"{field.dtype} {list(field.shape)}"

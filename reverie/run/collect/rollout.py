@@ -53,10 +53,6 @@ class DeviceCollector:
     """Steps all device envs together and commits their rows: a `Collector`.
 
     Nothing here can fail between two rows, so every row is committed in the call that makes it.
-
-    Args:
-      rollout: U steps of N envs.
-      extend: takes `(envs [N], rows [U, N, ...])`.
     """
 
     def __init__(self, rollout: Rollout, extend: Add) -> None:
@@ -86,7 +82,7 @@ class DeviceCollector:
         return self.upcoming
 
     def state(self) -> Row:
-        """All there is to know between two steps, as arrays: here the envs themselves are saved."""
+        """See `Collector`; the envs themselves are saved."""
         state = add_prefix("world/", flatten(self._world)) | add_prefix("carry/", flatten(self.carry[0]))
         return state | add_prefix("tally/", self.tally.state())
 
@@ -111,14 +107,8 @@ class DeviceCollector:
 def play(
     rollout: Rollout, mode: Mode, state: State, carry: Carry, share: np.ndarray, stop: Stop | None = None
 ) -> list[list[Episode]] | None:
-    """Episodes from the beginning of all envs on; None if `stop` has a signal meanwhile.
-
-    Args:
-      share: int [N], how many episodes each env is to finish. It plays on until all have.
-
-    Returns:
-      of each env its first `share` episodes, in order.
-    """
+    """The first `share` [N] episodes of each env, in order; all play on until every env has finished its own. None if
+    `stop` has a signal meanwhile."""
     world, tally = rollout.envs.begin(), Tally(rollout.envs.num)
     played: list[list[Episode]] = [[] for _ in share]
     while any(len(own) < wanted for own, wanted in zip(played, share, strict=True)):

@@ -22,11 +22,7 @@ class Script:
     the env takes one, else key -> array: vectors in [-1, 1], class numbers from 0.
 
     Args:
-      name: module:function or path/to/file.py:function.
-      seed: of all random generators.
-
-    Raises:
-      UnusableEnv: there is no such function.
+      name: module:function or path/to/file.py:function; UnusableEnv if there is none.
     """
 
     def __init__(self, name: str, act_space: Spaces, seed: int) -> None:
@@ -37,30 +33,18 @@ class Script:
         check_function(self._function, f"--collector {name}")
         self._space, self._seed = act_space, seed
 
-    def __call__(self, rows: Row, step: int) -> Row:
-        """Actions `action/<key>` `[n, ...]` for rows `obs/<key>` `[n, ...]` after `step` env steps of the run.
-
-        Raises:
-          UnusableEnv: an action is none of the space; says which.
-        """
-        seen = select(rows, "obs/")
-        taken = []
-        for env in range(len(rows["is_first"])):
-            rng = np.random.default_rng((self._seed, step, env))
-            given = self._function({key: x[env] for key, x in seen.items()}, rng)
-            taken.append(self._action(given))
-        return {f"action/{key}": np.stack([action[key] for action in taken]) for key in self._space}
-
     def instead_of(self, policy: Policy, step: Callable[[], int]) -> Policy:
-        """The policy with these actions in place of its own; what it stores beside a step is still its own.
-
-        Args:
-          step: how many env steps of the run are taken.
-        """
+        """The policy with these actions in place of its own, after `step` env steps of the run; what it stores beside a
+        step is still its own. It raises UnusableEnv for an action that is none of the space, and says which."""
 
         def decide(state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
             carry, _, out = policy(state, mode, carry, rows)
-            return carry, self(rows, step()), out
+            seen, taken = select(rows, "obs/"), []
+            for env in range(len(rows["is_first"])):
+                rng = np.random.default_rng((self._seed, step(), env))
+                given = self._function({key: x[env] for key, x in seen.items()}, rng)
+                taken.append(self._action(given))
+            return carry, {f"action/{key}": np.stack([action[key] for action in taken]) for key in self._space}, out
 
         return decide
 
