@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Design, Latent, LatentDynamics, bounded, flat_stoch
+from reverie.model.dynamics import Design, Dynamics, Latent, bounded, flat_stoch
 from reverie.model.stoch import Categorical
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block, product
 from reverie.nn.norm import LayerNorm, Norm
@@ -159,7 +159,7 @@ def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array
     return update * candidate + (1 - update) * state
 
 
-class RSSM(LatentDynamics):
+class RSSM(Dynamics):
     """`Dynamics` with a recurrence.
 
     Args:
