@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -125,6 +125,8 @@ class Coding(NamedTuple):
     symlog_images: bool = False  # whether brightness is (see `SYMLOG_PIXELS`)
     style: Style = FINAL
     image_act: Act | None = None  # of the convolutions, if not that of `style` (V1: ReLU)
+    pixels: Literal["sigmoid", "shift"] = "sigmoid"  # brightness of a painted image: bounded, or 0 for middle gray
+    image_loss: Literal["squared", "gaussian"] = "squared"  # squared error, or the likelihood of a `Gaussian`
 
     @property
     def painter(self) -> Style:

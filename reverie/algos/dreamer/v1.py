@@ -169,10 +169,11 @@ class DreamerV1Model(Dreamer):
             symlog_vectors=False,
             style=style,
             image_act=paper.image_act,
+            pixels="shift",
         )
         enc = Encoder(obs_space, coding, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
-        dec = Decoder(obs_space, coding, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", key=keys[2])
+        dec = Decoder(obs_space, coding, deter=config.deter, stoch=stoch, blocks=1, key=keys[2])
         scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
         rew = ScalarHead(feat, units, layers.reward, **scalar, key=keys[3])
         con = FlagHead(feat, units, layers.flags, style=style, key=keys[4]) if paper.continue_scale else None

@@ -291,12 +291,14 @@ class DreamerV3Model(Dreamer):
             symlog_vectors=choices.vectors == "symlogged",
             symlog_images=choices.images == "symlogged",
             style=style,
+            pixels=choices.pixels,
+            image_loss=choices.image_loss,
         )
         enc = Encoder(obs_space, coding, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
-        painter: dict[str, Any] = {"pixels": choices.pixels, "image_loss": choices.image_loss}
-        painter |= {"map_units": size.units, "blocks": BLOCKS}
-        dec = Decoder(obs_space, coding, deter=size.deter, stoch=stoch, **painter, key=keys[2])
+        dec = Decoder(
+            obs_space, coding, deter=size.deter, stoch=stoch, map_units=size.units, blocks=BLOCKS, key=keys[2]
+        )
         scalar: dict[str, Any] = {"kind": choices.scalars, "bins": choices.bins, "style": style}
         rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
         con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
