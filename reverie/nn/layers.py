@@ -36,6 +36,7 @@ class Style(NamedTuple):
     fan: Literal["in", "average"] = "in"  # initial variance: one over the inputs, or the mean of inputs and outputs
     act: Act = "silu"  # of hidden units, behind the norm
     init: Hidden = "paper"  # what initial weights are drawn from, where it is not what the paper says
+    scale: float = 1.0  # of initial weights
 
     @property
     def bias(self) -> bool:
@@ -45,22 +46,22 @@ class Style(NamedTuple):
     def norm_of(self, size: int) -> Norm:
         return NoNorm() if self.norm == "none" else RMSNorm(size) if self.norm == "rms" else LayerNorm(size)
 
-    def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int], scale: float = 1.0) -> Array:
+    def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int]) -> Array:
         """Initial weights of units with these numbers of inputs and outputs."""
-        if self.init != "paper" and scale:
-            return scale * drawn(self.init, key, shape, fans[0], GAINS[self.act])
-        return truncated_normal(key, shape, fans[0] if self.fan == "in" else sum(fans) / 2, scale)
+        if self.init != "paper" and self.scale:
+            return self.scale * drawn(self.init, key, shape, fans[0], GAINS[self.act])
+        return truncated_normal(key, shape, fans[0] if self.fan == "in" else sum(fans) / 2, self.scale)
 
     @property
     def out(self) -> Style:
         """Gain of a layer that no activation follows."""
         return self._replace(act="linear")
 
-    def output(self, init: Output, scale: float) -> tuple[Style, float]:
-        """The style and the scale of a last layer: those given, or what `init` says instead."""
+    def output(self, scale: float, init: Output = "paper") -> Style:
+        """The style of a last layer, with this scale, or with what `init` says instead."""
         if init == "paper":
-            return self.out, scale
-        return self.out._replace(init="orthogonal" if init == "orthogonal" else "paper"), _SCALES[init]
+            return self.out._replace(scale=scale)
+        return self.out._replace(init="orthogonal" if init == "orthogonal" else "paper", scale=_SCALES[init])
 
 
 _SCALES: dict[Output, float] = {"small": 0.01, "orthogonal": 1.0, "zero": 0.0}
@@ -88,17 +89,8 @@ class Linear(eqx.Module):
     weight: Float[Array, "i o"]
     bias: Float[Array, " o"] | None
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        key: PRNGKeyArray,
-        scale: float = 1.0,
-        bias: bool = True,
-        style: Style = FINAL,
-    ):
-        self.weight = style.weights(key, (inputs, outputs), (inputs, outputs), scale)
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, bias: bool = True, style: Style = FINAL):
+        self.weight = style.weights(key, (inputs, outputs), (inputs, outputs))
         self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
