@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.nn.init import Hidden, Output, drawn, truncated_normal
-from reverie.nn.norm import LayerNorm, NoNorm, Norm, RMSNorm, to_rows
+from reverie.nn.norm import LayerNorm, Norm, RMSNorm, to_rows
 
 Act = Literal["silu", "elu", "relu", "linear"]
 ACTIVATIONS: dict[Act, Callable[[Array], Array]] = {
@@ -44,7 +44,7 @@ class Style(NamedTuple):
         return self.norm != "layer"
 
     def norm_of(self, size: int) -> Norm:
-        return NoNorm() if self.norm == "none" else RMSNorm(size) if self.norm == "rms" else LayerNorm(size)
+        return {"none": eqx.nn.Identity, "rms": RMSNorm, "layer": LayerNorm}[self.norm](size)
 
     def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int]) -> Array:
         """Initial weights of units with these numbers of inputs and outputs."""
@@ -261,11 +261,10 @@ def _block_code(kernel: int, before: int) -> np.ndarray:
     """`[t, a, p, k]`: 1 where tap `k` of an output of phase `p` reads phase `a` of block `t - 1`, along one axis.
     `before`: pixels of padding."""
     code = np.zeros((3, 2, 2, kernel), np.float32)
-    for phase in range(2):
-        for tap in range(kernel):
-            block, inner = divmod(phase + tap - before, 2)
-            if block >= -1:
-                code[block + 1, inner, phase, tap] = 1
+    for phase, tap in np.ndindex(2, kernel):
+        block, inner = divmod(phase + tap - before, 2)
+        if block >= -1:
+            code[block + 1, inner, phase, tap] = 1
     return code
 
 
@@ -281,11 +280,7 @@ def _transpose_code(kernel: int) -> np.ndarray:
 
 def _spread_code(kernel: int) -> np.ndarray:
     """`[p, k, t]`: 1 where tap `k` of the kernel of pixel `t - 2`, seen from output block 0, falls on phase `p`."""
-    code = np.zeros((2, kernel, 3), np.float32)
-    for tap in range(kernel):
-        block, phase = divmod(tap, 2)
-        code[phase, tap, 2 - block] = 1
-    return code
+    return np.moveaxis(_block_code(kernel, kernel - 3)[:, 0, :, ::-1], 0, -1)
 
 
 class MLP(eqx.Module):
