@@ -118,6 +118,16 @@ class LegalHead(eqx.Module):
         return jnp.concatenate([x >= jnp.minimum(x.max(-1, keepdims=True), 0) for x in parts], -1)
 
 
+def legal_head(
+    obs_space: Spaces, act_space: Spaces, features: int, units: int, layers: int, style: Style, key: PRNGKeyArray
+) -> LegalHead | None:
+    """The head of the legal actions, if the env says which they are."""
+    if "legal" not in obs_space:
+        return None
+    (space,) = act_space.values()
+    return LegalHead(space, features, units, layers, key=key, style=style)
+
+
 class NormalOut(eqx.Module):
     """Mean and standard deviation of a continuous action."""
 

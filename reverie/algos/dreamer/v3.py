@@ -24,15 +24,7 @@ from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
 from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics
 from reverie.algos.dreamer.planning import Improvement, Planning
-from reverie.algos.dreamer.world import (
-    Model,
-    Posterior,
-    State,
-    divergences,
-    latent_metrics,
-    legal_head,
-    prediction_losses,
-)
+from reverie.algos.dreamer.world import Model, Posterior, State, divergences, latent_metrics, prediction_losses
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
@@ -43,7 +35,7 @@ from reverie.model.canvas import canvas, halvings, images
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Design, Dynamics, features
 from reverie.model.encode import Coding, Encoder, width
-from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, legal_head
 from reverie.model.memoryless import Memoryless
 from reverie.model.rssm import RSSM
 from reverie.model.stoch import Categorical
@@ -302,7 +294,7 @@ class DreamerV3Model(Dreamer):
         scalar: dict[str, Any] = {"kind": choices.scalars, "bins": choices.bins, "style": style}
         rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
         con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
-        leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
+        leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, jax.random.fold_in(key, 7))
         policy: dict[str, Any] = {"unimix": config.policy_unimix, "scale": choices.policy_scale, "style": style}
         policy |= {"mean_init": choices.mean_init, "std_init": choices.std_init}
         pol = PolicyHead(act_space, feat, size.units, size.behavior, **policy, key=keys[5])
