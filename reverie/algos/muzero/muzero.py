@@ -61,7 +61,6 @@ class MuZero(Acting):
 
     minibatches: int = 1
     networks: type[Model] = Model
-    search_keys: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
     enumerated: bool = True  # a number means the same action at every node of a tree
 
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
