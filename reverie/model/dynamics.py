@@ -139,7 +139,6 @@ class TokenPosterior(eqx.Module):
     hidden: Linear
     norm: Norm
     out: Linear
-    stoch: int = eqx.field(static=True)
     act: Act = eqx.field(static=True)
 
     def __init__(self, design: Design, *, key: PRNGKeyArray):
@@ -148,8 +147,7 @@ class TokenPosterior(eqx.Module):
         self.hidden = Linear(tokens, hidden, key=keys[0], bias=style.bias, style=style)
         self.norm = style.norm_of(hidden)
         self.out = Linear(hidden, stoch * kind.parameters, key=keys[1], style=style.out)
-        self.stoch, self.act = stoch, style.act
+        self.act = style.act
 
-    def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:
-        out = self.out(ACTIVATIONS[self.act](self.norm(self.hidden(tokens))))
-        return out.reshape(*out.shape[:-1], self.stoch, -1)
+    def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B sp"]:
+        return self.out(ACTIVATIONS[self.act](self.norm(self.hidden(tokens))))

@@ -50,7 +50,7 @@ class Memoryless(Dynamics):
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
-        dtype, out = start.deter.dtype, self.posterior(tokens)
+        dtype, out = start.deter.dtype, self.group(self.posterior(tokens))
         stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
         before = jnp.concatenate([start.stoch[:, None], stoch[:, :-1]], 1)

@@ -139,7 +139,7 @@ class Transformer(Dynamics):
         query                u1   u2   ...  uT
         seen      in the same episode, not later, at most W steps before
         """
-        dtype, out, steps = start.deter.dtype, self.posterior(tokens), tokens.shape[1]
+        dtype, out, steps = start.deter.dtype, self.group(self.posterior(tokens)), tokens.shape[1]
         stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
         actions = jnp.where(fresh, 0.0, actions)
