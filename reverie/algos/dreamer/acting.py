@@ -109,11 +109,7 @@ class Acting:
         return ({k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)), plan
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], SearchResult]:
-        """The search result behind `policy` in mode `eval`, for one env (N = 1), if there is a planner.
-
-        Returns:
-          the actions that it chose from, `[A, ...]` by their key in `act_space`, and what it found, its tree included.
-        """
+        """As `Searches.think`, if there is a planner."""
         _, observe_key, act_key = jax.random.split(carry.key, 3)
         latent = self.observe_step(state.model, carry, obs, observe_key)
         ((name, space),) = self.act_space.items()
