@@ -233,18 +233,16 @@ class MuZero(Acting):
         reward = model.reward_of(jax.tree.map(lambda x: x[:, 1:], states))
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
+        after_root = lambda x: jnp.concatenate([first, x], 1)
         losses = {
             "policy": (choices.policy_scale, -real * self.likelihood(model, states, batch)),
             "value": (config.value_scale, known * value.loss(window.value)),
-            "reward": (
-                choices.reward_scale,
-                jnp.concatenate([first, known[:, 1:] * reward.loss(self.reward_of(window)[:, 1:])], 1),
-            ),
+            "reward": (choices.reward_scale, after_root(known[:, 1:] * reward.loss(self.reward_of(window)[:, 1:]))),
         }
         if model.turn is not None:
             changes = window.player_changes[:, 1:].astype(jnp.float32)
             turn = model.turn(model.body.read(states.state[:, 1:])).loss(changes)
-            losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
+            losses["turn"] = (1.0, after_root(real[:, 1:] * turn))
         if model.leg is not None:
             legal = self.along(batch["obs/legal"])
             losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), legal))
