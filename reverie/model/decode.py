@@ -18,6 +18,7 @@ from reverie.nn.layers import ACTIVATIONS, MLP, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG_PIXELS
 
+Shape = tuple[int, int, int]  # height, width and channels
 KERNELS = (5, 5, 6, 6)  # of the transposed convolutions from one pixel to 64 x 64
 
 
@@ -31,31 +32,22 @@ class ImageDecoder(eqx.Module):
     map_norm: Norm
     convs: tuple[Conv, ...]
     norms: tuple[Norm, ...]
-    map_shape: tuple[int, int, int] = eqx.field(static=True)
+    map_shape: Shape = eqx.field(static=True)
     coding: Coding = eqx.field(static=True)
 
     def __init__(
-        self,
-        channels: int,
-        resolution: Size,
-        coding: Coding,
-        *,
-        deter: int,
-        stoch: int,
-        units: int,
-        blocks: int,
-        key: PRNGKeyArray,
+        self, shape: Shape, coding: Coding, *, deter: int, stoch: int, units: int, blocks: int, key: PRNGKeyArray
     ):
         depths, style = coding.depths, coding.painter
         keys, bias = jax.random.split(key, 3 + len(depths)), style.bias
-        self.map_shape, self.coding = coarse(resolution, depths), coding
+        self.map_shape, self.coding = coarse(shape, depths), coding
         size = math.prod(self.map_shape)
         self.from_deter = BlockLinear(deter, size, blocks, key=keys[0], bias=bias, style=style)
         self.from_stoch = Linear(stoch, 2 * units, key=keys[1], bias=bias, style=style)
         self.stoch_norm = style.norm_of(2 * units)
         self.to_map = Linear(2 * units, size, key=keys[2], bias=bias, style=style)
         self.map_norm = style.norm_of(depths[-1])
-        widths, kernels = (*reversed(depths), channels), (coding.kernel,) * len(depths)
+        widths, kernels = (*reversed(depths), shape[-1]), (coding.kernel,) * len(depths)
         self.convs, self.norms = mirror(widths, kernels, list(keys[3:]), style, bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
@@ -79,15 +71,15 @@ class TransposedDecoder(eqx.Module):
     to_map: Linear
     convs: tuple[Conv, ...]
     norms: tuple[Norm, ...]
-    map_shape: tuple[int, int, int] = eqx.field(static=True)
+    map_shape: Shape = eqx.field(static=True)
     coding: Coding = eqx.field(static=True)
 
-    def __init__(self, channels: int, resolution: Size, coding: Coding, *, features: int, key: PRNGKeyArray):
+    def __init__(self, shape: Shape, coding: Coding, *, features: int, key: PRNGKeyArray):
         depths, style, inside = coding.depths, coding.painter, coding.convolutions == "inside"
         map_key, *keys = jax.random.split(key, 1 + len(depths))
-        self.coding, self.map_shape = coding, (1, 1, 4 * depths[-1]) if inside else coarse(resolution, depths)
+        self.coding, self.map_shape = coding, (1, 1, 4 * depths[-1]) if inside else coarse(shape, depths)
         self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
-        widths = (self.map_shape[-1], *depths[-2::-1], channels)
+        widths = (self.map_shape[-1], *depths[-2::-1], shape[-1])
         kernels = KERNELS if inside else (coding.kernel,) * len(depths)
         self.convs, self.norms = mirror(widths, kernels, keys, style, bias=inside or style.bias)
 
@@ -108,10 +100,9 @@ def paint(
     return jax.nn.sigmoid(x) if coding.pixels == "sigmoid" else x + 0.5
 
 
-def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
+def coarse(shape: Shape, depths: tuple[int, ...]) -> Shape:
     """Shape of the smallest map of an image: after as many halvings as there are depths."""
-    height, wide = (side >> len(depths) for side in resolution)
-    return height, wide, depths[-1]
+    return shape[0] >> len(depths), shape[1] >> len(depths), depths[-1]
 
 
 def mirror(
@@ -168,13 +159,13 @@ class Decoder(eqx.Module):
                 for (name, space), k in zip(vector_spaces.items(), keys, strict=True)
             }
         if image_spaces:
-            channels = sum(s.shape[2] for s in image_spaces.values())
             self.canvas = canvas(image_spaces, len(coding.depths), coding.convolutions)
+            shape = (*self.canvas, sum(s.shape[2] for s in image_spaces.values()))
             if coding.convolutions == "pool":
                 widths: dict[str, Any] = {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
-                self.image = ImageDecoder(channels, self.canvas, coding, **widths, key=image_key)
+                self.image = ImageDecoder(shape, coding, **widths, key=image_key)
             else:
-                self.image = TransposedDecoder(channels, self.canvas, coding, features=deter + stoch, key=image_key)
+                self.image = TransposedDecoder(shape, coding, features=deter + stoch, key=image_key)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> dict[str, Any]:
         """A distribution with `.loss(target) -> [*B]` for every observation key; images want targets in [0, 1]."""
