@@ -21,6 +21,7 @@ from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear,
 from reverie.nn.norm import LayerNorm, Norm
 
 Recurrence = Literal["block", "dense", "plain"]
+First = Literal["zeros", "learned"]
 
 
 class BlockGRU(eqx.Module):
@@ -176,13 +177,7 @@ class RSSM(Dynamics):
     first: Float[Array, " d"] | None
 
     def __init__(
-        self,
-        design: Design,
-        *,
-        recurrence: Recurrence,
-        key: PRNGKeyArray,
-        blocks: int = 8,
-        first: Literal["zeros", "learned"] = "zeros",
+        self, design: Design, *, recurrence: Recurrence, key: PRNGKeyArray, blocks: int = 8, first: First = "zeros"
     ):
         action, tokens, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 5)
