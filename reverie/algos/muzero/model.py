@@ -14,7 +14,7 @@ from reverie.algos import Unsuitable
 from reverie.algos.muzero.values import Values
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import halvings, images
-from reverie.model.encode import boards, planar, width
+from reverie.model.encode import Coding, boards, planar, width
 from reverie.model.heads import FlagHead, LegalHead, PolicyHead, Scalar, ScalarHead, legal_head
 from reverie.model.unroll import Hidden, Towers, Vectors
 from reverie.nn.dists import OneHot
@@ -127,13 +127,12 @@ class State(eqx.Module):
 
 def make_body(config: Values, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:
     choices = config.chosen()
-    sizes: dict[str, Any]
     if towering(config, seen):
         sizes = {"blocks": config.blocks, "channels": config.channels, "read_channels": choices.read_channels}
         return Towers(seen, actions, **sizes, scaling=choices.scaling, key=key)
     depths = tuple(8 << min(stage, 2) for stage in range(halvings(seen)))
-    sizes = {"width": config.hidden, "units": config.units, "layers": config.layers, "depths": depths}
-    return Vectors(seen, actions, **sizes, scaling=choices.scaling, key=key)
+    coding = Coding(config.units, config.layers, depths, kernel=3)
+    return Vectors(seen, actions, config.hidden, coding, scaling=choices.scaling, key=key)
 
 
 def towering(config: Values, seen: Spaces) -> bool:
