@@ -91,15 +91,12 @@ def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
     """The dict of vectors and discrete values whose `flat` (not squashed) is `code`."""
     values, at = {}, 0
     for key, space in sorted(spaces.items()):
-        part = code[..., at : at + space.width]
+        value = code[..., at : at + space.width]
         at += space.width
-        batch = part.shape[:-1]
         if space.kind == "discrete":
-            ends = np.cumsum(space.classes)
-            chosen = [jnp.argmax(x, -1) for x in jnp.split(part, ends[:-1], -1)]
-            values[key] = jnp.stack(chosen, -1).reshape(*batch, *space.shape).astype(jnp.int32)
-        else:
-            values[key] = part.reshape(*batch, *space.shape)
+            parts = jnp.split(value, np.cumsum(space.classes)[:-1], -1)
+            value = jnp.stack([jnp.argmax(x, -1) for x in parts], -1).astype(jnp.int32)
+        values[key] = value.reshape(*code.shape[:-1], *space.shape)
     return values
 
 
