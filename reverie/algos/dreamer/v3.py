@@ -366,12 +366,7 @@ class DreamerV3(DreamerV3Model):
 
 
 def dream_losses(
-    agent: Dreamer,
-    model: Model,
-    state: State,
-    post: Posterior,
-    known: Float[Array, " M"] | None,
-    key: PRNGKeyArray,
+    agent: Dreamer, model: Model, state: State, post: Posterior, known: Float[Array, " M"] | None, key: PRNGKeyArray
 ) -> tuple[dict[str, Array], ReturnScale, Metrics, Trajectory]:
     """Losses of actor and critic on imagined trajectories (eqs. 4 to 7), `[B, T]`; and those trajectories.
 
