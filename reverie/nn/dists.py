@@ -103,16 +103,16 @@ class OneHot:
             return
         starts = np.cumsum(counts) - counts
         index = np.where(self.valid, starts[:, None] + np.arange(most)[None, :], 0)
-        padded = logits.astype(jnp.float32)[..., index]
+        wide = logits.astype(jnp.float32)[..., index]
         if legal is not None:
-            valid = np.broadcast_to(self.valid, padded.shape)
+            valid = np.broadcast_to(self.valid, wide.shape)
             given = legal[..., index] & valid
             self.mask = given | (valid & ~given.any(-1, keepdims=True))
             counts = self.mask.sum(-1)
         # The smallest finite number, not minus infinity: 0 * -inf in an entropy is NaN.
-        mask = jnp.broadcast_to(self.mask, padded.shape)
-        logp = jax.nn.log_softmax(jnp.where(mask, padded, jnp.finfo(jnp.float32).min), -1)
-        floor = jnp.broadcast_to(mix / counts[..., None], padded.shape)
+        mask = jnp.broadcast_to(self.mask, wide.shape)
+        logp = jax.nn.log_softmax(jnp.where(mask, wide, jnp.finfo(jnp.float32).min), -1)
+        floor = jnp.broadcast_to(mix / counts[..., None], wide.shape)
         mixed = jnp.log(jnp.where(mask, (1 - mix) * jnp.exp(logp) + floor, 1.0))
         self.logp = jnp.where(mask, mixed if mix else logp, jnp.finfo(jnp.float32).min)
 

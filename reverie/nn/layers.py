@@ -139,8 +139,8 @@ def per_block(f: Callable[..., Array], weights: Any, *xs: Float[Array, "*B gi"])
         split = [jnp.split(x, blocks, -1) for x in xs]
         pick = lambda g: jax.tree.map(lambda w: w[g], weights)
         return jnp.concatenate([f(pick(g), *(x[g] for x in split)) for g in range(blocks)], -1)
-    grouped = [x.reshape(*x.shape[:-1], blocks, -1) for x in xs]
-    y = jax.vmap(f, in_axes=(0, *[-2] * len(xs)), out_axes=-2)(weights, *grouped)
+    by_block = [x.reshape(*x.shape[:-1], blocks, -1) for x in xs]
+    y = jax.vmap(f, in_axes=(0, *[-2] * len(xs)), out_axes=-2)(weights, *by_block)
     return y.reshape(*y.shape[:-2], -1)
 
 

@@ -58,8 +58,8 @@ class Model(eqx.Module):
         self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.chosen().decode_scale else None
         # Until it has learned something it says that the turn goes over.
         self.turn = FlagHead(read, units, config.layers, key=turn_key, scale=0.0) if turns else None
-        asked = config.behavior == "actor-critic"
-        self.leg = legal_head(obs_space, act_space, read, units, config.layers, FINAL, legal_key) if asked else None
+        plays = config.behavior == "actor-critic"
+        self.leg = legal_head(obs_space, act_space, read, units, config.layers, FINAL, legal_key) if plays else None
 
     def represent(self, obs: Mapping[str, Array]) -> Hidden:
         """The state of an observation, as `observed` gives it."""
