@@ -42,8 +42,7 @@ class Model(eqx.Module):
         self, config: Any, obs_space: Spaces, act_space: Spaces, dtype: str, key: PRNGKeyArray, moves: int = 0
     ):
         """`moves`: width of what the dynamics take, if not the actions."""
-        keys = jax.random.split(key, 4)
-        decode_key, turn_key, legal_key = (jax.random.fold_in(key, i) for i in (4, 5, 6))
+        keys, decode_key, turn_key = jax.random.split(key, 4), *(jax.random.fold_in(key, i) for i in (4, 5))
         self.dtype = dtype
         self.classes = width(act_space)
         turns = irregular(obs_space)
@@ -58,8 +57,10 @@ class Model(eqx.Module):
         self.dec = Conv(config.channels, planes, 1, key=decode_key) if config.chosen().decode_scale else None
         # Until it has learned something it says that the turn goes over.
         self.turn = FlagHead(read, units, config.layers, key=turn_key, scale=0.0) if turns else None
-        plays = config.behavior == "actor-critic"
-        self.leg = legal_head(obs_space, act_space, read, units, config.layers, FINAL, legal_key) if plays else None
+        self.leg = None
+        if config.behavior == "actor-critic":
+            legal_key = jax.random.fold_in(key, 6)
+            self.leg = legal_head(obs_space, act_space, read, units, config.layers, FINAL, legal_key)
 
     def represent(self, obs: Mapping[str, Array]) -> Hidden:
         """The state of an observation, as `observed` gives it."""
