@@ -179,7 +179,12 @@ class Searches(Agent, Protocol):
     enumerated: bool  # a number means the same action at every node of a tree
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], Any]:
-        """The search behind a greedy decision: the actions at its root, and a `behavior.search.SearchResult`."""
+        """The search behind a greedy decision (`policy` in mode `eval`) for one env, N = 1.
+
+        Returns:
+          the actions that it chose from, `[A, ...]` by their keys in `act_space`, and what it found, its tree included:
+          a `behavior.search.SearchResult`.
+        """
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import planners
@@ -19,7 +20,7 @@ from reverie.envs.base import Space
 from reverie.envs.toy import Counting
 from reverie.model.rssm import BlockGRU, DenseGRU, PlainGRU
 from reverie.model.stoch import Gaussian
-from reverie.nn.norm import LayerNorm, NoNorm, RMSNorm
+from reverie.nn.norm import LayerNorm, RMSNorm
 from reverie.run import log
 from reverie.run.arena import SEATS
 
@@ -145,7 +146,7 @@ def of_dreamer(algorithm: str, preset: str) -> dict[str, str]:
     latent = f"{dyn.stoch} Gaussian" if isinstance(kind, Gaussian) else f"{dyn.stoch} x {kind.classes} categorical"
     latent += f", unimix {kind.unimix:g}" if getattr(kind, "unimix", 0) else ""
     cores = {PlainGRU: "GRU", DenseGRU: "LayerNorm GRU", BlockGRU: "GRU of 8 blocks"}
-    norms = {NoNorm: "none", LayerNorm: "LayerNorm", RMSNorm: "RMSNorm"}
+    norms = {eqx.nn.Identity: "none", LayerNorm: "LayerNorm", RMSNorm: "RMSNorm"}
     painter = state.model.enc.coding.painter
     acts = dict.fromkeys({"elu": "ELU", "relu": "ReLU", "silu": "SiLU"}[x] for x in (dyn.act, painter.act))
     batch = random_batch(agent, 3)

@@ -140,5 +140,5 @@ def replayed_value_loss(
       bootstrap: the return imagined from each row.
     """
     target = lambda_return(reward, discount, lam * (1 - last), bootstrap)
-    padded = jnp.concatenate([target, jnp.zeros_like(target[:, :1])], 1)
-    return ((1 - last) * critic(value, padded, slow))[:, :-1], target
+    whole = jnp.concatenate([target, jnp.zeros_like(target[:, :1])], 1)
+    return ((1 - last) * critic(value, whole, slow))[:, :-1], target

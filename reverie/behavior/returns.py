@@ -129,12 +129,8 @@ class ReturnScale(eqx.Module):
     `rate` 0.01, percentiles 5 and 95, no bias correction: the range grows from zero while `limit` keeps it above one.
     """
 
-    low: Float[Array, ""]
-    high: Float[Array, ""]
-
-    def __init__(self, low: float | Array = 0.0, high: float | Array = 0.0):
-        self.low = jnp.asarray(low, jnp.float32)
-        self.high = jnp.asarray(high, jnp.float32)
+    low: Float[Array, ""] = eqx.field(default=0.0, converter=jnp.float32)
+    high: Float[Array, ""] = eqx.field(default=0.0, converter=jnp.float32)
 
     def update(
         self, returns: Float[Array, "..."], rate: float = 0.01, percentiles: tuple[float, float] = (5.0, 95.0)

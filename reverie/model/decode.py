@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,18 +14,12 @@ from reverie.envs.base import Space, Spaces
 from reverie.model.canvas import Canvas, Size, canvas, images
 from reverie.model.encode import Coding, squash_of, written
 from reverie.nn.dists import Gaussian, OneHot, SquaredError
-from reverie.nn.layers import ACTIVATIONS, MLP, Act, BlockLinear, Conv, Linear, Style
+from reverie.nn.layers import ACTIVATIONS, MLP, BlockLinear, Conv, Linear, Style
 from reverie.nn.norm import Norm
 from reverie.nn.transforms import SYMLOG_PIXELS
 
-Pixels = Literal["sigmoid", "shift"]
+Shape = tuple[int, int, int]  # height, width and channels
 KERNELS = (5, 5, 6, 6)  # of the transposed convolutions from one pixel to 64 x 64
-
-
-def canvas_dist(x: Float[Array, "*B h w c"], pixels: Pixels) -> Float[Array, "*B h w c"]:
-    """The last layer's output as float32 brightness: bounded by a sigmoid, or unbounded with 0 for middle gray."""
-    x = x.astype(jnp.float32)
-    return jax.nn.sigmoid(x) if pixels == "sigmoid" else x + 0.5
 
 
 class ImageDecoder(eqx.Module):
@@ -38,38 +32,27 @@ class ImageDecoder(eqx.Module):
     map_norm: Norm
     convs: tuple[Conv, ...]
     norms: tuple[Norm, ...]
-    map_shape: tuple[int, int, int] = eqx.field(static=True)
-    pixels: Pixels = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
+    map_shape: Shape = eqx.field(static=True)
+    coding: Coding = eqx.field(static=True)
 
     def __init__(
-        self,
-        channels: int,
-        resolution: Size,
-        coding: Coding,
-        *,
-        deter: int,
-        stoch: int,
-        units: int,
-        blocks: int,
-        pixels: Pixels,
-        key: PRNGKeyArray,
+        self, shape: Shape, coding: Coding, *, deter: int, stoch: int, units: int, blocks: int, key: PRNGKeyArray
     ):
         depths, style = coding.depths, coding.painter
         keys, bias = jax.random.split(key, 3 + len(depths)), style.bias
-        self.map_shape, self.pixels, self.act = coarse(resolution, depths), pixels, style.act
+        self.map_shape, self.coding = coarse(shape, depths), coding
         size = math.prod(self.map_shape)
         self.from_deter = BlockLinear(deter, size, blocks, key=keys[0], bias=bias, style=style)
         self.from_stoch = Linear(stoch, 2 * units, key=keys[1], bias=bias, style=style)
         self.stoch_norm = style.norm_of(2 * units)
         self.to_map = Linear(2 * units, size, key=keys[2], bias=bias, style=style)
         self.map_norm = style.norm_of(depths[-1])
-        widths, kernels = (*reversed(depths), channels), (coding.kernel,) * len(depths)
+        widths, kernels = (*reversed(depths), shape[-1]), (coding.kernel,) * len(depths)
         self.convs, self.norms = mirror(widths, kernels, list(keys[3:]), style, bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
-        batch, act = deter.shape[:-1], ACTIVATIONS[self.act]
+        batch, act = deter.shape[:-1], ACTIVATIONS[self.coding.painter.act]
         height, wide, depth = self.map_shape
         blocks = self.from_deter.weight.shape[0]
         # Every block of deter paints its own channels of the whole map.
@@ -77,9 +60,7 @@ class ImageDecoder(eqx.Module):
         x = jnp.moveaxis(x, -4, -2).reshape(*batch, *self.map_shape)
         y = self.to_map(act(self.stoch_norm(self.from_stoch(stoch))))
         x = act(self.map_norm(x + y.reshape(*batch, *self.map_shape)))
-        for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = act(norm(conv.upsampled(x)))
-        return canvas_dist(self.convs[-1].upsampled(x), self.pixels)
+        return paint(x, self.convs, self.norms, self.coding)
 
 
 class TransposedDecoder(eqx.Module):
@@ -90,37 +71,38 @@ class TransposedDecoder(eqx.Module):
     to_map: Linear
     convs: tuple[Conv, ...]
     norms: tuple[Norm, ...]
-    map_shape: tuple[int, int, int] = eqx.field(static=True)
-    inside: bool = eqx.field(static=True)
-    pixels: Pixels = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
+    map_shape: Shape = eqx.field(static=True)
+    coding: Coding = eqx.field(static=True)
 
-    def __init__(
-        self, channels: int, resolution: Size, coding: Coding, *, features: int, pixels: Pixels, key: PRNGKeyArray
-    ):
+    def __init__(self, shape: Shape, coding: Coding, *, features: int, key: PRNGKeyArray):
         depths, style, inside = coding.depths, coding.painter, coding.convolutions == "inside"
         map_key, *keys = jax.random.split(key, 1 + len(depths))
-        self.inside, self.pixels, self.act = inside, pixels, style.act
-        self.map_shape = (1, 1, 4 * depths[-1]) if inside else coarse(resolution, depths)
+        self.coding, self.map_shape = coding, (1, 1, 4 * depths[-1]) if inside else coarse(shape, depths)
         self.to_map = Linear(features, math.prod(self.map_shape), key=map_key, style=style)
-        widths = (self.map_shape[-1], *depths[-2::-1], channels)
+        widths = (self.map_shape[-1], *depths[-2::-1], shape[-1])
         kernels = KERNELS if inside else (coding.kernel,) * len(depths)
         self.convs, self.norms = mirror(widths, kernels, keys, style, bias=inside or style.bias)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> Float[Array, "*B h w c"]:
         """Brightness of pixels."""
         x = self.to_map(jnp.concatenate([stoch, deter], -1))
-        x = x.reshape(*x.shape[:-1], *self.map_shape)
-        enlarge = Conv.spread if self.inside else Conv.transposed
-        for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = ACTIVATIONS[self.act](norm(enlarge(conv, x)))
-        return canvas_dist(enlarge(self.convs[-1], x), self.pixels)
+        return paint(x.reshape(*x.shape[:-1], *self.map_shape), self.convs, self.norms, self.coding)
 
 
-def coarse(resolution: Size, depths: tuple[int, ...]) -> tuple[int, int, int]:
+def paint(
+    x: Float[Array, "*B h w c"], convs: tuple[Conv, ...], norms: tuple[Norm, ...], coding: Coding
+) -> Float[Array, "*B H W o"]:
+    """Brightness of pixels, float32, from a coarse map that every convolution enlarges."""
+    enlarge = {"pool": Conv.upsampled, "stride": Conv.transposed, "inside": Conv.spread}[coding.convolutions]
+    for conv, norm in zip(convs, norms, strict=False):
+        x = ACTIVATIONS[coding.painter.act](norm(enlarge(conv, x)))
+    x = enlarge(convs[-1], x).astype(jnp.float32)
+    return jax.nn.sigmoid(x) if coding.pixels == "sigmoid" else x + 0.5
+
+
+def coarse(shape: Shape, depths: tuple[int, ...]) -> Shape:
     """Shape of the smallest map of an image: after as many halvings as there are depths."""
-    height, wide = (side >> len(depths) for side in resolution)
-    return height, wide, depths[-1]
+    return shape[0] >> len(depths), shape[1] >> len(depths), depths[-1]
 
 
 def mirror(
@@ -144,15 +126,12 @@ class Decoder(eqx.Module):
       coding: of the encoder, of which this is the mirror; targets are squashed as its inputs are.
       map_units: of the layer from stoch to the coarse map of an image, before it is doubled.
       blocks: of the layer from deter to the coarse map.
-      pixels: what bounds brightness.
-      image_loss: squared error, or the likelihood of a `Gaussian`.
     """
 
     mlp: MLP | None
     heads: dict[str, Linear]
     image: ImageDecoder | TransposedDecoder | None
     spaces: tuple[tuple[str, Space], ...] = eqx.field(static=True)
-    image_loss: Literal["squared", "gaussian"] = eqx.field(static=True)
     coding: Coding = eqx.field(static=True)
     canvas: Size = eqx.field(static=True)  # that images are painted on; (0, 0) without any
 
@@ -166,13 +145,11 @@ class Decoder(eqx.Module):
         blocks: int,
         key: PRNGKeyArray,
         map_units: int | None = None,
-        pixels: Pixels = "sigmoid",
-        image_loss: Literal["squared", "gaussian"] = "squared",
     ):
         units, style = coding.units, coding.style
         mlp_key, head_key, image_key = jax.random.split(key, 3)
         vector_spaces, image_spaces = written(spaces), images(spaces)
-        self.spaces, self.coding, self.image_loss = tuple(sorted(spaces.items())), coding, image_loss
+        self.spaces, self.coding = tuple(sorted(spaces.items())), coding
         self.mlp, self.heads, self.image, self.canvas = None, {}, None, (0, 0)
         if vector_spaces:
             self.mlp = MLP(deter + stoch, units, coding.layers, key=mlp_key, style=style)
@@ -182,14 +159,13 @@ class Decoder(eqx.Module):
                 for (name, space), k in zip(vector_spaces.items(), keys, strict=True)
             }
         if image_spaces:
-            channels = sum(s.shape[2] for s in image_spaces.values())
             self.canvas = canvas(image_spaces, len(coding.depths), coding.convolutions)
-            shared: dict[str, Any] = {"coding": coding, "pixels": pixels, "key": image_key}
+            shape = (*self.canvas, sum(s.shape[2] for s in image_spaces.values()))
             if coding.convolutions == "pool":
-                shared |= {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
-                self.image = ImageDecoder(channels, self.canvas, **shared)
+                widths: dict[str, Any] = {"deter": deter, "stoch": stoch, "units": map_units or units, "blocks": blocks}
+                self.image = ImageDecoder(shape, coding, **widths, key=image_key)
             else:
-                self.image = TransposedDecoder(channels, self.canvas, features=deter + stoch, **shared)
+                self.image = TransposedDecoder(shape, coding, features=deter + stoch, key=image_key)
 
     def __call__(self, deter: Float[Array, "*B d"], stoch: Float[Array, "*B sz"]) -> dict[str, Any]:
         """A distribution with `.loss(target) -> [*B]` for every observation key; images want targets in [0, 1]."""
@@ -206,7 +182,7 @@ class Decoder(eqx.Module):
                     out[name] = SquaredError(y.reshape(*y.shape[:-1], *space.shape), len(space.shape), squash)
         if self.image is not None:
             pixels, start = self.image(deter, stoch), 0
-            picture = SquaredError if self.image_loss == "squared" else Gaussian
+            picture = SquaredError if self.coding.image_loss == "squared" else Gaussian
             for name, space in images(spaces).items():
                 part = pixels[..., start : start + space.shape[2]]
                 canvas_dist = picture(part, 3, SYMLOG_PIXELS if self.coding.symlog_images else None)

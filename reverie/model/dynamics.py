@@ -7,7 +7,8 @@ answers `Dynamics`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from abc import abstractmethod
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -36,26 +37,26 @@ class Beliefs(NamedTuple):
     prior: Float[Array, "B T s p"]  # without it
 
 
-@runtime_checkable
-class Dynamics(Protocol):
-    """How latents follow one another, seen or imagined. Methods take any leading batch shape unless they name axes."""
+class Dynamics(eqx.Module):
+    """How latents follow one another, seen or imagined. Methods take any leading batch shape unless they name axes.
 
-    deter: int  # numbers of the deterministic half
-    stoch: int  # random variables
-    kind: Stoch  # of these variables
-    act: Act
+    Replay keeps nothing of a latent, and every sequence starts from `zeros`, unless a kind of dynamics says otherwise.
+    """
 
-    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Any:
-        """The latent of which nothing is known, with these leading axes; of shapes alone, it needs no parameters."""
+    deter: int = eqx.field(static=True)  # numbers of the deterministic half
+    stoch: int = eqx.field(static=True)  # random variables
+    kind: Stoch = eqx.field(static=True)  # of these variables
+    act: Act = eqx.field(static=True)
 
+    @abstractmethod
     def observe(
         self,
-        start: Any,
+        start: Latent,
         tokens: Float[Array, "B T e"],
         actions: Float[Array, "B T a"],
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
-    ) -> tuple[Any, Float[Array, "B T s p"]]:
+    ) -> tuple[Latent, Float[Array, "B T s p"]]:
         """Latents of observed sequences.
 
             tokens    x1   x2   x3         of the rows themselves
@@ -70,20 +71,38 @@ class Dynamics(Protocol):
           Latents `[B, T, ...]` (samples), and the posterior's belief about their random half.
         """
 
-    def prior(self, latent: Any) -> Float[Array, "*B s p"]:
+    @abstractmethod
+    def prior(self, latent: Latent) -> Float[Array, "*B s p"]:
         """The distribution of a latent's stoch before its observation."""
 
-    def imagine(self, latent: Any, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Any:
+    @abstractmethod
+    def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         """The latent that follows when `action` is taken, sampled from the prior."""
 
+    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
+        """The latent of which nothing is known, with these leading axes; of shapes alone, it needs no parameters."""
+        deter, stoch = (*batch, self.deter), (*batch, self.stoch, self.kind.width)
+        return Latent(jnp.zeros(deter, dtype), jnp.zeros(stoch, dtype))
+
     def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The part of a latent that replay keeps; none if sequences always start from `zeros`."""
+        """The part of a latent that replay keeps."""
+        return {}
 
-    def to_replay(self, latent: Any) -> dict[str, Array]:
+    def to_replay(self, latent: Latent) -> dict[str, Array]:
         """A latent as replay keeps it, by the keys of `stored`."""
+        return {}
 
-    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Any:
+    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
         """Inverse of `to_replay`: latents `[B, ...]`."""
+        return self.zeros((batch,), dtype)
+
+    def group(self, out: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
+        """A network's output, variable by variable."""
+        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)
+
+    def draw(self, out: Float[Array, "*B s p"], key: PRNGKeyArray, dtype: jnp.dtype) -> Float[Array, "*B s z"]:
+        """A sample of stoch."""
+        return self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
 
 
 def features(latent: Latent) -> Float[Array, "*B f"]:
@@ -120,7 +139,6 @@ class TokenPosterior(eqx.Module):
     hidden: Linear
     norm: Norm
     out: Linear
-    stoch: int = eqx.field(static=True)
     act: Act = eqx.field(static=True)
 
     def __init__(self, design: Design, *, key: PRNGKeyArray):
@@ -129,46 +147,7 @@ class TokenPosterior(eqx.Module):
         self.hidden = Linear(tokens, hidden, key=keys[0], bias=style.bias, style=style)
         self.norm = style.norm_of(hidden)
         self.out = Linear(hidden, stoch * kind.parameters, key=keys[1], style=style.out)
-        self.stoch, self.act = stoch, style.act
+        self.act = style.act
 
-    def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B s p"]:
-        out = self.out(ACTIVATIONS[self.act](self.norm(self.hidden(tokens))))
-        return out.reshape(*out.shape[:-1], self.stoch, -1)
-
-
-class LatentDynamics(eqx.Module):
-    """The part of `Dynamics` that every kind has."""
-
-    deter: int = eqx.field(static=True)
-    stoch: int = eqx.field(static=True)
-    kind: Stoch = eqx.field(static=True)
-    act: Act = eqx.field(static=True)
-
-    def zeros(self, batch: tuple[int, ...], dtype: jnp.dtype) -> Latent:
-        """As `Dynamics.zeros`: what stands where a sequence begins with `is_first`."""
-        deter, stoch = (*batch, self.deter), (*batch, self.stoch, self.kind.width)
-        return Latent(jnp.zeros(deter, dtype), jnp.zeros(stoch, dtype))
-
-    def group(self, out: Float[Array, "*B sp"]) -> Float[Array, "*B s p"]:
-        """A network's output, variable by variable."""
-        return out.reshape(*out.shape[:-1], self.stoch, self.kind.parameters)
-
-    def draw(self, out: Float[Array, "*B s p"], key: PRNGKeyArray, dtype: jnp.dtype) -> Float[Array, "*B s z"]:
-        """A sample of stoch."""
-        return self.kind.sample(out, self.kind.noise(key, out.shape[:-1])).astype(dtype)
-
-
-class WithoutReplayState(LatentDynamics):
-    """Dynamics whose posterior reads an observation alone, and of which replay keeps nothing: every sequence starts
-    from `zeros`."""
-
-    posterior: TokenPosterior
-
-    def stored(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {}
-
-    def to_replay(self, latent: Latent) -> dict[str, Array]:
-        return {}
-
-    def from_replay(self, row: dict[str, Array], batch: int, dtype: jnp.dtype) -> Latent:
-        return self.zeros((batch,), dtype)
+    def __call__(self, tokens: Float[Array, "*B e"]) -> Float[Array, "*B sp"]:
+        return self.out(ACTIVATIONS[self.act](self.norm(self.hidden(tokens))))

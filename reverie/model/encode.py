@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -91,15 +91,12 @@ def unflat(spaces: Spaces, code: Float[Array, "*B width"]) -> dict[str, Array]:
     """The dict of vectors and discrete values whose `flat` (not squashed) is `code`."""
     values, at = {}, 0
     for key, space in sorted(spaces.items()):
-        part = code[..., at : at + space.width]
+        value = code[..., at : at + space.width]
         at += space.width
-        batch = part.shape[:-1]
         if space.kind == "discrete":
-            ends = np.cumsum(space.classes)
-            chosen = [jnp.argmax(x, -1) for x in jnp.split(part, ends[:-1], -1)]
-            values[key] = jnp.stack(chosen, -1).reshape(*batch, *space.shape).astype(jnp.int32)
-        else:
-            values[key] = part.reshape(*batch, *space.shape)
+            parts = jnp.split(value, np.cumsum(space.classes)[:-1], -1)
+            value = jnp.stack([jnp.argmax(x, -1) for x in parts], -1).astype(jnp.int32)
+        values[key] = value.reshape(*code.shape[:-1], *space.shape)
     return values
 
 
@@ -125,6 +122,8 @@ class Coding(NamedTuple):
     symlog_images: bool = False  # whether brightness is (see `SYMLOG_PIXELS`)
     style: Style = FINAL
     image_act: Act | None = None  # of the convolutions, if not that of `style` (V1: ReLU)
+    pixels: Literal["sigmoid", "shift"] = "sigmoid"  # brightness of a painted image: bounded, or 0 for middle gray
+    image_loss: Literal["squared", "gaussian"] = "squared"  # squared error, or the likelihood of a `Gaussian`
 
     @property
     def painter(self) -> Style:

@@ -61,8 +61,7 @@ class ScalarHead(eqx.Module):
         self.limit = limit
         self.bins, self.kind = 1 if kind in ("symlog_squared", "squared") else bins, kind
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
-        style, scale = style.output(init, scale)
-        self.out = Linear(units, self.bins, key=out_key, scale=scale, style=style)
+        self.out = Linear(units, self.bins, key=out_key, style=style.output(scale, init))
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Scalar:
         out = self.out(self.mlp(feat))
@@ -84,7 +83,7 @@ class FlagHead(eqx.Module):
     ):
         mlp_key, out_key = jax.random.split(key)
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
-        self.out = Linear(units, 1, key=out_key, style=style.out, scale=scale)
+        self.out = Linear(units, 1, key=out_key, style=style.output(scale))
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Binary:
         return Binary(self.out(self.mlp(feat))[..., 0])
@@ -104,7 +103,7 @@ class LegalHead(eqx.Module):
         mlp_key, out_key = jax.random.split(key)
         self.classes = space.classes
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
-        self.out = Linear(units, space.width, key=out_key, style=style.out, scale=0.0)
+        self.out = Linear(units, space.width, key=out_key, style=style.output(0.0))
 
     def __call__(self, feat: Float[Array, "*B f"]) -> Binary:
         return Binary(self.out(self.mlp(feat)))
@@ -119,18 +118,26 @@ class LegalHead(eqx.Module):
         return jnp.concatenate([x >= jnp.minimum(x.max(-1, keepdims=True), 0) for x in parts], -1)
 
 
+def legal_head(
+    obs_space: Spaces, act_space: Spaces, features: int, units: int, layers: int, style: Style, key: PRNGKeyArray
+) -> LegalHead | None:
+    """The head of the legal actions, if the env says which they are."""
+    if "legal" not in obs_space:
+        return None
+    (space,) = act_space.values()
+    return LegalHead(space, features, units, layers, key=key, style=style)
+
+
 class NormalOut(eqx.Module):
     """Mean and standard deviation of a continuous action."""
 
     mean: Linear
     std: Linear
 
-    def __init__(
-        self, units: int, outputs: int, *, key: PRNGKeyArray, mean: tuple[Style, float], std: tuple[Style, float]
-    ):
+    def __init__(self, units: int, outputs: int, *, key: PRNGKeyArray, mean: Style, std: Style):
         mean_key, std_key = jax.random.split(key)
-        self.mean = Linear(units, outputs, key=mean_key, style=mean[0], scale=mean[1])
-        self.std = Linear(units, outputs, key=std_key, style=std[0], scale=std[1])
+        self.mean = Linear(units, outputs, key=mean_key, style=mean)
+        self.std = Linear(units, outputs, key=std_key, style=std)
 
 
 class PolicyHead(eqx.Module):
@@ -162,9 +169,9 @@ class PolicyHead(eqx.Module):
         self.mlp = MLP(features, units, layers, key=mlp_key, style=style)
         self.spaces = tuple(sorted(spaces.items()))
         self.unimix, self.continuous = unimix, continuous
-        mean, std = style.output(mean_init, scale), style.output(std_init, scale)
+        mean, std = style.output(scale, mean_init), style.output(scale, std_init)
         self.outs = {
-            name: Linear(units, space.width, key=k, style=mean[0], scale=mean[1])
+            name: Linear(units, space.width, key=k, style=mean)
             if space.kind == "discrete"
             else NormalOut(units, space.width, key=k, mean=mean, std=std)
             for (name, space), k in zip(self.spaces, keys, strict=True)

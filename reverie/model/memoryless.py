@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Design, Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
+from reverie.model.dynamics import Design, Dynamics, Latent, TokenPosterior, bounded, flat_stoch
 from reverie.nn.layers import MLP, Linear
 
 
-class Memoryless(WithoutReplayState):
+class Memoryless(Dynamics):
     """`Dynamics` of one step. What is said of a recurrence means nothing here. What came before matters for one step
     only, so replay keeps nothing."""
 
+    posterior: TokenPosterior
     prior_mlp: MLP
     prior_out: Linear
     expand: MLP
@@ -49,7 +50,7 @@ class Memoryless(WithoutReplayState):
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
-        dtype, out = start.deter.dtype, self.posterior(tokens)
+        dtype, out = start.deter.dtype, self.group(self.posterior(tokens))
         stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
         before = jnp.concatenate([start.stoch[:, None], stoch[:, :-1]], 1)

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from reverie.model.dynamics import Design, Latent, LatentDynamics, bounded, flat_stoch
+from reverie.model.dynamics import Design, Dynamics, Latent, bounded, flat_stoch
 from reverie.model.stoch import Categorical
 from reverie.nn.layers import ACTIVATIONS, FINAL, MLP, Act, BlockLinear, Linear, Style, add_bias, per_block, product
 from reverie.nn.norm import LayerNorm, Norm
 
 Recurrence = Literal["block", "dense", "plain"]
+First = Literal["zeros", "learned"]
 
 
 class BlockGRU(eqx.Module):
@@ -159,7 +160,7 @@ def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array
     return update * candidate + (1 - update) * state
 
 
-class RSSM(LatentDynamics):
+class RSSM(Dynamics):
     """`Dynamics` with a recurrence.
 
     Args:
@@ -176,13 +177,7 @@ class RSSM(LatentDynamics):
     first: Float[Array, " d"] | None
 
     def __init__(
-        self,
-        design: Design,
-        *,
-        recurrence: Recurrence,
-        key: PRNGKeyArray,
-        blocks: int = 8,
-        first: Literal["zeros", "learned"] = "zeros",
+        self, design: Design, *, recurrence: Recurrence, key: PRNGKeyArray, blocks: int = 8, first: First = "zeros"
     ):
         action, tokens, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 5)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reverie.model.dynamics import Design, Latent, TokenPosterior, WithoutReplayState, bounded, flat_stoch
+from reverie.model.dynamics import Design, Dynamics, Latent, TokenPosterior, bounded, flat_stoch
 from reverie.nn.layers import MLP, Linear, Style
 from reverie.nn.norm import RMSNorm
 
@@ -92,10 +92,11 @@ class Block(eqx.Module):
         return x + self.narrow(jax.nn.silu(self.widen(self.norms[1](x))))
 
 
-class Transformer(WithoutReplayState):
+class Transformer(Dynamics):
     """`Dynamics` by attention. What is said of a recurrence means nothing here. A memory is many times as large as what
     is seen, so every sequence makes its own."""
 
+    posterior: TokenPosterior
     embed: Linear
     blocks: tuple[Block, ...]
     norm: RMSNorm
@@ -138,7 +139,7 @@ class Transformer(WithoutReplayState):
         query                u1   u2   ...  uT
         seen      in the same episode, not later, at most W steps before
         """
-        dtype, out, steps = start.deter.dtype, self.posterior(tokens), tokens.shape[1]
+        dtype, out, steps = start.deter.dtype, self.group(self.posterior(tokens)), tokens.shape[1]
         stoch = self.draw(out, key, dtype)
         fresh = resets[..., None]
         actions = jnp.where(fresh, 0.0, actions)

@@ -70,27 +70,18 @@ class Vectors(eqx.Module):
     out: Linear
     trunk: MLP
     change: Linear
-    axes: int = eqx.field(static=True, default=1)
-    outputs: int = eqx.field(static=True, default=0)
-    scaling: Scaling = eqx.field(static=True, default="range")
+    axes: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+    scaling: Scaling = eqx.field(static=True)
 
     def __init__(
-        self,
-        spaces: Spaces,
-        actions: int,
-        *,
-        width: int,
-        units: int,
-        layers: int,
-        depths: tuple[int, ...],
-        scaling: Scaling = "range",
-        key: PRNGKeyArray,
+        self, spaces: Spaces, actions: int, width: int, coding: Coding, *, scaling: Scaling, key: PRNGKeyArray
     ):
         keys = jax.random.split(key, 4)
-        self.enc = Encoder(spaces, Coding(units, layers, depths, kernel=3), key=keys[0])
+        self.enc = Encoder(spaces, coding, key=keys[0])
         self.out = Linear(self.enc.outputs, width, key=keys[1])
-        self.trunk = MLP(width + actions, units, layers, key=keys[2])
-        self.change = Linear(units, width, key=keys[3])
+        self.trunk = MLP(width + actions, coding.units, coding.layers, key=keys[2])
+        self.change = Linear(coding.units, width, key=keys[3])
         self.axes, self.outputs, self.scaling = 1, width, scaling
 
     def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B d"]:
@@ -190,8 +181,7 @@ class Towers(eqx.Module):
         self.moves = tuple(Block(channels, key=next(keys)) for _ in range(blocks))
         self.squeeze = Conv(channels, read_channels, 1, key=next(keys))
         self.squeeze_norm = RMSNorm(read_channels)
-        self.spaces, self.axes = tuple(sorted(spaces.items())), 3
-        self.scaling = scaling
+        self.spaces, self.axes, self.scaling = tuple(sorted(spaces.items())), 3, scaling
         self.outputs = (height >> down) * (wide >> down) * read_channels
 
     def represent(self, obs: Mapping[str, Array], dtype: jnp.dtype) -> Float[Array, "*B h w c"]:

@@ -83,10 +83,7 @@ class OneHot:
     """
 
     logp: Float[Array, "*B n z"]
-    valid: np.ndarray
     mask: Bool[Array, "*B n z"] | np.ndarray  # valid and legal; without the batch axes where nothing is said to be
-    shape: tuple[int, ...]
-    mix: float
 
     def __init__(
         self,
@@ -99,24 +96,23 @@ class OneHot:
         counts: Any = np.array(classes)
         most = counts.max()
         self.valid = self.mask = np.arange(most)[None, :] < counts[:, None]
-        self.shape = shape
-        self.mix = mix
+        self.shape, self.mix = shape, mix
         batch = logits.shape[:-1]
         if (counts == most).all() and legal is None:
             self.logp = unimix(logits.reshape(*batch, len(classes), most), mix)
             return
         starts = np.cumsum(counts) - counts
         index = np.where(self.valid, starts[:, None] + np.arange(most)[None, :], 0)
-        padded = logits.astype(jnp.float32)[..., index]
+        wide = logits.astype(jnp.float32)[..., index]
         if legal is not None:
-            valid = np.broadcast_to(self.valid, padded.shape)
+            valid = np.broadcast_to(self.valid, wide.shape)
             given = legal[..., index] & valid
             self.mask = given | (valid & ~given.any(-1, keepdims=True))
             counts = self.mask.sum(-1)
         # The smallest finite number, not minus infinity: 0 * -inf in an entropy is NaN.
-        mask = jnp.broadcast_to(self.mask, padded.shape)
-        logp = jax.nn.log_softmax(jnp.where(mask, padded, jnp.finfo(jnp.float32).min), -1)
-        floor = jnp.broadcast_to(mix / counts[..., None], padded.shape)
+        mask = jnp.broadcast_to(self.mask, wide.shape)
+        logp = jax.nn.log_softmax(jnp.where(mask, wide, jnp.finfo(jnp.float32).min), -1)
+        floor = jnp.broadcast_to(mix / counts[..., None], wide.shape)
         mixed = jnp.log(jnp.where(mask, (1 - mix) * jnp.exp(logp) + floor, 1.0))
         self.logp = jnp.where(mask, mixed if mix else logp, jnp.finfo(jnp.float32).min)
 
@@ -183,10 +179,6 @@ UNIT_ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of a normal with a standa
 class Normal:
     """The parameters of the normals below, `[*B, n]`. Values are `[*B, *shape]`; losses sum over the last axis."""
 
-    mean: Float[Array, "*B n"]
-    std: Float[Array, "*B n"]
-    shape: tuple[int, ...]
-
     def __init__(self, mean: Float[Array, "*B n"], std: Float[Array, "*B n"], shape: tuple[int, ...]):
         self.mean, self.std, self.shape = mean, std, shape
 
@@ -207,8 +199,6 @@ class BoundedNormal(Normal):
 
     Samples are not clipped here: a score-function gradient needs the log-probability of what was sampled.
     """
-
-    bounds: tuple[float, float]
 
     def __init__(
         self,
@@ -331,14 +321,8 @@ class TwoHot:
     the squashed space: the target is squashed, and the prediction is the inverse of the expected bin (arXiv v1).
     """
 
-    logits: Float[Array, "*B v"]
-    bins: np.ndarray
-    squash: Squash | None
-
     def __init__(self, logits: Float[Array, "*B v"], bins: np.ndarray, squash: Squash | None = None):
-        self.logits = logits.astype(jnp.float32)
-        self.bins = bins
-        self.squash = squash
+        self.logits, self.bins, self.squash = logits.astype(jnp.float32), bins, squash
 
     def pred(self) -> Float[Array, "*B"]:
         """The expected bin; exactly 0 for equal probabilities, as at initialisation.
@@ -360,8 +344,6 @@ class TwoHot:
 class Binary:
     """Bernoulli with soft targets: the continue flag, which may carry the discount."""
 
-    logit: Float[Array, "*B"]
-
     def __init__(self, logit: Float[Array, "*B"]):
         self.logit = logit.astype(jnp.float32)
 
@@ -381,14 +363,8 @@ class Binary:
 class SquaredError:
     """Sum of squared errors over the last `dims` axes: no half and no constant; `squash` is applied to the target."""
 
-    mean: Float[Array, "..."]
-    dims: int
-    squash: Squash | None
-
     def __init__(self, mean: Float[Array, "..."], dims: int, squash: Squash | None = None):
-        self.mean = mean.astype(jnp.float32)
-        self.dims = dims
-        self.squash = squash
+        self.mean, self.dims, self.squash = mean.astype(jnp.float32), dims, squash
 
     def pred(self) -> Float[Array, "..."]:
         return self.squash.back(self.mean) if self.squash else self.mean

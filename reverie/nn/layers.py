@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.nn.init import Hidden, Output, drawn, truncated_normal
-from reverie.nn.norm import LayerNorm, NoNorm, Norm, RMSNorm, to_rows
+from reverie.nn.norm import LayerNorm, Norm, RMSNorm, to_rows
 
 Act = Literal["silu", "elu", "relu", "linear"]
 ACTIVATIONS: dict[Act, Callable[[Array], Array]] = {
@@ -36,6 +36,7 @@ class Style(NamedTuple):
     fan: Literal["in", "average"] = "in"  # initial variance: one over the inputs, or the mean of inputs and outputs
     act: Act = "silu"  # of hidden units, behind the norm
     init: Hidden = "paper"  # what initial weights are drawn from, where it is not what the paper says
+    scale: float = 1.0  # of initial weights
 
     @property
     def bias(self) -> bool:
@@ -43,24 +44,24 @@ class Style(NamedTuple):
         return self.norm != "layer"
 
     def norm_of(self, size: int) -> Norm:
-        return NoNorm() if self.norm == "none" else RMSNorm(size) if self.norm == "rms" else LayerNorm(size)
+        return {"none": eqx.nn.Identity, "rms": RMSNorm, "layer": LayerNorm}[self.norm](size)
 
-    def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int], scale: float = 1.0) -> Array:
+    def weights(self, key: PRNGKeyArray, shape: tuple[int, ...], fans: tuple[int, int]) -> Array:
         """Initial weights of units with these numbers of inputs and outputs."""
-        if self.init != "paper" and scale:
-            return scale * drawn(self.init, key, shape, fans[0], GAINS[self.act])
-        return truncated_normal(key, shape, fans[0] if self.fan == "in" else sum(fans) / 2, scale)
+        if self.init != "paper" and self.scale:
+            return self.scale * drawn(self.init, key, shape, fans[0], GAINS[self.act])
+        return truncated_normal(key, shape, fans[0] if self.fan == "in" else sum(fans) / 2, self.scale)
 
     @property
     def out(self) -> Style:
         """Gain of a layer that no activation follows."""
         return self._replace(act="linear")
 
-    def output(self, init: Output, scale: float) -> tuple[Style, float]:
-        """The style and the scale of a last layer: those given, or what `init` says instead."""
+    def output(self, scale: float, init: Output = "paper") -> Style:
+        """The style of a last layer, with this scale, or with what `init` says instead."""
         if init == "paper":
-            return self.out, scale
-        return self.out._replace(init="orthogonal" if init == "orthogonal" else "paper"), _SCALES[init]
+            return self.out._replace(scale=scale)
+        return self.out._replace(init="orthogonal" if init == "orthogonal" else "paper", scale=_SCALES[init])
 
 
 _SCALES: dict[Output, float] = {"small": 0.01, "orthogonal": 1.0, "zero": 0.0}
@@ -88,17 +89,8 @@ class Linear(eqx.Module):
     weight: Float[Array, "i o"]
     bias: Float[Array, " o"] | None
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        key: PRNGKeyArray,
-        scale: float = 1.0,
-        bias: bool = True,
-        style: Style = FINAL,
-    ):
-        self.weight = style.weights(key, (inputs, outputs), (inputs, outputs), scale)
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, bias: bool = True, style: Style = FINAL):
+        self.weight = style.weights(key, (inputs, outputs), (inputs, outputs))
         self.bias = jnp.zeros(outputs, jnp.float32) if bias else None
 
     def __call__(self, x: Float[Array, "*B i"]) -> Float[Array, "*B o"]:
@@ -147,8 +139,8 @@ def per_block(f: Callable[..., Array], weights: Any, *xs: Float[Array, "*B gi"])
         split = [jnp.split(x, blocks, -1) for x in xs]
         pick = lambda g: jax.tree.map(lambda w: w[g], weights)
         return jnp.concatenate([f(pick(g), *(x[g] for x in split)) for g in range(blocks)], -1)
-    grouped = [x.reshape(*x.shape[:-1], blocks, -1) for x in xs]
-    y = jax.vmap(f, in_axes=(0, *[-2] * len(xs)), out_axes=-2)(weights, *grouped)
+    by_block = [x.reshape(*x.shape[:-1], blocks, -1) for x in xs]
+    y = jax.vmap(f, in_axes=(0, *[-2] * len(xs)), out_axes=-2)(weights, *by_block)
     return y.reshape(*y.shape[:-2], -1)
 
 
@@ -269,11 +261,10 @@ def _block_code(kernel: int, before: int) -> np.ndarray:
     """`[t, a, p, k]`: 1 where tap `k` of an output of phase `p` reads phase `a` of block `t - 1`, along one axis.
     `before`: pixels of padding."""
     code = np.zeros((3, 2, 2, kernel), np.float32)
-    for phase in range(2):
-        for tap in range(kernel):
-            block, inner = divmod(phase + tap - before, 2)
-            if block >= -1:
-                code[block + 1, inner, phase, tap] = 1
+    for phase, tap in np.ndindex(2, kernel):
+        block, inner = divmod(phase + tap - before, 2)
+        if block >= -1:
+            code[block + 1, inner, phase, tap] = 1
     return code
 
 
@@ -289,11 +280,7 @@ def _transpose_code(kernel: int) -> np.ndarray:
 
 def _spread_code(kernel: int) -> np.ndarray:
     """`[p, k, t]`: 1 where tap `k` of the kernel of pixel `t - 2`, seen from output block 0, falls on phase `p`."""
-    code = np.zeros((2, kernel, 3), np.float32)
-    for tap in range(kernel):
-        block, phase = divmod(tap, 2)
-        code[phase, tap, 2 - block] = 1
-    return code
+    return np.moveaxis(_block_code(kernel, kernel - 3)[:, 0, :, ::-1], 0, -1)
 
 
 class MLP(eqx.Module):

@@ -47,13 +47,6 @@ class RMSNorm(eqx.Module):
         return (x32 * (inverse * to_rows(self.scale, x.shape))).astype(x.dtype)
 
 
-class NoNorm(eqx.Module):
-    """`x` as it is: what the first two Dreamers have where the third has a norm."""
-
-    def __call__(self, x: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
-        return x
-
-
 class LayerNorm(eqx.Module):
     """`(x - mean) / sqrt(variance + eps) * scale + offset` (Ba et al. 2016); DreamerV3 of 2023 uses eps 1e-3."""
 
@@ -71,4 +64,4 @@ class LayerNorm(eqx.Module):
         return (x32 * (inverse * to_rows(self.scale, x.shape)) + to_rows(self.offset, x.shape)).astype(x.dtype)
 
 
-Norm = RMSNorm | LayerNorm | NoNorm
+Norm = RMSNorm | LayerNorm | eqx.nn.Identity  # the first two Dreamers have none

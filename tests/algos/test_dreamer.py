@@ -11,7 +11,8 @@ from dreamer import ACT, EVERY_ACTION, KEY, OBS, bits, filled_state, random_batc
 
 from reverie.algos.dreamer import v1 as dreamer_v1
 from reverie.algos.dreamer import v2 as dreamer_v2
-from reverie.algos.dreamer.world import Posterior, free_nats_of_mean
+from reverie.algos.dreamer.v1 import free_nats_of_mean
+from reverie.algos.dreamer.world import Posterior
 from reverie.behavior.returns import ReturnScale
 from reverie.envs.base import Space
 from reverie.model.dynamics import Latent, features

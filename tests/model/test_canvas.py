@@ -72,10 +72,10 @@ def test_what_grows_comes_back_to_the_bit_and_what_shrinks_nearly():
 @pytest.mark.parametrize("convolutions", ["pool", "stride", "inside"])
 def test_images_of_several_sizes_are_encoded_and_painted_together(convolutions):
     spaces = pictures((7, 7), (37, 91)) | {"same": Space("image", (64, 64, 1))}
-    coding = Coding(4, 1, (2, 2, 2, 2), kernel=4 if convolutions == "inside" else 3, convolutions=convolutions)
+    kernel, pixels = 4 if convolutions == "inside" else 3, "sigmoid" if convolutions == "pool" else "shift"
+    coding = Coding(4, 1, (2, 2, 2, 2), kernel, convolutions=convolutions, pixels=pixels)
     encoder = eqx.filter_jit(Encoder)(spaces, coding, key=KEY)
-    pixels = "sigmoid" if convolutions == "pool" else "shift"
-    decoder = eqx.filter_jit(Decoder)(spaces, coding, deter=8, stoch=4, blocks=2, pixels=pixels, key=KEY)
+    decoder = eqx.filter_jit(Decoder)(spaces, coding, deter=8, stoch=4, blocks=2, key=KEY)
     obs = {k: jnp.full((2, *s.shape), 51, jnp.uint8) for k, s in spaces.items()}
 
     @jax.jit

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from reverie.envs.base import Space
-from reverie.model.decode import Decoder, canvas_dist
+from reverie.model.decode import Decoder, paint
 from reverie.model.encode import Coding
 from reverie.nn.dists import Gaussian, SquaredError
-from reverie.nn.layers import Style
+from reverie.nn.layers import Conv, Style
 
 KEY = jax.random.key(0)
 
@@ -100,11 +100,12 @@ def test_transposed_convolutions_mirror_a_strided_encoder():
     decoder = eqx.filter_eval_shape(
         Decoder,
         {"image": Space("image", (32, 48, 3)), "x": Space("vector", (2,))},
-        Coding(8, 1, depths=(2, 4, 8), kernel=4, convolutions="stride", style=Style("layer", "average")),
+        Coding(
+            8, 1, depths=(2, 4, 8), kernel=4, convolutions="stride", style=Style("layer", "average"), pixels="shift"
+        ),
         deter=16,
         stoch=12,
         blocks=2,
-        pixels="shift",
         key=KEY,
     )
     image = decoder.image
@@ -118,9 +119,11 @@ def test_transposed_convolutions_mirror_a_strided_encoder():
 
 
 def test_brightness_is_bounded_by_a_sigmoid_or_begins_at_middle_gray():
-    x = jnp.array([-9.0, 0.0, 9.0]).reshape(1, 1, 3)
-    np.testing.assert_allclose(canvas_dist(x, "sigmoid").ravel(), [1.234e-4, 0.5, 0.9998766], rtol=1e-3)
-    np.testing.assert_allclose(canvas_dist(x, "shift").ravel(), [-8.5, 0.5, 9.5])
+    x, coding = jnp.array([-9.0, 0.0, 9.0]).reshape(1, 3, 1), Coding(4, 1, depths=(1,), kernel=1)
+    copy = eqx.tree_at(lambda conv: conv.weight, Conv(1, 1, 1, key=KEY), jnp.ones((1, 1, 1, 1)))
+    bounded, shifted = (paint(x, (copy,), (), coding._replace(pixels=kind)) for kind in ("sigmoid", "shift"))
+    np.testing.assert_allclose(bounded[0, ::2].ravel(), [1.234e-4, 0.5, 0.9998766], rtol=1e-3)
+    np.testing.assert_allclose(shifted[0, ::2].ravel(), [-8.5, 0.5, 9.5])
 
 
 def test_targets_are_squashed_and_weighed_as_told():
@@ -128,8 +131,8 @@ def test_targets_are_squashed_and_weighed_as_told():
     shape = {"deter": 4, "stoch": 4, "blocks": 2, "key": KEY}
     make, coding = eqx.filter_jit(Decoder), Coding(4, 1, depths=(2,), kernel=3)
     plain = make(spaces, coding, **shape)
-    squashes = coding._replace(symlog_images=True, symlog_vectors=False)
-    other = make(spaces, squashes, **shape, image_loss="gaussian")
+    squashes = coding._replace(symlog_images=True, symlog_vectors=False, image_loss="gaussian")
+    other = make(spaces, squashes, **shape)
     a, b = (decoder(jnp.ones((2, 4)), jnp.ones((2, 4))) for decoder in (plain, other))
     np.testing.assert_array_equal(a["image"].mean, b["image"].mean)
     assert type(a["image"]) is SquaredError

@@ -77,10 +77,13 @@ class Acting:
         latent = self.observe_step(state.model, carry, obs, observe_key)
         if mode == "random":
             action = self.random_action(len(carry.action), legal, act_key)
+        elif self.planner:
+            action, plan = self.planner.decide(state.model, latent, plan, obs, mode, act_key)
         else:
-            action, plan = self.select_action(state.model, latent, plan, obs, mode, act_key)
-            if mode == "train":
-                action = self.add_noise(action, legal, jax.random.fold_in(act_key, 1))
+            dists = state.model.policy(features(latent), legal)
+            action = {k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, act_key)
+        if mode == "train":
+            action = self.add_noise(action, legal, jax.random.fold_in(act_key, 1))
         action, held = self.bounded(action), carry.held
         if held is not None and mode in ("random", "train"):
             draw_key, hold_key = jax.random.split(jax.random.fold_in(act_key, 2))
@@ -99,21 +102,8 @@ class Acting:
         )
         return jax.tree.map(lambda x: x[:, 0], latents)
 
-    def select_action(
-        self, model: Model, latent: Latent, plan: Any, obs: Row, mode: Mode, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], Any]:
-        """The actor's actions, or those of a planner, and the planner's new memory."""
-        if self.planner:
-            return self.planner.decide(model, latent, plan, obs, mode, key)
-        dists = model.policy(features(latent), obs.get("obs/legal"))
-        return ({k: d.pred() for k, d in dists.items()} if mode == "eval" else sample(dists, key)), plan
-
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], SearchResult]:
-        """The search result behind `policy` in mode `eval`, for one env (N = 1), if there is a planner.
-
-        Returns:
-          the actions that it chose from, `[A, ...]` by their key in `act_space`, and what it found, its tree included.
-        """
+        """As `Searches.think`, if there is a planner."""
         _, observe_key, act_key = jax.random.split(carry.key, 3)
         latent = self.observe_step(state.model, carry, obs, observe_key)
         ((name, space),) = self.act_space.items()

@@ -7,7 +7,6 @@ in what is marked here as theirs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, get_args
 
 import equinox as eqx
@@ -147,7 +146,9 @@ class Dreamer(Acting):
         changes, optimizer = self.optimizer.update(grads, state.optimizer, state.model)
         model = optax.apply_updates(state.model, changes)
         if part != "all":  # nothing else moves, not even by its own momentum
-            model = jax.tree_util.tree_map_with_path(partial(_belongs, part), model, state.model)
+            belongs = lambda path: (jax.tree_util.keystr(path[:1], simple=True) in BEHAVIOR) == (part == "behavior")
+            choose = lambda path, new, old: new if belongs(path) else old
+            model = jax.tree_util.tree_map_with_path(choose, model, state.model)
         slow = self.target_critic(model, state.slow, state.updates)
         new = State(model, slow, returns, optimizer, state.key, state.updates + 1, state.nonfinite)
 
@@ -282,9 +283,3 @@ def in_parts(
 ) -> optax.GradientTransformation:
     """An optimizer of its own for the world model, the actor and the critic."""
     return each({"model": model, "actor": actor, "critic": critic}, lambda name: BEHAVIOR.get(name, "model"))
-
-
-def _belongs(part: Part, path: tuple[Any, ...], new: Array, old: Array) -> Array:
-    """`new` for parameters of this part, else `old`."""
-    behavior = jax.tree_util.keystr(path[:1], simple=True) in BEHAVIOR
-    return new if behavior == (part == "behavior") else old

@@ -84,19 +84,6 @@ class Behavior(NamedTuple):
     val: ScalarHead
 
 
-class Rollout(NamedTuple):
-    """The policy's steps in the dream, as they are learned from for some epochs; time-major `[H, M]`, no gradient."""
-
-    imagined: Trajectory  # with the returns that the advantages belong to
-    feat: Float[Array, "H M f"]  # features of the states in which something was done
-    action: dict[str, Array]
-    legal: Bool[Array, "H M a"] | None  # what was legal there; None: everything
-    before: Float[Array, "H M"]  # log-probability of what was done
-    advantage: Float[Array, "H M"]  # of it, scaled
-    slow: Float[Array, "H M"] | None  # what the target critic says, if there is one
-    limit: Float[Array, ""]  # how far a value may move
-
-
 class Learner(NamedTuple):
     """Everything that a PPO update changes."""
 
@@ -223,7 +210,7 @@ class PPO(Dreamer):
         return learner, finite.all(), {k: v.mean() for k, v in metrics.items()}
 
     def _ppo_update(self, model: Model, learner: Learner, imagined: Trajectory) -> tuple[Learner, Any]:
-        """One PPO update on what the learner's own policy did."""
+        """One PPO update on what the learner's own policy did: time-major `[H, M]`, without a gradient."""
         config, value = self.config, imagined.value[:-1]
         advantage = imagined.target - value  # GAE (Schulman et al. 2016, eq. 16): its errors telescope to this
         returns = learner.returns.update(imagined.target, config.return_rate)
@@ -231,21 +218,36 @@ class PPO(Dreamer):
         feat, action, legal = jax.tree.map(
             lambda x: x[:-1], (feat, imagined.action, model.legal(feat, imagined.action))
         )
-        rollout = Rollout(
-            imagined,
-            feat,
-            action,
-            legal,
-            log_probability(learner.behavior.pol(feat, legal), action),
-            advantage / returns.scale(),
-            None if learner.slow is None else learner.slow(feat).pred(),
-            config.value_clip * returns.scale(),
-        )
+        before = log_probability(learner.behavior.pol(feat, legal), action)
+        advantage = advantage / returns.scale()
+        slow = None if learner.slow is None else learner.slow(feat).pred()
+        limit = config.value_clip * returns.scale()  # how far a value may move
         learner = learner._replace(returns=returns)
+
+        def surrogate(behavior: Behavior) -> tuple[Float[Array, ""], Metrics]:
+            """PPO's objective (Schulman et al. 2017, eqs. 7 and 9), as a loss, and metrics."""
+            weight = imagined.weight[:-1]
+            policy, value = behavior.pol(feat, legal), behavior.val(feat)
+            logp = log_probability(policy, action)
+            entropy = jnp.sum(jnp.stack([dist.entropy() for dist in policy.values()]), 0)
+            acting = clipped_surrogate(logp, before, advantage, config.ratio_clip)
+            if config.value_clip:
+                valuing = clipped_value_loss(value, imagined.target, imagined.value[:-1], limit)
+            else:
+                valuing = value.loss(imagined.target)
+            if slow is not None:
+                valuing += value.loss(slow)
+            losses = {"policy": weight * (acting - config.entropy * entropy), "value": weight * valuing}
+            loss, metrics = self.weigh(losses)
+            change = logp - before
+            metrics |= behavior_metrics(policy, **imagined.figures())
+            metrics["policy/clipped"] = jnp.mean(jnp.abs(jnp.expm1(change)) > config.ratio_clip)
+            metrics["policy/kl"] = jnp.mean(jnp.expm1(change) - change)
+            return loss, stop_gradient(metrics)
 
         def epoch(learner: Learner, _: None) -> tuple[Learner, Any]:
             behavior, optimizer, finite, metrics = gradient_step(
-                "behavior", self.behavior_optimizer, self.surrogate, learner.behavior, learner.optimizer, rollout
+                "behavior", self.behavior_optimizer, surrogate, learner.behavior, learner.optimizer
             )
             slow = self.target_critic(join_model(model, behavior), learner.slow, learner.steps)
             return Learner(behavior, slow, returns, optimizer, learner.steps + 1), (finite, metrics)
@@ -253,31 +255,10 @@ class PPO(Dreamer):
         learner, (finite, metrics) = lax.scan(epoch, learner, length=config.epochs)
         figures = {
             "policy/return_scale": returns.scale(),
-            "policy/advantage": jnp.abs(rollout.advantage).mean(),
+            "policy/advantage": jnp.abs(advantage).mean(),
             "value/explained": 1 - jnp.var(imagined.target - value) / jnp.var(imagined.target),
         }
         return learner, (finite.all(), {k: v[-1] for k, v in metrics.items()} | figures)
-
-    def surrogate(self, behavior: Behavior, rollout: Rollout) -> tuple[Float[Array, ""], Metrics]:
-        """PPO's objective (Schulman et al. 2017, eqs. 7 and 9) on one imagined rollout, as a loss, and metrics."""
-        config, imagined = self.config, rollout.imagined
-        weight = imagined.weight[:-1]
-        policy, value = behavior.pol(rollout.feat, rollout.legal), behavior.val(rollout.feat)
-        logp = log_probability(policy, rollout.action)
-        entropy = jnp.sum(jnp.stack([dist.entropy() for dist in policy.values()]), 0)
-        acting = clipped_surrogate(logp, rollout.before, rollout.advantage, config.ratio_clip)
-        if config.value_clip:
-            valuing = clipped_value_loss(value, imagined.target, imagined.value[:-1], rollout.limit)
-        else:
-            valuing = value.loss(imagined.target)
-        if rollout.slow is not None:
-            valuing += value.loss(rollout.slow)
-        loss, metrics = self.weigh({"policy": weight * (acting - config.entropy * entropy), "value": weight * valuing})
-        change = logp - rollout.before
-        metrics |= behavior_metrics(policy, **imagined.figures())
-        metrics["policy/clipped"] = jnp.mean(jnp.abs(jnp.expm1(change)) > config.ratio_clip)
-        metrics["policy/kl"] = jnp.mean(jnp.expm1(change) - change)
-        return loss, stop_gradient(metrics)
 
 
 class DreamPPO(PPO, DreamerV3Model):

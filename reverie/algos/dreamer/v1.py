@@ -16,21 +16,12 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from reverie.agent import Row
 from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics, in_parts
 from reverie.algos.dreamer.planning import Improvement
-from reverie.algos.dreamer.world import (
-    Model,
-    Posterior,
-    State,
-    divergences,
-    free_nats_of_mean,
-    latent_metrics,
-    legal_head,
-    prediction_losses,
-)
+from reverie.algos.dreamer.world import Model, Posterior, State, divergences, latent_metrics, prediction_losses
 from reverie.behavior.explore import Exploration
 from reverie.envs.base import Spaces
 from reverie.fields import Layers, Positive, Share, Weight, Width, Within
@@ -38,7 +29,7 @@ from reverie.model.canvas import INSIDE
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Design, Dynamics, features
 from reverie.model.encode import Coding, Encoder, width
-from reverie.model.heads import Continuous, FlagHead, PolicyHead, ScalarHead
+from reverie.model.heads import Continuous, FlagHead, PolicyHead, ScalarHead, legal_head
 from reverie.model.rssm import RSSM, Recurrence
 from reverie.model.stoch import Gaussian, Stoch
 from reverie.nn.init import Weights
@@ -169,14 +160,15 @@ class DreamerV1Model(Dreamer):
             symlog_vectors=False,
             style=style,
             image_act=paper.image_act,
+            pixels="shift",
         )
         enc = Encoder(obs_space, coding, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
-        dec = Decoder(obs_space, coding, deter=config.deter, stoch=stoch, blocks=1, pixels="shift", key=keys[2])
+        dec = Decoder(obs_space, coding, deter=config.deter, stoch=stoch, blocks=1, key=keys[2])
         scalar: dict[str, Any] = {"kind": "squared", "scale": 1.0, "style": style}
         rew = ScalarHead(feat, units, layers.reward, **scalar, key=keys[3])
         con = FlagHead(feat, units, layers.flags, style=style, key=keys[4]) if paper.continue_scale else None
-        leg = legal_head(obs_space, act_space, feat, units, layers.flags, style, key)
+        leg = legal_head(obs_space, act_space, feat, units, layers.flags, style, jax.random.fold_in(key, 7))
         policy: dict[str, Any] = {"unimix": 0.0, "scale": 1.0, "continuous": paper.continuous, "style": style}
         policy |= {"mean_init": config.mean_init, "std_init": config.std_init}
         pol = PolicyHead(act_space, feat, units, layers.policy, **policy, key=keys[5])
@@ -197,6 +189,11 @@ class DreamerV1Model(Dreamer):
             model, post, self.decode_targets(post.rows), self.config.gamma * post.alive
         )
         return losses | predictions, post, metrics | latent_metrics(model, beliefs, dynamics)
+
+
+def free_nats_of_mean(kl: Float[Array, "B T"], nats: float) -> Float[Array, ""]:
+    """A KL whose mean over the batch costs nothing up to so many nats (DreamerV1 and V2)."""
+    return jnp.maximum(kl.mean(), nats)
 
 
 class DreamerV1(DreamerV1Model):

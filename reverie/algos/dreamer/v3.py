@@ -24,15 +24,7 @@ from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
 from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics
 from reverie.algos.dreamer.planning import Improvement, Planning
-from reverie.algos.dreamer.world import (
-    Model,
-    Posterior,
-    State,
-    divergences,
-    latent_metrics,
-    legal_head,
-    prediction_losses,
-)
+from reverie.algos.dreamer.world import Model, Posterior, State, divergences, latent_metrics, prediction_losses
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
@@ -43,7 +35,7 @@ from reverie.model.canvas import canvas, halvings, images
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Design, Dynamics, features
 from reverie.model.encode import Coding, Encoder, width
-from reverie.model.heads import FlagHead, PolicyHead, ScalarHead
+from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, legal_head
 from reverie.model.memoryless import Memoryless
 from reverie.model.rssm import RSSM
 from reverie.model.stoch import Categorical
@@ -291,16 +283,18 @@ class DreamerV3Model(Dreamer):
             symlog_vectors=choices.vectors == "symlogged",
             symlog_images=choices.images == "symlogged",
             style=style,
+            pixels=choices.pixels,
+            image_loss=choices.image_loss,
         )
         enc = Encoder(obs_space, coding, key=keys[0])
         dyn = self.dynamics(enc.outputs, keys[1])
-        painter: dict[str, Any] = {"pixels": choices.pixels, "image_loss": choices.image_loss}
-        painter |= {"map_units": size.units, "blocks": BLOCKS}
-        dec = Decoder(obs_space, coding, deter=size.deter, stoch=stoch, **painter, key=keys[2])
+        dec = Decoder(
+            obs_space, coding, deter=size.deter, stoch=stoch, map_units=size.units, blocks=BLOCKS, key=keys[2]
+        )
         scalar: dict[str, Any] = {"kind": choices.scalars, "bins": choices.bins, "style": style}
         rew = ScalarHead(feat, size.units, size.predictors, **scalar, key=keys[3])
         con = FlagHead(feat, size.units, size.predictors, style=style, key=keys[4])
-        leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, key)
+        leg = legal_head(obs_space, act_space, feat, size.units, size.predictors, style, jax.random.fold_in(key, 7))
         policy: dict[str, Any] = {"unimix": config.policy_unimix, "scale": choices.policy_scale, "style": style}
         policy |= {"mean_init": choices.mean_init, "std_init": choices.std_init}
         pol = PolicyHead(act_space, feat, size.units, size.behavior, **policy, key=keys[5])
@@ -372,12 +366,7 @@ class DreamerV3(DreamerV3Model):
 
 
 def dream_losses(
-    agent: Dreamer,
-    model: Model,
-    state: State,
-    post: Posterior,
-    known: Float[Array, " M"] | None,
-    key: PRNGKeyArray,
+    agent: Dreamer, model: Model, state: State, post: Posterior, known: Float[Array, " M"] | None, key: PRNGKeyArray
 ) -> tuple[dict[str, Array], ReturnScale, Metrics, Trajectory]:
     """Losses of actor and critic on imagined trajectories (eqs. 4 to 7), `[B, T]`; and those trajectories.
 
@@ -409,11 +398,8 @@ def dream_losses(
         differentiable=agent.differentiable,
     )
     losses = {"policy": learned.actor.mean(0).reshape(shape), "value": learned.critic.mean(0).reshape(shape)}
-    metrics = behavior_metrics(
-        policy,
-        **{"return": imagined.target, "reward": imagined.reward, "value": slow_value, "discount": discount},
-        length=weight.sum(0),
-    )
+    figures = imagined.figures() | {"value": slow_value, "discount": discount, "length": weight.sum(0)}
+    metrics = behavior_metrics(policy, **figures)
     metrics["policy/return_scale"] = returns.scale()
     metrics["policy/advantage"] = stop_gradient(jnp.abs(learned.advantage).mean())
     return losses, returns, metrics, imagined

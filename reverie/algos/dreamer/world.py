@@ -14,13 +14,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from reverie.agent import Metrics, Row
 from reverie.behavior.returns import ReturnScale
-from reverie.envs.base import Spaces
 from reverie.model.decode import Decoder
 from reverie.model.dynamics import Beliefs, Dynamics, Latent, features, flat_stoch
 from reverie.model.encode import Encoder, flat
 from reverie.model.heads import FlagHead, LegalHead, PolicyHead, ScalarHead
 from reverie.nn.dists import Action
-from reverie.nn.layers import Style
 
 
 class Model(eqx.Module):
@@ -93,25 +91,10 @@ class Posterior(NamedTuple):
         return jax.tree.map(lambda x: stop_gradient(x).reshape(-1, *x.shape[2:]), self.latents)
 
 
-def legal_head(
-    obs_space: Spaces, act_space: Spaces, features: int, units: int, layers: int, style: Style, key: PRNGKeyArray
-) -> LegalHead | None:
-    """The head of the legal actions, if the env says which they are. `key`: that of all networks."""
-    if "legal" not in obs_space:
-        return None
-    (space,) = act_space.values()
-    return LegalHead(space, features, units, layers, key=jax.random.fold_in(key, 7), style=style)
-
-
 def divergences(model: Model, beliefs: Beliefs) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """The KL from posterior to prior twice: with a gradient by the prior alone, and by the posterior alone."""
     kind, (posterior, prior) = model.dyn.kind, beliefs
     return kind.kl(stop_gradient(posterior), prior), kind.kl(posterior, stop_gradient(prior))
-
-
-def free_nats_of_mean(kl: Float[Array, "B T"], nats: float) -> Float[Array, ""]:
-    """A KL whose mean over the batch costs nothing up to so many nats (DreamerV1 and V2)."""
-    return jnp.maximum(kl.mean(), nats)
 
 
 def prediction_losses(

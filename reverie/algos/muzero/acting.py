@@ -89,11 +89,7 @@ class Acting:
         return carry, add_prefix("action/", action), add_prefix("out/", fresh)
 
     def think(self, state: State, carry: Carry, obs: Row) -> tuple[dict[str, Array], SearchResult]:
-        """The search result behind `policy` in mode `eval`, for one env (N = 1), also if it does not search.
-
-        Returns:
-          the actions that it chose from, `[A, ...]` by their keys in `act_space`, and what it found, its tree included.
-        """
+        """As `Searches.think`, also if `policy` does not search."""
         _, root_key, search_key = jax.random.split(carry.key, 3)
         seen, carry = see(self, carry, obs)
         root, legal = self.root_of(state.model, seen, root_key, obs.get("obs/legal"))

@@ -14,11 +14,11 @@ from reverie.algos import Unsuitable
 from reverie.algos.muzero.values import Values
 from reverie.envs.base import UNSEEN, Space, Spaces
 from reverie.model.canvas import halvings, images
-from reverie.model.encode import boards, planar, width
-from reverie.model.heads import FlagHead, LegalHead, PolicyHead, Scalar, ScalarHead
+from reverie.model.encode import Coding, boards, planar, width
+from reverie.model.heads import FlagHead, LegalHead, PolicyHead, Scalar, ScalarHead, legal_head
 from reverie.model.unroll import Hidden, Towers, Vectors
 from reverie.nn.dists import OneHot
-from reverie.nn.layers import Conv
+from reverie.nn.layers import FINAL, Conv
 
 Body = Vectors | Towers
 Legal = Bool[Array, "B a"] | None  # the actions that may be taken at every root; None: all
@@ -58,9 +58,9 @@ class Model(eqx.Module):
         # Until it has learned something it says that the turn goes over.
         self.turn = FlagHead(read, units, config.layers, key=turn_key, scale=0.0) if turns else None
         self.leg = None
-        if config.behavior == "actor-critic" and "legal" in obs_space:
-            (space,) = act_space.values()
-            self.leg = LegalHead(space, read, units, config.layers, key=jax.random.fold_in(key, 6))
+        if config.behavior == "actor-critic":
+            legal_key = jax.random.fold_in(key, 6)
+            self.leg = legal_head(obs_space, act_space, read, units, config.layers, FINAL, legal_key)
 
     def represent(self, obs: Mapping[str, Array]) -> Hidden:
         """The state of an observation, as `observed` gives it."""
@@ -129,25 +129,11 @@ class State(eqx.Module):
 def make_body(config: Values, seen: Spaces, actions: int, key: PRNGKeyArray) -> Body:
     choices = config.chosen()
     if towering(config, seen):
-        return Towers(
-            seen,
-            actions,
-            blocks=config.blocks,
-            channels=config.channels,
-            read_channels=choices.read_channels,
-            scaling=choices.scaling,
-            key=key,
-        )
-    return Vectors(
-        seen,
-        actions,
-        width=config.hidden,
-        units=config.units,
-        layers=config.layers,
-        depths=tuple(8 << min(stage, 2) for stage in range(halvings(seen))),
-        scaling=choices.scaling,
-        key=key,
-    )
+        sizes = {"blocks": config.blocks, "channels": config.channels, "read_channels": choices.read_channels}
+        return Towers(seen, actions, **sizes, scaling=choices.scaling, key=key)
+    depths = tuple(8 << min(stage, 2) for stage in range(halvings(seen)))
+    coding = Coding(config.units, config.layers, depths, kernel=3)
+    return Vectors(seen, actions, config.hidden, coding, scaling=choices.scaling, key=key)
 
 
 def towering(config: Values, seen: Spaces) -> bool:

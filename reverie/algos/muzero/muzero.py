@@ -38,7 +38,6 @@ from reverie.model.encode import boards
 from reverie.model.unroll import Hidden, halve_gradient, tower_canvas
 from reverie.nn import transforms
 from reverie.nn.dists import Binary
-from reverie.nn.layers import Conv
 from reverie.nn.optim import finite, guarded
 
 Losses = dict[str, tuple[float, Float[Array, "B k"]]]  # name -> its weight, and its value at positions 0 to K
@@ -61,7 +60,6 @@ class MuZero(Acting):
 
     minibatches: int = 1
     networks: type[Model] = Model
-    search_keys: tuple[str, ...] = ("policy", "value")  # what a search gives to be stored
     enumerated: bool = True  # a number means the same action at every node of a tree
 
     def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
@@ -234,36 +232,29 @@ class MuZero(Acting):
         reward = model.reward_of(jax.tree.map(lambda x: x[:, 1:], states))
         known, real = window.known.astype(jnp.float32), window.real.astype(jnp.float32)
         first = jnp.zeros_like(known[:, :1])
+        after_root = lambda x: jnp.concatenate([first, x], 1)
         losses = {
             "policy": (choices.policy_scale, -real * self.likelihood(model, states, batch)),
             "value": (config.value_scale, known * value.loss(window.value)),
-            "reward": (
-                choices.reward_scale,
-                jnp.concatenate([first, known[:, 1:] * reward.loss(self.reward_of(window)[:, 1:])], 1),
-            ),
+            "reward": (choices.reward_scale, after_root(known[:, 1:] * reward.loss(self.reward_of(window)[:, 1:]))),
         }
         if model.turn is not None:
             changes = window.player_changes[:, 1:].astype(jnp.float32)
             turn = model.turn(model.body.read(states.state[:, 1:])).loss(changes)
-            losses["turn"] = (1.0, jnp.concatenate([first, real[:, 1:] * turn], 1))
+            losses["turn"] = (1.0, after_root(real[:, 1:] * turn))
         if model.leg is not None:
             legal = self.along(batch["obs/legal"])
             losses["legal"] = (1.0, real * model.leg.loss(model.body.read(states.state), legal))
         if model.dec is not None:
-            # What a state should be is seen at its row, also where the world ended there.
+            # Every board is read off the states (Anand et al. 2022, "Procedural generalization by planning with
+            # self-supervised world models"). What they should be is seen at their rows, also where the world ended.
             there = jnp.concatenate([jnp.ones_like(first), window.same_episode], 1)
-            for key, nats in self.misread(model.dec, states, batch).items():
+            logits = model.dec(states.state).astype(jnp.float32)
+            for key, space in boards(self.obs_space).items():
+                mine, logits = jnp.split(logits, [space.shape[2]], -1)
+                nats = Binary(mine).loss(self.along(batch[f"obs/{key}"]).astype(jnp.float32)).sum((-3, -2, -1))
                 losses[f"decode/{key}"] = (choices.decode_scale, there * nats)
         return losses
-
-    def misread(self, decode: Conv, states: Hidden, batch: Row) -> dict[str, Float[Array, "B k"]]:
-        """Nats that each board costs at positions 0 to K when it is read off the states (Anand et al. 2022, "Procedural
-        generalization by planning with self-supervised world models")."""
-        logits, cost = decode(states.state).astype(jnp.float32), {}
-        for key, space in boards(self.obs_space).items():
-            mine, logits = jnp.split(logits, [space.shape[2]], -1)
-            cost[key] = Binary(mine).loss(self.along(batch[f"obs/{key}"]).astype(jnp.float32)).sum((-3, -2, -1))
-        return cost
 
     def likelihood(self, model: Model, states: Hidden, batch: Row) -> Float[Array, "B k"]:
         """Log-probability of what the searches found, at positions 0 to K."""

@@ -106,7 +106,6 @@ class Model(model.Model):
 
 class SampledMuZero(muzero.MuZero):
     networks = Model
-    search_keys = ("policy", "value", "candidates")
     enumerated = False
 
     @property

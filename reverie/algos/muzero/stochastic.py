@@ -34,7 +34,7 @@ from reverie.fields import Share, Weight, Within
 from reverie.model.heads import ScalarHead
 from reverie.model.unroll import Hidden, halve_gradient
 from reverie.nn.dists import straight_through
-from reverie.nn.layers import MLP, Linear
+from reverie.nn.layers import FINAL, MLP, Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ class Model(model.Model):
         super().__init__(config, obs_space, act_space, dtype, base, moves=config.codes)
         self.codes = config.codes
         seen = model.seen_space(obs_space, config.stack)
-        read, units = self.body.outputs, config.units
+        read, units, even = self.body.outputs, config.units, FINAL.output(0.0)  # at first, chance does anything
         self.after = Chance(
             body=model.make_body(config, seen, self.classes, keys[0]),
-            prob=(MLP(read, units, config.layers, key=keys[1]), Linear(units, self.codes, key=keys[2], scale=0.0)),
+            prob=(MLP(read, units, config.layers, key=keys[1]), Linear(units, self.codes, key=keys[2], style=even)),
             val=ScalarHead(read, units, config.layers, **config.scalar(), key=keys[3]),
             enc=(MLP(2 * read, units, config.layers, key=keys[4]), Linear(units, self.codes, key=keys[5])),
         )

@@ -47,11 +47,10 @@ def reanalyse_batch(agent: Any, target: Model, batch: Row, before: Row, key: PRN
     legal = flat(part["obs/legal"][:, at]) if "obs/legal" in part else None
     root, legal = agent.root_of(target, seen, root_key, legal)
     _, policy, value = agent.decide(target, root, search_key, legal, jnp.ones(share * count, jnp.float32))
-    new = agent.fresh(root, policy, value)
     used, out = {}, {}
-    for name in agent.search_keys:
+    for name, found in agent.fresh(root, policy, value).items():
         held = before[f"out/{name}"]
-        fresh = new[name].reshape(share, count, *new[name].shape[1:]).astype(held.dtype)
+        fresh = found.reshape(share, count, *found.shape[1:]).astype(held.dtype)
         used[f"out/{name}"] = batch[f"out/{name}"].at[:share, at].set(fresh)
         out[f"out/{name}"] = held.at[:share, at].set(fresh)[:, agent.context :]
     span = slice(agent.context, agent.context + config.unroll + 1)
