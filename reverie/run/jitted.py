@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from reverie.agent import Agent, Carry, Metrics, Mode, Part, State, as_two_phase
 from reverie.envs.device import DeviceEnvs
+from reverie.nn.layers import half_products
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
@@ -23,6 +24,7 @@ class JittedAgent:
 
     Args:
       devices: that share the batches of `train`; the rest is done by the first of them, with `place.local(state)`.
+      precision: of the products of `train`, `float32` or `bfloat16`.
 
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
@@ -32,8 +34,8 @@ class JittedAgent:
       dream: `(state, batch) -> Dream`.
     """
 
-    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
-        self.agent = agent
+    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = (), precision: str = "float32") -> None:
+        self.agent, self.precision = agent, precision
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
         self.policy: dict[Mode, CountedJit] = {
@@ -63,6 +65,8 @@ class JittedAgent:
                 agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 name, train = f"train/{part}", partial(agent.train, part=part)
+            if self.precision == "bfloat16":
+                train = half_products(train)
             options = {"compiler_options": gradient_options(), **self.place.train}
             pack = partial(self._pack, part)
             self._trains[part] = CountedJit(name, train, pack, donate_argnums=0, **options)
