@@ -78,7 +78,8 @@ def product(x: Float[Array, "*B i"], weight: Float[Array, "i o"]) -> Float[Array
     weight = weight.astype(x.dtype)
     if jax.default_backend() != "cpu":
         return x @ weight
-    half = jax.config.jax_default_matmul_precision == _HALF and x.dtype == jnp.float32
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX does not declare its options
+    half = asked == _HALF and x.dtype == jnp.float32
     if x.ndim < 3 and not half:
         return x @ weight
     # XLA's gradient of a product with several leading axes transposes the larger operand on a CPU: five times the time.
