@@ -2,6 +2,7 @@
 
     python -m bench.speed.turns --before 112f74d              # sizes 1m and 12m, vector and image
     python -m bench.speed.turns --before 112f74d --sizes 1m --inputs vector --core 1
+    python -m bench.speed.turns --before HEAD --precision bfloat16       # what rounded operands of products save
 
 Two processes hold one agent each, of equal configuration, and are told one after the other to make an update of the
 same batch, on the same cores. Each compiles as its commit's `reverie train` does. The older commit is checked out into
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 import tyro
@@ -35,7 +36,7 @@ WORKER = """
 import importlib, sys, time
 import jax
 
-size, kind, batch, length, imagination = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+size, kind, precision, batch, length, imagination = *sys.argv[1:4], *map(int, sys.argv[4:])
 
 def first(*names):
     for name in names:
@@ -56,7 +57,11 @@ agent = v3.make_agent(v3.Config(size=size, imagination=imagination), *update.INP
 state = jax.jit(agent.init)(jax.random.key(0))
 rows = jax.device_put(update.random_batch(agent, batch, length))
 start = time.perf_counter()
-train = jax.jit(agent.train, donate_argnums=0, compiler_options=options).lower(state, rows).compile()
+train = agent.train
+if precision == "bfloat16":
+    from reverie.nn.layers import half_products
+    train = half_products(train)
+train = jax.jit(train, donate_argnums=0, compiler_options=options).lower(state, rows).compile()
 print(time.perf_counter() - start, flush=True)
 for _ in sys.stdin:
     start = time.perf_counter()
@@ -77,6 +82,8 @@ class Args:
     imagination: int = 15
     repeats: int = 10
     """Updates of each, after one that is not counted."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of today's updates, as of `reverie train --precision`; the older commit's have float32."""
     core: int | None = None
     """The one core of both; without it all cores."""
 
@@ -93,9 +100,10 @@ def checkout(commit: str) -> Iterator[Path]:
 class Worker:
     """A process that makes an update when it is told to, and says how many seconds it took."""
 
-    def __init__(self, folder: Path, args: Args, size: str, kind: str) -> None:
+    def __init__(self, folder: Path, args: Args, size: str, kind: str, precision: str) -> None:
         paths = os.pathsep.join([str(folder), str(folder / "bench")])
-        command = [sys.executable, "-c", WORKER, size, kind, *map(str, (args.batch, args.length, args.imagination))]
+        numbers = map(str, (args.batch, args.length, args.imagination))
+        command = [sys.executable, "-c", WORKER, size, kind, precision, *numbers]
         pin = [] if args.core is None else ["taskset", "--cpu-list", str(args.core)]
         env = os.environ | {"PYTHONPATH": paths, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         self._process = subprocess.Popen(
@@ -123,7 +131,8 @@ class Worker:
 def main(args: Args) -> None:
     with checkout(args.before) as folder:
         for size, kind in itertools.product(args.sizes, args.inputs):
-            workers = [Worker(folder, args, size, kind), Worker(ROOT, args, size, kind)]
+            sides = ((folder, "float32"), (ROOT, args.precision))
+            workers = [Worker(where, args, size, kind, precision) for where, precision in sides]
             times = np.array([[worker.update() for worker in workers] for _ in range(args.repeats + 1)])[1:]
             for worker in workers:
                 worker.close()
@@ -141,6 +150,7 @@ def main(args: Args) -> None:
                     "cores": os.cpu_count() if args.core is None else 1,
                     "batch": [args.batch, args.length],
                     "horizon": args.imagination,
+                    "precision": args.precision,
                     **origin(),
                 }
             )

@@ -41,6 +41,7 @@ from reverie.saved import BYTES, COUNT, AnotherRun, OtherVersion, fault
 
 VERSION = 1
 _ARRAYS, _MANIFEST = "arrays.safetensors", "manifest.json"
+_COMPUTE = {np.dtype("float32"), np.dtype(jax.numpy.bfloat16)}  # dtypes that agents compute in
 _MANIFEST_BYTES = 8 << 20  # a longer manifest is none of ours
 _FORM = {"step": COUNT, "files": {_ARRAYS: {"bytes": BYTES, "sha256": str}}, "meta": {str: object}}
 # The second number counts saves of the same step: the new one is complete before the old one goes.
@@ -316,7 +317,8 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
     Args:
       like: a pytree of arrays or of `jax.ShapeDtypeStruct` (`jax.eval_shape(agent.init, key)`).
-      arrays: exactly its names, shapes and dtypes.
+      arrays: exactly its names, shapes and dtypes; but bfloat16 and float32 stand for each other, since a run may
+        move between a GPU and a CPU (`reverie.assembly.make_agent`).
 
     Returns a tree of jax arrays. Raises `Mismatch`, listing every name that is missing, unexpected
     or of another shape or dtype.
@@ -329,7 +331,7 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         text = f"expected {want.dtype} {list(want.shape)}"
         if (given := arrays.get(name)) is None:
             faults.append(f"{name}: {text}, not saved")
-        elif given.shape != want.shape or given.dtype != want.dtype:
+        elif given.shape != want.shape or not (given.dtype == want.dtype or {given.dtype, want.dtype} == _COMPUTE):
             faults.append(f"{name}: saved {given.dtype} {list(given.shape)}, {text}")
     if faults:
         raise Mismatch(
@@ -351,6 +353,6 @@ def is_key(leaf: Any) -> bool:
 def _as_leaf(like: Any, array: np.ndarray) -> jax.Array:
     # A copy: on the CPU jax may otherwise share the memory of `array` and then donate it.
     if not is_key(like):
-        return jax.numpy.array(array)
+        return jax.numpy.array(array, like.dtype)
     impl = jax.random.key_impl(like) if isinstance(like, jax.Array) else None
     return jax.random.wrap_key_data(jax.numpy.array(array), impl=impl)

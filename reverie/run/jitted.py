@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from reverie.agent import Agent, Carry, Metrics, Mode, Part, State, as_two_phase
 from reverie.envs.device import DeviceEnvs
+from reverie.nn.layers import half_products
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
@@ -19,8 +20,8 @@ from reverie.run.placement import Placement
 
 
 class JittedAgent:
-    """The functions of an agent under jit. `devices` share the batches of `train`; the rest is done by the first of
-    them, with `place.local(state)`.
+    """The functions of an agent under jit. `devices` share the batches of `train`, whose products have this precision;
+    the rest is done by the first of them, with `place.local(state)`.
 
     Attributes:
       policy: mode -> `(state, carry, obs) -> (carry, action, out)`.
@@ -30,8 +31,8 @@ class JittedAgent:
       dream: `(state, batch) -> Dream`.
     """
 
-    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = ()) -> None:
-        self.agent = agent
+    def __init__(self, agent: Agent, devices: Sequence[jax.Device] = (), precision: str = "float32") -> None:
+        self.agent, self.precision = agent, precision
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
         self.policy: dict[Mode, CountedJit] = {
@@ -61,6 +62,8 @@ class JittedAgent:
                 agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 name, train = f"train/{part}", partial(agent.train, part=part)
+            if self.precision == "bfloat16":
+                train = half_products(train)
 
             def pack(result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
                 state, out, metrics = result

@@ -101,7 +101,7 @@ class Training:
         self.directory, self.stop = directory, stop
         self.callbacks: list[Callbacks] = []  # that hear of the run
         self.clock = Clock()
-        self.compiled = JittedAgent(agent, devices)
+        self.compiled = JittedAgent(agent, devices, run.precision)
         self.replay = experience.replay_of(run, agent)
         self.write_back = experience.WriteBack(self.replay)
         self._drawn: Row = {}  # the batch of the next update, between a draw and that; never at the end of a turn

@@ -9,6 +9,7 @@ import pytest
 from dreamer import EVERY_ACTION, KEY, OBS, agent_2023, filled_state, random_batch, small_agent
 
 from reverie.envs.base import Space
+from reverie.nn.layers import half_products
 
 IMAGE = {"image": Space("image", (48, 48, 3))}
 ACT = {k: EVERY_ACTION[k] for k in ("multi", "box")}
@@ -56,10 +57,13 @@ def test_equations_are_found_wherever_they_hide():
 
 @functools.cache
 def programs(kind, inputs, precision):
-    """The equations of an update and of a decision, and the shapes of what the update returns."""
-    agent = KINDS[kind](IMAGE if inputs == "image" else OBS, ACT, precision)
+    """The equations of an update and of a decision, and the shapes of what the update returns. The precision `products`
+    is bfloat16 as a CPU has it."""
+    half = precision == "products"
+    agent = KINDS[kind](IMAGE if inputs == "image" else OBS, ACT, "float32" if half else precision)
     state, batch = jax.eval_shape(agent.init, KEY), random_batch(agent, 3)
-    train, shapes = jax.make_jaxpr(agent.train, return_shape=True)(state, batch)
+    function = half_products(agent.train) if half else agent.train
+    train, shapes = jax.make_jaxpr(function, return_shape=True)(state, batch)
     rows = {k: v[:, 0] for k, v in batch.items() if not k.startswith(("action/", "out/"))}
     policy = jax.make_jaxpr(functools.partial(agent.policy, mode="train"))(state, agent.init_carry(3, KEY), rows)
     return [*equations(train.jaxpr), *equations(policy.jaxpr)], shapes
@@ -111,13 +115,29 @@ def test_full_precision_only_stores_in_half(kind, inputs):
     assert ("slice" in touched) == (kind == "final"), "the stored latents, which v3-2023 has none of"
 
 
-def test_losses_in_half_precision_are_close_to_the_ones_in_full():
+@pytest.mark.parametrize(("kind", "inputs"), CASES)
+def test_a_cpu_rounds_the_operands_of_products_alone(kind, inputs):
+    """Not those of the gradients by weights: they would be no faster."""
+    found, (state, _, metrics) = programs(kind, inputs, "products")
+    half = [e for e in found if e.primitive.name == "dot_general" and inputs_of(e)[0][1] == "bfloat16"]
+    assert len(half) > 60
+    assert {e.outvars[0].aval.dtype for e in half} == {np.dtype("float32")}
+    assert all({d for _, d in inputs_of(e)} == {"bfloat16"} for e in half)
+    touched = {e.primitive.name for e in found if any(d == "bfloat16" for _, d in inputs_of(e))}
+    assert touched <= MOVES | {"dot_general", "scan"}
+    float32 = [x for x in jax.tree.leaves((state, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {np.dtype(x.dtype).name for x in float32} == {"float32"}
+
+
+@pytest.mark.parametrize(("precision", "cpu"), [("bfloat16", False), ("float32", True)])
+def test_losses_in_half_precision_are_close_to_the_ones_in_full(precision, cpu):
     metrics = {}
-    for precision in ("float32", "bfloat16"):
-        agent = small_agent(precision=precision)
-        state, loss = filled_state(agent), jax.jit(agent.loss)
+    for name in ("float32", "bfloat16"):
+        agent = small_agent(precision="float32" if name == "float32" else precision)
+        state = filled_state(agent)
+        loss = jax.jit(half_products(agent.loss) if cpu and name == "bfloat16" else agent.loss)
         args = state.model, state, random_batch(agent), KEY
-        _, (out, _, metrics[precision]) = loss(*args)
+        _, (out, _, metrics[name]) = loss(*args)
         assert np.isfinite(out["out/deter"].astype(jnp.float32)).all()
     for name, value in metrics["bfloat16"].items():
         assert np.isfinite(value), name
@@ -127,9 +147,11 @@ def test_losses_in_half_precision_are_close_to_the_ones_in_full():
 
 
 @pytest.mark.slow
-def test_an_agent_in_half_precision_learns_a_batch_by_heart():
-    agent = small_agent(precision="bfloat16")
-    state, batch, train, history = jax.jit(agent.init)(KEY), random_batch(agent, 2, 4), jax.jit(agent.train), []
+@pytest.mark.parametrize(("precision", "cpu"), [("bfloat16", False), ("float32", True)])
+def test_an_agent_in_half_precision_learns_a_batch_by_heart(precision, cpu):
+    agent = small_agent(precision=precision)
+    train = jax.jit(half_products(agent.train) if cpu else agent.train)
+    state, batch, history = jax.jit(agent.init)(KEY), random_batch(agent, 2, 4), []
     for _ in range(40):
         state, out, metrics = train(state, batch)
         history.append(metrics)

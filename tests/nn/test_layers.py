@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.layers import LANES, MLP, BlockLinear, Conv, Linear, Style, convolve, product
+from reverie.nn.layers import LANES, MLP, BlockLinear, Conv, Linear, Style, convolve, half_products, product
 from reverie.nn.norm import LayerNorm
 
 KEY = jax.random.key(0)
@@ -47,6 +47,22 @@ def test_a_product_over_any_axes_and_its_gradients_are_those_of_numpy(batch, bac
     rows, gradients = np.asarray(x).reshape(-1, 5), np.asarray(seen).reshape(-1, 7)
     np.testing.assert_allclose(by_weight, rows.T @ gradients, rtol=1e-5, atol=1e-5)
     assert product(x.astype(jnp.bfloat16), weight).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_half_products_round_what_they_multiply_and_nothing_else(batch):
+    x, weight, seen = (
+        jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(*batch, 5), (5, 7), (*batch, 7)])
+    )
+    out, pull = jax.vjp(half_products(product), x, weight)
+    by_x, by_weight = pull(seen)
+    half = lambda x: np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32))
+    assert {a.dtype for a in (out, by_x, by_weight)} == {np.dtype("float32")}
+    np.testing.assert_allclose(out, half(x) @ half(weight), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_x, half(seen) @ half(weight).T, rtol=1e-5, atol=1e-5)
+    rows, gradients = np.asarray(x).reshape(-1, 5), np.asarray(seen).reshape(-1, 7)
+    np.testing.assert_allclose(by_weight, rows.T @ gradients, rtol=1e-5, atol=1e-5)
+    assert np.abs(out - np.asarray(x) @ np.asarray(weight)).max() > 1e-4, "nothing was rounded"
 
 
 def test_blocks_start_with_the_fan_in_of_the_whole_input():
