@@ -48,7 +48,7 @@ def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
     """
     algorithm = algos.load(conf.algorithm)
     seen = with_scale(obs_space, conf.run.obs_scale)
-    # On a CPU, bfloat16 is for the operands of an update's products: `nn.layers.half_products`.
+    # On a CPU, bfloat16 is for the operands of an update's products: `run.jitted.half_products`.
     dtype = "float32" if jax.default_backend() == "cpu" else conf.run.precision
     agent: Agent = algorithm.make_agent(conf.agent, seen, act_space, precision=dtype)
     return agent

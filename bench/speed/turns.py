@@ -59,7 +59,7 @@ rows = jax.device_put(update.random_batch(agent, batch, length))
 start = time.perf_counter()
 train = agent.train
 if precision == "bfloat16":
-    from reverie.nn.layers import half_products
+    from reverie.run.jitted import half_products
     train = half_products(train)
 train = jax.jit(train, donate_argnums=0, compiler_options=options).lower(state, rows).compile()
 print(time.perf_counter() - start, flush=True)

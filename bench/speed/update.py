@@ -35,8 +35,8 @@ from reverie.agent import Row
 from reverie.algos.dreamer import v3 as dreamer_v3
 from reverie.envs.base import Space, Spaces
 from reverie.memory import use_huge_pages
-from reverie.nn.layers import half_products
 from reverie.run.counted_jit import gradient_options
+from reverie.run.jitted import half_products
 
 INPUTS: dict[str, tuple[Spaces, Spaces]] = {
     "vector": ({"vector": Space("vector", (24,))}, {"action": Space("vector", (6,))}),

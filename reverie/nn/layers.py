@@ -75,34 +75,18 @@ def add_bias(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[
 
 
 def product(x: Float[Array, "*B i"], weight: Float[Array, "i o"]) -> Float[Array, "*B o"]:
-    """`x W` in the dtype of `x`. On a CPU its operands are bfloat16 under `half_products`."""
+    """`x W` in the dtype of `x`. On a CPU float32 operands are rounded where `jax.default_matmul_precision("bfloat16")`
+    allows it, which XLA does not do there by itself."""
     weight = weight.astype(x.dtype)
     if jax.default_backend() != "cpu":
         return x @ weight
     asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX does not declare its options
-    half = asked == _HALF and x.dtype == jnp.float32
+    half = asked == "bfloat16" and x.dtype == jnp.float32
     if x.ndim < 3 and not half:
         return x @ weight
     # XLA's gradient of a product with several leading axes transposes the larger operand on a CPU: five times the time.
     rows = x.reshape(-1, x.shape[-1])
     return (_half_product(rows, weight) if half else rows @ weight).reshape(*x.shape[:-1], -1)
-
-
-_HALF = "bfloat16"
-
-
-def half_products(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, in which a CPU takes the operands of products in bfloat16; their sums and all else stay float32.
-
-    A CPU that has instructions for such products makes twice as many in a second. It has none for anything else in
-    bfloat16: arrays that are of this dtype themselves, as on a GPU, cost more time than they save (docs/notebook.md).
-    """
-
-    def under(*args: Any, **kwargs: Any) -> Any:
-        with jax.default_matmul_precision(_HALF):
-            return function(*args, **kwargs)
-
-    return under
 
 
 @jax.custom_vjp

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, get_args
 
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from reverie.agent import Agent, Carry, Metrics, Mode, Part, State, as_two_phase
 from reverie.envs.device import DeviceEnvs
-from reverie.nn.layers import half_products
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
@@ -62,7 +61,7 @@ class JittedAgent:
                 agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 name, train = f"train/{part}", partial(agent.train, part=part)
-            if self.precision == "bfloat16":
+            if self.precision == "bfloat16" and jax.default_backend() == "cpu":
                 train = half_products(train)
 
             def pack(result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
@@ -97,3 +96,17 @@ class JittedAgent:
         functions += [f for rollout in self._rollouts.values() for f in rollout.traced.values()]
         functions += [arena.policy for arena in self._arenas.values()]
         return {f.name: f.traces for f in functions}
+
+
+def half_products(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, in which a CPU takes the operands of products in bfloat16; their sums and all else stay float32.
+
+    A CPU that has instructions for such products makes twice as many in a second. It has none for anything else in
+    bfloat16: arrays that are of this dtype themselves, as on a GPU, cost more time than they save (docs/notebook.md).
+    """
+
+    def under(*args: Any) -> Any:
+        with jax.default_matmul_precision("bfloat16"):
+            return function(*args)
+
+    return under

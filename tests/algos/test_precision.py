@@ -9,7 +9,7 @@ import pytest
 from dreamer import EVERY_ACTION, KEY, OBS, agent_2023, filled_state, random_batch, small_agent
 
 from reverie.envs.base import Space
-from reverie.nn.layers import half_products
+from reverie.run.jitted import half_products
 
 IMAGE = {"image": Space("image", (48, 48, 3))}
 ACT = {k: EVERY_ACTION[k] for k in ("multi", "box")}
