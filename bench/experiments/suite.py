@@ -20,17 +20,16 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import tyro
 
 from bench.common import Record, command_line, commit, evaluated, greedy_curve, machine, records, tell
+from bench.probes.exact import World
 from reverie.run.log import read
 
 # Task -> the mean return that solves it: Gymnasium's threshold where it has one. Pendulum: about what a policy earns
 # that swings up in every episode. CliffWalking: the shortest safe way, and a step more. FrozenLake: nine tenths of what
-# the best policy earns (`frozen_lake`). MinAtar: what the paper of the games shows for DQN after so few frames.
+# the best policy earns (`bench.probes.exact`). MinAtar: what the paper of the games shows for DQN after so few frames.
 TASKS: dict[str, float] = {
     "CartPole-v1": 475.0,
     "Acrobot-v1": -100.0,
@@ -70,24 +69,8 @@ class Args:
     """File to which every line is added."""
 
 
-def frozen_lake(steps: int = 200) -> float:
-    """The chance of the best policy to reach the goal of the slippery 8x8 lake in so many steps, by value iteration."""
-    import gymnasium
-
-    table: Any = gymnasium.make("FrozenLake8x8-v1").unwrapped
-    value = np.zeros(64)
-    for _ in range(steps):
-        value = np.array(
-            [
-                max(sum(p * (r + (not end) * value[s]) for p, s, r, end in table.P[at][a]) for a in range(4))
-                for at in range(64)
-            ]
-        )
-    return float(value[0])
-
-
 def threshold(task: str) -> float:
-    return 0.9 * frozen_lake() if task.startswith("FrozenLake") else TASKS[task]
+    return 0.9 * World(task).most(200) if task.startswith("FrozenLake") else TASKS[task]
 
 
 def seconds(process: subprocess.Popen[bytes]) -> float:
