@@ -221,7 +221,8 @@ class Training:
         """The updates that a signal left out of the newest turn; False if one leaves them out again."""
         if phases.apart(self.run):
             return True
-        self.update(self.updates_due(self.progress.step))
+        if due := self.updates_due(self.progress.step):
+            self.update(due)
         return not self.updates_due(self.progress.step)
 
     def updates_due(self, step: int) -> int:
@@ -241,7 +242,7 @@ class Training:
             self._tell("on_episode", episode)
 
     def update(self, due: int, part: Part = "all") -> None:
-        """So many updates of a part."""
+        """So many updates of a part, one or more."""
         for number in range(due):
             if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
                 return  # `catch_up` of the resume makes up for them
