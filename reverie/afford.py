@@ -14,9 +14,11 @@ from reverie import algos, memory
 from reverie.agent import Agent
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.fields import flag
+from reverie.nn import layers
 from reverie.run import experience
 from reverie.run.clock import duration
 from reverie.run.cost import Cost, of_update
+from reverie.run.jitted import half_products
 
 SHARE = 0.9  # of the memory that a process may take
 LARGE = 1e10  # parameters times rows of a batch from which on an update is looked at: seconds of a CPU
@@ -54,7 +56,7 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
             f"Instead: {_smaller(conf, make, lambda less: less.bytes <= SHARE * room)}"
         )
     if devices[0].platform == "cpu":
-        speed = products_per_second()
+        speed = products_per_second(run.precision)
         seconds = cost.flops / speed
         if seconds > SLOW:
             found.append(
@@ -71,9 +73,10 @@ def limit(device: jax.Device) -> int:
     return int(stats["bytes_limit"]) if device.platform == "gpu" and "bytes_limit" in stats else memory.limit()
 
 
-def products_per_second(side: int = 768) -> float:
-    """Floating point operations per second of matrix products, measured for a moment: the most an update can have."""
-    product = jax.jit(jnp.matmul)
+def products_per_second(precision: str, side: int = 768) -> float:
+    """Floating point operations per second of a CPU's matrix products, measured for a moment: the most an update can
+    have."""
+    product = jax.jit(half_products(layers.product) if precision == "bfloat16" else layers.product)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(side, side)), jnp.float32)
     jax.block_until_ready(product(x, x))
     best = 0.0

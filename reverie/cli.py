@@ -301,20 +301,19 @@ def _logging(console: Console, debug: bool) -> None:
 
 def _explain(error: BaseException, argv: Sequence[str]) -> int:
     """Tells the user what happened, and returns the exit code: what can be told in a sentence without a traceback."""
-    kind = type(error).__name__
-    known = isinstance(error, KeyboardInterrupt)
-    if known:
+    kind, is_plain = type(error).__name__, isinstance(error, PlainError) and not _is_debug(argv[1:])
+    if isinstance(error, KeyboardInterrupt):
         wording, code = "interrupted before everything was saved", 130
-    elif known := isinstance(error, PlainError) and not _is_debug(argv[1:]):
+    elif isinstance(error, PlainError) and is_plain:
         wording, code = error.answer(argv), error.exit_code
         print(f"reverie: {wording}", file=sys.stderr)
     else:
         wording, code = f"{kind}: {error}", 1
     if "--json" in argv:
         print(json.dumps({"error": wording, "kind": kind, "exit": code}), flush=True)
-    if not known:
-        raise error
-    return code
+    if is_plain or isinstance(error, KeyboardInterrupt):
+        return code
+    raise error
 
 
 def program() -> None:

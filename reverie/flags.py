@@ -341,7 +341,7 @@ def peek(argv: list[str], name: str) -> str:
     value = ""
     for typed, following in itertools.pairwise([*argv, ""]):
         if typed == name:
-            value = following
+            value = "" if following.startswith("--") else following
         elif typed.startswith(f"{name}="):
             value = typed.partition("=")[2]
     return value

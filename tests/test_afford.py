@@ -21,7 +21,7 @@ LARGE = "small"  # the larger of the fake's sizes
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algos.ALGORITHMS, "fake", "fakes")
     monkeypatch.setattr(afford, "LARGE", 0)
-    monkeypatch.setattr(afford, "products_per_second", lambda: 1e12)
+    monkeypatch.setattr(afford, "products_per_second", lambda precision: 1e12)
 
 
 def make(conf: Config) -> Agent:
@@ -65,7 +65,7 @@ def test_an_update_that_takes_minutes_is_told(monkeypatch: pytest.MonkeyPatch) -
     conf = of(LARGE)
     agent = make(conf)
     flops = of_update(agent, experience.shapes(conf.run, agent)).flops
-    monkeypatch.setattr(afford, "products_per_second", lambda: flops / 273)
+    monkeypatch.setattr(afford, "products_per_second", lambda precision: flops / 273)
     (warning,) = told(conf)
     assert warning.startswith("An update takes 5 min here at best")
     assert "all 100 of them 7.6 h" in warning

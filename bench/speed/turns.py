@@ -53,12 +53,14 @@ try:
     options = gradient_options()
 except ImportError:
     options = None
-agent = v3.make_agent(v3.Config(size=size, imagination=imagination), *update.INPUTS[kind], precision="float32")
+gpu = jax.default_backend() == "gpu"
+config, dtype = v3.Config(size=size, imagination=imagination), precision if gpu else "float32"
+agent = v3.make_agent(config, *update.INPUTS[kind], precision=dtype)
 state = jax.jit(agent.init)(jax.random.key(0))
 rows = jax.device_put(update.random_batch(agent, batch, length))
 start = time.perf_counter()
 train = agent.train
-if precision == "bfloat16":
+if precision == "bfloat16" and not gpu:
     from reverie.run.jitted import half_products
     train = half_products(train)
 train = jax.jit(train, donate_argnums=0, compiler_options=options).lower(state, rows).compile()

@@ -67,6 +67,7 @@ class Style(NamedTuple):
 _SCALES: dict[Output, float] = {"small": 0.01, "orthogonal": 1.0, "zero": 0.0}
 FINAL = Style()
 LANES = 16  # numbers of a CPU's vector unit
+HALF = "BF16_BF16_F32"  # JAX's name of a product whose operands are bfloat16, and whose sums are float32
 
 
 def add_bias(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[Array, "*B o"]:
@@ -75,13 +76,13 @@ def add_bias(y: Float[Array, "*B o"], bias: Float[Array, " o"] | None) -> Float[
 
 
 def product(x: Float[Array, "*B i"], weight: Float[Array, "i o"]) -> Float[Array, "*B o"]:
-    """`x W` in the dtype of `x`. On a CPU float32 operands are rounded where `jax.default_matmul_precision("bfloat16")`
-    allows it, which XLA does not do there by itself."""
+    """`x W` in the dtype of `x`. On a CPU float32 operands are rounded where `jax.default_matmul_precision` says so by
+    `HALF`, which XLA does not heed there."""
     weight = weight.astype(x.dtype)
     if jax.default_backend() != "cpu":
         return x @ weight
     asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX does not declare its options
-    half = asked == "bfloat16" and x.dtype == jnp.float32
+    half = asked == HALF and x.dtype == jnp.float32
     if x.ndim < 3 and not half:
         return x @ weight
     # XLA's gradient of a product with several leading axes transposes the larger operand on a CPU: five times the time.

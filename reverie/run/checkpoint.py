@@ -312,13 +312,14 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def unflatten(like: Any, arrays: Mapping[str, np.ndarray], *, computed: bool = False) -> Any:
     """The pytree of `flatten`, with the structure of `like`.
 
     Args:
       like: a pytree of arrays or of `jax.ShapeDtypeStruct` (`jax.eval_shape(agent.init, key)`).
-      arrays: exactly its names, shapes and dtypes; but bfloat16 and float32 stand for each other, since a run may
-        move between a GPU and a CPU (`reverie.assembly.make_agent`).
+      arrays: exactly its names, shapes and dtypes.
+      computed: bfloat16 and float32 stand for each other: a run may move between a GPU and a CPU, whose agents compute
+        in other dtypes (`reverie.assembly.make_agent`).
 
     Returns a tree of jax arrays. Raises `Mismatch`, listing every name that is missing, unexpected
     or of another shape or dtype.
@@ -328,10 +329,11 @@ def unflatten(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     faults = [f"{name}: saved, but not expected" for name in sorted(arrays.keys() - expected.keys())]
     for name, leaf in expected.items():
         want = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+        dtypes = _COMPUTE if computed and want.dtype in _COMPUTE else {want.dtype}
         text = f"expected {want.dtype} {list(want.shape)}"
         if (given := arrays.get(name)) is None:
             faults.append(f"{name}: {text}, not saved")
-        elif given.shape != want.shape or not (given.dtype == want.dtype or {given.dtype, want.dtype} == _COMPUTE):
+        elif given.shape != want.shape or given.dtype not in dtypes:
             faults.append(f"{name}: saved {given.dtype} {list(given.shape)}, {text}")
     if faults:
         raise Mismatch(

@@ -175,9 +175,9 @@ class Machine:
     """Devices of this kind that share every batch. 0: all that JAX sees. A run may continue on another number; sums
     are then rounded in another order."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 on a CPU: the products of an
-    update round what they multiply, and take half the time where the CPU has instructions for it (AVX512-BF16).
-    Parameters are always float32."""
+    """Precision of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 on a CPU: linear layers round
+    what an update multiplies, which takes half the time where the CPU has instructions for it (AVX512-BF16); their
+    gradients by weights and convolutions stay as they are. Parameters are always float32."""
     debug: bool = False
     """Run without jit and with envs in this process, so that a breakpoint in a loss works. Slow."""
 

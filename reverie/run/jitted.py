@@ -99,14 +99,15 @@ class JittedAgent:
 
 
 def half_products(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, in which a CPU takes the operands of products in bfloat16; their sums and all else stay float32.
+    """`function`, in which a CPU takes the operands of linear layers' products in bfloat16 (`nn.layers.product`); their
+    sums and all else stay float32.
 
     A CPU that has instructions for such products makes twice as many in a second. It has none for anything else in
     bfloat16: arrays that are of this dtype themselves, as on a GPU, cost more time than they save (docs/notebook.md).
     """
 
     def under(*args: Any) -> Any:
-        with jax.default_matmul_precision("bfloat16"):
+        with jax.default_matmul_precision("BF16_BF16_F32"):
             return function(*args)
 
     return under

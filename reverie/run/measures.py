@@ -57,11 +57,9 @@ class Measures:
         """None if it was given up: for a signal, or for want of memory."""
         run = self._run
         advice = f"A new run plays fewer games at once with --eval-envs below {run.eval_envs}, or --eval-episodes"
-        with (
-            self._spare(state, step, "evaluation", "no evaluation", advice) as local,
-            self._standing or self._open() as envs,
-        ):
-            key, mode = evaluation_key(run.seed, moment), ACTING[run.eval_mode]
+        with self._spare(state, step, "evaluation", "no evaluation", advice), self._standing or self._open() as envs:
+            local, key = self._jitted.place.local(state), evaluation_key(run.seed, moment)
+            mode = ACTING[run.eval_mode]
             return evaluate(self._jitted, local, envs, run.eval_episodes, key, self._stop, run.opponent, mode)
         return None
 
@@ -69,15 +67,15 @@ class Measures:
         """The model's report on a batch; empty for want of memory."""
         figures: dict[str, jax.Array] = {}
         advice = "--report-every 0 leaves reports out; they grow with --batch"
-        with self._spare(state, step, "report", "no report", advice) as local:
-            figures = jax.device_get(self._jitted.report(local, self._look(moment)))
+        with self._spare(state, step, "report", "no report", advice):
+            figures = jax.device_get(self._jitted.report(self._jitted.place.local(state), self._look(moment)))
         return {f"report/{k}": float(v) for k, v in figures.items()}
 
     def film(self, state: State, step: int, moment: int, folder: Folder, events: Events) -> None:
         """Dreams as pictures; a full disk is a warning, as for metrics."""
         advice = "--video-every 0 leaves pictures out; they grow with --batch"
-        with self._spare(state, step, "report", "no picture of a dream", advice) as local:
-            dream = jax.device_get(self._jitted.dream(local, self._look(moment)))
+        with self._spare(state, step, "report", "no picture of a dream", advice):
+            dream = jax.device_get(self._jitted.dream(self._jitted.place.local(state), self._look(moment)))
             try:
                 dreams.film(dream, folder, moment, events)
             except OSError as error:
@@ -96,14 +94,14 @@ class Measures:
         return dreams.look(self._replay, self._run.batch, self._jitted.agent.context + DREAMT, rng)
 
     @contextmanager
-    def _spare(self, state: State, step: int, kind: str, without: str, advice: str) -> Iterator[State]:
-        """A block that only looks at the run, with the state as one device has it, does not end the run: if there is no
-        memory for it, that is a warning `without` what it makes. The clock knows its time by `kind`."""
+    def _spare(self, state: State, step: int, kind: str, without: str, advice: str) -> Iterator[None]:
+        """A block that only looks at the run does not end it: if there is no memory for it, that is a warning `without`
+        what it makes. The clock knows its time by `kind`."""
         with self._clock.measure_time("train"):
             jax.block_until_ready(state)  # what fails in here is an update, and does end it
         try:
             with self._clock.measure_time(kind):
-                yield self._jitted.place.local(state)
+                yield
         except SHORT as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             logger.warning("step %d: %s, training goes on: %s. %s", step, without, reason, advice)

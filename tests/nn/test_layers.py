@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reverie.nn.init import truncated_normal
-from reverie.nn.layers import LANES, MLP, BlockLinear, Conv, Linear, Style, convolve, product
+from reverie.nn.layers import HALF, LANES, MLP, BlockLinear, Conv, Linear, Style, convolve, product
 from reverie.nn.norm import LayerNorm
 
 KEY = jax.random.key(0)
@@ -54,7 +54,7 @@ def test_half_products_round_what_they_multiply_and_nothing_else(batch):
     x, weight, seen = (
         jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(*batch, 5), (5, 7), (*batch, 7)])
     )
-    with jax.default_matmul_precision("bfloat16"):
+    with jax.default_matmul_precision(HALF):
         out, pull = jax.vjp(product, x, weight)
         by_x, by_weight = pull(seen)
     half = lambda x: np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32))

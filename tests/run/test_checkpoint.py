@@ -340,12 +340,14 @@ def test_a_mismatch_lists_everything_that_differs() -> None:
 
 def test_a_run_may_move_between_machines_that_compute_in_other_precisions() -> None:
     x = np.array([1, 1 / 3], np.float32)
-    there = unflatten({"x": jnp.zeros(2, jnp.bfloat16)}, {"x": x})
-    back = unflatten({"x": jnp.zeros(2)}, flatten(there))
+    there = unflatten({"x": jnp.zeros(2, jnp.bfloat16)}, {"x": x}, computed=True)
+    back = unflatten({"x": jnp.zeros(2)}, flatten(there), computed=True)
     assert (there["x"].dtype, back["x"].dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_array_equal(back["x"], np.float32(x.astype(ml_dtypes.bfloat16)))
     with pytest.raises(Mismatch, match=r"x: saved float64 \[2\], expected float32 \[2\]"):
-        unflatten({"x": jnp.zeros(2)}, {"x": x.astype(np.float64)})
+        unflatten({"x": jnp.zeros(2)}, {"x": x.astype(np.float64)}, computed=True)
+    with pytest.raises(Mismatch, match=r"x: saved float32 \[2\], expected bfloat16 \[2\]"):
+        unflatten({"x": jnp.zeros(2, jnp.bfloat16)}, {"x": x})
 
 
 def test_a_restored_tree_does_not_share_memory_with_the_arrays() -> None:

@@ -211,15 +211,14 @@ class PPO(Dreamer):
 
     def _ppo_update(self, model: Model, learner: Learner, imagined: Trajectory) -> tuple[Learner, Any]:
         """One PPO update on what the learner's own policy did: time-major `[H, M]`, without a gradient."""
-        config, value = self.config, imagined.value[:-1]
-        advantage = imagined.target - value  # GAE (Schulman et al. 2016, eq. 16): its errors telescope to this
+        config, errors = self.config, imagined.target - imagined.value[:-1]
         returns = learner.returns.update(imagined.target, config.return_rate)
         feat = stop_gradient(features(imagined.latent))
         feat, action, legal = jax.tree.map(
             lambda x: x[:-1], (feat, imagined.action, model.legal(feat, imagined.action))
         )
         before = log_probability(learner.behavior.pol(feat, legal), action)
-        advantage = advantage / returns.scale()
+        advantage = errors / returns.scale()  # GAE (Schulman et al. 2016, eq. 16): its errors telescope to these
         slow = None if learner.slow is None else learner.slow(feat).pred()
         limit = config.value_clip * returns.scale()  # how far a value may move
         learner = learner._replace(returns=returns)
@@ -256,7 +255,7 @@ class PPO(Dreamer):
         figures = {
             "policy/return_scale": returns.scale(),
             "policy/advantage": jnp.abs(advantage).mean(),
-            "value/explained": 1 - jnp.var(imagined.target - value) / jnp.var(imagined.target),
+            "value/explained": 1 - jnp.var(errors) / jnp.var(imagined.target),
         }
         return learner, (finite.all(), {k: v[-1] for k, v in metrics.items()} | figures)
 

@@ -398,8 +398,8 @@ def dream_losses(
         differentiable=agent.differentiable,
     )
     losses = {"policy": learned.actor.mean(0).reshape(shape), "value": learned.critic.mean(0).reshape(shape)}
-    figures = imagined.figures() | {"value": slow_value, "discount": discount, "length": weight.sum(0)}
-    metrics = behavior_metrics(policy, **figures)
+    figures = {"return": imagined.target, "reward": imagined.reward, "value": slow_value, "discount": discount}
+    metrics = behavior_metrics(policy, **figures, length=weight.sum(0))
     metrics["policy/return_scale"] = returns.scale()
     metrics["policy/advantage"] = stop_gradient(jnp.abs(learned.advantage).mean())
     return losses, returns, metrics, imagined

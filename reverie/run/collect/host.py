@@ -76,7 +76,7 @@ class HostCollector:
         turn = int(state["turn"])
         if turn not in range(len(self.groups)):
             raise ValueError(f"it is the turn of group {turn}, expected 0 to {len(self.groups) - 1}")
-        carry = [unflatten(like, select(state, f"carry/{g}/")) for g, like in enumerate(self.carry)]
+        carry = [unflatten(like, select(state, f"carry/{g}/"), computed=True) for g, like in enumerate(self.carry)]
         tally = Tally(self._workers.num)
         tally.restore(state)
         cut = self._workers.restore(select(state, "workers/"))

@@ -89,7 +89,7 @@ class DeviceCollector:
     def restore(self, state: Row) -> np.ndarray:
         """See `Collector`. Every env is brought back; a state of other envs or carries is a Mismatch."""
         world = unflatten(self._world, select(state, "world/"))
-        carry = unflatten(self.carry[0], select(state, "carry/"))
+        carry = unflatten(self.carry[0], select(state, "carry/"), computed=True)
         self._world, self.carry = world, [carry]
         self.tally.restore(select(state, "tally/"))
         return np.zeros(len(self.groups[0]), bool)
