@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reverie.nn.norm import LayerNorm, RMSNorm, to_rows
+from reverie.nn.norm import MANY, LayerNorm, RMSNorm, to_rows
 
 
 def test_value_and_gradient_match_the_reference(golden):
@@ -33,9 +33,9 @@ def test_layer_norm_is_its_formula_and_keeps_the_dtype():
     np.testing.assert_allclose(LayerNorm(8)(jnp.full((2, 8), 300.0)), 0.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 5), (7, 64, 5), (0, 5), (2, 3, 4, 8, 5)])
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (7, 64, 5), (0, 5), (2, 3, 4, 8, 5), (300, 300, 5), (MANY + 1, 5)])
 def test_the_gradient_of_a_row_is_the_sum_of_all_rows(shape):
     vector, x = jax.random.normal(jax.random.key(0), 5), jax.random.normal(jax.random.key(1), shape)
     y, pull = jax.vjp(lambda v: to_rows(v, shape), vector)
     np.testing.assert_array_equal(y, np.broadcast_to(vector, shape))
-    np.testing.assert_allclose(pull(x)[0], np.asarray(x).reshape(-1, 5).sum(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(pull(x)[0], np.asarray(x).reshape(-1, 5).sum(0), rtol=1e-4, atol=1e-5 * x.size)
