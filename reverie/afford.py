@@ -18,7 +18,7 @@ from reverie.nn import layers
 from reverie.run import experience
 from reverie.run.clock import duration
 from reverie.run.cost import Cost, of_update
-from reverie.run.jitted import half_products
+from reverie.run.jitted import precise
 
 SHARE = 0.9  # of the memory that a process may take
 LARGE = 1e10  # parameters times rows of a batch from which on an update is looked at: seconds of a CPU
@@ -76,7 +76,7 @@ def limit(device: jax.Device) -> int:
 def products_per_second(precision: str, side: int = 768) -> float:
     """Floating point operations per second of a CPU's matrix products, measured for a moment: the most an update can
     have."""
-    product = jax.jit(half_products(layers.product) if precision == "bfloat16" else layers.product)
+    product = jax.jit(precise(layers.product, precision))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(side, side)), jnp.float32)
     jax.block_until_ready(product(x, x))
     best = 0.0

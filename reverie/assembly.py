@@ -19,6 +19,7 @@ from reverie.envs.build import make_env
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import EnvError
 from reverie.fields import did_you_mean, parsed, short
+from reverie.run.jitted import compute_dtype
 
 # What a run and an `EnvSpec` say about an env in the same words.
 WRAPPERS = ("action_repeat", "time_limit", "image_size", "gray", "obs_keys", "targets")
@@ -48,8 +49,7 @@ def make_agent(conf: Config, obs_space: Spaces, act_space: Spaces) -> Agent:
     """
     algorithm = algos.load(conf.algorithm)
     seen = with_scale(obs_space, conf.run.obs_scale)
-    # On a CPU, bfloat16 is for the operands of an update's products: `run.jitted.half_products`.
-    dtype = "float32" if jax.default_backend() == "cpu" else conf.run.precision
+    dtype = compute_dtype(conf.run.precision)
     agent: Agent = algorithm.make_agent(conf.agent, seen, act_space, precision=dtype)
     return agent
 

@@ -301,17 +301,18 @@ def _logging(console: Console, debug: bool) -> None:
 
 def _explain(error: BaseException, argv: Sequence[str]) -> int:
     """Tells the user what happened, and returns the exit code: what can be told in a sentence without a traceback."""
-    kind, is_plain = type(error).__name__, isinstance(error, PlainError) and not _is_debug(argv[1:])
+    kind = type(error).__name__
+    plain = error if isinstance(error, PlainError) and not _is_debug(argv[1:]) else None
     if isinstance(error, KeyboardInterrupt):
         wording, code = "interrupted before everything was saved", 130
-    elif isinstance(error, PlainError) and is_plain:
-        wording, code = error.answer(argv), error.exit_code
+    elif plain:
+        wording, code = plain.answer(argv), plain.exit_code
         print(f"reverie: {wording}", file=sys.stderr)
     else:
         wording, code = f"{kind}: {error}", 1
     if "--json" in argv:
         print(json.dumps({"error": wording, "kind": kind, "exit": code}), flush=True)
-    if is_plain or isinstance(error, KeyboardInterrupt):
+    if plain or isinstance(error, KeyboardInterrupt):
         return code
     raise error
 

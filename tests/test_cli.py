@@ -405,6 +405,7 @@ def test_check_env(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval"], "RUN is missing\nIt is `reverie eval RUN [flags]`, and `reverie eval --help-all` has"),
         (["import", "x"], "--run and --env are missing\n"),
         (["eval", "x", "--seed"], "--seed has no value, expected a whole number\n"),
+        (["train", "fake", "--env", "x", "--preset", "--dry-run"], "--preset has no value, expected a text\n"),
         (["eval", "x", "--planner=tall"], "--planner is 'tall', expected one of 'none', 'gumbel', 'puct', 'mppi'\n"),
         (["eval", "x", "--planner-scale", "1.5e"], "--planner-scale is '1.5e', expected a number\n"),
         (["eval", "x", "y"], "'y' belongs to no flag\n"),

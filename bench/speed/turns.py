@@ -53,16 +53,15 @@ try:
     options = gradient_options()
 except ImportError:
     options = None
-gpu = jax.default_backend() == "gpu"
-config, dtype = v3.Config(size=size, imagination=imagination), precision if gpu else "float32"
+config, dtype, precise = v3.Config(size=size, imagination=imagination), "float32", lambda train, precision: train
+if precision != "float32":
+    from reverie.run.jitted import compute_dtype, precise
+    dtype = compute_dtype(precision)
 agent = v3.make_agent(config, *update.INPUTS[kind], precision=dtype)
 state = jax.jit(agent.init)(jax.random.key(0))
 rows = jax.device_put(update.random_batch(agent, batch, length))
 start = time.perf_counter()
-train = agent.train
-if precision == "bfloat16" and not gpu:
-    from reverie.run.jitted import half_products
-    train = half_products(train)
+train = precise(agent.train, precision)
 train = jax.jit(train, donate_argnums=0, compiler_options=options).lower(state, rows).compile()
 print(time.perf_counter() - start, flush=True)
 for _ in sys.stdin:

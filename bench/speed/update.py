@@ -36,7 +36,7 @@ from reverie.algos.dreamer import v3 as dreamer_v3
 from reverie.envs.base import Space, Spaces
 from reverie.memory import use_huge_pages
 from reverie.run.counted_jit import gradient_options
-from reverie.run.jitted import half_products
+from reverie.run.jitted import compute_dtype, precise
 
 INPUTS: dict[str, tuple[Spaces, Spaces]] = {
     "vector": ({"vector": Space("vector", (24,))}, {"action": Space("vector", (6,))}),
@@ -118,11 +118,9 @@ def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
     return out
 
 
-def part_calls(
-    agent: Any, state: Any, batch: Row, precise: Callable[..., Any] = lambda function: function
-) -> dict[str, Callable[[], Any]]:
-    """Name -> a call of that part of an update, compiled; `precise` says how exact its products are. All that it reads
-    is an argument: what a function closes over the compiler may compute beforehand."""
+def part_calls(agent: Any, state: Any, batch: Row, precision: str) -> dict[str, Callable[[], Any]]:
+    """Name -> a call of that part of an update, compiled. All that it reads is an argument: what a function closes over
+    the compiler may compute beforehand."""
 
     def world(model: Any, batch: Row, key: jax.Array) -> tuple[jax.Array, Any]:
         losses, post, _ = agent.world_loss(model, batch, key)
@@ -148,7 +146,7 @@ def part_calls(
         "optimizer": (optimizer, (model, model, state.optimizer)),
     }
     compiled = {
-        name: jax.jit(precise(function), compiler_options=gradient_options()).lower(*args).compile()
+        name: jax.jit(precise(function, precision), compiler_options=gradient_options()).lower(*args).compile()
         for name, (function, args) in functions.items()
     }
     return {name: partial(call, *functions[name][1]) for name, call in compiled.items()}
@@ -164,20 +162,18 @@ def ceiling(precision: str) -> float:
 
 
 def main(args: Args) -> None:
-    cpu = jax.default_backend() == "cpu"
-    precise = half_products if cpu and args.precision == "bfloat16" else lambda function: function
     for size, kind, dynamics in itertools.product(args.sizes, args.inputs, args.dynamics):
         config = dreamer_v3.Config(size=size, dynamics=dynamics, imagination=args.imagination)  # type: ignore[arg-type]
-        agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision="float32" if cpu else args.precision)
+        agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision=compute_dtype(args.precision))
         state = jax.jit(agent.init)(jax.random.key(0))
         batch = jax.device_put(random_batch(agent, args.batch, args.length))
         heavy = kind == "image" and size != "1m"
         repeats = max(3, args.repeats // 3) if heavy else args.repeats
-        calls = part_calls(agent, state, batch, precise) if args.parts else {}
+        calls = part_calls(agent, state, batch, args.precision) if args.parts else {}
         parts = {
             name: round(1000 * float(np.median(seconds(call, repeats + 1)[1:])), 1) for name, call in calls.items()
         }
-        train = precise(agent.train)
+        train = precise(agent.train, args.precision)
         work = products(jax.make_jaxpr(train)(state, batch).jaxpr)
         start = time.perf_counter()
         train = jax.jit(train, donate_argnums=0, compiler_options=gradient_options()).lower(state, batch).compile()

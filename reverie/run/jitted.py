@@ -61,8 +61,7 @@ class JittedAgent:
                 agent = as_two_phase(self.agent)
                 assert agent is not None, self.agent
                 name, train = f"train/{part}", partial(agent.train, part=part)
-            if self.precision == "bfloat16" and jax.default_backend() == "cpu":
-                train = half_products(train)
+            train = precise(train, self.precision)
 
             def pack(result: tuple[State, Any, Metrics]) -> tuple[State, Any, jax.Array]:
                 state, out, metrics = result
@@ -98,16 +97,26 @@ class JittedAgent:
         return {f.name: f.traces for f in functions}
 
 
-def half_products(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, in which a CPU takes the operands of linear layers' products in bfloat16 (`nn.layers.product`); their
-    sums and all else stay float32.
+def compute_dtype(precision: str) -> str:
+    """The dtype of an agent's arrays for this precision, by the device at hand.
 
-    A CPU that has instructions for such products makes twice as many in a second. It has none for anything else in
-    bfloat16: arrays that are of this dtype themselves, as on a GPU, cost more time than they save (docs/notebook.md).
+    A CPU may have instructions for products of bfloat16, and has none for anything else in it: arrays that are of this
+    dtype themselves, as on a GPU, cost more time than they save (docs/notebook.md).
     """
+    return "float32" if jax.default_backend() == "cpu" else precision
 
-    def under(*args: Any) -> Any:
+
+def precise(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
+    """`function`, whose products have this precision.
+
+    On a CPU, bfloat16 is for the operands of linear layers' products (`nn.layers.product`); their sums and all else
+    stay float32. Elsewhere `compute_dtype` says it all.
+    """
+    if precision != "bfloat16" or jax.default_backend() != "cpu":
+        return function
+
+    def rounded(*args: Any) -> Any:
         with jax.default_matmul_precision("BF16_BF16_F32"):
             return function(*args)
 
-    return under
+    return rounded

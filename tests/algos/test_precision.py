@@ -9,7 +9,7 @@ import pytest
 from dreamer import EVERY_ACTION, KEY, OBS, agent_2023, filled_state, random_batch, small_agent
 
 from reverie.envs.base import Space
-from reverie.run.jitted import half_products
+from reverie.run.jitted import precise
 
 IMAGE = {"image": Space("image", (48, 48, 3))}
 ACT = {k: EVERY_ACTION[k] for k in ("multi", "box")}
@@ -62,7 +62,7 @@ def programs(kind, inputs, precision):
     half = precision == "products"
     agent = KINDS[kind](IMAGE if inputs == "image" else OBS, ACT, "float32" if half else precision)
     state, batch = jax.eval_shape(agent.init, KEY), random_batch(agent, 3)
-    function = half_products(agent.train) if half else agent.train
+    function = precise(agent.train, "bfloat16") if half else agent.train
     train, shapes = jax.make_jaxpr(function, return_shape=True)(state, batch)
     rows = {k: v[:, 0] for k, v in batch.items() if not k.startswith(("action/", "out/"))}
     policy = jax.make_jaxpr(functools.partial(agent.policy, mode="train"))(state, agent.init_carry(3, KEY), rows)
@@ -135,7 +135,7 @@ def test_losses_in_half_precision_are_close_to_the_ones_in_full(precision, cpu):
     for name in ("float32", "bfloat16"):
         agent = small_agent(precision="float32" if name == "float32" else precision)
         state = filled_state(agent)
-        loss = jax.jit(half_products(agent.loss) if cpu and name == "bfloat16" else agent.loss)
+        loss = jax.jit(precise(agent.loss, "bfloat16") if cpu and name == "bfloat16" else agent.loss)
         args = state.model, state, random_batch(agent), KEY
         _, (out, _, metrics[name]) = loss(*args)
         assert np.isfinite(out["out/deter"].astype(jnp.float32)).all()
@@ -150,7 +150,7 @@ def test_losses_in_half_precision_are_close_to_the_ones_in_full(precision, cpu):
 @pytest.mark.parametrize(("precision", "cpu"), [("bfloat16", False), ("float32", True)])
 def test_an_agent_in_half_precision_learns_a_batch_by_heart(precision, cpu):
     agent = small_agent(precision=precision)
-    train = jax.jit(half_products(agent.train) if cpu else agent.train)
+    train = jax.jit(precise(agent.train, "bfloat16") if cpu else agent.train)
     state, batch, history = jax.jit(agent.init)(KEY), random_batch(agent, 2, 4), []
     for _ in range(40):
         state, out, metrics = train(state, batch)
