@@ -1,6 +1,6 @@
 """PPO and DQN of stable-baselines3 on tasks of the suite, with the values of its zoo, beside `bench.experiments.suite`.
 
-    pip install -e '.[peers,box2d]'
+    pip install -e '.[dev,peers,box2d]'
     python -m bench.experiments.peers --out results/peers.jsonl
     python -m bench.experiments.peers --tasks LunarLander-v3 --algorithms ppo --seeds 1
 

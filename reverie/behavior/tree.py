@@ -28,7 +28,7 @@ from reverie.agent import WorldModel
 ILLEGAL = float(jnp.finfo(jnp.float32).min)  # finite: the softmax of a node with no legal action must not be NaN
 # Nodes refreshed together, if there are fewer roots, from the least to the most: fewer cost the same on any machine.
 # With many actions the places in such a batch that no path has reached cost something: it then has so many scores.
-NODES_AT_ONCE, SCORES_AT_ONCE = (8, 64), 1024
+NODES_AT_ONCE, SCORES_AT_ONCE = (8, 128), 1024
 
 
 @runtime_checkable
@@ -143,8 +143,8 @@ class Forest(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The path of the current simulation, level by level: the nodes from the root to the leaf's parent, and what
-    they become. `[D, B]`, kept between simulations only to save the allocation."""
+    """The nodes of the current simulation's paths, and what they become: row k is k + 1 steps above the leaf. Below the
+    root of a short path stands what nobody reads. `[D, B]`, kept between simulations only to save the allocation."""
 
     node: Array
     q: Array
@@ -201,7 +201,7 @@ def grow(
         roots = jnp.arange(len(value), dtype=jnp.int32)
         top = forest.look(roots)
         forest = forest.choose(roots, at_root(top, i) if at_root else inside(top), top.logits)
-        path, length, parent = _down(forest, path, limit)
+        length, parent = _down(forest, len(value), limit)
         forest, leaf = _expand(model, forest, parent, i + 1, jax.random.fold_in(key, i), limit < simulations)
         path = _up(forest, path, length, leaf)
         return _refresh(forest, path, length, inside), path
@@ -240,30 +240,22 @@ def _plant(model: Planner, latent: Any, logits: Array, value: Array, nodes: int)
     )
 
 
-def _down(forest: Forest, path: Path, limit: int) -> tuple[Path, Array, Array]:
+def _down(forest: Forest, roots: int, limit: int) -> tuple[Array, Array]:
     """From every root to where the next step is untried, or the last one allowed.
 
     Returns:
-      the path with its nodes, its number of steps `[B]` (that which leaves the tree included), and its last node `[B]`.
+      the number of steps of every path (that which leaves the tree included), and its last node, `[B]` both.
     """
-    roots = path.node.shape[1]
 
-    def deeper(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
-        level, node, going, length, nodes = carry
-        nodes = lax.dynamic_update_index_in_dim(nodes, node, level, 0)
+    def deeper(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        level, _, length, node = carry
         child = _take(forest.following, node)
-        going = going & (child >= 0) & (level + 1 < limit)
-        return level + 1, jnp.where(going, child, node), going, length + going, nodes
+        goes_on = child >= 0
+        return level + 1, goes_on.any(), length + goes_on, jnp.where(goes_on, child, node)
 
-    start = (
-        jnp.int32(0),
-        jnp.arange(roots, dtype=jnp.int32),
-        jnp.ones(roots, bool),
-        jnp.ones(roots, jnp.int32),
-        path.node,
-    )
-    _, node, _, length, nodes = lax.while_loop(lambda carry: carry[2].any(), deeper, start)
-    return path._replace(node=nodes), length, node
+    start = jnp.int32(1), jnp.bool(True), jnp.ones(roots, jnp.int32), jnp.arange(roots, dtype=jnp.int32)
+    *_, length, node = lax.while_loop(lambda carry: carry[1] & (carry[0] < limit), deeper, start)
+    return length, node
 
 
 def _expand(
@@ -306,49 +298,37 @@ def _expand(
 
 
 def _up(forest: Forest, path: Path, length: Array, leaf: Array) -> Path:
-    """The new statistics of the paths' nodes, from the deepest level to the roots.
+    """The new statistics of the paths' nodes, from the leaves to the roots.
 
-    level     0      1      2      leaf        a path of length 3
+    row       2      1      0      leaf        a path of length 3
     node      s0     s1     s2     s3
     return    G0     G1     G2     G3 = v3     G_l = r_{l+1} + d_{l+1} G_{l+1}
     q         q0     q1     q2                 q_l = r_{l+1} + d_{l+1} V_{l+1}, with V after this simulation
     """
 
-    def higher(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        level, returns, below, reward, discount, qs, values = carry
-        level = level - 1
-        node = path.node[level]
-        total = _take(forest.total, node)
-        node_return = reward + discount * returns
-        q = reward + discount * below
-        value = (_take(forest.value, node) * total + node_return) / (total + 1)
-        qs = lax.dynamic_update_index_in_dim(qs, q, level, 0)
-        values = lax.dynamic_update_index_in_dim(values, value, level, 0)
-        step = (node_return, value, _take(forest.reward, node), _take(forest.discount, node))
-        is_active = level < length  # shorter paths wait for their last level
-        return (level, *(jnp.where(is_active, x, y) for x, y in zip(step, carry[1:5], strict=True)), qs, values)
+    def higher(carry: tuple[Array, Array, Array, Array, Path]) -> tuple[Array, Array, Array, Array, Path]:
+        row, below, returns, value, path = carry
+        node = _take(forest.parent, below)
+        reward, discount, total = _take(forest.reward, below), _take(forest.discount, below), _take(forest.total, node)
+        returns = reward + discount * returns
+        q = reward + discount * value
+        value = (_take(forest.value, node) * total + returns) / (total + 1)
+        put = lambda x, new: lax.dynamic_update_index_in_dim(x, new, row, 0)
+        return row + 1, node, returns, value, Path(put(path.node, node), put(path.q, q), put(path.value, value))
 
     value = _take(forest.value, leaf)
-    start: tuple[Array, ...] = (
-        length.max(),
-        value,
-        value,
-        _take(forest.reward, leaf),
-        _take(forest.discount, leaf),
-        path.q,
-        path.value,
-    )
-    *_, qs, values = lax.while_loop(lambda carry: carry[0] > 0, higher, start)
-    return path._replace(q=qs, value=values)
+    highest = length.max()
+    return lax.while_loop(lambda carry: carry[0] < highest, higher, (jnp.int32(0), leaf, value, value, path))[-1]
 
 
 def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
     """Writes what the nodes of the paths became, and has all but the roots choose anew."""
     roots = path.node.shape[1]
     size = len(forest.total)
-    forest = forest.record(jnp.arange(roots), path.q[0], path.value[0])
-    ends = jnp.cumsum(length - 1)  # where the nodes of a path end if all of them stand in one line
     flat = jax.tree.map(jnp.ravel, path)
+    top = (length - 1) * roots + jnp.arange(roots)
+    forest = forest.record(jnp.arange(roots), _take(flat.q, top), _take(flat.value, top))
+    ends = jnp.cumsum(length - 1)  # where the nodes of a path end if all of them stand in one line
     least, most = NODES_AT_ONCE
     together = max(roots, least, min(most, SCORES_AT_ONCE // forest.logits.shape[1]))
 
@@ -356,9 +336,9 @@ def _refresh(forest: Forest, path: Path, length: Array, inside: Rule) -> Forest:
         first, forest = carry
         place = first + jnp.arange(together, dtype=jnp.int32)
         root = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").clip(max=roots - 1)
-        level = place - _take(ends - length, root)
         there = place < ends[-1]
-        at = jnp.where(there, level * roots + root, 0)
+        row = _take(ends, root) - 1 - place
+        at = jnp.where(there, row * roots + root, 0)
         node = jnp.where(there, _take(flat.node, at), size)
         forest = forest.record(node, _take(flat.q, at), _take(flat.value, at))
         nodes = forest.look(node)
