@@ -13,7 +13,7 @@ from reverie.agent import Agent, Mode, State
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.opponents import opponent
 from reverie.run.collect.base import TALLY_KEYS, Episode, Tally
-from reverie.run.counted_jit import CountedJit
+from reverie.run.counted_jit import CountedJit, decision_options
 from reverie.run.stop import Stop
 
 SEATS = ("first", "second")
@@ -43,6 +43,7 @@ class Arena:
     def __init__(self, envs: DeviceEnvs, agent: Agent, name: str, mode: Mode = "eval", **options: Any) -> None:
         self.envs, self.agent = envs, agent
         self._opponent = opponent(name, envs.env)
+        options["compiler_options"] = decision_options()
         self.policy = CountedJit(f"arena/{envs.num}", partial(agent.policy, mode=mode), same_state=True, **options)
         self._step, self._rows = jax.jit(envs.step), jax.jit(envs.rows)
 

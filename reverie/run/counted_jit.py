@@ -24,6 +24,9 @@ PATIENCE = 3.0  # seconds of a first call after which a person is told that it c
 _GRADIENTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 # Six tenths of the compiler's time, for the same initial parameters to the bit (docs/notebook.md).
 _SELDOM = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": "False"}
+# A search is thousands of operations of a microsecond each. The compiler orders them so that several could run at once,
+# and then every one of them costs threads that wait for each other more than it takes.
+_DECISIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def gradient_options() -> dict[str, str] | None:
@@ -34,6 +37,11 @@ def gradient_options() -> dict[str, str] | None:
 def seldom_options() -> dict[str, str] | None:
     """The same for functions that are called once, or a few times in an hour, and are compiled in less time."""
     return _SELDOM if _knows(tuple(_SELDOM.items())) else None
+
+
+def decision_options() -> dict[str, str] | None:
+    """The same for functions that act."""
+    return _DECISIONS if _knows(tuple(_DECISIONS.items())) else None
 
 
 @cache

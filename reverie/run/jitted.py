@@ -14,7 +14,7 @@ from reverie.envs.device import DeviceEnvs
 from reverie.replay.rows import Row
 from reverie.run.arena import Arena
 from reverie.run.collect.rollout import Rollout
-from reverie.run.counted_jit import CountedJit, gradient_options, seldom_options
+from reverie.run.counted_jit import CountedJit, decision_options, gradient_options, seldom_options
 from reverie.run.placement import Placement
 
 
@@ -34,9 +34,9 @@ class JittedAgent:
         self.agent, self.precision = agent, precision
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
+        acts: dict[str, Any] = {"same_state": True, "compiler_options": decision_options(), **self.place.alone}
         self.policy: dict[Mode, CountedJit] = {
-            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), same_state=True, **self.place.alone)
-            for mode in get_args(Mode)
+            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), **acts) for mode in get_args(Mode)
         }
         self._trains: dict[Part, CountedJit] = {}
         seldom = {"compiler_options": seldom_options(), **self.place.alone}

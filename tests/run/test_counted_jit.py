@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from reverie.run import counted_jit
-from reverie.run.counted_jit import CountedJit, gradient_options, seldom_options
+from reverie.run.counted_jit import CountedJit, decision_options, gradient_options, seldom_options
 from reverie.run.stop import UNAWAITED
 
 
@@ -31,7 +31,10 @@ def test_convolutions_of_an_update_are_not_left_to_the_slower_library():
     assert "ynn_fusion" not in program
 
 
-@pytest.mark.parametrize(("name", "options"), [("_GRADIENTS", gradient_options), ("_SELDOM", seldom_options)])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("_GRADIENTS", gradient_options), ("_SELDOM", seldom_options), ("_DECISIONS", decision_options)],
+)
 def test_a_compiler_that_does_not_know_an_option_compiles_without_it(
     name: str, options: Callable[[], dict[str, str] | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

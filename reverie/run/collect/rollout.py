@@ -20,7 +20,7 @@ from reverie.envs.workers import EnvError
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
 from reverie.run.collect.base import TALLY_KEYS, Add, Episode, Tally
-from reverie.run.counted_jit import CountedJit
+from reverie.run.counted_jit import CountedJit, decision_options
 from reverie.run.stop import Stop
 
 
@@ -29,6 +29,7 @@ class Rollout:
 
     def __init__(self, envs: DeviceEnvs, agent: Agent, steps: int, **options: Any) -> None:
         self.envs, self.agent, self.steps = envs, agent, steps
+        options["compiler_options"] = decision_options()
         # Mode -> `(state, world, carry) -> (world, carry, rows)`; rows `[steps, N, ...]` with `obs/`, `action/`, `out/`
         # and the flags.
         self.traced = {
