@@ -7,7 +7,9 @@ posterior: stoch_t ~ q(. | deter_t, tokens_t)                observe: with it
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -58,7 +60,7 @@ class BlockGRU(eqx.Module):
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
         """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         x = ACTIVATIONS[self.act](self.action_norm(self.from_action(bounded(action).astype(dtype))))
-        _, _, from_action = self._shared_weights()
+        _, _, from_action = self.shared_weights()
         return add_bias(product(x, from_action), self.hidden.bias)
 
     def __call__(
@@ -66,7 +68,7 @@ class BlockGRU(eqx.Module):
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
         act = ACTIVATIONS[self.act]
-        from_deter, from_stoch, _ = self._shared_weights()
+        from_deter, from_stoch, _ = self.shared_weights()
         own = self.hidden.weight[:, : deter.shape[-1] // len(self.hidden.weight)].astype(deter.dtype)
         x0 = act(self.deter_norm(self.from_deter(deter)))
         x1 = act(self.stoch_norm(self.from_stoch(stoch)))
@@ -74,7 +76,7 @@ class BlockGRU(eqx.Module):
         x = product(jnp.concatenate([x0, x1], -1), shared) + per_block(lambda w, h: product(h, w), own, deter) + drive
         return self.gates.map(gru, act(self.hidden_norm(x)), deter)
 
-    def _shared_weights(self) -> tuple[Array, Array, Array]:
+    def shared_weights(self) -> tuple[Array, Array, Array]:
         """The rows of the block weights that read the inputs common to all blocks, as dense matrices `[hidden, D]`."""
         blocks, rows, outputs = self.hidden.weight.shape
         width = self.from_deter.weight.shape[1]
@@ -154,10 +156,34 @@ class PlainGRU(HiddenGRU):
 
 def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
     """The gated update of `state`; gates are reset, candidate and update, in this order."""
-    reset, candidate, update = jnp.split(gates, 3, -1)
+    return blend(*jnp.split(gates, 3, -1), state)
+
+
+def blend(
+    reset: Float[Array, "*B d"], candidate: Float[Array, "*B d"], update: Float[Array, "*B d"], state: Float[Array, "*B d"]
+) -> Float[Array, "*B d"]:
+    """`gru`, of gates that are apart."""
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)
     return update * candidate + (1 - update) * state
+
+
+class Inputs(NamedTuple):
+    """All that an observed step reads beside the state, computed before the loop."""
+
+    drive: Float[Array, "*B d"]  # the action's share of the transition
+    seen: Float[Array, "*B u"]  # the observation's share of the posterior
+    reset: Bool[Array, "*B"]
+    noise: Float[Array, "*B s"]  # the random numbers that decide the samples
+
+
+# `dyn, start [B, ...], first [...], inputs [T, B, ...] -> latents and outputs of the posterior, [T, B, ...]`
+Loop = Callable[["RSSM", Latent, Latent, Inputs], tuple[Latent, Float[Array, "T B s p"]]]
+
+
+def scan(dyn: RSSM, start: Latent, first: Latent, inputs: Inputs) -> tuple[Latent, Float[Array, "T B s p"]]:
+    """The `Loop` that takes one step after the other."""
+    return lax.scan(partial(dyn.step, first), start, inputs)[1]
 
 
 class RSSM(Dynamics):
@@ -166,6 +192,7 @@ class RSSM(Dynamics):
     Args:
       recurrence: a `BlockGRU` of `blocks`, a `DenseGRU` or a `PlainGRU`.
       first: what an episode starts from: nothing, or a learned deter and the most probable stoch after it.
+      loop: takes the steps of observed sequences.
     """
 
     core: BlockGRU | DenseGRU | PlainGRU
@@ -175,9 +202,17 @@ class RSSM(Dynamics):
     post_norm: Norm
     post_out: Linear
     first: Float[Array, " d"] | None
+    loop: Loop = eqx.field(static=True)
 
     def __init__(
-        self, design: Design, *, recurrence: Recurrence, key: PRNGKeyArray, blocks: int = 8, first: First = "zeros"
+        self,
+        design: Design,
+        *,
+        recurrence: Recurrence,
+        key: PRNGKeyArray,
+        blocks: int = 8,
+        first: First = "zeros",
+        loop: Loop = scan,
     ):
         action, tokens, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 5)
@@ -192,7 +227,7 @@ class RSSM(Dynamics):
         self.post_norm = style.norm_of(hidden)
         self.post_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style.out)
         self.first = jnp.zeros(deter, jnp.float32) if first == "learned" else None
-        self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
+        self.deter, self.stoch, self.kind, self.act, self.loop = deter, stoch, kind, style.act, loop
 
     def begin(self, dtype: jnp.dtype) -> Latent:
         """The state before an episode, `[D]` and `[S, Z]`."""
@@ -213,28 +248,31 @@ class RSSM(Dynamics):
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
-        """As `Dynamics.observe`, one step after the other."""
+        """As `Dynamics.observe`."""
         dtype = start.deter.dtype
         # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
         drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
         seen = add_bias(product(tokens, self.post_hidden.weight[self.deter :]), self.post_hidden.bias)
         first = self.begin(dtype)
         noise = self.kind.noise(key, (*resets.shape, self.stoch))
-
-        def step(latent: Latent, xs: tuple[Array, ...]) -> tuple[Latent, tuple[Latent, Array]]:
-            drive, seen, reset, noise = xs
-            fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
-            latent = jax.tree.map(fresh, latent, first)
-            deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
-            x = product(deter, self.post_hidden.weight[: self.deter]) + seen
-            out = self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
-            latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
-            return latent, (latent, out)
-
-        time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (drive, seen, resets, noise))
-        _, found = lax.scan(step, start, time_major)
+        inputs = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Inputs(drive, seen, resets, noise))
+        found = self.loop(self, start, first, inputs)
         latents, out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
         return latents, self.kind.belief(out)
+
+    def step(
+        self, first: Latent, latent: Latent, inputs: Inputs
+    ) -> tuple[Latent, tuple[Latent, Float[Array, "B s p"]]]:
+        """One observed step of B sequences, as a scan takes it; `first` is the state before an episode."""
+        drive, seen, reset, noise = inputs
+        dtype = latent.deter.dtype
+        fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
+        latent = jax.tree.map(fresh, latent, first)
+        deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
+        x = product(deter, self.post_hidden.weight[: self.deter]) + seen
+        out = self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
+        latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
+        return latent, (latent, out)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         drive = self.core.drive(action, latent.deter.dtype)
