@@ -86,11 +86,11 @@ def computing(conf: Config) -> Iterator[tuple[list[jax.Device], Config]]:
     """Makes the chosen device JAX's default.
 
     Yields:
-      the devices that share the batches, the default one first; and `conf` with their number and with the precision
-      that suits them.
+      the devices that share the batches, the default one first; and `conf` with their number, and with the precision
+      and the loop over observed steps that suit them.
 
     Raises:
-      ConfigError: there is no such device, or not that many.
+      ConfigError: there is no such device, or not that many; or they cannot compute as asked.
     """
     run = conf.run
     devices = jax.devices("cpu") if run.device == "cpu" else jax.devices()
@@ -106,8 +106,12 @@ def computing(conf: Config) -> Iterator[tuple[list[jax.Device], Config]]:
     devices = devices[: run.devices]
     if run.precision == "auto":
         run = dataclasses.replace(run, precision="bfloat16" if platform == "gpu" else "float32")
+    agent = conf.agent
     with jax.default_device(devices[0]), jax.disable_jit() if run.debug else nullcontext():
-        yield devices, dataclasses.replace(conf, run=run)
+        if hasattr(agent, "observe_on"):
+            observe = agent.observe_on(platform, run.devices, run.precision, run.batch, run.length)
+            agent = dataclasses.replace(agent, observe=observe)
+        yield devices, dataclasses.replace(conf, run=run, agent=agent)
 
 
 def describe_devices(devices: Sequence[jax.Device], batch: int) -> str:

@@ -25,9 +25,10 @@ interprets it, for tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable
+from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,9 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from reverie.model.dynamics import Latent, flat_stoch
-from reverie.model.rssm import RSSM, BlockGRU, Inputs, blend, scan
-from reverie.model.stoch import Categorical
+from reverie.model.rssm import RSSM, BlockGRU, Inputs, Loop, blend, scan
 from reverie.nn.dists import mixed, straight_through
 from reverie.nn.layers import ACTIVATIONS
-from reverie.nn.norm import RMSNorm
 
 ROWS = 16  # sequences of a program
 WARPS = 8
@@ -50,32 +49,10 @@ Blocks = tuple[Array, ...]  # float32 `[R, n]`, of the G blocks of deter
 State = tuple[Blocks, Array]  # a deter in blocks and a flat stoch, `[R, SZ]`, or their gradients; float32
 
 
-class Weights(NamedTuple):
-    """All that every step reads: matrices in the compute dtype, the rest in float32; references in a kernel."""
-
-    from_deter: Any  # [D, U]
-    from_stoch: Any  # [SZ, U]
-    shared: Any  # [2, U, D], from both to the hidden layer of all blocks
-    own: Any  # [G, n, n], from a block of deter to its own
-    gates: Any  # [G, n, 3n]
-    post_hidden: Any  # [D, U]
-    post_out: Any  # [U, SZ]
-    deter_bias: Any  # [U]
-    stoch_bias: Any  # [U]
-    gates_bias: Any  # [G, 3n]
-    out_bias: Any  # [SZ]
-    deter_scale: Any  # [U]
-    stoch_scale: Any  # [U]
-    hidden_scale: Any  # [D]
-    post_scale: Any  # [U]
-    first_deter: Any  # [D], the state before an episode
-    first_stoch: Any  # [SZ]
-
-
 def fused(dyn: RSSM, start: Latent, first: Latent, inputs: Inputs) -> tuple[Latent, Float[Array, "T B s p"]]:
     """The `Loop` of one kernel. It computes in float32 but for the operands of products; samples are those of a scan
     with the same noise, but for rounding. A single step is no loop and stays a scan."""
-    assert isinstance(dyn.core, BlockGRU) and isinstance(dyn.kind, Categorical), dyn
+    assert isinstance(dyn.core, BlockGRU), dyn.core
     steps, batch = inputs.reset.shape
     if steps == 1:
         return scan(dyn, start, first, inputs)
@@ -83,6 +60,29 @@ def fused(dyn: RSSM, start: Latent, first: Latent, inputs: Inputs) -> tuple[Late
     fill = lambda axis, x: jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
     start, inputs = jax.tree.map(partial(fill, 0), start), jax.tree.map(partial(fill, 1), inputs)
     return jax.tree.map(lambda x: x[:, :batch], _loop(dyn, start, first, inputs))
+
+
+def is_faster(dyn: RSSM, batch: int, length: int, dtype: jnp.dtype) -> bool:
+    """Whether `fused` takes less time than `scan` on the default device for an update's sequences, gradient included:
+    the shortest of five calls each. A device that cannot compile the kernel says no."""
+    lead, units = (length, batch), dyn.post_hidden.weight.shape[1]
+    zeros = lambda *shape: jnp.zeros((*lead, *shape), dtype)
+    inputs = Inputs(zeros(dyn.deter), zeros(units), jnp.zeros(lead, bool), jnp.full((*lead, dyn.stoch), 0.5))
+    start, first = dyn.zeros((batch,), dtype), dyn.zeros((), dtype)
+
+    def seconds(loop: Loop) -> float:
+        total = lambda dyn: sum(x.astype(jnp.float32).sum() for x in jax.tree.leaves(loop(dyn, start, first, inputs)))
+        gradient, times = jax.jit(jax.grad(total)), []
+        for _ in range(6):
+            before = time.perf_counter()
+            jax.block_until_ready(gradient(dyn))
+            times.append(time.perf_counter() - before)
+        return min(times[1:])
+
+    try:
+        return seconds(fused) < seconds(scan)
+    except jax.errors.JaxRuntimeError:
+        return False
 
 
 @jax.custom_vjp
@@ -122,132 +122,124 @@ _loop.defvjp(_forward, _backward)
 
 def _call(kernel: Callable[..., None], dyn: RSSM, first: Latent, known: Any, shapes: Any) -> Any:
     """The arrays of these shapes that a kernel makes of what is known of sequences, both `[T, B, ...]`; every program
-    has `ROWS` of the sequences."""
+    has `ROWS` of the sequences, and reads all weights: matrices in the dtype of states, the rest in float32."""
 
     def spec(x: Any) -> pl.BlockSpec:
         return pl.BlockSpec((x.shape[0], ROWS, *x.shape[2:]), lambda program: (0, program, *[0] * (x.ndim - 2)))
 
-    weights = _weights(dyn, first)
+    weights = jax.tree.map(lambda x: x.astype(first.deter.dtype) if x.ndim > 1 else x, dyn)
+    fixed = (weights, (first.deter, flat_stoch(first.stoch)))
     return pl.pallas_call(
-        partial(kernel, dyn),
+        kernel,
         out_shape=shapes,
         grid=(shapes[0].shape[1] // ROWS,),
-        in_specs=(jax.tree.map(lambda _: pl.BlockSpec(), weights), *jax.tree.map(spec, known)),
+        in_specs=(*jax.tree.map(lambda _: pl.BlockSpec(), fixed), *jax.tree.map(spec, known)),
         out_specs=jax.tree.map(spec, shapes),
         interpret=jax.default_backend() == "cpu",
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
-    )(weights, *known)
-
-
-def _weights(dyn: RSSM, first: Latent) -> Weights:
-    core, dtype = dyn.core, first.deter.dtype
-    blocks, size, _ = core.gates.weight.shape
-    from_deter, from_stoch, _ = core.shared_weights()
-    matrices = (
-        core.from_deter.weight,
-        core.from_stoch.weight,
-        jnp.stack([from_deter, from_stoch]),
-        core.hidden.weight[:, :size],
-        core.gates.weight,
-        dyn.post_hidden.weight[: dyn.deter],
-        dyn.post_out.weight,
-    )
-    biases = (core.from_deter.bias, core.from_stoch.bias, core.gates.bias.reshape(blocks, -1), dyn.post_out.bias)
-    scales = (norm.scale for norm in (core.deter_norm, core.stoch_norm, core.hidden_norm, dyn.post_norm))
-    return Weights(*(x.astype(dtype) for x in matrices), *biases, *scales, first.deter, flat_stoch(first.stoch))
+    )(*fixed, *known)
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
+# Their arguments are references to arrays; `dyn` is the RSSM with references in place of its weights.
 
 
-def _forward_kernel(dyn: RSSM, w: Weights, start: Any, inputs: Inputs, *out: Any) -> None:
+def _forward_kernel(dyn: Any, first: Any, start: Any, inputs: Inputs, *out: Any) -> None:
     to_deter, to_stoch, to_out = out
     # As the scan and the other kernel have it: rounded to the dtype of states.
     rounded = lambda x: x.astype(to_deter.dtype).astype(jnp.float32)
 
     def turn(t: Array, state: State) -> State:
-        (deter, stoch, logits), _ = _step(dyn, w, state, inputs, t)
+        (deter, stoch, logits), _ = _step(dyn, first, state, inputs, t)
         _write(to_deter, t, *deter)
         _write(to_stoch, t, stoch)
         _write(to_out, t, logits)
         return tuple(map(rounded, deter)), rounded(stoch)
 
-    lax.fori_loop(0, to_deter.shape[0], turn, (_cut(w, start[0], 0), _read(start[1], 0)))
+    lax.fori_loop(0, to_deter.shape[0], turn, (_cut(dyn, start[0], 0), _read(start[1], 0)))
 
 
-def _backward_kernel(dyn: RSSM, w: Weights, before: Any, inputs: Inputs, gradient: Any, *out: Any) -> None:
+def _backward_kernel(dyn: Any, first: Any, before: Any, inputs: Inputs, gradient: Any, *out: Any) -> None:
     to_deter, to_stoch = out
     steps, rows, codes = to_stoch.shape
-    blocks, size, _ = w.own.shape
 
     def turn(i: Array, later: State) -> State:
         t = steps - 1 - i
-        _, pull = _step(dyn, w, (_cut(w, before[0], t), _read(before[1], t)), inputs, t)
-        deter, stoch = jax.tree.map(jnp.add, (_cut(w, gradient[0], t), _read(gradient[1], t)), later)
+        _, pull = _step(dyn, first, (_cut(dyn, before[0], t), _read(before[1], t)), inputs, t)
+        deter, stoch = jax.tree.map(jnp.add, (_cut(dyn, gradient[0], t), _read(gradient[1], t)), later)
         _write(to_deter, t, *deter)
         _write(to_stoch, t, stoch)
         return pull(deter, stoch, _read(gradient[2], t))
 
+    blocks, size, _ = dyn.core.gates.weight.shape
     nothing = (jnp.zeros((rows, size), jnp.float32),) * blocks, jnp.zeros((rows, codes), jnp.float32)
     lax.fori_loop(0, steps, turn, nothing)
 
 
 def _step(
-    dyn: RSSM, w: Weights, state: State, inputs: Inputs, t: Array
+    dyn: Any, first: Any, state: State, inputs: Inputs, t: Array
 ) -> tuple[tuple[Blocks, Array, Array], Callable[[Blocks, Array, Array], State]]:
     """`RSSM.step`, and its pullback: the gradient of the state before by those of deter, stoch and output."""
-    core, (blocks, size, _) = dyn.core, w.own.shape
-    at = [slice(g * size, (g + 1) * size) for g in range(blocks)]
-    units = lambda norm, scales, *xs: jax.vjp(partial(_units, ACTIVATIONS[dyn.act], norm.eps, scales), *xs)
+    core, units = dyn.core, partial(_units, ACTIVATIONS[dyn.act])
+    (blocks, size, _), width = core.gates.weight.shape, dyn.post_out.weight.shape[0]
+    part = lambda i: slice(i * size, (i + 1) * size)
+    of_deter = lambda layer, g: layer.weight[part(g)]
+    own = lambda g: core.hidden.weight[g, :size]
+    shared = lambda g, i: core.hidden.weight[g, size + i * width : size + (i + 1) * width]
+    gate = lambda g, i: core.gates.weight[g, :, part(i)]
+    each = range(blocks)
+
     reset = inputs.reset[t][:, None]
-    fresh = lambda x, first: jnp.where(reset, first[None], x)
-    deter = tuple(map(fresh, state[0], _cut(w, w.first_deter)))
-    stoch = fresh(state[1], _read(w.first_stoch))
+    fresh = lambda x, begun: jnp.where(reset, begun[None], x)
+    deter, stoch = tuple(map(fresh, state[0], _cut(dyn, first[0]))), fresh(state[1], _read(first[1]))
 
     # Transition
-    x0 = sum(_product(d, w.from_deter[c]) for d, c in zip(deter, at, strict=True)) + w.deter_bias[...][None]
-    x1 = _product(stoch, w.from_stoch[...]) + w.stoch_bias[...][None]
-    (x0,), pull_x0 = units(core.deter_norm, (w.deter_scale[...],), x0)
-    (x1,), pull_x1 = units(core.stoch_norm, (w.stoch_scale[...],), x1)
-    drive, scales = _cut(w, inputs.drive, t), _cut(w, w.hidden_scale)
-    shared = lambda c: _product(x0, w.shared[0, :, c]) + _product(x1, w.shared[1, :, c])
-    hidden = [shared(at[g]) + _product(deter[g], w.own[g]) + drive[g] for g in range(blocks)]
-    hidden, pull_hidden = units(core.hidden_norm, scales, *hidden)
-    gate = lambda g, c: _product(hidden[g], w.gates[g, :, c]) + w.gates_bias[g, c][None]
-    gates = [[gate(g, c) for c in at[:3]] for g in range(blocks)]
-    deter, pull_gates = jax.vjp(lambda gates, deter: tuple(map(lambda x, d: blend(*x, d), gates, deter)), gates, deter)
+    x0 = _sum(_product(deter[g], of_deter(core.from_deter, g)) for g in each) + core.from_deter.bias[...][None]
+    x1 = _product(stoch, core.from_stoch.weight[...]) + core.from_stoch.bias[...][None]
+    (x0,), pull_x0 = units(core.deter_norm, x0)
+    (x1,), pull_x1 = units(core.stoch_norm, x1)
+    drive = _cut(dyn, inputs.drive, t)
+    common = lambda g: _product(x0, shared(g, 0)) + _product(x1, shared(g, 1))
+    hidden, pull_hidden = units(core.hidden_norm, *(common(g) + _product(deter[g], own(g)) + drive[g] for g in each))
+    bias = lambda g, i: core.gates.bias[part(3 * g + i)][None]
+    gates = [[_product(hidden[g], gate(g, i)) + bias(g, i) for g in each] for i in range(3)]
+    deter, pull_gates = jax.vjp(lambda gates, deter: tuple(map(blend, *gates, deter)), gates, deter)
 
     # Posterior
-    x2 = sum(_product(d, w.post_hidden[c]) for d, c in zip(deter, at, strict=True)) + _read(inputs.seen, t)
-    (x2,), pull_x2 = units(dyn.post_norm, (w.post_scale[...],), x2)
-    out = _product(x2, w.post_out[...]) + w.out_bias[...][None]
+    x2 = _sum(_product(deter[g], of_deter(dyn.post_hidden, g)) for g in each) + _read(inputs.seen, t)
+    (x2,), pull_x2 = units(dyn.post_norm, x2)
+    out = _product(x2, dyn.post_out.weight[...]) + dyn.post_out.bias[...][None]
     stoch, pull_stoch = jax.vjp(lambda out: _sample(dyn, out, inputs.noise[t]), out)
 
     def pull(by_deter: Blocks, by_stoch: Array, by_out: Array) -> State:
         by_out = by_out + pull_stoch(by_stoch)[0]
-        (by_seen,) = pull_x2((_transposed(by_out, w.post_out[...]),))
-        by_deter = tuple(x + _transposed(by_seen, w.post_hidden[c]) for x, c in zip(by_deter, at, strict=True))
-        by_gates, by_state = pull_gates(by_deter)
-        gate = lambda g: sum(_transposed(x, w.gates[g, :, c]) for x, c in zip(by_gates[g], at, strict=False))
-        by_hidden = pull_hidden(tuple(map(gate, range(blocks))))
-        shared = lambda i: sum(_transposed(x, w.shared[i, :, c]) for x, c in zip(by_hidden, at, strict=True))
-        (by_x0,), (by_x1,) = pull_x0((shared(0),)), pull_x1((shared(1),))
-        own = lambda g: _transposed(by_hidden[g], w.own[g]) + _transposed(by_x0, w.from_deter[at[g]])
+        (by_x2,) = pull_x2((_pulled(by_out, dyn.post_out.weight[...]),))
+        by_gates, by_state = pull_gates(tuple(by_deter[g] + _pulled(by_x2, of_deter(dyn.post_hidden, g)) for g in each))
+        by_hidden = pull_hidden(tuple(_sum(_pulled(by_gates[i][g], gate(g, i)) for i in range(3)) for g in each))
+        by_common = [_sum(_pulled(by_hidden[g], shared(g, i)) for g in each) for i in range(2)]
+        (by_x0,), (by_x1,) = pull_x0((by_common[0],)), pull_x1((by_common[1],))
+        products = lambda g: _pulled(by_hidden[g], own(g)) + _pulled(by_x0, of_deter(core.from_deter, g))
         keep = lambda x: jnp.where(reset, 0.0, x)
-        by_state = tuple(keep(by_state[g] + own(g)) for g in range(blocks))
-        return by_state, keep(_transposed(by_x1, w.from_stoch[...]))
+        by_deter = tuple(keep(by_state[g] + products(g)) for g in each)
+        return by_deter, keep(_pulled(by_x1, core.from_stoch.weight[...]))
 
     return (deter, stoch, out), pull
 
 
-def _units(act: Callable[[Array], Array], eps: float, scales: Blocks, *xs: Array) -> Blocks:
-    """`RMSNorm` of blocks side by side, and the activation."""
-    square = sum(jnp.sum(x * x, -1, keepdims=True) for x in xs) / sum(x.shape[-1] for x in xs)
-    inverse = lax.rsqrt(square + eps)
-    return tuple(act(x * (inverse * scale[None])) for x, scale in zip(xs, scales, strict=True))
+def _units(act: Callable[[Array], Array], norm: Any, *xs: Array) -> tuple[Blocks, Callable[[Blocks], Blocks]]:
+    """A norm over blocks side by side and the activation, as `RMSNorm`, and its pullback."""
+    size = xs[0].shape[-1]
+    scales = [norm.scale[i * size : (i + 1) * size][None] for i in range(len(xs))]
+
+    def function(*xs: Array) -> Blocks:
+        square = _sum(jnp.sum(x * x, -1, keepdims=True) for x in xs) / (len(xs) * size)
+        inverse = lax.rsqrt(square + norm.eps)
+        return tuple(act(x * (inverse * scale)) for x, scale in zip(xs, scales, strict=True))
+
+    return jax.vjp(function, *xs)
 
 
-def _sample(dyn: RSSM, out: Float[Array, "R sz"], noise: Float[Array, "R s"]) -> Float[Array, "R sz"]:
+def _sample(dyn: Any, out: Float[Array, "R sz"], noise: Float[Array, "R s"]) -> Float[Array, "R sz"]:
     """`Categorical.sample`, without cutting arrays: the class is the number of those that lie below the noise."""
     probs = mixed(dyn.group(out), dyn.kind.unimix)
     cdf = jnp.cumsum(stop_gradient(probs), -1)
@@ -257,23 +249,28 @@ def _sample(dyn: RSSM, out: Float[Array, "R sz"], noise: Float[Array, "R s"]) ->
     return flat_stoch(straight_through(sample, probs) if dyn.kind.straight_through else sample)
 
 
+def _sum(xs: Iterable[Array]) -> Array:
+    return reduce(jnp.add, xs)
+
+
 def _product(x: Float[Array, "R i"], weight: Float[Array, "i o"]) -> Float[Array, "R o"]:
     return jnp.dot(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
 
 
-def _transposed(x: Float[Array, "R o"], weight: Float[Array, "i o"]) -> Float[Array, "R i"]:
+def _pulled(x: Float[Array, "R o"], weight: Float[Array, "i o"]) -> Float[Array, "R i"]:
+    """The gradient of `_product` by its first factor."""
     x = x.astype(weight.dtype)
     return lax.dot_general(x, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _read(ref: Any, *at: Any) -> Array:
-    """What a reference holds there, in float32."""
+    """The array that a reference holds there, in float32."""
     return ref[(*at, ...)].astype(jnp.float32)
 
 
-def _cut(w: Weights, ref: Any, *at: Any) -> Blocks:
+def _cut(dyn: Any, ref: Any, *at: Any) -> Blocks:
     """`_read`, block by block of the last axis."""
-    blocks, size, _ = w.own.shape
+    blocks, size, _ = dyn.core.gates.weight.shape
     every = (slice(None),) * (len(ref.shape) - len(at) - 1)
     return tuple(_read(ref, *at, *every, slice(g * size, (g + 1) * size)) for g in range(blocks))
 

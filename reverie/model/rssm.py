@@ -156,11 +156,15 @@ class PlainGRU(HiddenGRU):
 
 def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
     """The gated update of `state`; gates are reset, candidate and update, in this order."""
-    return blend(*jnp.split(gates, 3, -1), state)
+    reset, candidate, update = jnp.split(gates, 3, -1)
+    return blend(reset, candidate, update, state)
 
 
 def blend(
-    reset: Float[Array, "*B d"], candidate: Float[Array, "*B d"], update: Float[Array, "*B d"], state: Float[Array, "*B d"]
+    reset: Float[Array, "*B d"],
+    candidate: Float[Array, "*B d"],
+    update: Float[Array, "*B d"],
+    state: Float[Array, "*B d"],
 ) -> Float[Array, "*B d"]:
     """`gru`, of gates that are apart."""
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)

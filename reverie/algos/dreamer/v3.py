@@ -10,7 +10,7 @@ Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import jax
@@ -29,7 +29,7 @@ from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_lo
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale
-from reverie.envs.base import Spaces
+from reverie.envs.base import Space, Spaces
 from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within, check
 from reverie.model.canvas import canvas, halvings, images
 from reverie.model.decode import Decoder
@@ -37,7 +37,7 @@ from reverie.model.dynamics import Design, Dynamics, features
 from reverie.model.encode import Coding, Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, legal_head
 from reverie.model.memoryless import Memoryless
-from reverie.model.rssm import RSSM
+from reverie.model.rssm import RSSM, Loop, scan
 from reverie.model.stoch import Categorical
 from reverie.model.transformer import Transformer
 from reverie.nn.init import Weights
@@ -47,6 +47,7 @@ from reverie.nn.optim import laprop
 STOCH = 32  # categorical variables
 BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
 DYNAMICS: dict[str, Callable[..., Dynamics]] = {"rssm": RSSM, "transformer": Transformer, "none": Memoryless}
+FUSED_SIZES = ("200k", "1m")  # whose states `model/kernel.py` can hold
 DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them
 
 
@@ -214,6 +215,47 @@ class Config(Improvement, ModelConfig):
     """Weight of the critic loss on replayed steps."""
     return_rate: Share = 0.01
     """Share of the new percentiles that moves into the return scale at every update."""
+    observe: Literal["scan", "fused", "auto"] = "scan"
+    """How the steps of replayed sequences are observed: one after the other; by one GPU kernel, for sizes 200k and 1m
+    on one device; or, auto, by what a new run measures to be faster on its GPU. On a CPU, fused is slow and for
+    tests, and auto is scan."""
+
+    def observe_on(self, platform: str, devices: int, precision: str, batch: int, length: int) -> str:
+        """`observe` of a run on so many devices of this platform, without `auto`.
+
+        Raises:
+          ConfigError: it is `fused`, and there is no such kernel.
+        """
+        fits = (
+            (self.dynamics == "rssm", f"--dynamics rssm, not {self.dynamics}"),
+            (self.size in FUSED_SIZES, f"--size {' or '.join(FUSED_SIZES)}, not {self.size}"),
+            (self.chosen().recurrence == "block", "the recurrence of blocks, not another among --choices"),
+            (self.chosen().norm == "rms", "the norm rms, not another among --choices"),
+            (devices == 1, f"--devices 1, not {devices}"),
+            (platform != "cpu" or precision == "float32", f"--precision float32 on a CPU, not {precision}"),
+        )
+        missing = [what for fit, what in fits if not fit]
+        if self.observe == "fused" and missing:
+            raise ConfigError(f"--observe fused needs {', '.join(missing)}: type --observe scan")
+        if self.observe != "auto":
+            return self.observe
+        if missing or platform == "cpu":
+            return "scan"
+        from reverie.model import kernel
+
+        number = {"number": Space("vector", (1,))}
+        agent = DreamerV3(replace(self, observe="fused"), number, number, precision)
+        dyn = jax.jit(agent.dynamics, static_argnums=0)(1, jax.random.key(0))
+        return "fused" if kernel.is_faster(dyn, batch, length, agent.dtype) else "scan"
+
+
+def loop_of(observe: str) -> Loop:
+    """The loop over observed steps by its name."""
+    if observe != "fused":
+        return scan
+    from reverie.model import kernel  # not above: Pallas takes half a second to import
+
+    return kernel.fused
 
 
 def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
@@ -229,7 +271,8 @@ class DreamerV3Model(Dreamer):
 
     continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
 
-    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str, loop: Loop = scan):
+        self.loop = loop
         scales = {
             "dynamics": config.dynamics_scale,
             "representation": config.representation_scale,
@@ -266,7 +309,7 @@ class DreamerV3Model(Dreamer):
             style=self.style,
         )
         recurrence: dict[str, Any] = {"recurrence": choices.recurrence, "blocks": BLOCKS, "first": choices.first_state}
-        return DYNAMICS[config.dynamics](design, **recurrence, key=key)
+        return DYNAMICS[config.dynamics](design, **recurrence, loop=self.loop, key=key)
 
     def networks(self, key: PRNGKeyArray) -> Model:
         config, obs_space, act_space = self.config, self.obs_space, self.act_space
@@ -338,7 +381,7 @@ def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
 
 class DreamerV3(DreamerV3Model):
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
-        super().__init__(config, obs_space, act_space, precision)
+        super().__init__(config, obs_space, act_space, precision, loop_of(config.observe))
         self.differentiable = through_dynamics(act_space, config.actor_gradient)
         self.scales["replay_value"] = config.replay_value_scale
 
