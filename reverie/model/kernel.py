@@ -11,9 +11,10 @@ whatever the arithmetic. Here a kernel takes all steps by itself. Its arithmetic
 
 A program of the grid is `ROWS` sequences, the least that a tensor core's product has, from their first step to their
 last: no step waits for another program, which Triton has no word for. The state stays in registers, as a tuple of the
-GRU's blocks, since values cannot be cut there; weights are read block by block. Four times as fast at most would be a
-cluster of 8 SMs, a block of the GRU in the shared memory of each, at three barriers a step. From size 12m on the state
-alone does not fit (2,048 numbers a row), and a scan has enough to do: it is for 200k and 1m.
+GRU's blocks, since values cannot be cut there; weights are read block by block. A cluster of 8 SMs, with a block of
+the GRU in the shared memory of each, would read none of them twice, at three barriers a step: another program, for a
+few microseconds. At size 12m the state and what is made of it no longer fit in registers (2,048 numbers a row), and a
+scan has more to do: the kernel is for 200k and 1m.
 
     forward    kernel, t = 1 .. T: the states and the posterior's outputs; nothing else is kept
     backward   kernel, t = T .. 1: every step is made again for its pullback; the gradient of every state
@@ -128,16 +129,16 @@ def _call(kernel: Callable[..., None], dyn: RSSM, first: Latent, known: Any, sha
         return pl.BlockSpec((x.shape[0], ROWS, *x.shape[2:]), lambda program: (0, program, *[0] * (x.ndim - 2)))
 
     weights = jax.tree.map(lambda x: x.astype(first.deter.dtype) if x.ndim > 1 else x, dyn)
-    fixed = (weights, (first.deter, flat_stoch(first.stoch)))
+    whole = (weights, (first.deter, flat_stoch(first.stoch)))
     return pl.pallas_call(
         kernel,
         out_shape=shapes,
         grid=(shapes[0].shape[1] // ROWS,),
-        in_specs=(*jax.tree.map(lambda _: pl.BlockSpec(), fixed), *jax.tree.map(spec, known)),
+        in_specs=(*jax.tree.map(lambda _: pl.BlockSpec(), whole), *jax.tree.map(spec, known)),
         out_specs=jax.tree.map(spec, shapes),
         interpret=jax.default_backend() == "cpu",
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
-    )(*fixed, *known)
+    )(*whole, *known)
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
@@ -146,15 +147,15 @@ def _call(kernel: Callable[..., None], dyn: RSSM, first: Latent, known: Any, sha
 
 def _forward_kernel(dyn: Any, first: Any, start: Any, inputs: Inputs, *out: Any) -> None:
     to_deter, to_stoch, to_out = out
-    # As the scan and the other kernel have it: rounded to the dtype of states.
-    rounded = lambda x: x.astype(to_deter.dtype).astype(jnp.float32)
+    # The next step reads what is written, as it does in the scan and in the other kernel.
+    to_dtype = lambda x: x.astype(to_deter.dtype).astype(jnp.float32)
 
     def turn(t: Array, state: State) -> State:
         (deter, stoch, logits), _ = _step(dyn, first, state, inputs, t)
         _write(to_deter, t, *deter)
         _write(to_stoch, t, stoch)
         _write(to_out, t, logits)
-        return tuple(map(rounded, deter)), rounded(stoch)
+        return tuple(map(to_dtype, deter)), to_dtype(stoch)
 
     lax.fori_loop(0, to_deter.shape[0], turn, (_cut(dyn, start[0], 0), _read(start[1], 0)))
 
@@ -185,7 +186,7 @@ def _step(
     part = lambda i: slice(i * size, (i + 1) * size)
     of_deter = lambda layer, g: layer.weight[part(g)]
     own = lambda g: core.hidden.weight[g, :size]
-    shared = lambda g, i: core.hidden.weight[g, size + i * width : size + (i + 1) * width]
+    from_x = lambda g, i: core.hidden.weight[g, size + i * width : size + (i + 1) * width]
     gate = lambda g, i: core.gates.weight[g, :, part(i)]
     each = range(blocks)
 
@@ -199,8 +200,8 @@ def _step(
     (x0,), pull_x0 = units(core.deter_norm, x0)
     (x1,), pull_x1 = units(core.stoch_norm, x1)
     drive = _cut(dyn, inputs.drive, t)
-    common = lambda g: _product(x0, shared(g, 0)) + _product(x1, shared(g, 1))
-    hidden, pull_hidden = units(core.hidden_norm, *(common(g) + _product(deter[g], own(g)) + drive[g] for g in each))
+    common = lambda g: _product(x0, from_x(g, 0)) + _product(x1, from_x(g, 1))
+    hidden, pull_units = units(core.hidden_norm, *(common(g) + _product(deter[g], own(g)) + drive[g] for g in each))
     bias = lambda g, i: core.gates.bias[part(3 * g + i)][None]
     gates = [[_product(hidden[g], gate(g, i)) + bias(g, i) for g in each] for i in range(3)]
     deter, pull_gates = jax.vjp(lambda gates, deter: tuple(map(blend, *gates, deter)), gates, deter)
@@ -213,15 +214,15 @@ def _step(
 
     def pull(by_deter: Blocks, by_stoch: Array, by_out: Array) -> State:
         by_out = by_out + pull_stoch(by_stoch)[0]
-        (by_x2,) = pull_x2((_pulled(by_out, dyn.post_out.weight[...]),))
-        by_gates, by_state = pull_gates(tuple(by_deter[g] + _pulled(by_x2, of_deter(dyn.post_hidden, g)) for g in each))
-        by_hidden = pull_hidden(tuple(_sum(_pulled(by_gates[i][g], gate(g, i)) for i in range(3)) for g in each))
-        by_common = [_sum(_pulled(by_hidden[g], shared(g, i)) for g in each) for i in range(2)]
+        (by_x2,) = pull_x2((_pull(by_out, dyn.post_out.weight[...]),))
+        by_gates, by_state = pull_gates(tuple(by_deter[g] + _pull(by_x2, of_deter(dyn.post_hidden, g)) for g in each))
+        by_units = pull_units(tuple(_sum(_pull(by_gates[i][g], gate(g, i)) for i in range(3)) for g in each))
+        by_common = [_sum(_pull(by_units[g], from_x(g, i)) for g in each) for i in range(2)]
         (by_x0,), (by_x1,) = pull_x0((by_common[0],)), pull_x1((by_common[1],))
-        products = lambda g: _pulled(by_hidden[g], own(g)) + _pulled(by_x0, of_deter(core.from_deter, g))
+        products = lambda g: _pull(by_units[g], own(g)) + _pull(by_x0, of_deter(core.from_deter, g))
         keep = lambda x: jnp.where(reset, 0.0, x)
         by_deter = tuple(keep(by_state[g] + products(g)) for g in each)
-        return by_deter, keep(_pulled(by_x1, core.from_stoch.weight[...]))
+        return by_deter, keep(_pull(by_x1, core.from_stoch.weight[...]))
 
     return (deter, stoch, out), pull
 
@@ -257,7 +258,7 @@ def _product(x: Float[Array, "R i"], weight: Float[Array, "i o"]) -> Float[Array
     return jnp.dot(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
 
 
-def _pulled(x: Float[Array, "R o"], weight: Float[Array, "i o"]) -> Float[Array, "R i"]:
+def _pull(x: Float[Array, "R o"], weight: Float[Array, "i o"]) -> Float[Array, "R i"]:
     """The gradient of `_product` by its first factor."""
     x = x.astype(weight.dtype)
     return lax.dot_general(x, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)

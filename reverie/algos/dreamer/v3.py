@@ -236,7 +236,7 @@ class Config(Improvement, ModelConfig):
         )
         missing = [what for fit, what in fits if not fit]
         if self.observe == "fused" and missing:
-            raise ConfigError(f"--observe fused needs {', '.join(missing)}: type --observe scan")
+            raise ConfigError(f"--observe fused needs {', '.join(missing)}; or type --observe scan")
         if self.observe != "auto":
             return self.observe
         if missing or platform == "cpu":
