@@ -128,9 +128,8 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         )
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
-    warnings = [x for x in (idle(run, agent), slow_kernel(conf, devices)) if x] + afford.warnings(
-        conf, agent, devices, updates, make
-    )
+    warnings = [x for x in (idle(run, agent), slow_kernel(conf, devices)) if x]
+    warnings += afford.warnings(conf, agent, devices, updates, make)
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=rows * width,

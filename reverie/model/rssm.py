@@ -60,7 +60,7 @@ class BlockGRU(eqx.Module):
     def drive(self, action: Float[Array, "*B a"], dtype: jnp.dtype) -> Float[Array, "*B d"]:
         """The action's share of the hidden pre-activation; needs no state, so all steps are computed at once."""
         x = ACTIVATIONS[self.act](self.action_norm(self.from_action(bounded(action).astype(dtype))))
-        _, _, from_action = self.shared_weights()
+        _, _, from_action = self._shared_weights()
         return add_bias(product(x, from_action), self.hidden.bias)
 
     def __call__(
@@ -68,7 +68,7 @@ class BlockGRU(eqx.Module):
     ) -> Float[Array, "*B d"]:
         """The next deter. `drive` is `self.drive(action)`."""
         act = ACTIVATIONS[self.act]
-        from_deter, from_stoch, _ = self.shared_weights()
+        from_deter, from_stoch, _ = self._shared_weights()
         own = self.hidden.weight[:, : deter.shape[-1] // len(self.hidden.weight)].astype(deter.dtype)
         x0 = act(self.deter_norm(self.from_deter(deter)))
         x1 = act(self.stoch_norm(self.from_stoch(stoch)))
@@ -76,7 +76,7 @@ class BlockGRU(eqx.Module):
         x = product(jnp.concatenate([x0, x1], -1), shared) + per_block(lambda w, h: product(h, w), own, deter) + drive
         return self.gates.map(gru, act(self.hidden_norm(x)), deter)
 
-    def shared_weights(self) -> tuple[Array, Array, Array]:
+    def _shared_weights(self) -> tuple[Array, Array, Array]:
         """The rows of the block weights that read the inputs common to all blocks, as dense matrices `[hidden, D]`."""
         blocks, rows, outputs = self.hidden.weight.shape
         width = self.from_deter.weight.shape[1]
@@ -160,13 +160,8 @@ def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array
     return blend(reset, candidate, update, state)
 
 
-def blend(
-    reset: Float[Array, "*B d"],
-    candidate: Float[Array, "*B d"],
-    update: Float[Array, "*B d"],
-    state: Float[Array, "*B d"],
-) -> Float[Array, "*B d"]:
-    """`gru`, of gates that are apart."""
+def blend(reset: Array, candidate: Array, update: Array, state: Array) -> Float[Array, "*B d"]:
+    """`gru` of gates that are apart; all four are `[*B, d]`."""
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)
     return update * candidate + (1 - update) * state

@@ -1,12 +1,14 @@
 """DreamerV3 with `--observe fused`: the same losses and gradients, and where there is no such kernel."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from dreamer import KEY, config_of, filled_state, random_batch, small_agent
 
-from reverie import api, config
-from reverie.algos.dreamer import v3
+from reverie import api, assembly, config, plan
+from reverie.algos.dreamer import loops, v3
 from reverie.fields import ConfigError
 from reverie.model import kernel
 
@@ -33,7 +35,7 @@ def test_the_gradient_reaches_every_parameter_and_is_that_of_the_scan():
     [
         ({"dynamics": "none"}, {}, "--dynamics rssm, not none"),
         ({"size": "12m"}, {}, "--size 200k or 1m, not 12m"),
-        ({"recurrence": "dense"}, {}, "recurrence of blocks"),
+        ({"recurrence": "dense"}, {}, "the recurrence block, not dense"),
         ({"norm": "layer", "size": "50m"}, {}, "--size 200k or 1m, not 50m, the norm rms"),
         ({}, {"devices": 2}, "--devices 1, not 2"),
         ({}, {"platform": "cpu", "precision": "bfloat16"}, "--precision float32 on a CPU, not bfloat16"),
@@ -42,20 +44,21 @@ def test_the_gradient_reaches_every_parameter_and_is_that_of_the_scan():
 def test_what_the_kernel_cannot_do_is_refused_and_auto_does_without(values, place, words):
     place = {"platform": "gpu", "devices": 1, "precision": "bfloat16", "batch": 16, "length": 64} | place
     with pytest.raises(ConfigError, match=f"--observe fused needs .*{words}.*; or type --observe scan"):
-        config_of(v3, observe="fused", **values).observe_on(**place)
-    assert config_of(v3, observe="auto", **values).observe_on(**place) == "scan"
+        loops.settle(config_of(v3, observe="fused", **values), None, **place)
+    assert loops.settle(config_of(v3, observe="auto", **values), None, **place) == "scan"
 
 
 @pytest.mark.parametrize(("faster", "chosen"), [(True, "fused"), (False, "scan")])
 def test_auto_is_what_a_gpu_is_measured_to_do_faster(faster, chosen, monkeypatch):
     asked = []
     monkeypatch.setattr(kernel, "is_faster", lambda dyn, *sizes: asked.append((dyn, *sizes)) or faster)
-    own = v3.Config(size="200k", observe="auto")
-    assert own.observe_on("gpu", 1, "bfloat16", 8, 32) == chosen
+    conf = config.override(config.default("dreamer_v3"), size="200k", observe="auto", batch=8, length=32)
+    conf = config.override(conf, precision="float32", devices=1)
+    assert assembly.with_loop(conf, "gpu").agent == dataclasses.replace(conf.agent, observe=chosen)
     ((dyn, *sizes),) = asked
     assert (dyn.deter, dyn.loop) == (256, kernel.fused)
-    assert sizes == [8, 32, "bfloat16"]
-    assert own.observe_on("cpu", 1, "float32", 8, 32) == "scan"
+    assert sizes == [8, 32, "float32"]
+    assert assembly.with_loop(conf, "cpu").agent.observe == "scan"
     assert len(asked) == 1
 
 
@@ -67,3 +70,10 @@ def test_a_run_keeps_the_loop_that_it_began_with():
     assert config.contradictions(saved, typed) == []
     assert config.continuation(saved, typed).agent.observe == "fused"
     assert config.contradictions(saved, begun) == [("observe", "fused", "scan")]
+
+
+def test_a_plan_says_that_a_cpu_interprets_the_kernel():
+    conf = config.override(config.default("dreamer_v3"), env="CartPole-v1", size="200k", observe="fused")
+    with api.computing(conf) as (devices, conf):
+        assert "a CPU interprets it: for tests, and slow" in plan.slow_kernel(conf, devices)
+        assert plan.slow_kernel(config.override(conf, observe="scan"), devices) == ""

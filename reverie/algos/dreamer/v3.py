@@ -10,7 +10,7 @@ Unlike the reference code (danijar/dreamerv3@e3f0224), the discrete policy does 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import jax
@@ -23,13 +23,14 @@ from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
 from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics
+from reverie.algos.dreamer.loops import loop_of
 from reverie.algos.dreamer.planning import Improvement, Planning
 from reverie.algos.dreamer.world import Model, Posterior, State, divergences, latent_metrics, prediction_losses
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
 from reverie.behavior.explore import Exploration
 from reverie.behavior.imagine import Trajectory
 from reverie.behavior.returns import ReturnScale
-from reverie.envs.base import Space, Spaces
+from reverie.envs.base import Spaces
 from reverie.fields import ConfigError, Count, Layers, Number, Positive, Share, Weight, Within, check
 from reverie.model.canvas import canvas, halvings, images
 from reverie.model.decode import Decoder
@@ -47,7 +48,6 @@ from reverie.nn.optim import laprop
 STOCH = 32  # categorical variables
 BLOCKS = 8  # of the block recurrence, and of the layer from it to an image
 DYNAMICS: dict[str, Callable[..., Dynamics]] = {"rssm": RSSM, "transformer": Transformer, "none": Memoryless}
-FUSED_SIZES = ("200k", "1m")  # whose states `model/kernel.py` can hold
 DEPTHS = (2, 3, 4, 4)  # channels per pooling stage, in multiples of `depth`; strided stages double them
 
 
@@ -219,43 +219,6 @@ class Config(Improvement, ModelConfig):
     """How the steps of replayed sequences are observed: one after the other; by one GPU kernel, for sizes 200k and 1m
     on one device; or, auto, by what a new run measures to be faster on its GPU. On a CPU, fused is slow and for
     tests, and auto is scan."""
-
-    def observe_on(self, platform: str, devices: int, precision: str, batch: int, length: int) -> str:
-        """`observe` of a run on so many devices of this platform, without `auto`.
-
-        Raises:
-          ConfigError: it is `fused`, and there is no such kernel.
-        """
-        fits = (
-            (self.dynamics == "rssm", f"--dynamics rssm, not {self.dynamics}"),
-            (self.size in FUSED_SIZES, f"--size {' or '.join(FUSED_SIZES)}, not {self.size}"),
-            (self.chosen().recurrence == "block", "the recurrence of blocks, not another among --choices"),
-            (self.chosen().norm == "rms", "the norm rms, not another among --choices"),
-            (devices == 1, f"--devices 1, not {devices}"),
-            (platform != "cpu" or precision == "float32", f"--precision float32 on a CPU, not {precision}"),
-        )
-        missing = [what for fit, what in fits if not fit]
-        if self.observe == "fused" and missing:
-            raise ConfigError(f"--observe fused needs {', '.join(missing)}; or type --observe scan")
-        if self.observe != "auto":
-            return self.observe
-        if missing or platform == "cpu":
-            return "scan"
-        from reverie.model import kernel
-
-        number = {"number": Space("vector", (1,))}
-        agent = DreamerV3(replace(self, observe="fused"), number, number, precision)
-        dyn = jax.jit(agent.dynamics, static_argnums=0)(1, jax.random.key(0))
-        return "fused" if kernel.is_faster(dyn, batch, length, agent.dtype) else "scan"
-
-
-def loop_of(observe: str) -> Loop:
-    """The loop over observed steps by its name."""
-    if observe != "fused":
-        return scan
-    from reverie.model import kernel  # not above: Pallas takes half a second to import
-
-    return kernel.fused
 
 
 def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
