@@ -44,8 +44,8 @@ def test_the_gradient_reaches_every_parameter_and_is_that_of_the_scan():
 def test_what_the_kernel_cannot_do_is_refused_and_auto_does_without(values, place, words):
     place = {"platform": "gpu", "devices": 1, "precision": "bfloat16", "batch": 16, "length": 64} | place
     with pytest.raises(ConfigError, match=f"--observe fused needs .*{words}.*; or type --observe scan"):
-        loops.settle(config_of(v3, observe="fused", **values), None, **place)
-    assert loops.settle(config_of(v3, observe="auto", **values), None, **place) == "scan"
+        loops.settle(config_of(v3, observe="fused", **values), pytest.fail, **place)
+    assert loops.settle(config_of(v3, observe="auto", **values), pytest.fail, **place) == "scan"
 
 
 @pytest.mark.parametrize(("faster", "chosen"), [(True, "fused"), (False, "scan")])
