@@ -128,7 +128,7 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         )
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
-    warnings = [x for x in (idle(run, agent), slow_kernel(conf, devices)) if x]
+    warnings = [x for x in (idle(run, agent), interpretation(conf, devices)) if x]
     warnings += afford.warnings(conf, agent, devices, updates, make)
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
@@ -164,11 +164,11 @@ def idle(run: RunConfig, agent: Agent) -> str:
     )
 
 
-def slow_kernel(conf: Config, devices: Sequence[jax.Device]) -> str:
+def interpretation(conf: Config, devices: Sequence[jax.Device]) -> str:
     """That a kernel is interpreted; empty if it is not."""
     if getattr(conf.agent, "observe", "scan") != "fused" or devices[0].platform != "cpu":
         return ""
-    return "--observe fused is a GPU kernel, and a CPU interprets it: for tests, and slow"
+    return "--observe fused is a GPU kernel, and a CPU interprets it: for tests, and slower than scan"
 
 
 def _image_notes(agent: Agent) -> Iterator[str]:

@@ -75,5 +75,5 @@ def test_a_run_keeps_the_loop_that_it_began_with():
 def test_a_plan_says_that_a_cpu_interprets_the_kernel():
     conf = config.override(config.default("dreamer_v3"), env="CartPole-v1", size="200k", observe="fused")
     with api.computing(conf) as (devices, conf):
-        assert "a CPU interprets it: for tests, and slow" in plan.slow_kernel(conf, devices)
-        assert plan.slow_kernel(config.override(conf, observe="scan"), devices) == ""
+        assert "a CPU interprets it: for tests, and slower" in plan.interpretation(conf, devices)
+        assert plan.interpretation(config.override(conf, observe="scan"), devices) == ""

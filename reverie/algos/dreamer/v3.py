@@ -217,8 +217,8 @@ class Config(Improvement, ModelConfig):
     """Share of the new percentiles that moves into the return scale at every update."""
     observe: Literal["scan", "fused", "auto"] = "scan"
     """How the steps of replayed sequences are observed: one after the other; by one GPU kernel, for sizes 200k and 1m
-    on one device; or, auto, by what a new run measures to be faster on its GPU. On a CPU, fused is slow and for
-    tests, and auto is scan."""
+    on one device; or, auto, by what a new run measures to be faster on its GPU. On a CPU, fused is interpreted,
+    for tests, and auto is scan."""
 
 
 def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
