@@ -7,6 +7,7 @@ whatever the arithmetic. Here a kernel takes all steps by itself. Its arithmetic
     weights of a step         276,000: 0.55 MB in bfloat16, 1.1 MB in float32; 72,000 for size 200k
     an SM has                 0.23 MB of shared memory and cache, as many registers, and about 110 GB/s from L2
     so a step's weights take  5 us in bfloat16, 10 us in float32, from L2, where they stay from step to step
+    its 66 products           40 us if each waits for its own weights, 0.6 us; a scan's step takes 214 us forward
     state and pre-activations 16 x (512 + 512 + 1536) numbers: 64 to 160 registers a thread
 
 A program of the grid is `ROWS` sequences, the least that a tensor core's product has, from their first step to their
