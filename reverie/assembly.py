@@ -13,6 +13,7 @@ import jax
 
 from reverie import algos
 from reverie.agent import Agent
+from reverie.algos.dreamer import loops
 from reverie.config import Config, ConfigError, RunConfig
 from reverie.envs.base import Env, Space, Spaces
 from reverie.envs.build import make_env
@@ -86,11 +87,11 @@ def computing(conf: Config) -> Iterator[tuple[list[jax.Device], Config]]:
     """Makes the chosen device JAX's default.
 
     Yields:
-      the devices that share the batches, the default one first; and `conf` with their number and with the precision
-      that suits them.
+      the devices that share the batches, the default one first; and `conf` with their number, and with the precision
+      and the loop over observed steps that suit them.
 
     Raises:
-      ConfigError: there is no such device, or not that many.
+      ConfigError: there is no such device, or not that many; or they cannot compute as asked.
     """
     run = conf.run
     devices = jax.devices("cpu") if run.device == "cpu" else jax.devices()
@@ -107,7 +108,22 @@ def computing(conf: Config) -> Iterator[tuple[list[jax.Device], Config]]:
     if run.precision == "auto":
         run = dataclasses.replace(run, precision="bfloat16" if platform == "gpu" else "float32")
     with jax.default_device(devices[0]), jax.disable_jit() if run.debug else nullcontext():
-        yield devices, dataclasses.replace(conf, run=run)
+        yield devices, with_loop(dataclasses.replace(conf, run=run), platform)
+
+
+def with_loop(conf: Config, platform: str) -> Config:
+    """`conf`, with the loop over observed steps that its run has on this platform, if it has a choice.
+
+    Raises:
+      ConfigError: as `loops.settle`.
+    """
+    if not hasattr(conf.agent, "observe"):
+        return conf
+    number = {"number": Space("vector", (1,))}
+    make = lambda own: make_agent(dataclasses.replace(conf, agent=own), number, number)
+    values = {name: getattr(conf.run, name) for name in ("devices", "precision", "batch", "length")}
+    observe = loops.settle(conf.agent, make, platform=platform, **values)
+    return dataclasses.replace(conf, agent=dataclasses.replace(conf.agent, observe=observe))
 
 
 def describe_devices(devices: Sequence[jax.Device], batch: int) -> str:

@@ -56,13 +56,14 @@ class Plan:
         else:
             unit = "roots" if hasattr(conf.agent, "n_step") else "trained steps"
             learned = "replay ratio", f"{run.replay_ratio:g} {unit} per env step"
+        kernel = ", --observe fused" if getattr(conf.agent, "observe", "scan") == "fused" else ""
         wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bound = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
         lines = [
             ("run", place),
             ("model", f"{size}{self.parameters['total']:,} parameters"),
             *(("" if n else "choices", f"{name} {value}") for n, (name, value) in enumerate(constants)),
-            ("device", f"{self.device}, {self.precision}"),
+            ("device", f"{self.device}, {self.precision}{kernel}"),
             ("envs", f"{run.envs} ({workers})"),
             *(("images", image) for image in self.images),
             learned,
@@ -127,7 +128,8 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         )
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
-    warnings = [x for x in (idle(run, agent),) if x] + afford.warnings(conf, agent, devices, updates, make)
+    warnings = [x for x in (idle(run, agent), interpretation(conf, devices)) if x]
+    warnings += afford.warnings(conf, agent, devices, updates, make)
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=rows * width,
@@ -160,6 +162,13 @@ def idle(run: RunConfig, agent: Agent) -> str:
         f"0 updates: nothing would be learned in {amount(run.steps, 'step')}. The first update is due at step "
         f"{first:,}, {waiting}. Type --steps {10 * first} for a run that learns"
     )
+
+
+def interpretation(conf: Config, devices: Sequence[jax.Device]) -> str:
+    """That a kernel is interpreted; empty if it is not."""
+    if getattr(conf.agent, "observe", "scan") != "fused" or devices[0].platform != "cpu":
+        return ""
+    return "--observe fused is a GPU kernel, and a CPU interprets it: for tests, and slower than scan"
 
 
 def _image_notes(agent: Agent) -> Iterator[str]:

@@ -3,6 +3,7 @@
     python -m bench.speed.update                          # sizes 1m and 12m, vector and image
     python -m bench.speed.update --sizes 200k --inputs vector --batch 16 --length 32
     python -m bench.speed.update --sizes 1m --dynamics rssm transformer none
+    python -m bench.speed.update --sizes 200k 1m --inputs vector --observe scan fused --precision bfloat16   # on a GPU
     python -m bench.speed.update --parts                  # and where the time goes
 
 The vector input is 24 numbers with 6 continuous actions, the image 64 x 64 x 3 with 6 discrete ones: those of
@@ -49,6 +50,8 @@ class Args:
     sizes: tuple[str, ...] = ("1m", "12m")
     inputs: tuple[str, ...] = ("vector", "image")
     dynamics: tuple[str, ...] = ("rssm",)
+    observe: tuple[Literal["scan", "fused"], ...] = ("scan",)
+    """As of `reverie train --observe`; fused is for sizes 200k and 1m, and on a CPU it is interpreted."""
     batch: int = 16
     length: int = 64
     imagination: int = 15
@@ -162,8 +165,9 @@ def ceiling(precision: str) -> float:
 
 
 def main(args: Args) -> None:
-    for size, kind, dynamics in itertools.product(args.sizes, args.inputs, args.dynamics):
-        config = dreamer_v3.Config(size=size, dynamics=dynamics, imagination=args.imagination)  # type: ignore[arg-type]
+    for size, kind, dynamics, observe in itertools.product(args.sizes, args.inputs, args.dynamics, args.observe):
+        own: dict[str, Any] = {"size": size, "dynamics": dynamics, "observe": observe}
+        config = dreamer_v3.Config(**own, imagination=args.imagination)
         agent = dreamer_v3.make_agent(config, *INPUTS[kind], precision=compute_dtype(args.precision))
         state = jax.jit(agent.init)(jax.random.key(0))
         batch = jax.device_put(random_batch(agent, args.batch, args.length))
@@ -190,7 +194,7 @@ def main(args: Args) -> None:
         rate = max(rate, ceiling(args.precision))
         figure = {
             "bench": "update",
-            "name": f"{size}/{kind}" if dynamics == "rssm" else f"{size}/{kind}/{dynamics}",
+            "name": "/".join([size, kind, *({dynamics, observe} - {"rssm", "scan"})]),
             "value": round(1000 * float(np.median(times)), 2),
             "unit": "ms",
             "best_ms": round(1000 * min(times), 2),

@@ -7,7 +7,9 @@ posterior: stoch_t ~ q(. | deter_t, tokens_t)                observe: with it
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -155,9 +157,32 @@ class PlainGRU(HiddenGRU):
 def gru(gates: Float[Array, "*B g"], state: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
     """The gated update of `state`; gates are reset, candidate and update, in this order."""
     reset, candidate, update = jnp.split(gates, 3, -1)
+    return blend(reset, candidate, update, state)
+
+
+def blend(reset: Array, candidate: Array, update: Array, state: Array) -> Float[Array, "*B d"]:
+    """`gru` of gates that are apart; all four are `[*B, d]`."""
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)
     return update * candidate + (1 - update) * state
+
+
+class Inputs(NamedTuple):
+    """All that an observed step reads beside the state, computed before the loop."""
+
+    drive: Float[Array, "*B d"]  # the action's share of the transition
+    seen: Float[Array, "*B u"]  # the observation's share of the posterior
+    reset: Bool[Array, "*B"]
+    noise: Float[Array, "*B s"]  # the random numbers that decide the samples
+
+
+# `dyn, start [B, ...], first [...], inputs [T, B, ...] -> latents and outputs of the posterior, [T, B, ...]`
+Loop = Callable[["RSSM", Latent, Latent, Inputs], tuple[Latent, Float[Array, "T B s p"]]]
+
+
+def scan(dyn: RSSM, start: Latent, first: Latent, inputs: Inputs) -> tuple[Latent, Float[Array, "T B s p"]]:
+    """The `Loop` that takes one step after the other."""
+    return lax.scan(partial(dyn.step, first), start, inputs)[1]
 
 
 class RSSM(Dynamics):
@@ -166,6 +191,7 @@ class RSSM(Dynamics):
     Args:
       recurrence: a `BlockGRU` of `blocks`, a `DenseGRU` or a `PlainGRU`.
       first: what an episode starts from: nothing, or a learned deter and the most probable stoch after it.
+      loop: takes the steps of observed sequences.
     """
 
     core: BlockGRU | DenseGRU | PlainGRU
@@ -175,9 +201,17 @@ class RSSM(Dynamics):
     post_norm: Norm
     post_out: Linear
     first: Float[Array, " d"] | None
+    loop: Loop = eqx.field(static=True)
 
     def __init__(
-        self, design: Design, *, recurrence: Recurrence, key: PRNGKeyArray, blocks: int = 8, first: First = "zeros"
+        self,
+        design: Design,
+        *,
+        recurrence: Recurrence,
+        key: PRNGKeyArray,
+        blocks: int = 8,
+        first: First = "zeros",
+        loop: Loop = scan,
     ):
         action, tokens, deter, stoch, kind, hidden, prior_layers, style = design
         keys = jax.random.split(key, 5)
@@ -192,7 +226,7 @@ class RSSM(Dynamics):
         self.post_norm = style.norm_of(hidden)
         self.post_out = Linear(hidden, stoch * kind.parameters, key=keys[4], style=style.out)
         self.first = jnp.zeros(deter, jnp.float32) if first == "learned" else None
-        self.deter, self.stoch, self.kind, self.act = deter, stoch, kind, style.act
+        self.deter, self.stoch, self.kind, self.act, self.loop = deter, stoch, kind, style.act, loop
 
     def begin(self, dtype: jnp.dtype) -> Latent:
         """The state before an episode, `[D]` and `[S, Z]`."""
@@ -213,28 +247,31 @@ class RSSM(Dynamics):
         resets: Bool[Array, "B T"],
         key: PRNGKeyArray,
     ) -> tuple[Latent, Float[Array, "B T s p"]]:
-        """As `Dynamics.observe`, one step after the other."""
+        """As `Dynamics.observe`."""
         dtype = start.deter.dtype
         # Everything that does not depend on the state leaves the loop: one large product instead of T small ones.
         drive = self.core.drive(jnp.where(resets[..., None], 0.0, actions), dtype)
         seen = add_bias(product(tokens, self.post_hidden.weight[self.deter :]), self.post_hidden.bias)
         first = self.begin(dtype)
         noise = self.kind.noise(key, (*resets.shape, self.stoch))
-
-        def step(latent: Latent, xs: tuple[Array, ...]) -> tuple[Latent, tuple[Latent, Array]]:
-            drive, seen, reset, noise = xs
-            fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
-            latent = jax.tree.map(fresh, latent, first)
-            deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
-            x = product(deter, self.post_hidden.weight[: self.deter]) + seen
-            out = self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
-            latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
-            return latent, (latent, out)
-
-        time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (drive, seen, resets, noise))
-        _, found = lax.scan(step, start, time_major)
+        inputs = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Inputs(drive, seen, resets, noise))
+        found = self.loop(self, start, first, inputs)
         latents, out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
         return latents, self.kind.belief(out)
+
+    def step(
+        self, first: Latent, latent: Latent, inputs: Inputs
+    ) -> tuple[Latent, tuple[Latent, Float[Array, "B s p"]]]:
+        """One observed step of B sequences, as a scan takes it; `first` is the state before an episode."""
+        drive, seen, reset, noise = inputs
+        dtype = latent.deter.dtype
+        fresh = lambda x, begun: jnp.where(reset.reshape(-1, *[1] * (x.ndim - 1)), begun[None], x)
+        latent = jax.tree.map(fresh, latent, first)
+        deter = self.core(latent.deter, flat_stoch(latent.stoch), drive)
+        x = product(deter, self.post_hidden.weight[: self.deter]) + seen
+        out = self.group(self.post_out(ACTIVATIONS[self.act](self.post_norm(x))))
+        latent = Latent(deter, self.kind.sample(out, noise).astype(dtype))
+        return latent, (latent, out)
 
     def imagine(self, latent: Latent, action: Float[Array, "*B a"], key: PRNGKeyArray) -> Latent:
         drive = self.core.drive(action, latent.deter.dtype)

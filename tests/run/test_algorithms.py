@@ -37,6 +37,7 @@ OWN: dict[str, dict[str, Any]] = {
     | {"deter": 8, "stoch": 4, "hidden": 8, "units": 8, "vector_layers": 1, "continue_scale": 1.0}
     | {"planner": "gumbel", "simulations": 2, "improve": 0.5},
     "dreamer_v2": DREAMER | {"deter": 8, "classes": 2, "hidden": 8, "units": 8, "layers": 1, "slow_every": 3},
+    "dreamer_v3": DREAMER | {"size": "200k", "observe": "fused"},
     "dream_ppo": DREAMER
     | {"size": "200k", "model_minibatches": 2, "minibatch": 8, "ppo_updates": 2, "epochs": 2}
     | {"choices": '{"vector_layers": 1, "prior_layers": 1}'},
@@ -48,6 +49,7 @@ OWN: dict[str, dict[str, Any]] = {
 CASES = [
     pytest.param("dreamer_v1", "CartPole-v1", marks=pytest.mark.slow),
     pytest.param("dreamer_v2", "Pendulum-v1", marks=pytest.mark.slow),
+    pytest.param("dreamer_v3", "CartPole-v1", marks=pytest.mark.slow),
     pytest.param("dream_ppo", "Pendulum-v1", marks=pytest.mark.slow),
     ("gumbel_muzero", "CartPole-v1"),
     pytest.param("gumbel_muzero", "pgx:tic_tac_toe", marks=pytest.mark.slow),

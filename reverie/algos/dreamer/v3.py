@@ -23,6 +23,7 @@ from reverie.agent import Metrics, Row
 from reverie.algos import Unsuitable
 from reverie.algos.choices import HasChoices
 from reverie.algos.dreamer.agent import BehaviorLoss, Dreamer, WorldLoss, behavior_metrics
+from reverie.algos.dreamer.loops import loop_of
 from reverie.algos.dreamer.planning import Improvement, Planning
 from reverie.algos.dreamer.world import Model, Posterior, State, divergences, latent_metrics, prediction_losses
 from reverie.behavior.actor_critic import actor_critic_losses, replayed_value_loss
@@ -37,7 +38,7 @@ from reverie.model.dynamics import Design, Dynamics, features
 from reverie.model.encode import Coding, Encoder, width
 from reverie.model.heads import FlagHead, PolicyHead, ScalarHead, legal_head
 from reverie.model.memoryless import Memoryless
-from reverie.model.rssm import RSSM
+from reverie.model.rssm import RSSM, Loop, scan
 from reverie.model.stoch import Categorical
 from reverie.model.transformer import Transformer
 from reverie.nn.init import Weights
@@ -214,6 +215,10 @@ class Config(Improvement, ModelConfig):
     """Weight of the critic loss on replayed steps."""
     return_rate: Share = 0.01
     """Share of the new percentiles that moves into the return scale at every update."""
+    observe: Literal["scan", "fused", "auto"] = "scan"
+    """How the steps of replayed sequences are observed: one after the other; by one GPU kernel, for sizes 200k and 1m
+    on one device; or, auto, by what a new run measures to be faster on its GPU. On a CPU, fused is interpreted,
+    for tests, and auto is scan."""
 
 
 def image_depths(config: ModelConfig, obs_space: Spaces) -> tuple[int, ...]:
@@ -229,7 +234,8 @@ class DreamerV3Model(Dreamer):
 
     continue_knows_gamma = True  # the continue head learns the discount, not only the flag to go on
 
-    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str):
+    def __init__(self, config: Any, obs_space: Spaces, act_space: Spaces, precision: str, loop: Loop = scan):
+        self.loop = loop
         scales = {
             "dynamics": config.dynamics_scale,
             "representation": config.representation_scale,
@@ -266,7 +272,7 @@ class DreamerV3Model(Dreamer):
             style=self.style,
         )
         recurrence: dict[str, Any] = {"recurrence": choices.recurrence, "blocks": BLOCKS, "first": choices.first_state}
-        return DYNAMICS[config.dynamics](design, **recurrence, key=key)
+        return DYNAMICS[config.dynamics](design, **recurrence, loop=self.loop, key=key)
 
     def networks(self, key: PRNGKeyArray) -> Model:
         config, obs_space, act_space = self.config, self.obs_space, self.act_space
@@ -338,7 +344,7 @@ def through_dynamics(spaces: Spaces, kind: ActorGradient) -> frozenset[str]:
 
 class DreamerV3(DreamerV3Model):
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces, precision: str):
-        super().__init__(config, obs_space, act_space, precision)
+        super().__init__(config, obs_space, act_space, precision, loop_of(config.observe))
         self.differentiable = through_dynamics(act_space, config.actor_gradient)
         self.scales["replay_value"] = config.replay_value_scale
 
