@@ -29,7 +29,7 @@ from reverie.compile_cache import keep_programs
 from reverie.errors import PlainError
 from reverie.fields import amount
 from reverie.flags import CheckEnv, Diff, Eval, Import, List, Session, VerbResult, parse, parse_train, peek
-from reverie.memory import use_huge_pages
+from reverie.memory import collect_seldom, use_huge_pages
 from reverie.run.stop import UNAWAITED
 from reverie.safe_stdout import open_outlets
 
@@ -350,13 +350,13 @@ def _explain(error: BaseException, argv: Sequence[str]) -> int:
 
 
 def program() -> None:
-    """The `reverie` program: `main`, with memory made ready for training, compiled programs kept, and nobody who must
-    listen."""
+    """The `reverie` program: `main`, with memory made ready, compiled programs kept, and nobody who must listen."""
     if sys.argv[1:2] == ["train"] and "--dry-run" not in sys.argv:
         use_huge_pages()
     open_outlets()
     if sys.argv[1:2] in (["train"], ["eval"], ["think"]) and not {"--dry-run", "--help", "-h"} & set(sys.argv):
         keep_programs()
+        collect_seldom()
     code = main()
     if any(thread.name.startswith(UNAWAITED) for thread in threading.enumerate()):
         # A program is being compiled that nobody wants any more, and Python would wait for it.
