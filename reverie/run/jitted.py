@@ -34,12 +34,17 @@ class JittedAgent:
         self.agent, self.precision = agent, precision
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
+        seldom = {"compiler_options": seldom_options(), **self.place.alone}
         self.policy: dict[Mode, CountedJit] = {
-            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), same_state=True, **self.place.alone)
+            mode: CountedJit(
+                f"policy/{mode}",
+                partial(agent.policy, mode=mode),
+                same_state=True,
+                **(seldom if mode == "random" else self.place.alone),  # in warm-up, a thousand steps
+            )
             for mode in get_args(Mode)
         }
         self._trains: dict[Part, CountedJit] = {}
-        seldom = {"compiler_options": seldom_options(), **self.place.alone}
         self.init = CountedJit("init", agent.init, compiler_options=seldom_options())
         self.report = CountedJit("report", agent.report, **seldom)
         self.dream = CountedJit("dream", agent.dream, **seldom)
