@@ -39,7 +39,7 @@ def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates:
       ConfigError: parameters and optimizer alone do not fit.
     """
     run, state = conf.run, jax.eval_shape(agent.init, jax.random.key(0))
-    room, number = limit(devices[0]), _parameters(agent)
+    room, number = limit(devices[0]), sum(agent.parameters(state).values())
     held = sum(x.size * getattr(x.dtype, "itemsize", 4) for x in jax.tree.leaves(state)) + 4 * number
     if held > SHARE * room:
         raise ConfigError(

@@ -15,6 +15,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from reverie import __version__, algos, config, help, pictures, presets
 from reverie.compile_cache import keep_programs
 from reverie.errors import PlainError
 from reverie.fields import amount
-from reverie.flags import CheckEnv, Diff, Eval, Import, List, VerbResult, parse, parse_train, peek
-from reverie.memory import use_huge_pages
+from reverie.flags import CheckEnv, Diff, Eval, Import, List, Session, VerbResult, parse, parse_train, peek
+from reverie.memory import collect_seldom, use_huge_pages
 from reverie.run.stop import UNAWAITED
 from reverie.safe_stdout import open_outlets
 
@@ -74,21 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(argv: list[str], console: Console) -> VerbResult:
-    argv, facts = _with_algorithm(argv, console)
-    argv = [*argv, "--debug"] if _is_debug(argv) else argv
-    conf, session, path = parse_train(argv)
-    if session.preset and not peek(argv, "--preset"):
-        wording = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
-        console.print(wording, highlight=False, soft_wrap=True)
-    if conf.run.device == "cpu":
-        # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from reverie import api, defaults
+    with closing(_early_look(argv)) as early:  # which goes on beside the import of JAX and the algorithm
+        conf, session, path = _train_config(argv, console, early.facts)
+    from reverie import api
     from reverie.run import loop
 
-    if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts=facts):
-        conf, session, path = parse_train(argv, {choice.name: choice.value for choice in found})
-        defaults.tell(console, conf, found)
     path = path or api.new_path(conf)
     if session.dry_run:
         plan = api.dry_run(conf)
@@ -251,29 +242,70 @@ VERBS: dict[str, Callable[[list[str], Console], VerbResult]] = {
 }
 
 
-def _with_algorithm(argv: list[str], console: Console) -> tuple[list[str], Any]:
-    """The command with an algorithm: that of the run to continue, or the one for what the env is; and the env's facts,
-    if that took a look at it."""
+def _early_look(argv: list[str]) -> Any:
+    """An `EarlyLook` at the env of a new run, by its name and arguments: most commands say no more of it. Nothing is
+    begun where a run is there, or has a preset, or no env is named."""
+    from reverie.envs.facts import EarlyLook
+    from reverie.envs.spec import EnvSpec, UnusableEnv
+
+    env, run, preset = (peek(argv, flag) for flag in ("--env", "--run", "--preset"))
+    algorithm = argv[0] if argv and argv[0] in algos.ALGORITHMS else "dreamer_v3"
+    is_there = bool(run) and Path(run).exists()
+    has_preset = preset not in ("", config.PLAIN) or (not preset and config.preset_for(algorithm, env))
+    if not env or is_there or has_preset or set(help.MARKS) & set(argv):
+        return EarlyLook(None)
+    try:
+        return EarlyLook(EnvSpec(env, kwargs=peek(argv, "--env-kwargs") or "{}"))
+    except UnusableEnv:  # which will be told when the whole command is read
+        return EarlyLook(None)
+
+
+def _train_config(
+    argv: list[str], console: Console, facts_of: Callable[..., Any]
+) -> tuple[config.Config, Session, Path | None]:
+    """The config that a `train` command means, as of `parse_train`, with the values that are chosen for its env.
+
+    Args:
+      facts_of: gives the facts of an env, as `EarlyLook.facts` does.
+    """
+    argv = _with_algorithm(argv, console, facts_of)
+    argv = [*argv, "--debug"] if _is_debug(argv) else argv
+    conf, session, path = parse_train(argv)
+    if session.preset and not peek(argv, "--preset"):
+        wording = f"preset {session.preset}: made for this env; --preset {config.PLAIN} to choose by what it shows"
+        console.print(wording, highlight=False, soft_wrap=True)
+    if conf.run.device == "cpu":
+        # Before JAX looks for devices: it would take most of the GPU's memory on finding one.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from reverie import defaults
+
+    if found := defaults.choices(conf, session.preset, is_new=not (path and config.saved(path)), facts_of=facts_of):
+        conf, session, path = parse_train(argv, {choice.name: choice.value for choice in found})
+        defaults.tell(console, conf, found)
+    return conf, session, path
+
+
+def _with_algorithm(argv: list[str], console: Console, facts_of: Callable[..., Any]) -> list[str]:
+    """The command with an algorithm: that of the run to continue, or the one for what the env is."""
     named = bool(argv) and not argv[0].startswith("-")
     preset = peek(argv, "--preset")
     if not named and presets.is_file(preset) and (owner := presets.owner(preset)):
-        return [owner, *argv], None
+        return [owner, *argv]
     if named or not peek(argv, "--env") or set(help.MARKS) & set(argv):
-        return argv, None
+        return argv
     run = peek(argv, "--run")
     if run and (saved := config.saved(Path(run))):
-        return [saved.algorithm, *argv], None
+        return [saved.algorithm, *argv]
     from reverie import defaults
     from reverie.assembly import spec_of
-    from reverie.envs import facts
 
     conf, _, _ = parse_train(["dreamer_v3", *argv])
-    seen = facts.look(spec_of(conf.run))
-    if seen is None:
-        return ["dreamer_v3", *argv], None
-    choice = defaults.algorithm(conf.run.env, seen)
+    facts = facts_of(spec_of(conf.run))
+    if facts is None:
+        return ["dreamer_v3", *argv]
+    choice = defaults.algorithm(conf.run.env, facts)
     console.print(f"{choice.value}: {choice.reason}", highlight=False, soft_wrap=True)
-    return [choice.value, *argv], seen
+    return [choice.value, *argv]
 
 
 def _help(everything: bool) -> int:
@@ -318,13 +350,13 @@ def _explain(error: BaseException, argv: Sequence[str]) -> int:
 
 
 def program() -> None:
-    """The `reverie` program: `main`, with memory made ready for training, compiled programs kept, and nobody who must
-    listen."""
+    """The `reverie` program: `main`, with memory made ready, compiled programs kept, and nobody who must listen."""
     if sys.argv[1:2] == ["train"] and "--dry-run" not in sys.argv:
         use_huge_pages()
     open_outlets()
     if sys.argv[1:2] in (["train"], ["eval"], ["think"]) and not {"--dry-run", "--help", "-h"} & set(sys.argv):
         keep_programs()
+        collect_seldom()
     code = main()
     if any(thread.name.startswith(UNAWAITED) for thread in threading.enumerate()):
         # A program is being compiled that nobody wants any more, and Python would wait for it.

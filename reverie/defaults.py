@@ -24,6 +24,7 @@ from reverie.assembly import spec_of
 from reverie.config import Config
 from reverie.envs.base import Space
 from reverie.envs.facts import HOLD, Facts, Variation, look
+from reverie.envs.spec import EnvSpec
 from reverie.fields import amount
 from reverie.model.canvas import Size, halvings, images
 from reverie.nn.transforms import h, h_inverse
@@ -42,6 +43,8 @@ FAINT = 0.25  # standard deviation below which networks hardly see what a number
 WIDE = 100  # characters of a value that are printed
 REACH = 10.0  # spreads that anything seen may lie from the mean
 BOUND = 20.0  # and the bounds of the space, unless they are far beyond anything seen
+
+Look = Callable[[EnvSpec], Facts | None]
 
 
 class Choice(NamedTuple):
@@ -68,17 +71,17 @@ def suit(conf: Config, facts: Facts) -> list[Choice]:
 
 
 def choices(
-    conf: Config, preset: str, *, is_new: bool, facts: Facts | None = None, factory: Callable[..., Any] | None = None
+    conf: Config, preset: str, *, is_new: bool, facts_of: Look | None = None, factory: Callable[..., Any] | None = None
 ) -> list[Choice]:
     """The values that suit the env of a run: none if it is continued, has a preset, or cannot be played.
 
     Args:
-      facts: of the env, if they are known.
+      facts_of: gives the facts of an env, in place of a look at it.
       factory: builds the env, if only an object of this process can.
     """
     if not is_new or not conf.run.env or preset not in ("", config.PLAIN):
         return []
-    facts = facts or look(dataclasses.replace(spec_of(conf.run), factory=factory))
+    facts = (facts_of or look)(dataclasses.replace(spec_of(conf.run), factory=factory))
     return suit(conf, facts) if facts else []
 
 

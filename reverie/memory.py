@@ -1,7 +1,8 @@
-"""Memory: how much of it this process may take, and large pages for large arrays."""
+"""Memory: how much of it this process may take, large pages for large arrays, and how often garbage is looked for."""
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sys
@@ -26,6 +27,15 @@ def use_huge_pages() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def collect_seldom() -> None:
+    """Lets Python look for garbage in cycles after every 100,000 new objects instead of 700.
+
+    Tracing an update makes hundreds of thousands of objects that stay, and the collector walked through them again and
+    again: a quarter of the time (`docs/notebook.md`).
+    """
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])
 
 
 def limit(process: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> int:

@@ -45,11 +45,22 @@ for protocol in (reverie.agent.Agent, reverie.agent.WorldModel):
     typing.runtime_checkable(protocol)
 
 
+class NoLook:
+    """In place of a command's look at its env."""
+
+    def facts(self, spec: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Tests say what they want: nothing is chosen by what an env shows, but where that is what is tested."""
     if "looks" not in request.fixturenames:
         monkeypatch.setattr("reverie.defaults.look", lambda spec: None)
+        monkeypatch.setattr("reverie.cli._early_look", lambda argv: NoLook())
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from rich.console import Console
 import reverie
 from reverie import algos, cli, config, defaults, fields
 from reverie.envs.base import Space
-from reverie.envs.facts import Facts, Play, Variation
+from reverie.envs.facts import EarlyLook, Facts, Play, Variation
+from reverie.envs.spec import EnvSpec
 
 SPARSE = Play(4000, (-500.0,) * 8, (500,) * 8, 0)
 FOUND = Play(4000, (-500.0, -200.0), (500, 200), 1)
@@ -230,3 +231,29 @@ def test_without_a_name_the_algorithm_is_chosen(looks: None, capsys: pytest.Capt
     told = capsys.readouterr().out
     assert told.startswith("dreamer_v3: ")
     assert "--hold 32" in told
+
+
+def test_the_env_of_a_command_is_looked_at_while_the_algorithm_is_imported(
+    looks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the whole command says of the env may be more than its name; a run that is there is not looked at."""
+    begun: list[EnvSpec | None] = []
+
+    class Noted(EarlyLook):
+        def __init__(self, spec: EnvSpec | None) -> None:
+            begun.append(spec)
+            super().__init__(spec)
+
+    monkeypatch.setattr("reverie.envs.facts.EarlyLook", Noted)
+    catch = EnvSpec("reverie.envs.toy:Catch")
+    flags = ["train", "gumbel_muzero", "--env", catch.id, "--preset", "none", "--dry-run"]
+    for given, expected in (
+        ([], [catch]),
+        (["--gray"], [catch, dataclasses.replace(catch, gray=True)]),
+        (["--preset", "paper"], [None]),
+        (["--run", str(tmp_path)], [None, catch]),
+        (["--env-kwargs", "{"], [None]),
+    ):
+        begun.clear()
+        cli.main([*flags, *given])
+        assert begun == expected, given

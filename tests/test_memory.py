@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 from pathlib import Path
 
 import pytest
 
-from reverie import memory
+from reverie import cli, memory
 
 MB = 1 << 20
 UNLIMITED = 9223372036854771712  # as version 1 says it
@@ -68,3 +69,17 @@ def test_a_limit_of_the_address_space_counts(tmp_path: Path, monkeypatch: pytest
 
 def test_without_control_groups_the_machine_counts(tmp_path: Path) -> None:
     assert memory.limit(tmp_path / "none", tmp_path / "nowhere") == 1000 * MB
+
+
+def test_a_command_that_trains_collects_garbage_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gc.get_threshold()
+    for name in ("use_huge_pages", "open_outlets", "keep_programs"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "main", lambda: 0)
+    monkeypatch.setattr("sys.argv", ["reverie", "train", "dreamer_v3"])
+    try:
+        with pytest.raises(SystemExit):
+            cli.program()
+        assert gc.get_threshold() == (100_000, *before[1:])
+    finally:
+        gc.set_threshold(*before)

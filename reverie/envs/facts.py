@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -110,20 +111,53 @@ def look(spec: EnvSpec) -> Facts | None:
     An env that only this process knows, and one on the device, is played here; any other in a process of its own, where
     it may hang or crash.
     """
-    if spec.factory is not None or on_device(spec):
+    if _is_played_here(spec):
         try:
             with guarded(PATIENCE):
                 return _facts(_play(spec))
         except (Exception, SystemExit):  # the border of the user's code
             return None
-    child = Child("reverie.envs.facts:serve", {"spec": spec.to_json()})
-    try:
-        found = child.read_json(time.monotonic() + PATIENCE)
-        return _facts(found) if found else None
-    except (Hung, ChildGone):
-        return None
-    finally:
-        child.end()
+    with closing(EarlyLook(spec)) as early:
+        return early.facts(spec)
+
+
+class EarlyLook:
+    """A look at an env in a process of its own, which goes on while the caller does something else.
+
+    Args:
+      spec: the env, as far as it is known. None: nobody knows yet, and nothing is begun.
+    """
+
+    def __init__(self, spec: EnvSpec | None) -> None:
+        begins = spec is not None and not _is_played_here(spec)
+        self._spec = spec if begins else None
+        self._child = Child("reverie.envs.facts:serve", {"spec": spec.to_json()}) if spec and begins else None
+        self._facts: Facts | None = None
+
+    def facts(self, spec: EnvSpec) -> Facts | None:
+        """The facts of the env that it is now known to be, as `look` gives them; of another one than was begun with,
+        those of another look."""
+        if spec != self._spec:
+            self.close()
+            self._spec, self._facts = spec, look(spec)
+        elif self._child:
+            try:
+                found = self._child.read_json(time.monotonic() + PATIENCE)
+                self._facts = _facts(found) if found else None
+            except (Hung, ChildGone):
+                pass
+            self.close()
+        return self._facts
+
+    def close(self) -> None:
+        """Ends the process, if it goes on. Idempotent."""
+        if self._child:
+            self._child.end()
+            self._child = None
+
+
+def _is_played_here(spec: EnvSpec) -> bool:
+    return spec.factory is not None or on_device(spec)
 
 
 def serve(read: int, write: int, fds: list[int], values: dict[str, Any]) -> None:

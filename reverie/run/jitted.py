@@ -34,12 +34,18 @@ class JittedAgent:
         self.agent, self.precision = agent, precision
         self.place = Placement(devices)
         self.names: dict[Part, list[str]] = {}
-        acts: dict[str, Any] = {"same_state": True, "compiler_options": decision_options(), **self.place.alone}
+        seldom = {"compiler_options": seldom_options(), **self.place.alone}
+        acts = {"compiler_options": decision_options(), **self.place.alone}
         self.policy: dict[Mode, CountedJit] = {
-            mode: CountedJit(f"policy/{mode}", partial(agent.policy, mode=mode), **acts) for mode in get_args(Mode)
+            mode: CountedJit(
+                f"policy/{mode}",
+                partial(agent.policy, mode=mode),
+                same_state=True,
+                **(seldom if mode == "random" else acts),  # random: in warm-up, a thousand steps
+            )
+            for mode in get_args(Mode)
         }
         self._trains: dict[Part, CountedJit] = {}
-        seldom = {"compiler_options": seldom_options(), **self.place.alone}
         self.init = CountedJit("init", agent.init, compiler_options=seldom_options())
         self.report = CountedJit("report", agent.report, **seldom)
         self.dream = CountedJit("dream", agent.dream, **seldom)

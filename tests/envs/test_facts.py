@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import gymnasium
 import numpy as np
 import pytest
@@ -83,6 +85,24 @@ def test_an_env_of_a_name_is_played_in_a_process_and_one_that_breaks_has_no_fact
     assert facts.look(EnvSpec("faulty:Faulty", kwargs={"fault": "nonsense"})) is None
     assert facts.look(EnvSpec("CartPole-v9")) is None
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_look_that_began_early_is_worth_what_it_was_told(looks: None) -> None:
+    """It is asked for the env that was named, for another one, and for one that nobody named."""
+    named, other = EnvSpec("reverie.envs.toy:Catch"), EnvSpec("reverie.envs.toy:Catch", time_limit=3)
+    for begun, asked, longest in ((named, named, 7), (named, other, 3), (None, other, 3)):
+        with contextlib.closing(facts.EarlyLook(begun)) as early:
+            found = early.facts(asked)
+            assert found is not None
+            assert max(found.plain.lengths) == longest
+            assert early.facts(asked) is found, "it is not looked at again"
+
+
+def test_an_env_that_cannot_be_played_is_tried_once() -> None:
+    spec = EnvSpec("CartPole-v9")
+    with contextlib.closing(facts.EarlyLook(spec)) as early:
+        assert early.facts(spec) is None
+        assert early.facts(spec) is None
 
 
 def test_the_same_env_gives_the_same_facts(looks: None) -> None:
