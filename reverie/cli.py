@@ -244,7 +244,12 @@ VERBS: dict[str, Callable[[list[str], Console], VerbResult]] = {
 
 def _early_look(argv: list[str]) -> Any:
     """An `EarlyLook` at the env of a new run, by its name and arguments: most commands say no more of it. Nothing is
-    begun where a run is there, or has a preset, or no env is named."""
+    begun where a run is there, or has a preset, or no env is named.
+
+    Raises:
+      UnusableEnv: nobody has registered such an env.
+    """
+    from reverie.envs.build import require_known
     from reverie.envs.facts import EarlyLook
     from reverie.envs.spec import EnvSpec, UnusableEnv
 
@@ -255,9 +260,11 @@ def _early_look(argv: list[str]) -> Any:
     if not env or is_there or has_preset or set(help.MARKS) & set(argv):
         return EarlyLook(None)
     try:
-        return EarlyLook(EnvSpec(env, kwargs=peek(argv, "--env-kwargs") or "{}"))
+        spec = EnvSpec(env, kwargs=peek(argv, "--env-kwargs") or "{}")
     except UnusableEnv:  # which will be told when the whole command is read
         return EarlyLook(None)
+    require_known(spec)
+    return EarlyLook(spec)
 
 
 def _train_config(

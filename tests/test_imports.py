@@ -153,7 +153,18 @@ def test_the_command_line_begins_without_jax() -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["--help", "train --help", "tran", "train dreamr_v3 --env X", "eval nosuch", "diff a b", "list nosuch"]
+    "typed",
+    [
+        "--help",
+        "train --help",
+        "tran",
+        "train dreamr_v3 --env X",
+        "train --env CartPloe-v1",
+        "train dreamer_v3 --env CartPloe-v1 --steps 100",
+        "eval nosuch",
+        "diff a b",
+        "list nosuch",
+    ],
 )
 def test_help_and_mistakes_do_not_wait_for_jax(typed: str) -> None:
     code = f"import sys; from reverie import cli; cli.main({typed.split()})"

@@ -200,16 +200,7 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
     module, _, name = spec.id.rpartition(":")
     if module:
         code.load(module)
-    if name not in gymnasium.registry and re.fullmatch(ROBOTICS.pattern, name):
-        ROBOTICS.require(name)
-        gymnasium.register_envs(importlib.import_module(ROBOTICS.package))
-    if name not in gymnasium.registry:
-        near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
-        raise UnusableEnv(
-            f"no env {name!r}: {hint} Expected a Gymnasium id such as CartPole-v1, or "
-            "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
-        )
+    _require_registered(name)
     kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point
     wrap: Callable[[gymnasium.Env], gymnasium.Env] = lambda env: env
     for family in GYMNASIUM:
@@ -224,6 +215,25 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
             return wrap(gymnasium.make(name, disable_env_checker=True, **kwargs))
     except DependencyNotInstalled as error:
         raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
+
+
+def require_known(spec: EnvSpec) -> None:
+    """Raises UnusableEnv for the id of an env that nobody has registered, without importing code of the user's own."""
+    if spec.factory is None and not family_of(spec.id) and not own_code(spec.id) and ":" not in spec.id:
+        _require_registered(spec.id)
+
+
+def _require_registered(name: str) -> None:
+    if name not in gymnasium.registry and re.fullmatch(ROBOTICS.pattern, name):
+        ROBOTICS.require(name)
+        gymnasium.register_envs(importlib.import_module(ROBOTICS.package))
+    if name not in gymnasium.registry:
+        near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "is its package imported?"
+        raise UnusableEnv(
+            f"no env {name!r}: {hint} Expected a Gymnasium id such as CartPole-v1, or "
+            "my_module:MyEnv, my_module:make_env, path/to/file.py:MyEnv for one of your own"
+        )
 
 
 @contextmanager
