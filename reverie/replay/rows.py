@@ -100,8 +100,8 @@ class Rings:
         return t, slots
 
     def _rows(self, first: np.ndarray, span: np.ndarray) -> Row:
-        """The rows held `span` [L] after the ids `first` [B]: key -> [B, L, ...]."""
-        ids = first[:, None] + span
+        """The rows held `span` [L] after the ids `first` [..., B]: key -> [..., B, L, ...]."""
+        ids = first[..., None] + span
         slots = (ids >> ID_BITS) * self.ring + (ids & _T) % self.ring
         rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
         return {**rows, "id": ids}

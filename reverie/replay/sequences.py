@@ -21,7 +21,7 @@ window has its root. The leaves follow from the rows and the windows: `reindex` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,16 @@ class Replay(Rings):
         float32 [B], importance weights with the power `beta`, see `priorities`. The arrays are fresh. Raises ValueError
         while no window is complete (`can_sample`).
         """
+        first, weight = self._draw(batch, beta)
+        return self._rows(first, self._span) | weight
+
+    def samples(self, batch: int, betas: Sequence[float]) -> Row:
+        """The batches of that many `sample`s, one after the other with these powers: key -> [K, B, L, ...]."""
+        first, weights = zip(*(self._draw(batch, beta) for beta in betas), strict=True)
+        return self._rows(np.stack(first), self._span) | {k: np.stack([x[k] for x in weights]) for k in weights[0]}
+
+    def _draw(self, batch: int, beta: float) -> tuple[np.ndarray, Row]:
+        """The ids [B] where the windows of a sample begin, and their `weight` if there are priorities."""
         if not self.can_sample():
             raise ValueError(
                 f"no window of {self.length} rows is complete yet: {len(self)} rows in "
@@ -183,13 +193,13 @@ class Replay(Rings):
             )
         if self._priorities:
             roots, weight = self._priorities.draw(batch, self._rng, beta)
-            return {**self._rows(self.ids(roots) - self._context, self._span), "weight": weight}
+            return self.ids(roots) - self._context, {"weight": weight}
         picks = self._windows.serve(batch) if self.online else []
         window_ids = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
         rare = self._draw_rare(min(round(self.rare_share * batch), batch - len(picks)))
         stream, start = self._windows.draw(batch - len(picks) - len(rare), self._rng)
         first = np.concatenate([window_ids, rare, (stream << ID_BITS) | start])
-        return self._rows(self._rng.permutation(first) if len(picks) + len(rare) else first, self._span)
+        return self._rng.permutation(first) if len(picks) + len(rare) else first, {}
 
     def events(self) -> np.ndarray:
         """The slots of the rows that are rare and say what a task is about: ends of episodes by themselves, rewards of

@@ -84,6 +84,10 @@ class Training:
     replay_ratio: Weight = 32.0
     """Replayed steps trained on per env step: updates = steps * ratio / (batch * length). In the MuZero family, roots
     per env step: updates = steps * ratio / batch."""
+    updates_per_dispatch: Annotated[int, Within(1, 1024)] = 1
+    """Updates that the device is given at once, wherever so many are due between two env steps; the rest go one by one.
+    It changes the numbers: their batches are drawn before the first of them, and their results are written to replay
+    after the last. For a GPU whose updates take less time than the host needs for each."""
     batch: Annotated[int, Within(1, 2**20)] = 16
     """Sequences in a batch."""
     length: Annotated[int, Within(2, 2**20)] = 64
@@ -198,6 +202,12 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             raise ConfigError(
                 "--collector takes env steps and --offline none: leave one of them out; where a preset brought the "
                 "collector, type --collector ''"
+            )
+        if self.updates_per_dispatch > 1 and (self.offline or self.schedule != "together"):
+            apart = "--offline" if self.offline else f"--schedule {self.schedule}"
+            raise ConfigError(
+                f"--updates-per-dispatch {self.updates_per_dispatch} is for updates between two env steps, and with "
+                f"{apart} there are none: leave it out"
             )
         if self.devices and self.batch % self.devices:
             fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices
