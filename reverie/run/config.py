@@ -122,6 +122,10 @@ class Memory:
     """Env steps that replay holds at most."""
     replay_gb: Annotated[float, Within(TINY, 1e9)] = 4.0
     """Gigabytes (10^9 bytes) that replay holds at most; the smaller of the two bounds counts."""
+    replay_on: Literal["host", "device"] = "host"
+    """host: replay lies in the memory of the machine. device: observations, actions and latents lie in that of the GPU,
+    all of it taken as the run begins, and no batch crosses over. The numbers are the same, and a run may be continued
+    with the other."""
     online: bool = True
     """Train on every new sequence once as soon as it is complete, before uniform draws. With priorities, the new ones
     are drawn first as it is, and nothing is served outside the draw."""
@@ -214,6 +218,11 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
             raise ConfigError(
                 f"--devices {self.devices} must divide --batch {self.batch}, so that all have equal shares: try "
                 f"--devices {fewer}, or --batch {more}"
+            )
+        if self.devices > 1 and self.replay_on == "device":
+            raise ConfigError(
+                f"--replay-on device is for one device, and --devices {self.devices} would share its batches: type "
+                "--replay-on host, or --devices 1"
             )
         if self.devices > 1 and self.debug:
             raise ConfigError(f"--debug computes on one device: type --devices 1 instead of --devices {self.devices}")

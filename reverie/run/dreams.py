@@ -29,7 +29,7 @@ def look(replay: Replay, batch: int, length: int, rng: np.random.Generator) -> R
     Where replay holds no stretch that long yet, the last row of a shorter one is repeated as the beginning of an
     episode: dreams are over there, and nothing is compiled for a second shape.
     """
-    rows = replay.look(batch, min(length, replay.longest), rng)
+    rows = jax.device_get(replay.look(batch, min(length, replay.longest), rng))
     del rows["id"]
     missing = length - rows["is_first"].shape[1]
     rows = {k: np.concatenate([x, x[:, -1:].repeat(missing, 1)], 1) for k, x in rows.items()}

@@ -14,7 +14,8 @@ from reverie.agent import Agent
 from reverie.config import ConfigError, RunConfig
 from reverie.envs.base import Spaces
 from reverie.fields import amount
-from reverie.replay.rows import PRIORITY, Field, Row, bytes_per_row
+from reverie.replay.device import DeviceRows
+from reverie.replay.rows import PRIORITY, Batch, Field, Row, bytes_per_row
 from reverie.replay.sequences import Replay
 from reverie.run.seeds import seeds
 
@@ -57,6 +58,7 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
         rare_share=run.rare_share,
         context=agent.context,
         alpha=run.priority_alpha,
+        store=DeviceRows if run.replay_on == "device" else None,
     )
 
 
@@ -72,7 +74,7 @@ def at_once(run: RunConfig, due: int) -> int:
     return run.updates_per_dispatch if due >= run.updates_per_dispatch else 1
 
 
-def draw(run: RunConfig, replay: Replay, updates: int, count: int) -> Row:
+def draw(run: RunConfig, replay: Replay, updates: int, count: int) -> Batch:
     """The batch to train on after so many updates, key -> [B, L, ...]; of a `count` above 1, all: [K, B, L, ...]."""
     powers = [beta(run, updates + number) for number in range(count)]
     return replay.sample(run.batch, beta=powers[0]) if count == 1 else replay.samples(run.batch, powers)
@@ -97,7 +99,8 @@ class WriteBack:
 
     def follow(self, ids: np.ndarray, out: Mapping[str, jax.Array]) -> None:
         """Writes the results of the dispatch before; those of this one, for the rows `ids` [..., B, T], are next."""
-        before, values = self._ids, jax.device_get(self._out)
+        near = jax.device_get({key: x for key, x in self._out.items() if key in self._replay.arrays})
+        before, values = self._ids, {**self._out, **near}
         self._ids, self._out = ids, out
         if values:
             self._replay.update(before, values)

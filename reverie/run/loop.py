@@ -224,8 +224,6 @@ class Training:
         """The second half, if it is still to come."""
         if not self._acting:
             return
-        with self.clock.measure_time("policy"):
-            jax.block_until_ready(self.collector.carry)
         with self.clock.measure_time("envs"):
             row_count = self.collector.act()
         self._acting = False

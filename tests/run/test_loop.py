@@ -312,6 +312,31 @@ def test_more_updates_a_dispatch_than_are_ever_due_are_refused(tmp_path: Path) -
         train(tmp_path / "a", **SEVERAL, updates_per_dispatch=3)
 
 
+@pytest.mark.parametrize("priorities", [False, True])
+def test_replay_on_the_device_changes_nothing_not_even_halfway(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, priorities: bool
+) -> None:
+    if priorities:
+        whole = tmp_path / "whole"
+        train(whole, priorities=True)
+    path = tmp_path / "moved"
+    for replay_on, call in (("device", 30), ("host", 25), ("device", 20)):  # rows are overwritten from step 150 on
+        with monkeypatch.context() as patch:
+            kill_at(patch, call)
+            with pytest.raises(Killed):
+                train(path, priorities=priorities, replay_on=replay_on)
+    train(path, priorities=priorities, replay_on="device")
+    assert_same(whole, path)
+
+
+def test_a_run_with_replay_and_several_updates_on_the_device(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"env": "CartPole-v1", "env_kwargs": "{}", "steps": 300, "replay_ratio": 16.0}
+    plain = train(tmp_path / "plain", **values)
+    run = train(tmp_path / "both", **values, replay_on="device", updates_per_dispatch=3)
+    assert (run.steps, run.updates) == (plain.steps, plain.updates) == (300, 2 * (300 - 30))
+    assert metrics(tmp_path / "both")[-1].keys() == metrics(tmp_path / "plain")[-1].keys()
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(whole: Path, tmp_path: Path) -> None:
     train(tmp_path / "same")
     assert_same(whole, tmp_path / "same")

@@ -137,6 +137,11 @@ def test_more_devices_than_there_are(tmp_path: Path) -> None:
     assert not (tmp_path / "x" / "config.json").exists()
 
 
+def test_replay_on_a_device_is_not_shared(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--replay-on device is for one device, .* or --devices 1"):
+        reverie.train("fake", run=tmp_path, **RUN, devices=2, replay_on="device")
+
+
 def test_one_device_is_nothing_special() -> None:
     given = config.override(config.default("fake"), **RUN, devices=0)
     with api.computing(given) as (devices, conf):

@@ -14,6 +14,7 @@ from reverie.replay.rows import Row
 
 # -> carry, action, out: name -> array `[n, ...]`, which the device may still be computing.
 Policy = Callable[[State, Mode, Carry, Row], tuple[Carry, Any, Any]]
+Fetch = Callable[[Any], Any]  # waits for arrays, and returns them on the host
 TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
 Add = Callable[[np.ndarray, Row], object]  # takes envs [n], and one row of each `[n, ...]` or U of them `[U, n, ...]`
 

@@ -22,16 +22,19 @@ from reverie.agent import Carry, Mode, State, add_prefix, select
 from reverie.envs.workers import Workers
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
-from reverie.run.collect.base import Add, Policy, Tally
+from reverie.run.collect.base import Add, Fetch, Policy, Tally
 
 
 class HostCollector:
-    """Steps groups of envs in turn and commits their rows: a `Collector`. Env i is in group `i * groups // num`."""
+    """Steps groups of envs in turn and commits their rows: a `Collector`. Env i is in group `i * groups // num`.
+    `fetch` waits for what the policy decided."""
 
-    def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
+    def __init__(
+        self, workers: Workers, policy: Policy, add: Add, groups: int = 1, fetch: Fetch = jax.device_get
+    ) -> None:
         self.groups = np.array_split(np.arange(workers.num), groups)
         self.carry: list[Carry] = [None] * groups
-        self._workers, self._policy, self._add = workers, policy, add
+        self._workers, self._policy, self._add, self._fetch = workers, policy, add, fetch
         self.pending: list[Row] = [{} for _ in range(groups)]
         self._turn = 0
         # Of the group whose turn it is, between `decide` and `act`: what it sees; its action, what is stored beside.
@@ -61,7 +64,7 @@ class HostCollector:
     def act(self) -> int:
         """See `Collector`."""
         envs, row_count = self.groups[self._turn], self.upcoming
-        action, out = jax.tree.map(np.array, jax.device_get(self._decision))  # own memory: jax may reuse its
+        action, out = jax.tree.map(np.array, self._fetch(self._decision))  # own memory: jax may reuse its
         self._workers.send(envs, select(action, "action/"))
         self.pending[self._turn] = self._rows | action | out
         self._turn = (self._turn + 1) % len(self.groups)
