@@ -6,9 +6,9 @@
 
 The device is a clock: an update takes so many milliseconds from when it is asked for, or from when all that was asked
 before is done, and what it returns can be read no sooner. A decision of the policy waits its turn as well, and takes
-the time that the CPU needs for it: it is computed in earnest as it is asked for, so that the host pays for it, too. It
-is work of the device (`updates_alone` does not count it). All else is a real run: envs, replay, write-back. What is
-left over is the time that a device would wait for the host. Prints one JSON line per task.
+the time that the CPU needs for it: it is computed in earnest as it is asked for, so the host can do nothing else
+meanwhile. It is work of the device (`updates_alone` does not count it). All else is a real run: envs, replay,
+write-back. What is left over is the time that a device would wait for the host. Prints one JSON line per task.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Device:
         self.spans: list[tuple[float, float]] = []  # start and end of every update
         self.decisions: list[tuple[float, float]] = []  # and of every decision
 
-    def ask(self, spans: list[tuple[float, float]], seconds: float) -> None:
-        """Something of this kind that takes so long."""
-        start = max(time.perf_counter(), self.free)
+    def ask(self, spans: list[tuple[float, float]], moment: float, seconds: float) -> None:
+        """Something of this kind that takes so long, asked for at a moment."""
+        start = max(moment, self.free)
         self.free = start + seconds
         spans.append((start, self.free))
 
@@ -91,8 +91,9 @@ class Update(NamedTuple):
         """There is nothing to compile."""
 
     def __call__(self, state: Any, batch: Any) -> Any:
+        moment = time.perf_counter()
         for _ in range(self.updates):
-            self.device.ask(self.device.spans, self.seconds)
+            self.device.ask(self.device.spans, moment, self.seconds)
         trained = (*[slice(None)] * (batch["reward"].ndim - 1), slice(self.context, None))
         out = {k: self.device.late(x[trained]) for k, x in batch.items() if k.startswith("out/")}
         return state, out, self.device.late(np.zeros(2, np.float32))
@@ -109,7 +110,7 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
     def decide_in_turn(compiled: JittedAgent, *given: Any) -> Any:
         start = time.perf_counter()
         carry, *decision = jax.block_until_ready(decide(compiled, *given))
-        device.ask(device.decisions, time.perf_counter() - start)
+        device.ask(device.decisions, start, time.perf_counter() - start)
         return carry, *jax.tree.map(device.late, decision)
 
     def update(compiled: JittedAgent, part: Part = "all", count: int = 1) -> Update:

@@ -18,7 +18,7 @@ import numpy as np
 
 from reverie.replay.rows import Field, Row
 
-BLOCK = 1024  # rows that cross over at once: two copies of as many are all the memory that it takes
+BLOCK = 1024  # rows that cross over at once, so that the whole of replay is never there twice
 Columns = dict[str, jax.Array]
 
 
@@ -58,9 +58,9 @@ class DeviceRows:
 
     def fill(self, slots: np.ndarray, rows: Row) -> None:
         """`set` of rows of the host, [n, *shape], of any number."""
-        for at, block in enumerate(_blocks(slots)):
-            part = {key: x[at * BLOCK : at * BLOCK + BLOCK] for key, x in rows.items()}
-            self.set(_whole(block, self.capacity), {key: _whole(x, 0) for key, x in part.items()})
+        for number, block in enumerate(_blocks(slots)):
+            part = slice(number * BLOCK, number * BLOCK + BLOCK)
+            self.set(_whole(block, self.capacity), {key: _whole(x[part], 0) for key, x in rows.items()})
 
 
 def _blocks(slots: np.ndarray) -> list[np.ndarray]:

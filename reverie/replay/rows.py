@@ -124,16 +124,16 @@ class Rings:
         return t, slots
 
     def write(self, slots: np.ndarray, rows: Row) -> None:
-        """Puts some keys of rows, [n, ...], into `slots` [n], and says so to nobody."""
+        """Puts some keys of rows, [n, ...], into `slots` [n]; `held`, `unsaved` and `dirty` are left to the caller."""
         for key, value in rows.items():
             if key in self.arrays:
                 self.arrays[key][slots] = value.view(self.arrays[key].dtype)
-        if self.store:
-            far = {key: value.view(self.fields[key].dtype) for key, value in rows.items() if key not in self.arrays}
+        far = {key: value.view(self.fields[key].dtype) for key, value in rows.items() if key not in self.arrays}
+        if self.store and far:
             self.store.fill(slots, far)
 
     def read(self, slots: np.ndarray, keys: list[str]) -> Row:
-        """Some keys of the rows in `slots` [n]: key -> [n, ...], as they are stored."""
+        """Some keys of the rows in `slots` [n], on the host: key -> [n, ...], in the dtypes that they are stored as."""
         far = self.store.read(slots, [key for key in keys if key not in self.arrays]) if self.store else {}
         return {key: far[key] if key in far else self.arrays[key].take(slots, axis=0) for key in keys}
 

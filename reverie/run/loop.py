@@ -247,7 +247,7 @@ class Training:
             with self.clock.measure_time("train"):
                 self.state, out, figures = self.compiled.update(part, count)(self.state, self._drawn)
                 self._drawn = {}
-            self.act()  # the device is asked for its decision no later than that update
+            self.act()  # waits for a decision, and the device has that update to do meanwhile
             with self.clock.measure_time("train"):
                 streak = self.recent.streak()  # waits for the update before this one, no longer
             with self.clock.measure_time("replay"):
