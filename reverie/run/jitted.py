@@ -69,11 +69,11 @@ class JittedAgent:
                 names = self.names[part] = sorted(metrics)
                 return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])
 
-            def one(state: State, batch: Row) -> tuple[State, list[Any]]:
+            def one(state: State, batch: Any) -> tuple[State, list[Any]]:
                 state, *results = pack(train(state, batch))
                 return state, results
 
-            def several(state: State, batches: Row) -> tuple[State, Any, jax.Array]:
+            def several(state: State, batches: Any) -> tuple[State, Any, jax.Array]:
                 state, (out, metrics) = jax.lax.scan(one, state, batches)
                 return state, out, metrics
 
