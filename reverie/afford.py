@@ -28,18 +28,21 @@ WIDTHS = ("deter", "hidden", "units", "depth", "blocks", "layers")  # flags of m
 Make = Callable[[Config], Agent]
 
 
-def warnings(conf: Config, agent: Agent, devices: Sequence[jax.Device], updates: int, make: Make) -> list[str]:
+def warnings(
+    conf: Config, agent: Agent, devices: Sequence[jax.Device], updates: int, make: Make, reserve: int = 0
+) -> list[str]:
     """A warning about the cost of an update of this model on these devices; empty if it is bearable or small.
 
     Args:
       updates: of the whole run.
       make: builds the agent of another config in the same env.
+      reserve: bytes of the first device that replay takes.
 
     Raises:
       ConfigError: parameters and optimizer alone do not fit.
     """
     run, state = conf.run, jax.eval_shape(agent.init, jax.random.key(0))
-    room, number = limit(devices[0]), sum(agent.parameters(state).values())
+    room, number = limit(devices[0]) - reserve, sum(agent.parameters(state).values())
     held = sum(x.size * getattr(x.dtype, "itemsize", 4) for x in jax.tree.leaves(state)) + 4 * number
     if held > SHARE * room:
         raise ConfigError(

@@ -32,7 +32,7 @@ ON_DISK = (*CODE, "offline")  # those that may name a file or a folder
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
 MAY_CHANGE = frozenset({
     "stop_return", "eval_mode", "log_every", "report_every", "video_every", "keep", "logger",
-    "workers", "deadline", "worker_memory", "devices", "debug",
+    "workers", "deadline", "worker_memory", "devices", "debug", "replay_on",
 })  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class Plan:
         kernel = ", --observe fused" if getattr(conf.agent, "observe", "scan") == "fused" else ""
         wanted = min(run.replay_size, self.env_steps or self.replay_rows)
         bound = f" (of {wanted:,}: raise --replay-gb for more)" if self.replay_rows < wanted else ""
+        here = " of the device" if run.replay_on == "device" else ""
         lines = [
             ("run", place),
             ("model", f"{size}{self.parameters['total']:,} parameters"),
@@ -67,7 +68,7 @@ class Plan:
             ("envs", f"{run.envs} ({workers})"),
             *(("images", image) for image in self.images),
             learned,
-            ("replay", f"{amount(self.replay_rows, 'step')}, {self.replay_bytes / 1e6:,.0f} MB{bound}"),
+            ("replay", f"{amount(self.replay_rows, 'step')}, {self.replay_bytes / 1e6:,.0f} MB{here}{bound}"),
             ("checkpoint", f"every {amount(run.checkpoint_every, 'step')}" if run.checkpoint_every else "at the end"),
         ]
         console.print(
@@ -120,19 +121,15 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
     callbacks.require(run.logger)
     if run.opponent != RunConfig.opponent and not any(x.kind == "player" for x in agent.obs_space.values()):
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
-    room = memory.limit()
-    if rows * width > 0.9 * room:
-        raise ConfigError(
-            f"replay would take {rows * width / 1e9:.1f} GB, and this process may take {room / 1e9:.1f} GB (what "
-            "the machine has, or less if its container or `ulimit -v` says so): lower --replay-gb or --replay-size"
-        )
+    replay_bytes = _replay_bytes(run, rows, capacity, width, devices[0])
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
+    on_device = replay_bytes if run.replay_on == "device" else 0
     warnings = [x for x in (idle(run, agent), interpretation(conf, devices)) if x]
-    warnings += afford.warnings(conf, agent, devices, updates, make)
+    warnings += afford.warnings(conf, agent, devices, updates, make, on_device)
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
-        replay_bytes=rows * width,
+        replay_bytes=replay_bytes,
         replay_rows=rows,
         device=describe_devices(devices, run.batch),
         precision=run.precision,
@@ -142,6 +139,26 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         images=tuple(_image_notes(agent)),
         warnings=warnings,
     )
+
+
+def _replay_bytes(run: RunConfig, rows: int, capacity: int, width: int, device: jax.Device) -> int:
+    """Memory that replay takes by the end of a run of so many rows: a device gives that of its `capacity` at once.
+
+    Raises:
+      ConfigError: there is less.
+    """
+    if run.replay_on == "device":
+        needed, room = capacity * width, afford.limit(device)
+        has = f"{device.device_kind} has {room / 1e9:.1f} GB"
+        advice = "lower --replay-gb or --replay-size, or type --replay-on host"
+    else:
+        needed, room = rows * width, memory.limit()
+        has = f"this process may take {room / 1e9:.1f} GB"
+        has += " (what the machine has, or less if its container or `ulimit -v` says so)"
+        advice = "lower --replay-gb or --replay-size"
+    if needed > 0.9 * room:
+        raise ConfigError(f"replay would take {needed / 1e9:.1f} GB, and {has}: {advice}")
+    return needed
 
 
 def idle(run: RunConfig, agent: Agent) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 import reverie
 from reverie import api, config, fields
+from reverie.agent import add_prefix
 from reverie.envs.base import from_json
 from reverie.replay.segments import Segments
 from reverie.run import experience, log, loop
@@ -45,7 +46,7 @@ def state(path: Path, until: int | None = None) -> dict[str, np.ndarray]:
     meta = {k: checkpoint.meta[k] for k in ("progress", "ratio", "names")}
     meta["sampler"] = checkpoint.meta["replay"]["replay"]
     text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-    kept = {f"replay/{k}": x[replay.held] for k, x in replay.arrays.items()}
+    kept = add_prefix("replay/", replay.read(np.flatnonzero(replay.held), list(replay.fields)))
     return {**checkpoint.arrays, **kept, "meta": text}
 
 

@@ -60,6 +60,9 @@ def test_a_replay_larger_than_memory_is_refused_before_anything_is_written(monke
     large = config.override(config.default("fake"), env="CartPole-v1", steps=10**6)
     with pytest.raises(ConfigError, match="lower --replay-gb"):
         api.dry_run(large)
+    there = config.override(large, steps=100, replay_on="device")
+    with pytest.raises(ConfigError, match=r"take 0\.1 GB, and cpu has 0\.0 GB: lower .* or type --replay-on host"):
+        api.dry_run(there)  # a device gives all of it at once
 
 
 def test_a_carry_begins_an_episode_only_once() -> None:

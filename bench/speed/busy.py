@@ -2,12 +2,13 @@
 
     python -m bench.speed.busy
     python -m bench.speed.busy --tasks reverie.envs.toy:Catch --replay-ratio 64
+    python -m bench.speed.busy --milliseconds 1 --updates-per-dispatch 4
 
-The device is a clock: an update takes so many milliseconds from when it is asked for, or from when the one before is
-done, and what it returns can be read no sooner. A decision of the policy waits for the updates before it, and is then
-computed in earnest, on the CPU: that is work of the device as well (`updates_alone` does not count it). All else is a
-real run: envs, replay, write-back. What is left over is the time that a device would wait for the host. Prints one JSON
-line per task.
+The device is a clock: an update takes so many milliseconds from when it is asked for, or from when all that was asked
+before is done, and what it returns can be read no sooner. A decision of the policy waits its turn as well, and takes
+the time that the CPU needs for it: it is computed in earnest as it is asked for, so the host can do nothing else
+meanwhile. It is work of the device (`updates_alone` does not count it). All else is a real run: envs, replay,
+write-back. What is left over is the time that a device would wait for the host. Prints one JSON line per task.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import jax
 import numpy as np
 import tyro
 
@@ -38,6 +40,7 @@ class Args:
     milliseconds: float = 5.0
     """Of one update."""
     updates: int = 2000
+    updates_per_dispatch: int = 1
 
 
 class Result:
@@ -52,17 +55,22 @@ class Result:
 
 
 class Device:
-    """Updates one after the other, by the clock; in place of those of a `JittedAgent`."""
+    """What it is asked for, one after the other, by the clock; in place of what a `JittedAgent` computes."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.free = 0.0  # when it is done with all that it was asked for
         self.spans: list[tuple[float, float]] = []  # start and end of every update
         self.decisions: list[tuple[float, float]] = []  # and of every decision
 
-    @property
-    def free(self) -> float:
-        """When it is done with all that it was asked for."""
-        return self.spans[-1][1] if self.spans else 0.0
+    def ask(self, spans: list[tuple[float, float]], moment: float, seconds: float) -> None:
+        """Something of this kind that takes so long, asked for at a moment."""
+        start = max(moment, self.free)
+        self.free = start + seconds
+        spans.append((start, self.free))
+
+    def late(self, array: Any) -> Result:
+        """A result of what it was asked for last."""
+        return Result(np.asarray(array), self.free)
 
     def busy(self, *kinds: list[tuple[float, float]]) -> float:
         """The share of the time that it computes something of these kinds, once all is under way."""
@@ -72,21 +80,23 @@ class Device:
 
 
 class Update(NamedTuple):
-    """An update on a device, which changes nothing; in place of a `CountedJit`."""
+    """Updates of one dispatch on a device, which change nothing; in place of a `CountedJit`."""
 
     device: Device
+    seconds: float
+    updates: int  # of a dispatch
     context: int  # rows of a batch before the trained ones
 
     def compile_ahead(self, *shapes: Any) -> None:
         """There is nothing to compile."""
 
     def __call__(self, state: Any, batch: Any) -> Any:
-        device = self.device
-        start = max(time.perf_counter(), device.free)
-        device.spans.append((start, start + device.seconds))
-        late = lambda x: Result(x, device.free)
-        out = {k: late(x[:, self.context :]) for k, x in batch.items() if k.startswith("out/")}
-        return state, out, late(np.zeros(2, np.float32))
+        moment = time.perf_counter()
+        for _ in range(self.updates):
+            self.device.ask(self.device.spans, moment, self.seconds)
+        trained = (*[slice(None)] * (batch["reward"].ndim - 1), slice(self.context, None))
+        out = {k: self.device.late(x[trained]) for k, x in batch.items() if k.startswith("out/")}
+        return state, out, self.device.late(np.zeros(2, np.float32))
 
 
 def wait_until(moment: float) -> None:
@@ -94,19 +104,18 @@ def wait_until(moment: float) -> None:
 
 
 def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
-    device, decide, run = Device(args.milliseconds / 1000), JittedAgent.decide, folder / "run"
+    device, decide, run = Device(), JittedAgent.decide, folder / "run"
     batch, length, warmup = 16, 32, 1024
 
     def decide_in_turn(compiled: JittedAgent, *given: Any) -> Any:
-        wait_until(device.free)
         start = time.perf_counter()
-        decided = decide(compiled, *given)
-        device.decisions.append((start, time.perf_counter()))
-        return decided
+        carry, *decision = jax.block_until_ready(decide(compiled, *given))
+        device.ask(device.decisions, start, time.perf_counter() - start)
+        return carry, *jax.tree.map(device.late, decision)
 
-    def update(compiled: JittedAgent, part: Part = "all") -> Update:
+    def update(compiled: JittedAgent, part: Part = "all", count: int = 1) -> Update:
         compiled.names[part] = ["nonfinite/streak", "nonfinite/total"]
-        return Update(device, compiled.agent.context)
+        return Update(device, args.milliseconds / 1000, count, compiled.agent.context)
 
     with mock.patch.object(JittedAgent, "update", update), mock.patch.object(JittedAgent, "decide", decide_in_turn):
         reverie.train(
@@ -118,6 +127,7 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
             batch=batch,
             length=length,
             replay_ratio=args.replay_ratio,
+            updates_per_dispatch=args.updates_per_dispatch,
             warmup=warmup,
             steps=warmup + int(args.updates * batch * length / args.replay_ratio),
             workers="inline",
@@ -140,6 +150,7 @@ def measure(task: str, args: Args, folder: Path) -> dict[str, Any]:
         "updates": len(device.spans),
         "milliseconds": args.milliseconds,
         "replay_ratio": args.replay_ratio,
+        "updates_per_dispatch": args.updates_per_dispatch,
         "clock": shares,
         **origin(),
     }

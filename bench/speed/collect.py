@@ -43,6 +43,7 @@ from reverie.config import RunConfig
 from reverie.envs.device import DeviceEnvs
 from reverie.envs.spec import EnvSpec
 from reverie.envs.workers import Workers
+from reverie.run.collect.base import step
 from reverie.run.collect.host import HostCollector
 from reverie.run.collect.rollout import DeviceCollector, Rollout
 from reverie.run.experience import replay_of
@@ -151,7 +152,7 @@ def collected(rollout: Rollout, state: Any) -> Callable[[], int]:
     replay = replay_of(RunConfig(envs=num, replay_size=num * 4 * rollout.steps), agent)
     collector = DeviceCollector(rollout, replay.extend)
     collector.carry = [agent.init_carry(num, jax.random.key(1))]
-    return lambda: collector.step(state, "train")
+    return lambda: step(collector, state, "train")
 
 
 def hosted(workers: Workers, agent: MuZero, state: Any) -> Callable[[], int]:
@@ -159,7 +160,7 @@ def hosted(workers: Workers, agent: MuZero, state: Any) -> Callable[[], int]:
     replay = replay_of(RunConfig(envs=workers.num), agent)
     collector = HostCollector(workers, JittedAgent(agent).decide, replay.add)
     collector.carry = [agent.init_carry(workers.num, jax.random.key(1))]
-    return lambda: collector.step(state, "train")
+    return lambda: step(collector, state, "train")
 
 
 def measure(calls: dict[str, Callable[[], int]], turns: int, seconds: float) -> dict[str, list[Turn]]:

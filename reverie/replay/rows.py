@@ -6,14 +6,16 @@ A row is named by its **id**, `stream << 40 | t`, with `t` counting from the fir
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from reverie.replay import priorities
 
 Row = dict[str, np.ndarray]
+Batch = dict[str, Any]  # the same, some of it on a device
 
 ID_BITS = 40  # of an id, for t: 10^12 rows per stream
 _T = (1 << ID_BITS) - 1
@@ -50,18 +52,41 @@ def bytes_per_row(fields: Mapping[str, Field]) -> int:
     return sum(f.nbytes for f in fields.values()) + _BOOKKEEPING + tree
 
 
+@runtime_checkable
+class Store(Protocol):
+    """Some keys of all rows by their slots, in another place than the host's memory; see `device`."""
+
+    def take(self, slots: np.ndarray) -> Mapping[str, Any]:
+        """The rows in `slots` [...], where they are: key -> [..., *shape]."""
+
+    def read(self, slots: np.ndarray, keys: list[str]) -> Row:
+        """These keys of the rows in `slots` [n], on the host."""
+
+    def set(self, slots: np.ndarray, rows: Mapping[str, Any]) -> None:
+        """Writes rows [..., *shape] to `slots` [n], where they are below the capacity; of equal slots, the last."""
+
+    def fill(self, slots: np.ndarray, rows: Row) -> None:
+        """The same for rows [n, *shape] of the host, of any number."""
+
+
+MakeStore = Callable[[Mapping[str, Field], int], Store]  # takes fields and capacity
+
+
 class Rings:
     """The newest `ring` rows of each stream; `fields` has the shape and dtype of every key of a row.
 
-    For `segments` there are flat arrays of `capacity` slots: `arrays` (the rows), `held`
-    (the slot has a row), `unsaved` (the row came since the last save), `dirty` (its `out/` did).
+    There are flat arrays of `capacity` slots: `arrays` (the rows), `held` (the slot has a row), `unsaved` (the row came
+    since the last save), `dirty` (its `out/` did). With a `store`, observations, actions and outs lie in that; `arrays`
+    has the flags, rewards and priorities.
     """
 
-    def __init__(self, fields: Mapping[str, Field], streams: int, ring: int) -> None:
+    def __init__(self, fields: Mapping[str, Field], streams: int, ring: int, store: MakeStore | None = None) -> None:
         self.fields = dict(fields)
         self.streams, self.ring, self.capacity = streams, ring, streams * ring
+        far = {k: f for k, f in fields.items() if store and k.startswith(("obs/", "action/", "out/")) and k != PRIORITY}
+        self.store = store(far, self.capacity) if store else None
         # Zeros cost nothing until they are written to: the pages come as the rings fill.
-        self.arrays = {k: np.zeros((self.capacity, *f.shape), f.stored) for k, f in fields.items()}
+        self.arrays = {k: np.zeros((self.capacity, *f.shape), f.stored) for k, f in fields.items() if k not in far}
         self.held, self.unsaved, self.dirty = np.zeros((3, self.capacity), bool)
         self._count = np.zeros(streams, np.int64)  # rows ever added
 
@@ -91,22 +116,35 @@ class Rings:
         steps = len(next(iter(rows.values())))
         t = self._count[streams] + np.arange(steps)[:, None]
         slots = (streams * self.ring + t % self.ring).reshape(-1)  # numpy is fastest with one flat index
-        for key, array in self.arrays.items():
-            array[slots] = rows[key].view(array.dtype).reshape(-1, *array.shape[1:])
+        self.write(slots, {key: rows[key].reshape(-1, *field.shape) for key, field in self.fields.items()})
         self.held[slots] = True
         self.unsaved[slots] = True
         self.dirty[slots] = False
         self._count[streams] += steps
         return t, slots
 
-    def _rows(self, first: np.ndarray, span: np.ndarray) -> Row:
-        """The rows held `span` [L] after the ids `first` [B]: key -> [B, L, ...]."""
-        ids = first[:, None] + span
+    def write(self, slots: np.ndarray, rows: Row) -> None:
+        """Puts some keys of rows, [n, ...], into `slots` [n]; `held`, `unsaved` and `dirty` are left to the caller."""
+        for key, value in rows.items():
+            if key in self.arrays:
+                self.arrays[key][slots] = value.view(self.arrays[key].dtype)
+        far = {key: value.view(self.fields[key].dtype) for key, value in rows.items() if key not in self.arrays}
+        if self.store and far:
+            self.store.fill(slots, far)
+
+    def read(self, slots: np.ndarray, keys: list[str]) -> Row:
+        """Some keys of the rows in `slots` [n], on the host: key -> [n, ...], in the dtypes that they are stored as."""
+        far = self.store.read(slots, [key for key in keys if key not in self.arrays]) if self.store else {}
+        return {key: far[key] if key in far else self.arrays[key].take(slots, axis=0) for key in keys}
+
+    def _rows(self, first: np.ndarray, span: np.ndarray) -> Batch:
+        """The rows held `span` [L] after the ids `first` [..., B]: key -> [..., B, L, ...]."""
+        ids = first[..., None] + span
         slots = (ids >> ID_BITS) * self.ring + (ids & _T) % self.ring
         rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
-        return {**rows, "id": ids}
+        return {**rows, **(self.store.take(slots) if self.store else {}), "id": ids}
 
-    def look(self, batch: int, length: int, rng: np.random.Generator) -> Row:
+    def look(self, batch: int, length: int, rng: np.random.Generator) -> Batch:
         """`batch` windows of `length` rows that follow each other in one stream, uniform over all there are; `length`
         need not be the replay's own, and episodes may begin anywhere inside.
 

@@ -224,8 +224,7 @@ class Segments:
                 if kind == PATCH:  # of a row that was lost, it means nothing
                     live[live] = replay.held[slots]
                     slots = replay.slots(ids[live])[0]
-                for key, value in values.items():
-                    replay.arrays[key][slots] = value[live]
+                replay.write(slots, {key: value[live] for key, value in values.items()})
                 replay.held[slots] = True
                 at[kind, slots] = segment
                 if kind == ROWS:
@@ -337,7 +336,7 @@ def _id(run: str) -> bytes:
 
 
 def _encode(replay: Replay, record: _Record, run: str) -> Iterator[bytes | memoryview]:
-    columns = (replay.arrays[key].take(record.slots, axis=0) for key in _keys(replay, record.kind))
+    columns = replay.read(record.slots, _keys(replay, record.kind)).values()
     chunks = [replay.ids(record.slots).data.cast("B"), *(x.reshape(-1).view("u1").data for x in columns)]
     crc = 0
     for chunk in chunks:

@@ -21,13 +21,13 @@ window has its root. The leaves follow from the rows and the windows: `reindex` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reverie.replay.priorities import Priorities, check
-from reverie.replay.rows import ID_BITS, PRIORITY, Field, Rings, Row
+from reverie.replay.rows import ID_BITS, PRIORITY, Batch, Field, MakeStore, Rings, Row
 from reverie.replay.windows import Windows
 
 RARE = 0.01  # of all rows: what happens more often is met often enough
@@ -51,6 +51,7 @@ class Replay(Rings):
         `events`), as long as replay has any. Not with priorities.
       context: C, the position of the root; only priorities and rare events care.
       alpha: power of the priorities by which windows are drawn.
+      store: makes the place of what windows are not drawn by, see `Rings`; without it, that is the host's memory.
 
     Raises ValueError if a stream cannot hold one window.
     """
@@ -68,6 +69,7 @@ class Replay(Rings):
         rare_share: float = 0.0,
         context: int = 0,
         alpha: float = 1.0,
+        store: MakeStore | None = None,
     ) -> None:
         ring = capacity // streams
         if length < 1 or ring < length:
@@ -83,7 +85,7 @@ class Replay(Rings):
         priority = fields.get(PRIORITY)
         if priority and (priority.shape, priority.dtype) != ((), np.float32):
             raise ValueError(f"{PRIORITY} is {priority}, expected float32 []")
-        super().__init__(fields, streams, ring)
+        super().__init__(fields, streams, ring, store)
         self.length, self.online, self.within_episodes = length, online and not priority, within_episodes
         self.rare_share = rare_share
         self.skipped = 0  # ids of `update` that were overwritten before their values came
@@ -157,9 +159,9 @@ class Replay(Rings):
         self._count[:] = other._count
         theirs = np.flatnonzero(other.held)
         slots, live = self.slots(other.ids(theirs))
-        for key, array in self.arrays.items():
-            if other.fields.get(key) == self.fields[key]:
-                array[slots] = other.arrays[key][theirs[live]]
+        for key, field in self.fields.items():
+            if other.fields.get(key) == field:
+                self.write(slots, other.read(theirs[live], [key]))
         if self._priorities:
             self.arrays[PRIORITY][slots] = self._priorities.highest
         self.held[slots] = self.unsaved[slots] = True
@@ -167,15 +169,25 @@ class Replay(Rings):
 
     # --- sampling ---------------------------------------------------------------------------------
 
-    def sample(self, batch: int, beta: float = 1.0) -> Row:
+    def sample(self, batch: int, beta: float = 1.0) -> Batch:
         """`batch` windows: new ones in their turn (see `online`), then uniform over all windows held. With priorities,
         all are drawn by these. The windows come in random order: who takes a part of a batch takes no part of replay
         more often than another.
 
         Returns key -> [B, L, ...] with the dtypes of `fields`, and `id` int64 [B, L]; with priorities also `weight`
-        float32 [B], importance weights with the power `beta`, see `priorities`. The arrays are fresh. Raises ValueError
-        while no window is complete (`can_sample`).
+        float32 [B], importance weights with the power `beta`, see `priorities`. The arrays are fresh; what lies in a
+        `store` stays there. Raises ValueError while no window is complete (`can_sample`).
         """
+        first, weight = self._draw(batch, beta)
+        return self._rows(first, self._span) | weight
+
+    def samples(self, batch: int, betas: Sequence[float]) -> Batch:
+        """The batches of that many `sample`s, one after the other with these powers: key -> [K, B, L, ...]."""
+        first, weights = zip(*(self._draw(batch, beta) for beta in betas), strict=True)
+        return self._rows(np.stack(first), self._span) | {k: np.stack([x[k] for x in weights]) for k in weights[0]}
+
+    def _draw(self, batch: int, beta: float) -> tuple[np.ndarray, Row]:
+        """The ids [B] where the windows of a sample begin, and their `weight` if there are priorities."""
         if not self.can_sample():
             raise ValueError(
                 f"no window of {self.length} rows is complete yet: {len(self)} rows in "
@@ -183,13 +195,13 @@ class Replay(Rings):
             )
         if self._priorities:
             roots, weight = self._priorities.draw(batch, self._rng, beta)
-            return {**self._rows(self.ids(roots) - self._context, self._span), "weight": weight}
+            return self.ids(roots) - self._context, {"weight": weight}
         picks = self._windows.serve(batch) if self.online else []
         window_ids = np.array([(stream << ID_BITS) | start for stream, start in picks], np.int64)
         rare = self._draw_rare(min(round(self.rare_share * batch), batch - len(picks)))
         stream, start = self._windows.draw(batch - len(picks) - len(rare), self._rng)
         first = np.concatenate([window_ids, rare, (stream << ID_BITS) | start])
-        return self._rows(self._rng.permutation(first) if len(picks) + len(rare) else first, self._span)
+        return self._rng.permutation(first) if len(picks) + len(rare) else first, {}
 
     def events(self) -> np.ndarray:
         """The slots of the rows that are rare and say what a task is about: ends of episodes by themselves, rewards of
@@ -223,13 +235,14 @@ class Replay(Rings):
 
     # --- write-back -------------------------------------------------------------------------------
 
-    def update(self, ids: np.ndarray, values: Row) -> int:
+    def update(self, ids: np.ndarray, values: Mapping[str, Any]) -> int:
         """Writes what training recomputed to the rows it was given.
 
         Args:
           ids: int64 [..., T], as `sample` gave them.
           values: `out/<key>` -> [..., t, ...], dtypes of `fields`, for the first t <= T rows of each window: a key
-            need not be known of all. Where an id stands twice, the last counts.
+            need not be known of all. Where an id stands twice, the last counts. Arrays of the host, or of the `store`
+            for what lies there.
 
         Returns the number of ids whose row was overwritten in the meantime: they are skipped (and
         added to `skipped`). Raises ValueError for keys, shapes, dtypes or ids that do not fit, and for priorities
@@ -256,14 +269,19 @@ class Replay(Rings):
         self.skipped += skipped
         return skipped
 
-    def _write(self, ids: np.ndarray, values: Row) -> int:
+    def _write(self, ids: np.ndarray, values: Mapping[str, Any]) -> int:
         """Values [*, ...] to the rows `ids` [n] that are still there; returns how many are not."""
         slots, live = self.slots(ids)
         skipped = ids.size - int(np.count_nonzero(live))
-        for key, value in values.items():
+        far = {key: value for key, value in values.items() if key not in self.arrays}
+        for key in values.keys() - far.keys():
             array = self.arrays[key]
-            flat = value.view(array.dtype).reshape(-1, *self.fields[key].shape)
+            flat = values[key].view(array.dtype).reshape(-1, *self.fields[key].shape)
             array[slots] = flat[live] if skipped else flat
+        if far and self.store:
+            places = np.full(ids.size, self.capacity)
+            places[live] = slots
+            self.store.set(places, far)
         self.dirty[slots] = True
         if self._priorities and PRIORITY in values and slots.size:
             self.dirty[self._priorities.learn(self.arrays[PRIORITY], slots, self.held)] = True

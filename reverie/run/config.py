@@ -84,6 +84,10 @@ class Training:
     replay_ratio: Weight = 32.0
     """Replayed steps trained on per env step: updates = steps * ratio / (batch * length). In the MuZero family, roots
     per env step: updates = steps * ratio / batch."""
+    updates_per_dispatch: Annotated[int, Within(1, 1024)] = 1
+    """Updates that the device is given at once, wherever so many are due between two env steps; the rest go one by one.
+    It changes the numbers: their batches are drawn before the first of them, and their results are written to replay
+    after the last. For a GPU whose updates take less time than the host needs for each."""
     batch: Annotated[int, Within(1, 2**20)] = 16
     """Sequences in a batch."""
     length: Annotated[int, Within(2, 2**20)] = 64
@@ -118,6 +122,10 @@ class Memory:
     """Env steps that replay holds at most."""
     replay_gb: Annotated[float, Within(TINY, 1e9)] = 4.0
     """Gigabytes (10^9 bytes) that replay holds at most; the smaller of the two bounds counts."""
+    replay_on: Literal["host", "device"] = "host"
+    """host: replay lies in the memory of the machine. device: observations, actions and latents lie in that of the GPU,
+    all of it taken as the run begins, and no batch crosses over. The numbers are the same, and a run may be continued
+    with the other."""
     online: bool = True
     """Train on every new sequence once as soon as it is complete, before uniform draws. With priorities, the new ones
     are drawn first as it is, and nothing is served outside the draw."""
@@ -199,11 +207,22 @@ class RunConfig(Environment, Training, Memory, Schedule, Machine):
                 "--collector takes env steps and --offline none: leave one of them out; where a preset brought the "
                 "collector, type --collector ''"
             )
+        if self.updates_per_dispatch > 1 and (self.offline or self.schedule != "together"):
+            apart = "--offline" if self.offline else f"--schedule {self.schedule}"
+            raise ConfigError(
+                f"--updates-per-dispatch {self.updates_per_dispatch} is for updates between two env steps, and with "
+                f"{apart} there are none: leave it out"
+            )
         if self.devices and self.batch % self.devices:
             fewer, more = math.gcd(self.devices, self.batch), self.batch + -self.batch % self.devices
             raise ConfigError(
                 f"--devices {self.devices} must divide --batch {self.batch}, so that all have equal shares: try "
                 f"--devices {fewer}, or --batch {more}"
+            )
+        if self.devices > 1 and self.replay_on == "device":
+            raise ConfigError(
+                f"--replay-on device is for one device, and --devices {self.devices} would share its batches: type "
+                "--replay-on host, or --devices 1"
             )
         if self.devices > 1 and self.debug:
             raise ConfigError(f"--debug computes on one device: type --devices 1 instead of --devices {self.devices}")

@@ -15,6 +15,7 @@ from reverie.files import Folder
 from reverie.replay.rows import Row
 from reverie.replay.sequences import Replay
 from reverie.run import experience
+from reverie.run.collect.base import step
 from reverie.run.envs import collector, open_envs
 from reverie.run.events import Events
 from reverie.run.jitted import JittedAgent
@@ -28,7 +29,7 @@ def look(replay: Replay, batch: int, length: int, rng: np.random.Generator) -> R
     Where replay holds no stretch that long yet, the last row of a shorter one is repeated as the beginning of an
     episode: dreams are over there, and nothing is compiled for a second shape.
     """
-    rows = replay.look(batch, min(length, replay.longest), rng)
+    rows = jax.device_get(replay.look(batch, min(length, replay.longest), rng))
     del rows["id"]
     missing = length - rows["is_first"].shape[1]
     rows = {k: np.concatenate([x, x[:, -1:].repeat(missing, 1)], 1) for k, x in rows.items()}
@@ -45,7 +46,7 @@ def play(run: RunConfig, agent: Agent, state: State, spec: EnvSpec, sequences: i
         played = collector(envs, compiled, compiled.decide, replay.add, replay.extend, scan=length)
         played.carry = [agent.init_carry(sequences, jax.random.key(seed))]
         while replay.longest < length:
-            played.step(state, "eval")
+            step(played, state, "eval")
     return look(replay, sequences, length, np.random.default_rng(seed))
 
 

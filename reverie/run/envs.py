@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+
+import jax
 
 from reverie.config import RunConfig
 from reverie.envs.base import Spaces
@@ -11,10 +14,14 @@ from reverie.envs.device import DeviceEnvs
 from reverie.envs.seats import Mode
 from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.workers import Workers
-from reverie.run.collect.base import Add, Collector, Policy
+from reverie.replay.sequences import Replay
+from reverie.run.clock import Clock
+from reverie.run.collect.base import Add, Collector, Fetch, Policy
 from reverie.run.collect.host import HostCollector
 from reverie.run.collect.rollout import DeviceCollector
+from reverie.run.collect.script import Script
 from reverie.run.jitted import JittedAgent
+from reverie.run.seeds import keys, seeds
 
 Envs = Workers | DeviceEnvs
 
@@ -60,10 +67,44 @@ def _mode(run: RunConfig) -> Mode:
 
 
 def collector(
-    envs: Envs, compiled: JittedAgent, policy: Policy, add: Add, extend: Add, *, scan: int, groups: int = 1
+    envs: Envs,
+    compiled: JittedAgent,
+    policy: Policy,
+    add: Add,
+    extend: Add,
+    *,
+    scan: int,
+    groups: int = 1,
+    fetch: Fetch = jax.device_get,
 ) -> Collector:
-    """The stepper of these envs: on the host, `groups` of them take turns, and every step is handed to `add`; on the
-    device, U = `scan` steps are one call, handed to `extend`, and the policy of `compiled` is part of its program."""
+    """The stepper of these envs: on the host, `groups` of them take turns, and every step is handed to `add`, every
+    decision to `fetch`; on the device, U = `scan` steps are one call, handed to `extend`, and the policy of `compiled`
+    is part of its program."""
     if envs.mode != "device":
-        return HostCollector(envs, policy, add, groups)
+        return HostCollector(envs, policy, add, groups, fetch)
     return DeviceCollector(compiled.rollout(envs, scan), extend)
+
+
+def training_collector(
+    run: RunConfig, envs: Envs, compiled: JittedAgent, replay: Replay, clock: Clock, step: Callable[[], int]
+) -> Collector:
+    """The collector of a run that learns in these envs, with its first carry. `step` counts the env steps so far.
+
+    Raises:
+      UnusableEnv: what was asked for cannot be done in this env.
+    """
+    if envs.mode == "device":
+        if run.groups > 1:
+            raise UnusableEnv(f"{envs.spec.id} lives on the device: all envs step together, leave --groups out")
+        if run.collector:
+            raise UnusableEnv(f"{envs.spec.id} lives on the device, where no --collector reaches: leave it out")
+    agent = compiled.agent
+    policy: Policy = compiled.decide
+    if run.collector:
+        policy = Script(run.collector, agent.act_space, seeds(run.seed).envs).instead_of(policy, step)
+    add, extend = clock.measure_time("replay")(replay.add), clock.measure_time("replay")(replay.extend)
+    policy, fetch = clock.measure_time("policy")(policy), clock.measure_time("policy")(jax.device_get)
+    made = collector(envs, compiled, policy, add, extend, scan=run.scan, groups=run.groups, fetch=fetch)
+    key = keys(run.seed).policy
+    made.carry = [agent.init_carry(len(group), jax.random.fold_in(key, g)) for g, group in enumerate(made.groups)]
+    return made

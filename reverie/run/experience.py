@@ -11,9 +11,11 @@ import jax
 import numpy as np
 
 from reverie.agent import Agent
-from reverie.config import RunConfig
+from reverie.config import ConfigError, RunConfig
 from reverie.envs.base import Spaces
-from reverie.replay.rows import PRIORITY, Field, Row, bytes_per_row
+from reverie.fields import amount
+from reverie.replay.device import DeviceRows
+from reverie.replay.rows import PRIORITY, Batch, Field, Row, bytes_per_row
 from reverie.replay.sequences import Replay
 from reverie.run.seeds import seeds
 
@@ -56,35 +58,49 @@ def replay_of(run: RunConfig, agent: Agent) -> Replay:
         rare_share=run.rare_share,
         context=agent.context,
         alpha=run.priority_alpha,
+        store=DeviceRows if run.replay_on == "device" else None,
     )
 
 
-def shapes(run: RunConfig, agent: Agent) -> dict[str, jax.ShapeDtypeStruct]:
-    """Those of a batch to train on: they are known before there is a row."""
-    lead = run.batch, window(run, agent)
-    rows = {key: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype) for key, x in fields(agent).items()}
-    return rows | ({"weight": jax.ShapeDtypeStruct(lead[:1], np.float32)} if PRIORITY in rows else {})
+def shapes(run: RunConfig, agent: Agent, count: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """Those of `draw`, without ids: they are known before there is a row."""
+    lead = *([count] if count > 1 else []), run.batch
+    rows = {k: jax.ShapeDtypeStruct((*lead, window(run, agent), *x.shape), x.dtype) for k, x in fields(agent).items()}
+    return rows | ({"weight": jax.ShapeDtypeStruct(lead, np.float32)} if PRIORITY in rows else {})
+
+
+def at_once(run: RunConfig, due: int) -> int:
+    """Updates in the next dispatch, where so many are due."""
+    return run.updates_per_dispatch if due >= run.updates_per_dispatch else 1
+
+
+def draw(run: RunConfig, replay: Replay, updates: int, count: int) -> Batch:
+    """The batch to train on after so many updates, key -> [B, L, ...]; of a `count` above 1, all: [K, B, L, ...]."""
+    powers = [beta(run, updates + number) for number in range(count)]
+    return replay.sample(run.batch, beta=powers[0]) if count == 1 else replay.samples(run.batch, powers)
 
 
 class WriteBack:
-    """Results of updates for the rows they learned from, on their way to replay: one update late, on every machine. So
-    a device has its next update before the host asks for what the last one found.
+    """Results of updates for the rows they learned from, on their way to replay: one dispatch late, on every machine.
+    So a device has its next update before the host asks for what the last one found.
 
         draw     batch 1    batch 2              batch 3              batch 4
         update              1                    2                    3
         write                                    out of 1             out of 2
 
-    A checkpoint holds those on their way.
+    Where K updates are one dispatch, a number stands for K batches, drawn one after the other, and for the K outs of
+    them, of which the last counts where they have a row in common. A checkpoint holds those on their way.
     """
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
-        self._ids = np.zeros((0, 0), np.int64)
+        self._ids = np.zeros((0, 0), np.int64)  # [B, T], or [K, B, T]
         self._out: Mapping[str, Any] = {}
 
     def follow(self, ids: np.ndarray, out: Mapping[str, jax.Array]) -> None:
-        """Writes the results of the update before; those of this one, for the rows `ids` [B, T], are next."""
-        before, values = self._ids, jax.device_get(self._out)
+        """Writes the results of the dispatch before; those of this one, for the rows `ids` [..., B, T], are next."""
+        near = jax.device_get({key: x for key, x in self._out.items() if key in self._replay.arrays})
+        before, values = self._ids, {**self._out, **near}
         self._ids, self._out = ids, out
         if values:
             self._replay.update(before, values)
@@ -124,6 +140,10 @@ class Ratio:
         """Updates that `steps` env steps ask for in all."""
         return int(self._updates_per_step * max(0, steps - self._start))
 
+    def most(self, steps: int) -> int:
+        """Updates that any `steps` env steps in a row ask for at most."""
+        return math.ceil(self._updates_per_step * steps)
+
     @property
     def first(self) -> int | None:
         """Env steps after which the first update is due; None if there is never one."""
@@ -134,3 +154,14 @@ def ratio(run: RunConfig, agent: Agent) -> Ratio:
     """Updates per step. The first is due after warm-up, when some env has filled one window."""
     start = max(run.warmup, run.envs * window(run, agent))
     return Ratio(run.replay_ratio, run.batch * (agent.trained or agent.rows or run.length), start)
+
+
+def check_dispatch(run: RunConfig, ratio: Ratio, envs: int, mode: str) -> None:
+    """Raises ConfigError if `--updates-per-dispatch` are never due at once, where so many envs step together."""
+    most = ratio.most(envs * (run.scan if mode == "device" else 1))
+    if run.updates_per_dispatch > max(1, most):
+        raise ConfigError(
+            f"--updates-per-dispatch {run.updates_per_dispatch}, but between two env steps --replay-ratio "
+            f"{run.replay_ratio:g} asks for {amount(most, 'update')} at most: type --updates-per-dispatch "
+            f"{max(1, most)}, or more --envs"
+        )

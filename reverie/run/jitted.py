@@ -45,23 +45,24 @@ class JittedAgent:
             )
             for mode in get_args(Mode)
         }
-        self._trains: dict[Part, CountedJit] = {}
+        self._trains: dict[tuple[Part, int], CountedJit] = {}
         self.init = CountedJit("init", agent.init, compiler_options=seldom_options())
         self.report = CountedJit("report", agent.report, **seldom)
         self.dream = CountedJit("dream", agent.dream, **seldom)
         self._rollouts: dict[tuple[DeviceEnvs, int], Rollout] = {}
         self._arenas: dict[tuple[DeviceEnvs, str, Mode], Arena] = {}
 
-    def decide(self, state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
-        """A decision for envs of the host: `(carry, action, out)`, the last two as numpy arrays."""
+    def decide(self, state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Any, Any]:
+        """A decision for envs of the host, which nobody has waited for: `(carry, action, out)`."""
         carry, action, out = self.policy[mode](state, carry, rows)
-        return carry, *jax.device_get((action, out))
+        return carry, action, out
 
-    def update(self, part: Part = "all") -> CountedJit:
+    def update(self, part: Part = "all", count: int = 1) -> CountedJit:
         """The function `state, batch -> (state, out, metrics)` that makes one update. The state is donated. Metrics
         come as one float32 vector, so that keeping them costs nothing until somebody looks; `names` says what its
-        elements are."""
-        if part not in self._trains:
+        elements are. With a `count` above 1 it makes as many, one after the other: of batches, with outs and metrics
+        that all have one more axis in front."""
+        if (part, count) not in self._trains:
             name, train = "train", self.agent.train
             if part != "all":
                 agent = as_two_phase(self.agent)
@@ -74,9 +75,21 @@ class JittedAgent:
                 names = self.names[part] = sorted(metrics)
                 return state, out, jnp.stack([jnp.float32(metrics[name]) for name in names])
 
-            options = {"compiler_options": gradient_options(), **self.place.train}
-            self._trains[part] = CountedJit(name, train, pack, donate_argnums=0, **options)
-        return self._trains[part]
+            def one(state: State, batch: Any) -> tuple[State, list[Any]]:
+                state, *results = pack(train(state, batch))
+                return state, results
+
+            def several(state: State, batches: Any) -> tuple[State, Any, jax.Array]:
+                state, (out, metrics) = jax.lax.scan(one, state, batches)
+                return state, out, metrics
+
+            options: dict[str, Any] = {"compiler_options": gradient_options(), "donate_argnums": 0}
+            self._trains[part, count] = (
+                CountedJit(name, train, pack, **options, **self.place.train)
+                if count == 1
+                else CountedJit(f"{name} x {count}", several, **options, **self.place.trains)
+            )
+        return self._trains[part, count]
 
     def rollout(self, envs: DeviceEnvs, steps: int) -> Rollout:
         """The policy and `envs`, `steps` steps in one call; the same one whenever it is asked for again."""

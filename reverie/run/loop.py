@@ -4,8 +4,9 @@ One turn of the loop:
 
     measure     evaluation, report, averages and checkpoint, where their step is due
     draw        the batch of the first update, if there is to be one: a device still works on the last one
-    collect     one step of one group of envs; the rows whose successor is known go to replay
+    collect     what one group of envs shows; the rows whose successor is known go to replay, and the policy is asked
     update      as often as the replay ratio says; what training recomputes is written back, see `experience.WriteBack`
+    act         once the first update is handed to the device: the envs take the actions that the policy decided for
 
 With `--schedule model-then-policy` a turn is either a step or an update, see `phases`.
 
@@ -16,6 +17,7 @@ bit for bit, what it would have done. Steps alone decide when something is due, 
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +28,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from reverie.agent import Agent, Mode, Part, State, as_two_phase
+from reverie.agent import Agent, Part, State, as_two_phase
 from reverie.config import ConfigError, RunConfig
-from reverie.envs.spec import UnusableEnv
 from reverie.fields import amount
 from reverie.health import NonFinite, Watch
 from reverie.replay.rows import Row
@@ -38,10 +39,8 @@ from reverie.run.callbacks import Callbacks
 from reverie.run.checkpoint import Checkpoint, Checkpoints
 from reverie.run.clock import Clock, Pace
 from reverie.run.collect import offline
-from reverie.run.collect.base import Collector, Policy
-from reverie.run.collect.script import Script
 from reverie.run.directory import RunDirectory
-from reverie.run.envs import Envs, collector
+from reverie.run.envs import Envs, training_collector
 from reverie.run.evaluation import Evaluation
 from reverie.run.events import Events
 from reverie.run.jitted import JittedAgent
@@ -49,7 +48,7 @@ from reverie.run.log import JsonLines, Log, display, finite, read
 from reverie.run.measures import Measures
 from reverie.run.phases import Phase, Progress
 from reverie.run.recent import Recent
-from reverie.run.seeds import keys, seeds
+from reverie.run.seeds import keys
 from reverie.run.snapshot import Snapshots, latest
 from reverie.run.stop import Stop
 from reverie.saved import reading
@@ -105,11 +104,16 @@ class Training:
         self.replay = experience.replay_of(run, agent)
         self.write_back = experience.WriteBack(self.replay)
         self._drawn: Row = {}  # the batch of the next update, between a draw and that; never at the end of a turn
+        self._acting = False  # envs wait for the second half of their step; never at the end of a turn
         checkpoints = Checkpoints(directory.checkpoints, run.keep, id)
         checkpoint = latest(checkpoints)
         self.id = checkpoints.run = id or (checkpoint and checkpoint.run) or uuid.uuid4().hex
         self.ratio = experience.ratio(run, agent)
-        self.collector = self._collector()
+        self.progress = Progress()
+        self.collector = training_collector(
+            run, workers, self.compiled, self.replay, self.clock, lambda: self.progress.step
+        )
+        experience.check_dispatch(run, self.ratio, len(self.collector.groups[0]), workers.mode)
         self.measures = Measures(run, self.compiled, workers, self.replay, self.clock, stop)
         self.recent = Recent(run, workers, self.replay, self.compiled, self.clock)
         segments = Segments(directory.replay, self.id)
@@ -117,7 +121,6 @@ class Training:
             run, agent, checkpoints, segments, self.replay, self.write_back, self.collector, self.recent
         )
         self.watch = Watch(agent.symptoms)
-        self.progress = Progress()
         self.saved: Progress | None = None
         self.metrics_bytes = 0  # of metrics.jsonl that count
         if checkpoint:
@@ -136,30 +139,9 @@ class Training:
         run, updates = self.run, self.progress.updates
         if self.pace().updates_left:
             phase = phases.phase(run, phases.env_steps(run), updates) if phases.apart(run) else "together"
-            state = jax.eval_shape(self.agent.init, jax.random.key(0))
-            self.compiled.update(phases.PARTS[phase]).compile_ahead(state, experience.shapes(run, self.agent))
-
-    def _collector(self) -> Collector:
-        """The collector of this run, with its first carry. Offline, nobody asks it for a step."""
-        run, workers, measure_time = self.run, self.workers, self.clock.measure_time
-        if workers.mode == "device":
-            if run.groups > 1:
-                raise UnusableEnv(f"{workers.spec.id} lives on the device: all envs step together, leave --groups out")
-            if run.collector:
-                raise UnusableEnv(f"{workers.spec.id} lives on the device, where no --collector reaches: leave it out")
-        policy: Policy = self.compiled.decide
-        if run.collector:
-            script = Script(run.collector, self.agent.act_space, seeds(run.seed).envs)
-            policy = script.instead_of(policy, lambda: self.progress.step)
-        add, extend = measure_time("replay")(self.replay.add), measure_time("replay")(self.replay.extend)
-        made = collector(
-            workers, self.compiled, measure_time("policy")(policy), add, extend, scan=run.scan, groups=run.groups
-        )
-        act = keys(run.seed).policy
-        made.carry = [
-            self.agent.init_carry(len(envs), jax.random.fold_in(act, group)) for group, envs in enumerate(made.groups)
-        ]
-        return made
+            state, count = jax.eval_shape(self.agent.init, jax.random.key(0)), run.updates_per_dispatch
+            shapes = experience.shapes(run, self.agent, count)
+            self.compiled.update(phases.PARTS[phase], count).compile_ahead(state, shapes)
 
     @property
     def local(self) -> State:
@@ -186,14 +168,16 @@ class Training:
     # ------------------------------------------------------------------------------------- one turn
 
     def turn(self) -> tuple[int, Part]:
-        """Collects, if that is what comes next; the number of updates that follow, and the part that they train."""
+        """Collects, if that is what comes next; the number of updates that follow, and the part that they train. The
+        envs wait for `act`."""
         phase = self.phase(self.moment)
-        if phase == "together" and self.updates_due(self.progress.step + self.collector.upcoming):
-            self._draw()
+        due = self.updates_due(self.progress.step + self.collector.upcoming) if phase == "together" else 0
+        if due:
+            self._draw(due)
         if phase in ("together", "collect"):
             self.collect()
         if phase == "together":
-            return self.updates_due(self.progress.step), "all"
+            return due, "all"
         if phase in phases.PARTS:
             if phase == "policy" and self.progress.updates == self.run.model_updates:
                 agent = as_two_phase(self.agent)
@@ -230,11 +214,19 @@ class Training:
         return max(0, self.ratio.total(step) - self.progress.updates - self.progress.left_out)
 
     def collect(self) -> None:
-        """One step of one group of envs; of device envs, as many as one scan has."""
+        """The first half of a step of one group of envs, or of as many steps of device envs as one scan has."""
         learns = not phases.apart(self.run) and self.progress.step >= self.run.warmup
-        mode: Mode = "train" if learns else "random"
         with self.clock.measure_time("envs"):
-            row_count = self.collector.step(self.local, mode)
+            self.collector.decide(self.local, "train" if learns else "random")
+        self._acting = True
+
+    def act(self) -> None:
+        """The second half, if it is still to come."""
+        if not self._acting:
+            return
+        with self.clock.measure_time("envs"):
+            row_count = self.collector.act()
+        self._acting = False
         ended = self.collector.tally.take()
         self.recent.episodes += ended
         self.progress = replace(self.progress, step=self.progress.step + row_count)
@@ -242,22 +234,26 @@ class Training:
             self._tell("on_episode", episode)
 
     def update(self, due: int, part: Part = "all") -> None:
-        """So many updates of a part, one or more."""
-        for number in range(due):
+        """So many updates of a part, one or more. Envs that wait act once the first is on its way."""
+        while due:
             if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
                 return  # `catch_up` of the resume makes up for them
-            self._draw()
+            self._draw(due)
             if not self._drawn:
-                self._leave_out(due - number)
+                self._leave_out(due)
                 return
             ids = self._drawn.pop("id")
+            count = math.prod(ids.shape[:-2])
             with self.clock.measure_time("train"):
-                self.state, out, figures = self.compiled.update(part)(self.state, self._drawn)
+                self.state, out, figures = self.compiled.update(part, count)(self.state, self._drawn)
                 self._drawn = {}
+            self.act()  # waits for a decision, and the device has that update to do meanwhile
+            with self.clock.measure_time("train"):
                 streak = self.recent.streak()  # waits for the update before this one, no longer
             with self.clock.measure_time("replay"):
-                self.write_back.follow(ids[:, self.agent.context :], out)
-            self.progress = replace(self.progress, updates=self.progress.updates + 1)
+                self.write_back.follow(ids[..., self.agent.context :], out)
+            due -= count
+            self.progress = replace(self.progress, updates=self.progress.updates + count)
             self.recent.add(self.compiled.names[part], figures)
             if streak >= self.run.max_nonfinite:
                 raise NonFinite(
@@ -281,12 +277,12 @@ class Training:
             logger.warning(wording, self.progress.step, length, advice)
         self.progress = replace(self.progress, left_out=self.progress.left_out + due)
 
-    def _draw(self) -> None:
-        """The batch of the next update, if replay has one and it is not drawn yet."""
+    def _draw(self, due: int) -> None:
+        """The batch of the next of these updates (or batches), if replay has one and it is not drawn yet."""
         if not self._drawn and self.replay.can_sample():
             with self.clock.measure_time("replay"):
-                beta = experience.beta(self.run, self.progress.updates)
-                self._drawn = self.replay.sample(self.run.batch, beta=beta)
+                count = experience.at_once(self.run, due)
+                self._drawn = experience.draw(self.run, self.replay, self.progress.updates, count)
 
     def measure(self, log: Log, final: bool) -> None:
         """Does everything due at this moment. If a signal comes meanwhile, it is left to the resume."""
@@ -394,6 +390,7 @@ def train(session: Training, console: Console) -> Result:
             due, part = session.turn()
             if due:
                 session.update(due, part)
+            session.act()
         if session.saved != session.progress:
             session.save(log)
     done = session.progress

@@ -23,8 +23,9 @@ class Placement:
 
     def __init__(self, devices: Sequence[jax.Device] = ()) -> None:
         # Options of `jax.jit`: for `(state, batch) -> (state, out, metrics)`, `out` split like the batch; and for
-        # functions of the first device, whose state is `local`.
+        # functions of the first device, whose state is `local`. `trains` is for several batches, one after the other.
         self.train: dict[str, Any] = {}
+        self.trains: dict[str, Any] = {}
         self.alone: dict[str, Any] = {}
         self._everywhere: NamedSharding | None = None
         if len(devices) > 1:
@@ -33,6 +34,8 @@ class Placement:
             first = SingleDeviceSharding(devices[0])
             self._everywhere = whole
             self.train = {"in_shardings": (whole, split), "out_shardings": (whole, split, whole)}
+            split = NamedSharding(mesh, PartitionSpec(None, "batch"))
+            self.trains = {"in_shardings": (whole, split), "out_shardings": (whole, split, whole)}
             # Said of everything, or what has been on the device before would compile anew what was not.
             self.alone = {"in_shardings": first, "out_shardings": first}
 

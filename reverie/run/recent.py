@@ -26,12 +26,12 @@ class Recent:
         self.episodes: list[Episode] = []  # in the order in which they finished
         self.logged = Progress()  # how far the run was then
         self._run, self._workers, self._replay, self._jitted, self._clock = run, workers, replay, compiled, clock
-        self._figures: list[jax.Array | np.ndarray] = []  # of every update, float32 [len(names)]
+        self._figures: list[jax.Array | np.ndarray] = []  # float32 [len(names)] of an update, or [K, len(names)] of K
         self._latest: jax.Array | None = None
         self._seconds = clock.read()
 
     def add(self, names: list[str], figures: jax.Array) -> None:
-        """The figures of one more update."""
+        """The figures of one more update, or of as many as there are rows."""
         self.names, self._latest = names, figures
         self._figures.append(figures)
 
@@ -39,13 +39,13 @@ class Recent:
         """Updates in a row that were not finite, up to the newest whose figures are known."""
         if self._latest is None:
             return 0
-        return int(np.asarray(self._latest)[self.names.index("nonfinite/streak")])
+        return int(np.asarray(self._latest)[..., self.names.index("nonfinite/streak")].flat[-1])
 
     def take(self, now: Progress) -> dict[str, float]:
         """A line of metrics: means over what happened, which is over with that; counters stand as they are."""
         values: dict[str, float] = {"updates": now.updates}
         if self._figures:
-            table = np.stack([np.asarray(x) for x in self._figures])
+            table = self._table()
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told as such
                 values |= dict(zip(self.names, table.mean(0).tolist(), strict=True))
             values |= {k: float(table[-1, self.names.index(k)]) for k in COUNTERS}
@@ -82,9 +82,12 @@ class Recent:
 
     def arrays(self) -> Row:
         """The argument of `restore`, besides `names`."""
-        table = [np.asarray(x) for x in self._figures]
-        figures = np.array(table, np.float32).reshape(len(table), len(self.names))
-        return {"figures": figures, "episodes": pack(self.episodes)}
+        return {"figures": self._table(), "episodes": pack(self.episodes)}
+
+    def _table(self) -> np.ndarray:
+        """The figures of every update, float32 [n, len(names)]."""
+        rows = [np.asarray(x).reshape(-1, len(self.names)) for x in self._figures]
+        return np.concatenate([np.zeros((0, len(self.names)), np.float32), *rows])
 
     def restore(self, names: list[str], arrays: Row, now: Progress) -> None:
         """Goes on from `arrays`, with `now` the last line. Raises ValueError or TypeError for what cannot be."""

@@ -289,6 +289,21 @@ def test_a_window_served_in_its_turn_comes_at_any_place_of_the_batch() -> None:
     assert set(range(10)) <= set(places)
 
 
+@pytest.mark.parametrize("fields", [FIELDS, PRIORITISED])
+def test_several_samples_at_once_are_those_one_after_the_other(fields: dict[str, Field]) -> None:
+    one, other = make(fields, online=True), make(fields, online=True)
+    for replay in (one, other):
+        feed = Feed(replay)
+        for _ in range(9):
+            feed.add([0, 1])
+    powers = [0.0, 0.5, 1.0]
+    batches, together = [one.sample(3, power) for power in powers], other.samples(3, powers)
+    assert together.keys() == batches[0].keys()
+    for key, x in together.items():
+        np.testing.assert_array_equal(x, np.stack([batch[key] for batch in batches]), err_msg=key)
+    assert one.state() == other.state()
+
+
 def test_different_seeds_draw_differently() -> None:
     batches = []
     for seed in (0, 0, 1):

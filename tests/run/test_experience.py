@@ -32,6 +32,9 @@ def test_what_a_batch_will_be_is_known_while_replay_is_empty(priorities: bool) -
     del batch["id"]
     assert promised == {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items()}
     assert ("weight" in batch) == priorities
+    batch = experience.draw(run, replay, 0, count=3)
+    assert batch.pop("id").shape == (3, 5, 4)
+    assert experience.shapes(run, agent, 3) == {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
 
 
 @given(
@@ -55,6 +58,13 @@ def test_a_tenth_is_a_tenth() -> None:
 def test_nothing_is_due_before_the_start_and_nothing_is_caught_up() -> None:
     counter = Ratio(32, batch_steps=16, start=100)
     assert [counter.total(s) for s in (50, 100, 101, 102)] == [0, 0, 2, 4]
+
+
+def test_no_steps_ask_for_more_than_the_most() -> None:
+    counter = Ratio(3.7, 16, 10)
+    found = {counter.total(step + 8) - counter.total(step) for step in range(10, 2000)}
+    assert found == {1, 2}
+    assert counter.most(8) == 2
 
 
 def test_there_is_no_burst() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import dreamer
+import fakes
 import jax
 import numpy as np
 import planners
@@ -62,3 +63,22 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], what: str) ->
             error = np.abs(array.astype(np.float64) - wanted).max()
             allowed = (2**-8 if array.dtype == "bfloat16" else TOLERANCE) * np.abs(wanted).max() + NOTHING
             assert error <= allowed, f"{what}: {name} is off by {error:.3g}"
+
+
+@pytest.mark.parametrize("algorithm", ["fake", "dreamer_v2"])
+def test_several_updates_at_once_are_those_one_after_the_other(algorithm: str) -> None:
+    space = {"action": dreamer.ACT["action"]} if algorithm == "fake" else {}
+    agent = fakes.Fake(fakes.Config(), dreamer.OBS, space) if algorithm == "fake" else tiny(algorithm)
+    compiled, batches = JittedAgent(agent), [dreamer.random_batch(agent, 2, 4, seed) for seed in range(3)]
+    state, again = (jax.jit(agent.init)(jax.random.key(0)) for _ in range(2))
+    outs, figures = [], []
+    for batch in batches:
+        state, out, metrics = compiled.update()(state, batch)
+        outs.append(out)
+        figures.append(metrics)
+    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)
+    again, out, metrics = compiled.update(count=3)(again, stack(batches))
+    same(flatten(again), flatten(state), "the state in the end")
+    same(flatten(out), flatten(stack(outs)), "what is written back")
+    np.testing.assert_allclose(metrics, np.stack(figures), TOLERANCE, TOLERANCE)
+    assert compiled.traces["train"] == compiled.traces["train x 3"] == 1

@@ -120,10 +120,26 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path, first: int
     np.testing.assert_allclose(one["agent/weights"], other["agent/weights"], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_four_devices_make_several_updates_at_once(tmp_path: Path) -> None:
+    values = {"steps": 60, "replay_ratio": 32.0, "updates_per_dispatch": 2}
+    reverie.train("fake", run=tmp_path / "one", **RUN | values)
+    train_on_four(tmp_path / "four", **values)
+    one, four = arrays(tmp_path / "one"), arrays(tmp_path / "four")
+    assert four["agent/updates"] == 2 * (60 - 30)
+    for name in ("agent/weights", "late/out/memory"):
+        np.testing.assert_allclose(four[name].astype(float), one[name].astype(float), rtol=1e-2, atol=1e-4)
+
+
 def test_more_devices_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--devices 2, but JAX sees 1 \(cpu\): type --devices 0 .* XLA_FLAGS"):
         reverie.train("fake", run=tmp_path / "x", **RUN, devices=2)
     assert not (tmp_path / "x" / "config.json").exists()
+
+
+def test_replay_on_a_device_is_not_shared(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--replay-on device is for one device, .* or --devices 1"):
+        reverie.train("fake", run=tmp_path, **RUN, devices=2, replay_on="device")
 
 
 def test_one_device_is_nothing_special() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,14 +12,17 @@ from reverie.agent import Carry, Mode, State
 from reverie.envs.spec import EnvLike, summary
 from reverie.replay.rows import Row
 
-Policy = Callable[[State, Mode, Carry, Row], tuple[Carry, Row, Row]]  # -> carry, action, out; numpy arrays `[n, ...]`
+# -> carry, action, out: name -> array `[n, ...]`, which the device may still be computing.
+Policy = Callable[[State, Mode, Carry, Row], tuple[Carry, Any, Any]]
+Fetch = Callable[[Any], Any]  # waits for arrays, and returns them on the host
 TALLY_KEYS = ("reward", "is_first", "is_last", "obs/player")  # what a tally reads of a row
 Add = Callable[[np.ndarray, Row], object]  # takes envs [n], and one row of each `[n, ...]` or U of them `[U, n, ...]`
 
 
 @runtime_checkable
 class Collector(Protocol):
-    """Acts somewhere, and commits the rows that come of it to replay."""
+    """Acts somewhere, and commits the rows that come of it to replay. A step has two halves, so that a device gets more
+    to do before the host waits for what was decided."""
 
     groups: list[np.ndarray]  # the envs of each group that is stepped by itself, int [n]
     carry: list[Carry]  # the policy's of each group. The caller sets it before the first `step`
@@ -28,10 +31,13 @@ class Collector(Protocol):
 
     @property
     def upcoming(self) -> int:
-        """Rows that the next `step` commits."""
+        """Rows that the next step commits."""
 
-    def step(self, state: State, mode: Mode) -> int:
-        """Acts once with the policy of `state`; returns the number of rows committed."""
+    def decide(self, state: State, mode: Mode) -> None:
+        """Asks the policy of `state` for the next actions, and waits for none of them. `act` must follow."""
+
+    def act(self) -> int:
+        """Waits for these actions and takes them; returns the number of rows that this step committed."""
 
     def state(self) -> Row:
         """All there is to know between two steps, as arrays."""
@@ -45,6 +51,12 @@ class Collector(Protocol):
         Raises:
           ValueError: the state is of something else; nothing is changed then.
         """
+
+
+def step(collector: Collector, state: State, mode: Mode) -> int:
+    """Both halves of a step; returns the number of rows that it committed."""
+    collector.decide(state, mode)
+    return collector.act()
 
 
 class Episode(NamedTuple):

@@ -5,12 +5,15 @@ One step of a group of envs, with the row of t committed when its successor is k
     recv        o_t+1 arrives                 or the env failed in between (cut):
     commit      (o_t, a_t, out_t)             the same row with is_last: a truncation
     policy      a_t+1, out_t+1 from o_t+1     from the first observation of the next episode
+    ...         the caller may give the device more to do, behind the policy
     send        a_t+1                         the env works while the next group is served
 
 With two groups the envs of one work while the policy decides for the other.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,42 +22,53 @@ from reverie.agent import Carry, Mode, State, add_prefix, select
 from reverie.envs.workers import Workers
 from reverie.replay.rows import Row
 from reverie.run.checkpoint import flatten, unflatten
-from reverie.run.collect.base import Add, Policy, Tally
+from reverie.run.collect.base import Add, Fetch, Policy, Tally
 
 
 class HostCollector:
-    """Steps groups of envs in turn and commits their rows: a `Collector`. Env i is in group `i * groups // num`."""
+    """Steps groups of envs in turn and commits their rows: a `Collector`. Env i is in group `i * groups // num`.
+    `fetch` waits for what the policy decided."""
 
-    def __init__(self, workers: Workers, policy: Policy, add: Add, groups: int = 1) -> None:
+    def __init__(
+        self, workers: Workers, policy: Policy, add: Add, groups: int = 1, fetch: Fetch = jax.device_get
+    ) -> None:
         self.groups = np.array_split(np.arange(workers.num), groups)
         self.carry: list[Carry] = [None] * groups
-        self._workers, self._policy, self._add = workers, policy, add
+        self._workers, self._policy, self._add, self._fetch = workers, policy, add, fetch
         self.pending: list[Row] = [{} for _ in range(groups)]
         self._turn = 0
+        # Of the group whose turn it is, between `decide` and `act`: what it sees; its action, what is stored beside.
+        self._rows: Row = {}
+        self._decision: list[Any] = []
         self.tally = Tally(workers.num)
 
     @property
     def upcoming(self) -> int:
         return len(self.groups[self._turn]) if self.pending[self._turn] else 0
 
-    def step(self, state: State, mode: Mode) -> int:
-        """One step of the group whose turn it is. It commits its n rows, or 0 in its first step."""
+    def decide(self, state: State, mode: Mode) -> None:
+        """See `Collector`. It is the turn of one group, whose n rows are committed, none in its first step."""
         if not any(self.pending):
             num, spaces = self._workers.num, self._workers.act_space
             nothing = {key: np.zeros((num, *space.shape), space.dtype) for key, space in spaces.items()}
             self._workers.send(np.arange(num), nothing)  # every env is reset
-        group, self._turn = self._turn, (self._turn + 1) % len(self.groups)
-        envs, pending = self.groups[group], self.pending[group]
+        envs, pending = self.groups[self._turn], self.pending[self._turn]
         rows, cut = self._workers.recv(envs)
         if pending:
             pending["is_last"] = pending["is_last"] | cut
             self._add(envs, pending)
         self.tally.add(envs, rows, self._workers.figures)
-        self.carry[group], action, out = self._policy(state, mode, self.carry[group], rows)
-        action, out = jax.tree.map(np.array, (action, out))  # own memory: jax may reuse its
+        self.carry[self._turn], *self._decision = self._policy(state, mode, self.carry[self._turn], rows)
+        self._rows = rows
+
+    def act(self) -> int:
+        """See `Collector`."""
+        envs, row_count = self.groups[self._turn], self.upcoming
+        action, out = jax.tree.map(np.array, self._fetch(self._decision))  # own memory: jax may reuse its
         self._workers.send(envs, select(action, "action/"))
-        self.pending[group] = rows | action | out
-        return len(envs) if pending else 0
+        self.pending[self._turn] = self._rows | action | out
+        self._turn = (self._turn + 1) % len(self.groups)
+        return row_count
 
     def state(self) -> Row:
         """See `Collector`; the envs go on working."""

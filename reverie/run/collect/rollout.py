@@ -62,22 +62,28 @@ class DeviceCollector:
         self.pending: list[Row] = [{}]  # of its one group, and never any
         self._rollout, self._extend = rollout, extend
         self._world = rollout.envs.begin()
+        self._decision: tuple[World, Carry, dict[str, Any]] | None = None  # by a call that nobody has waited for
         self.tally = Tally(rollout.envs.num)
 
     @property
     def upcoming(self) -> int:
         return self._rollout.steps * self._rollout.envs.num
 
-    def step(self, state: State, mode: Mode) -> int:
+    def decide(self, state: State, mode: Mode) -> None:
+        """See `Collector`."""
+        self._decision = self._rollout.traced[mode](state, self._world, self.carry[0])
+
+    def act(self) -> int:
         """U steps of every env, all U * N rows of which are committed.
 
         Raises:
           EnvError: an observation or a reward is not finite.
         """
-        world, carry, made = self._rollout.traced[mode](state, self._world, self.carry[0])
+        assert self._decision is not None, "`decide` comes first"
+        world, carry, made = self._decision
         rows: Row = jax.device_get(made)
         self._require_finite(rows)
-        self._world, self.carry = world, [carry]
+        self._world, self.carry, self._decision = world, [carry], None
         self._extend(self.groups[0], rows)
         count(self.tally, rows)
         return self.upcoming

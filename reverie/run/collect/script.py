@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Script:
         """The policy with these actions in place of its own, after `step` env steps of the run; what it stores beside a
         step is still its own. It raises UnusableEnv for an action that is none of the space, and says which."""
 
-        def decide(state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Row]:
+        def decide(state: State, mode: Mode, carry: Carry, rows: Row) -> tuple[Carry, Row, Any]:
             carry, _, out = policy(state, mode, carry, rows)
             seen, taken = select(rows, "obs/"), []
             for env in range(len(rows["is_first"])):

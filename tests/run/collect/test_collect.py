@@ -6,7 +6,7 @@ import pytest
 from reverie.envs.spec import EnvSpec
 from reverie.envs.toy import Counting
 from reverie.envs.workers import Workers
-from reverie.run.collect.base import Episode, mean_figures, pack, unpack
+from reverie.run.collect.base import Episode, mean_figures, pack, step, unpack
 from reverie.run.collect.host import HostCollector
 
 
@@ -39,7 +39,7 @@ def collect(spec, steps, *, envs=3, groups=1, policy=parity, seed=0, **kwargs):
     store = Store()
     with Workers(spec, envs, seed=seed, mode="inline", **kwargs) as workers:
         collector = HostCollector(workers, policy, store, groups)
-        counts = [collector.step(None, "train") for _ in range(steps)]
+        counts = [step(collector, None, "train") for _ in range(steps)]
         return store, collector.tally.take(), counts
 
 
@@ -77,7 +77,7 @@ def test_each_group_keeps_its_carry():
         collector = HostCollector(workers, policy, Store(), 2)
         collector.carry = [0, 100]
         for _ in range(5):
-            collector.step(None, "train")
+            step(collector, None, "train")
         assert collector.carry == [6, 102]
 
 
@@ -152,18 +152,18 @@ def test_a_resumed_collector_commits_the_same_rows(mode):
         with Workers("CartPole-v1", 4, seed=1, mode=mode) as workers:
             collector = begin(workers, expected)
             for _ in range(stop):
-                collector.step(None, "train")
+                step(collector, None, "train")
             state = collector.state()
             expected.added.clear()
             for _ in range(70):
-                collector.step(None, "train")
+                step(collector, None, "train")
             episodes = collector.tally.take()
         assert all(isinstance(x, np.ndarray) for x in state.values())
         with Workers("CartPole-v1", 4, seed=1, mode=mode) as workers:
             collector = begin(workers, found)
             assert not collector.restore(state).any()
             for _ in range(70):
-                collector.step(None, "train")
+                step(collector, None, "train")
             assert collector.tally.take() == episodes
         assert len(found.added) == len(expected.added)
         for (envs, rows), (envs_, rows_) in zip(expected.added, found.added, strict=True):
@@ -179,13 +179,13 @@ def test_an_env_that_cannot_be_brought_back_ends_its_episode():
     with Workers(spec, 2, seed=0, mode="inline") as workers:
         collector = HostCollector(workers, parity, store)
         for _ in range(15):
-            collector.step(None, "train")
+            step(collector, None, "train")
         state = collector.state()
     with Workers(spec, 2, seed=0, mode="inline") as workers:
         collector = HostCollector(workers, parity, store)
         assert collector.restore(state).all()
         for _ in range(3):
-            collector.step(None, "train")
+            step(collector, None, "train")
     rows = store.stream(0)
     assert rows["obs/step"][:, 0].tolist() == [*range(6), *range(6), 0, 1, 2, 0, 1]
     assert np.flatnonzero(rows["is_last"]).tolist() == [5, 11, 14]
@@ -204,7 +204,7 @@ def test_a_state_that_says_what_cannot_be_is_refused(change):
     with Workers("CartPole-v1", 4, seed=1, mode="inline") as workers:
         collector = begin(workers, Store())
         for _ in range(5):
-            collector.step(None, "train")
+            step(collector, None, "train")
         state = collector.state()
     names = [name for name in state if not name.startswith("pending/")]  # which only replay knows the form of
     assert len(names) > 15

@@ -21,7 +21,7 @@ from reverie.envs.spec import EnvSpec, UnusableEnv
 from reverie.envs.workers import EnvError
 from reverie.replay.sequences import Replay
 from reverie.run import experience
-from reverie.run.collect.base import Tally
+from reverie.run.collect.base import Tally, step
 from reverie.run.collect.rollout import DeviceCollector, Rollout, count
 
 QUICK: dict[str, Any] = {
@@ -64,7 +64,7 @@ def rolled(name: str, num: int, steps: int, calls: int = 1, seed: int = 0) -> tu
     collector = DeviceCollector(Rollout(envs, agent, steps), replay.extend)
     collector.carry = [agent.init_carry(num, jax.random.key(1))]
     weights = agent.init(jax.random.key(2))
-    assert [collector.step(weights, "train") for _ in range(calls)] == [num * steps] * calls
+    assert [step(collector, weights, "train") for _ in range(calls)] == [num * steps] * calls
     return replay, collector.tally.take()
 
 
@@ -200,9 +200,9 @@ def test_what_is_not_finite_never_reaches_replay() -> None:
     collector = DeviceCollector(Rollout(envs, agent, 3), lambda envs, rows: kept.append(rows))
     collector.carry = [agent.init_carry(2, jax.random.key(1))]
     weights = agent.init(jax.random.key(2))
-    collector.step(weights, "train")
+    step(collector, weights, "train")
     with pytest.raises(EnvError, match="obs/x"):
-        collector.step(weights, "train")
+        step(collector, weights, "train")
     assert len(kept) == 1
 
 
