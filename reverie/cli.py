@@ -249,7 +249,7 @@ def _early_look(argv: list[str]) -> Any:
     Raises:
       UnusableEnv: nobody has registered such an env.
     """
-    from reverie.envs.build import require_known
+    from reverie.envs.build import require_id
     from reverie.envs.facts import EarlyLook
     from reverie.envs.spec import EnvSpec, UnusableEnv
 
@@ -263,7 +263,7 @@ def _early_look(argv: list[str]) -> Any:
         spec = EnvSpec(env, kwargs=peek(argv, "--env-kwargs") or "{}")
     except UnusableEnv:  # which will be told when the whole command is read
         return EarlyLook(None)
-    require_known(spec)
+    require_id(spec)
     return EarlyLook(spec)
 
 

@@ -128,7 +128,7 @@ def test_no_period_is_measured_by_a_clock_that_may_jump():
 
 
 DEVICE = ("brax", "craftax", "device", "device_toy", "device_wrappers", "gymnax", "jumanji", "opponents", "pgx")
-ON_DEVICE = {f"envs/{name}.py" for name in DEVICE} | {"replay/device.py"}
+ON_DEVICE = {f"envs/{name}.py" for name in DEVICE} | {"replay/device_rows.py"}
 
 
 def test_workers_start_without_jax():

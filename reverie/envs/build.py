@@ -200,7 +200,7 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
     module, _, name = spec.id.rpartition(":")
     if module:
         code.load(module)
-    _require_registered(name)
+    _require_name(name)
     kwargs, entry_point = spec.arguments(), gymnasium.spec(name).entry_point
     wrap: Callable[[gymnasium.Env], gymnasium.Env] = lambda env: env
     for family in GYMNASIUM:
@@ -217,13 +217,13 @@ def _from_registry(spec: EnvSpec) -> gymnasium.Env:
         raise UnusableEnv(f"{spec.id} needs a package that is not installed: {error}") from error
 
 
-def require_known(spec: EnvSpec) -> None:
+def require_id(spec: EnvSpec) -> None:
     """Raises UnusableEnv for the id of an env that nobody has registered, without importing code of the user's own."""
     if spec.factory is None and not family_of(spec.id) and not own_code(spec.id) and ":" not in spec.id:
-        _require_registered(spec.id)
+        _require_name(spec.id)
 
 
-def _require_registered(name: str) -> None:
+def _require_name(name: str) -> None:
     if name not in gymnasium.registry and re.fullmatch(ROBOTICS.pattern, name):
         ROBOTICS.require(name)
         gymnasium.register_envs(importlib.import_module(ROBOTICS.package))

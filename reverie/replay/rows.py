@@ -54,7 +54,7 @@ def bytes_per_row(fields: Mapping[str, Field]) -> int:
 
 @runtime_checkable
 class Store(Protocol):
-    """Some keys of all rows by their slots, in another place than the host's memory; see `device`."""
+    """Some keys of all rows by their slots, in another place than the host's memory; see `device_rows`."""
 
     def take(self, slots: np.ndarray) -> Mapping[str, Any]:
         """The rows in `slots` [...], where they are: key -> [..., *shape]."""

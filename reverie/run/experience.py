@@ -14,7 +14,7 @@ from reverie.agent import Agent
 from reverie.config import ConfigError, RunConfig
 from reverie.envs.base import Spaces
 from reverie.fields import amount
-from reverie.replay.device import DeviceRows
+from reverie.replay.device_rows import DeviceRows
 from reverie.replay.rows import PRIORITY, Batch, Field, Row, bytes_per_row
 from reverie.replay.sequences import Replay
 from reverie.run.seeds import seeds

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reverie.replay import device
-from reverie.replay.device import DeviceRows
+from reverie.replay import device_rows
+from reverie.replay.device_rows import DeviceRows
 from reverie.replay.rows import ID_BITS, PRIORITY, Field
 from reverie.replay.segments import Segments
 from reverie.replay.sequences import Replay
@@ -94,7 +94,7 @@ def test_what_is_only_learned_from_lies_on_the_device() -> None:
 
 @pytest.mark.parametrize("first", [False, True])
 def test_what_one_saves_the_other_goes_on_with(tmp_path: Path, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "BLOCK", 8)
+    monkeypatch.setattr(device_rows, "BLOCK", 8)
     host, there = make(False), make(True)
     learn([host, there], FIELDS, 12)
     segments = [Segments(tmp_path / name) for name in ("host", "there")]
@@ -122,13 +122,13 @@ def test_of_equal_slots_the_last_counts_and_beyond_the_end_nothing_is_written() 
 
 
 def test_rows_in_any_number_are_compiled_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "BLOCK", 64)
+    monkeypatch.setattr(device_rows, "BLOCK", 64)
     store, expected = DeviceRows({"obs/x": Field((), np.dtype(np.int32))}, 300), np.zeros(300, np.int32)
-    before = device._set._cache_size()
+    before = device_rows._set._cache_size()
     for count in range(1, 150, 7):
         slots, values = Z.permutation(300)[:count], Z.integers(0, 99, count, np.int32)
         expected[slots] = values
         store.fill(slots, {"obs/x": values})
         np.testing.assert_array_equal(store.read(slots, ["obs/x"])["obs/x"], values)
     np.testing.assert_array_equal(store.read(np.arange(300), ["obs/x"])["obs/x"], expected)
-    assert device._set._cache_size() - before <= 7
+    assert device_rows._set._cache_size() - before <= 7
