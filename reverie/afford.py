@@ -43,11 +43,14 @@ def warnings(
     """
     run, state = conf.run, jax.eval_shape(agent.init, jax.random.key(0))
     room, number = limit(devices[0]) - reserve, sum(agent.parameters(state).values())
+    has = f"this process may take {room / 1e9:.1f} GB"
+    if reserve:
+        has = f"replay leaves {room / 1e9:.1f} GB of the device, and more with --replay-on host"
     held = sum(x.size * getattr(x.dtype, "itemsize", 4) for x in jax.tree.leaves(state)) + 4 * number
     if held > SHARE * room:
         raise ConfigError(
-            f"parameters, optimizer and gradients would take {held / 1e9:.1f} GB, and this process may take "
-            f"{room / 1e9:.1f} GB: {_smaller(conf, make, lambda cost: cost.bytes <= SHARE * room)}"
+            f"parameters, optimizer and gradients would take {held / 1e9:.1f} GB, and {has}: "
+            f"{_smaller(conf, make, lambda cost: cost.bytes <= SHARE * room)}"
         )
     if number * run.batch * experience.window(run, agent) < LARGE or not updates:
         return []
@@ -55,7 +58,7 @@ def warnings(
     if cost.bytes > SHARE * room:
         found.append(
             f"An update may take about {cost.bytes / 1e9:.1f} GB (parameters, optimizer, gradients and activations), "
-            f"and this process may take {room / 1e9:.1f} GB: it would be killed. "
+            f"and {has}: it would be killed. "
             f"Instead: {_smaller(conf, make, lambda less: less.bytes <= SHARE * room)}"
         )
     if devices[0].platform == "cpu":

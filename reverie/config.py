@@ -1,7 +1,7 @@
 """The configuration of a run: frozen, typed, strict, and saved with the run as text.
 
 Where values come from says `resolve.py`. One that contradicts what a run has saved is an error, except for the fields
-in `MAY_CHANGE`, which cannot change what a step computes (`devices`: but for rounding).
+in `MAY_CHANGE`, which cannot change what a step computes (`devices` and `observe`: but for rounding).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ON_DISK = (*CODE, "offline")  # those that may name a file or a folder
 LARGEST = 1 << 20  # bytes of a config file; one has about 4,000
 MAY_CHANGE = frozenset({
     "stop_return", "eval_mode", "log_every", "report_every", "video_every", "keep", "logger",
-    "workers", "deadline", "worker_memory", "devices", "debug", "replay_on",
+    "workers", "deadline", "worker_memory", "devices", "debug", "replay_on", "observe",
 })  # fmt: skip
 
 
@@ -334,7 +334,10 @@ def contradictions(saved: Config, given: Config) -> list[tuple[str, Any, Any]]:
 
 def continuation(saved: Config, given: Config) -> Config:
     """The config that a run continues with: its own values, and those of `given` that may change."""
-    return override(saved, **{name: getattr(given.run, name) for name in _free(saved.run)})
+    values = given.values()
+    if values.get("observe") == "auto":
+        values.pop("observe")  # what was measured as the run began is not measured again
+    return override(saved, **{name: values[name] for name in _free(saved.run) & values.keys()})
 
 
 def _free(run: RunConfig) -> frozenset[str]:

@@ -30,7 +30,7 @@ def use_huge_pages() -> None:
 
 
 def collect_seldom() -> None:
-    """Lets Python look for garbage in cycles after every 100,000 new objects instead of 700.
+    """Lets Python look for garbage in cycles after every 100,000 new objects, not after every few hundred or thousand.
 
     Tracing an update makes hundreds of thousands of objects that stay, and the collector walked through them again and
     again: a quarter of the time (`docs/notebook.md`).

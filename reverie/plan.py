@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from reverie import afford, memory
 from reverie.agent import Agent, as_two_phase
 from reverie.assembly import describe_devices, make_agent, spec_of
 from reverie.config import Config, ConfigError, RunConfig
+from reverie.envs.spec import on_device, own_code
 from reverie.fields import amount
 from reverie.replay.rows import bytes_per_row
 from reverie.run import callbacks, experience, phases
@@ -123,10 +125,14 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
     replay_bytes = _replay_bytes(run, rows, capacity, width, devices[0])
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
+    if not phases.apart(run):
+        may_scan = on_device(spec_of(run)) or own_code(run.env)  # code of one's own may be of either kind
+        together = math.ceil(run.envs / run.groups) * (run.scan if may_scan else 1)
+        experience.check_dispatch(run, experience.ratio(run, agent), together)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
-    on_device = replay_bytes if run.replay_on == "device" else 0
+    reserve = replay_bytes if run.replay_on == "device" else 0
     warnings = [x for x in (idle(run, agent), interpretation(conf, devices)) if x]
-    warnings += afford.warnings(conf, agent, devices, updates, make, on_device)
+    warnings += afford.warnings(conf, agent, devices, updates, make, reserve)
     return Plan(
         parameters={"total": sum(modules.values()), "modules": modules},
         replay_bytes=replay_bytes,

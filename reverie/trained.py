@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ class LoadedAgent(Actor):
                 raise ConfigError(f"{name} must be 1 or more, got {value}")
         run, total = self.config.run, self.agent.context + length
         if not fresh:
-            replay = experience.replay_of(run, self.agent)
+            replay = experience.replay_of(replace(run, replay_on="host"), self.agent)
             directory = RunDirectory(self.path).replay
             with reading(directory):
                 Segments(directory, self.config.id).load(replay, self._replay)

@@ -16,6 +16,7 @@ import pytest
 import reverie
 from reverie import algos, api, config, resolve
 from reverie.config import ConfigError
+from reverie.run import experience
 from reverie.run.trust import NeedsTrust
 
 QUICK: dict[str, Any] = {
@@ -192,6 +193,19 @@ def test_dreams_come_from_the_runs_replay_or_from_fresh_episodes(caplog: pytest.
         gone = agent.rows(2, 10)
     assert "fresh episodes are played instead" in caplog.text
     np.testing.assert_array_equal(gone["obs/step"], fresh["obs/step"])
+
+
+def test_replay_of_a_run_is_looked_at_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the run had it: a device would give the memory of all that may come."""
+    agent = reverie.train("fake", env="reverie.envs.toy:Counting", run="x", **QUICK, replay_on="device").load()
+    monkeypatch.setattr(experience, "DeviceRows", pytest.fail)
+    assert agent.rows(8, 10)["obs/episode"].max() > 0
+
+
+def test_a_plan_knows_how_many_updates_are_due_at_once() -> None:
+    conf = config.override(config.default("dreamer_v3"), env="CartPole-v1", updates_per_dispatch=50)
+    with pytest.raises(ConfigError, match="--updates-per-dispatch 50, but between two env steps"):
+        api.dry_run(conf)
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def is_faster(dyn: RSSM, batch: int, length: int, dtype: jnp.dtype) -> bool:
 
     try:
         return seconds(fused) < seconds(scan)
-    except jax.errors.JaxRuntimeError:
+    except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError):
         return False
 
 

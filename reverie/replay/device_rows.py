@@ -4,7 +4,7 @@ The host draws as ever and keeps what it draws by: flags, rewards and priorities
 row lies here, is written once as it comes, and is read and written back by its slots:
 
     host      draws, ids ------ slots --+                              +-- slots ------ ids of the last update
-    device    rows -----------------> take --> batch --> update --> set --> rows
+    device    rows -----------------> gather -> batch --> update --> set --> rows
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from reverie.replay.rows import Field, Row
 
@@ -31,17 +32,19 @@ class DeviceRows:
     def __init__(self, fields: Mapping[str, Field], capacity: int) -> None:
         assert capacity < 2**31 - 2**20, f"{capacity} rows: a device counts up to 2^31"
         self.fields, self.capacity = dict(fields), capacity
-        self._columns: Columns = {k: jnp.zeros((capacity, *f.shape), f.dtype) for k, f in fields.items()}
+        # bfloat16 as integers, as on the host: a CPU's compiler would write all of such a column anew, as float32.
+        self._columns: Columns = {k: jnp.zeros((capacity, *f.shape), f.stored) for k, f in fields.items()}
+        self._dtypes = tuple((key, np.dtype(f.dtype)) for key, f in fields.items() if f.stored != f.dtype)
 
-    def take(self, slots: np.ndarray) -> Columns:
+    def gather(self, slots: np.ndarray) -> Columns:
         """The rows in `slots` [...]: key -> [..., *shape], on the device."""
-        return _take(self._columns, slots.astype(np.int32))
+        return _gather(self._columns, slots.astype(np.int32), self._dtypes)
 
     def read(self, slots: np.ndarray, keys: list[str]) -> Row:
-        """These keys of the rows in `slots` [n], on the host."""
+        """These keys of the rows in `slots` [n], on the host, in the dtypes that they are stored as."""
         columns = {key: self._columns[key] for key in keys}
         blocks = [
-            {key: x[: len(block)] for key, x in jax.device_get(_take(columns, _whole(block, 0))).items()}
+            {key: x[: len(block)] for key, x in jax.device_get(_gather(columns, _whole(block, 0))).items()}
             for block in _blocks(slots)
         ]
         return {key: np.concatenate([block[key] for block in blocks]) for key in keys}
@@ -73,14 +76,19 @@ def _whole(rows: np.ndarray, value: int) -> np.ndarray:
     return np.concatenate([rows, np.full((missing, *rows.shape[1:]), value, rows.dtype)]) if missing else rows
 
 
-@jax.jit
-def _take(columns: Columns, slots: jax.Array) -> Columns:
-    return {key: x.at[slots].get(mode="promise_in_bounds") for key, x in columns.items()}
+@partial(jax.jit, static_argnums=2)
+def _gather(columns: Columns, slots: jax.Array, dtypes: tuple[tuple[str, np.dtype], ...] = ()) -> Columns:
+    """Rows of these columns; those of the keys in `dtypes` are values that are stored as integers."""
+    rows = {key: x.at[slots].get(mode="promise_in_bounds") for key, x in columns.items()}
+    return rows | {key: lax.bitcast_convert_type(rows[key], dtype) for key, dtype in dtypes}
 
 
 @partial(jax.jit, donate_argnums=0)
 def _set(columns: Columns, slots: jax.Array, rows: Columns) -> Columns:
+    stored = {
+        k: v if v.dtype == columns[k].dtype else lax.bitcast_convert_type(v, columns[k].dtype) for k, v in rows.items()
+    }
     return {
-        key: x.at[slots].set(rows[key].reshape(-1, *x.shape[1:]), mode="drop", unique_indices=True)
+        key: x.at[slots].set(stored[key].reshape(-1, *x.shape[1:]), mode="drop", unique_indices=True)
         for key, x in columns.items()
     }

@@ -56,11 +56,11 @@ def bytes_per_row(fields: Mapping[str, Field]) -> int:
 class Store(Protocol):
     """Some keys of all rows by their slots, in another place than the host's memory; see `device_rows`."""
 
-    def take(self, slots: np.ndarray) -> Mapping[str, Any]:
+    def gather(self, slots: np.ndarray) -> Mapping[str, Any]:
         """The rows in `slots` [...], where they are: key -> [..., *shape]."""
 
     def read(self, slots: np.ndarray, keys: list[str]) -> Row:
-        """These keys of the rows in `slots` [n], on the host."""
+        """These keys of the rows in `slots` [n], on the host, in the dtypes that they are stored as."""
 
     def set(self, slots: np.ndarray, rows: Mapping[str, Any]) -> None:
         """Writes rows [..., *shape] to `slots` [n], where they are below the capacity; of equal slots, the last."""
@@ -142,7 +142,7 @@ class Rings:
         ids = first[..., None] + span
         slots = (ids >> ID_BITS) * self.ring + (ids & _T) % self.ring
         rows = {k: a.take(slots, axis=0).view(self.fields[k].dtype) for k, a in self.arrays.items()}
-        return {**rows, **(self.store.take(slots) if self.store else {}), "id": ids}
+        return {**rows, **(self.store.gather(slots) if self.store else {}), "id": ids}
 
     def look(self, batch: int, length: int, rng: np.random.Generator) -> Batch:
         """`batch` windows of `length` rows that follow each other in one stream, uniform over all there are; `length`

@@ -86,9 +86,9 @@ def collector(
 
 
 def training_collector(
-    run: RunConfig, envs: Envs, compiled: JittedAgent, replay: Replay, clock: Clock, step: Callable[[], int]
+    run: RunConfig, envs: Envs, compiled: JittedAgent, replay: Replay, clock: Clock, steps: Callable[[], int]
 ) -> Collector:
-    """The collector of a run that learns in these envs, with its first carry. `step` counts the env steps so far.
+    """The collector of a run that learns in these envs, with its first carry. `steps` gives the env steps so far.
 
     Raises:
       UnusableEnv: what was asked for cannot be done in this env.
@@ -101,7 +101,7 @@ def training_collector(
     agent = compiled.agent
     policy: Policy = compiled.decide
     if run.collector:
-        policy = Script(run.collector, agent.act_space, seeds(run.seed).envs).instead_of(policy, step)
+        policy = Script(run.collector, agent.act_space, seeds(run.seed).envs).instead_of(policy, steps)
     add, extend = clock.measure_time("replay")(replay.add), clock.measure_time("replay")(replay.extend)
     policy, fetch = clock.measure_time("policy")(policy), clock.measure_time("policy")(jax.device_get)
     made = collector(envs, compiled, policy, add, extend, scan=run.scan, groups=run.groups, fetch=fetch)

@@ -156,12 +156,12 @@ def ratio(run: RunConfig, agent: Agent) -> Ratio:
     return Ratio(run.replay_ratio, run.batch * (agent.trained or agent.rows or run.length), start)
 
 
-def check_dispatch(run: RunConfig, ratio: Ratio, envs: int, mode: str) -> None:
-    """Raises ConfigError if `--updates-per-dispatch` are never due at once, where so many envs step together."""
-    most = ratio.most(envs * (run.scan if mode == "device" else 1))
+def check_dispatch(run: RunConfig, ratio: Ratio, together: int) -> None:
+    """Raises ConfigError if `--updates-per-dispatch` are never due at once, where so many env steps are one turn."""
+    most = ratio.most(together)
     if run.updates_per_dispatch > max(1, most):
         raise ConfigError(
             f"--updates-per-dispatch {run.updates_per_dispatch}, but between two env steps --replay-ratio "
             f"{run.replay_ratio:g} asks for {amount(most, 'update')} at most: type --updates-per-dispatch "
-            f"{max(1, most)}, or more --envs"
+            f"{max(1, most)}, or a higher --replay-ratio, or more --envs"
         )

@@ -113,7 +113,8 @@ class Training:
         self.collector = training_collector(
             run, workers, self.compiled, self.replay, self.clock, lambda: self.progress.step
         )
-        experience.check_dispatch(run, self.ratio, len(self.collector.groups[0]), workers.mode)
+        together = len(self.collector.groups[0]) * (run.scan if workers.mode == "device" else 1)
+        experience.check_dispatch(run, self.ratio, together)
         self.measures = Measures(run, self.compiled, workers, self.replay, self.clock, stop)
         self.recent = Recent(run, workers, self.replay, self.compiled, self.clock)
         segments = Segments(directory.replay, self.id)
@@ -239,6 +240,9 @@ class Training:
             if self.stop.signal and not self._drawn and part == "all" and not phases.apart(self.run):
                 return  # `catch_up` of the resume makes up for them
             self._draw(due)
+            if not self._drawn:
+                self.act()  # whose rows may be the first that make a sequence
+                self._draw(due)
             if not self._drawn:
                 self._leave_out(due)
                 return

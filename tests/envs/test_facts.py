@@ -98,11 +98,14 @@ def test_a_look_that_began_early_is_worth_what_it_was_told(looks: None) -> None:
             assert early.facts(asked) is found, "it is not looked at again"
 
 
-def test_an_env_that_cannot_be_played_is_tried_once() -> None:
+def test_an_env_that_cannot_be_played_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, child = list[str](), facts.Child
+    monkeypatch.setattr(facts, "Child", lambda name, values: tried.append(name) or child(name, values))
     spec = EnvSpec("CartPole-v9")
     with contextlib.closing(facts.EarlyLook(spec)) as early:
         assert early.facts(spec) is None
         assert early.facts(spec) is None
+    assert len(tried) == 1
 
 
 def test_the_same_env_gives_the_same_facts(looks: None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -119,6 +120,18 @@ def test_of_equal_slots_the_last_counts_and_beyond_the_end_nothing_is_written() 
     expected = np.zeros((5, 2))
     expected[4], expected[1] = values[0, 2], values[1, 1]
     np.testing.assert_array_equal(store.read(np.arange(5), ["out/x"])["out/x"], expected)
+
+
+def test_no_column_is_written_anew_for_a_few_rows() -> None:
+    """A CPU's compiler scatters bfloat16 as float32 of the whole array."""
+    fields = {"out/x": Field((64,), np.dtype(jnp.bfloat16)), "obs/y": Field((64,), np.dtype(np.float32))}
+    store = DeviceRows(fields, 10_000)
+    rows = {key: jnp.ones((4, 64), field.dtype) for key, field in fields.items()}
+    program = device_rows._set.lower(store._columns, np.arange(4, dtype=np.int32), rows).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 10_000
+    store.set(np.arange(4), rows)
+    assert store.gather(np.arange(5))["out/x"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(store.gather(np.arange(5))["out/x"].astype(float).sum(-1), [64, 64, 64, 64, 0])
 
 
 def test_rows_in_any_number_are_compiled_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:

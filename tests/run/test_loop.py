@@ -302,7 +302,9 @@ def test_a_killed_run_of_several_updates_a_dispatch_goes_on_as_if_nothing_had_ha
 
 
 def test_more_updates_a_dispatch_than_are_ever_due_are_refused(tmp_path: Path) -> None:
-    wording = r"--updates-per-dispatch 10, .* 9 updates at most: type --updates-per-dispatch 9, or more --envs"
+    wording = (
+        r"--updates-per-dispatch 10, .* 9 updates at most: type --updates-per-dispatch 9, or a higher --replay-ratio"
+    )
     with pytest.raises(ConfigError, match=wording):
         train(tmp_path, **SEVERAL, updates_per_dispatch=10)
     with pytest.raises(ConfigError, match="with --offline there are none: leave it out"):

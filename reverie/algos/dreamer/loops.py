@@ -45,6 +45,7 @@ def settle(
         (choices.recurrence == "block", f"the recurrence block, not {choices.recurrence}"),
         (choices.norm == "rms", f"the norm rms, not {choices.norm}"),
         (devices == 1, f"--devices 1, not {devices}"),
+        (platform in ("gpu", "cpu"), f"a GPU, not a {platform}"),
         (platform != "cpu" or precision == "float32", f"--precision float32 on a CPU, not {precision}"),
     )
     missing = [need for there, need in needs if not there]

@@ -52,6 +52,13 @@ def train(path: Path, env: str, **values: Any) -> reverie.Run:
     return reverie.train("fake", env, run=path, **{**QUICK, **values})
 
 
+def test_the_first_turn_that_fills_a_sequence_learns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its rows are committed with the second half of its step."""
+    run = train(tmp_path, "device:CartPole", warmup=0, length=7, replay_ratio=14.0)  # an update for every step
+    assert run.updates == 240 - 3 * 8, "with a row of context, an env has shown a sequence after eight steps"
+    assert "left out" not in caplog.text
+
+
 def agent_of(envs: DeviceEnvs) -> fakes.Fake:
     return fakes.make_agent(fakes.Config(), envs.obs_space, envs.act_space, precision="float32")
 
