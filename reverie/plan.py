@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,10 +124,8 @@ def plan(conf: Config, agent: Agent, devices: Sequence[jax.Device]) -> Plan:
         raise ConfigError(f"--opponent {run.opponent}, but {run.env} is no game of two players: type --opponent random")
     replay_bytes = _replay_bytes(run, rows, capacity, width, devices[0])
     updates = phases.all_updates(run) if phases.apart(run) else experience.ratio(run, agent).total(run.steps)
-    if not phases.apart(run):
-        may_scan = on_device(spec_of(run)) or own_code(run.env)  # code of one's own may be of either kind
-        together = math.ceil(run.envs / run.groups) * (run.scan if may_scan else 1)
-        experience.check_dispatch(run, experience.ratio(run, agent), together)
+    # Code of one's own may be of either kind: the run that makes the env asks again.
+    experience.check_dispatch(run, agent, on_device(spec_of(run)) or own_code(run.env) is not None)
     make = lambda other: make_agent(other, agent.obs_space, agent.act_space)
     reserve = replay_bytes if run.replay_on == "device" else 0
     warnings = [x for x in (idle(run, agent), interpretation(conf, devices)) if x]

@@ -27,6 +27,8 @@ class Config:
     """Width of the memory."""
     priorities: bool = False
     """Draw what it predicts worst."""
+    memory: Literal["bfloat16", "float32"] = "bfloat16"
+    """What the memory is stored as."""
     rate: float = 0.1
     """Step size."""
     poison_from: int = -1
@@ -59,9 +61,9 @@ class Fake:
 
     def __init__(self, config: Config, obs_space: Spaces, act_space: Spaces) -> None:
         self.config, self.obs_space, self.act_space = config, obs_space, act_space
-        self.width = SIZES[config.size]
+        self.width, self.dtype = SIZES[config.size], jnp.dtype(config.memory)
         self.out_space = {
-            "memory": jax.ShapeDtypeStruct((self.width,), jnp.bfloat16),
+            "memory": jax.ShapeDtypeStruct((self.width,), self.dtype),
             "code": jax.ShapeDtypeStruct((), jnp.uint8),
         }
         if config.priorities:
@@ -103,7 +105,7 @@ class Fake:
             else:
                 value = jax.random.uniform(act, shape, minval=-1, maxval=1)
             action[f"action/{name}"] = value.astype(space.dtype)
-        out = {"out/memory": memory.astype(jnp.bfloat16), "out/code": jnp.uint8(10 * memory[:, 0])}
+        out = {"out/memory": memory.astype(self.dtype), "out/code": jnp.uint8(10 * memory[:, 0])}
         if self.config.priorities:
             out["out/priority"] = jnp.full(len(kept), -1.0)  # nobody asks
         return {"memory": memory, "key": key}, action, out
@@ -131,7 +133,7 @@ class Fake:
             weights = jnp.where(fine, weights - self.config.rate * gradient, weights)
         if part != "model":
             wish = jnp.where(fine, wish + 0.1 * (weights.sum() + memory.mean() - wish), wish)
-        refreshed = (0.99 * memory + 0.01 * weights[None, None]).astype(jnp.bfloat16)
+        refreshed = (0.99 * memory + 0.01 * weights[None, None]).astype(self.dtype)
         out = {"out/memory": jnp.where(fine, refreshed, rows["out/memory"])}
         if self.config.priorities:  # of the root, which is all that it knows
             root = rows["out/priority"][:, :1]

@@ -23,9 +23,36 @@ from reverie.replay.segments import Segments
 from reverie.run import experience, log, loop
 from reverie.run.checkpoint import Checkpoints
 
+COUNTING = "reverie.envs.toy:Counting"
+QUICK: dict[str, Any] = {
+    "env": COUNTING,
+    "env_kwargs": '{"episodes": false}',
+    "workers": "inline",
+    "steps": 240,
+    "envs": 3,
+    "batch": 2,
+    "length": 4,
+    "warmup": 30,
+    "replay_ratio": 2.0,
+    "replay_size": 150,
+    "log_every": 20,
+    "eval_every": 70,
+    "eval_episodes": 3,
+    "eval_envs": 2,
+    "report_every": 50,
+    "video_every": 0,
+    "checkpoint_every": 40,
+}
+SEVERAL: dict[str, Any] = {"steps": 51, "replay_ratio": 24.0, "eval_episodes": 0, "report_every": 0}  # 9 updates a turn
+
 
 class Killed(BaseException):
     """What a SIGKILL would do, as far as the disk can tell."""
+
+
+def train(path: Path, **values: Any) -> reverie.Run:
+    """A short run of the fake agent, with some values changed."""
+    return reverie.train("fake", run=path, **{**QUICK, **values})
 
 
 def metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:

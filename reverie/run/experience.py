@@ -156,9 +156,9 @@ def ratio(run: RunConfig, agent: Agent) -> Ratio:
     return Ratio(run.replay_ratio, run.batch * (agent.trained or agent.rows or run.length), start)
 
 
-def check_dispatch(run: RunConfig, ratio: Ratio, together: int) -> None:
-    """Raises ConfigError if `--updates-per-dispatch` are never due at once, where so many env steps are one turn."""
-    most = ratio.most(together)
+def check_dispatch(run: RunConfig, agent: Agent, on_device: bool) -> None:
+    """Raises ConfigError if `--updates-per-dispatch` are never due at once, with envs on the device or on the host."""
+    most = ratio(run, agent).most(math.ceil(run.envs / run.groups) * (run.scan if on_device else 1))
     if run.updates_per_dispatch > max(1, most):
         raise ConfigError(
             f"--updates-per-dispatch {run.updates_per_dispatch}, but between two env steps --replay-ratio "

@@ -113,8 +113,7 @@ class Training:
         self.collector = training_collector(
             run, workers, self.compiled, self.replay, self.clock, lambda: self.progress.step
         )
-        together = len(self.collector.groups[0]) * (run.scan if workers.mode == "device" else 1)
-        experience.check_dispatch(run, self.ratio, together)
+        experience.check_dispatch(run, agent, workers.mode == "device")
         self.measures = Measures(run, self.compiled, workers, self.replay, self.clock, stop)
         self.recent = Recent(run, workers, self.replay, self.compiled, self.clock)
         segments = Segments(directory.replay, self.id)
